@@ -1,0 +1,97 @@
+"""A small GPT that learns to write Python, character by character, from the standard library's own sources.
+
+In the manner of nanoGPT: no loader, but a `get_batch` that draws from torch's global random stream, and gradient
+accumulation inside the step. `trainer.steps` is all it takes to survive any crash.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+
+from resumable import Trainer
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--steps", type=int, default=150)
+parser.add_argument("--layers", type=int, default=2)
+parser.add_argument("--width", type=int, default=64)
+parser.add_argument("--context", type=int, default=64, help="characters that the model sees at once")
+parser.add_argument("--batch", type=int, default=16, help="sequences in one micro-batch")
+parser.add_argument("--accumulate", type=int, default=2, help="micro-batches in one step")
+parser.add_argument("--compile", action="store_true", help="compile the model (needs a C++ compiler)")
+args = parser.parse_args()
+
+CHARACTERS = 128  # ASCII
+HEADS = 4
+
+
+class Block(nn.Module):
+    """Attention to what was written so far, then a small network, each beside a shortcut."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.attention_norm, self.network_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query_key_value, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.network = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x):
+        batch, time, width = x.shape
+        split = self.query_key_value(self.attention_norm(x)).view(batch, time, 3, HEADS, width // HEADS)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        seen = scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.dropout(self.out(seen.transpose(1, 2).reshape(batch, time, width)))
+        return x + self.dropout(self.network(self.network_norm(x)))
+
+
+class GPT(nn.Module):
+    def __init__(self, layers, width, context):
+        super().__init__()
+        self.characters, self.places = nn.Embedding(CHARACTERS, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*[Block(width) for _ in range(layers)], nn.LayerNorm(width))
+        self.head = nn.Linear(width, CHARACTERS, bias=False)
+        self.head.weight = self.characters.weight
+        nn.init.normal_(self.head.weight, std=0.1)
+
+    def forward(self, text):
+        places = torch.arange(text.shape[1], device=text.device)
+        return self.head(self.blocks(self.characters(text) + self.places(places)))
+
+
+def read_sources():
+    """The modules of the standard library as one tensor of ASCII codes."""
+    paths = sorted(Path(argparse.__file__).parent.glob("*.py"))
+    return torch.tensor(list("".join(path.read_text("utf-8") for path in paths).encode("ascii", "ignore")))
+
+
+def get_batch():
+    starts = torch.randint(len(text) - args.context, (args.batch,))
+    windows = torch.stack([text[start : start + args.context + 1] for start in starts])
+    return windows[:, :-1], windows[:, 1:]
+
+
+torch.manual_seed(1337)
+text = read_sources()
+model = GPT(args.layers, args.width, args.context)
+optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
+scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=args.steps)
+predict = torch.compile(model) if args.compile else model
+
+config = {"run": "runs/char_gpt", "every": {"steps": 50}}
+trainer = Trainer(config, model=model, optimizer=optimizer, scheduler=scheduler)
+for step in trainer.steps(args.steps):
+    optimizer.zero_grad()
+    total = 0.0
+    for _ in range(args.accumulate):
+        inputs, targets = get_batch()
+        loss = cross_entropy(predict(inputs).flatten(0, 1), targets.flatten()) / args.accumulate
+        loss.backward()
+        total += loss.item()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    scheduler.step()
+    trainer.log(loss=total)
+    if (step + 1) % 25 == 0:
+        print(f"step {step + 1:4}  loss {total:.3f}")

@@ -1,0 +1,84 @@
+"""Kill the training at any instant, run the same command again, get the same bits.
+
+The public names; each is imported when it is first used, so that reading a run needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from resumable.version import __version__
+
+if TYPE_CHECKING:
+    from resumable.config import Config
+    from resumable.errors import (
+        CheckpointError,
+        ConfigError,
+        CorruptCheckpointError,
+        FencedError,
+        FormatVersionError,
+        LoopError,
+        NoCheckpointError,
+        Preempted,
+        ResumableError,
+        RunMismatchError,
+        StateError,
+        StorageError,
+    )
+    from resumable.run import Checkpoint, Run
+    from resumable.stateful import Stateful
+    from resumable.trainer import Trainer
+
+_HOME = {
+    "Trainer": "trainer",
+    "Config": "config",
+    "Run": "run",
+    "Checkpoint": "run",
+    "Stateful": "stateful",
+    "ResumableError": "errors",
+    "ConfigError": "errors",
+    "StateError": "errors",
+    "StorageError": "errors",
+    "LoopError": "errors",
+    "CheckpointError": "errors",
+    "NoCheckpointError": "errors",
+    "CorruptCheckpointError": "errors",
+    "FormatVersionError": "errors",
+    "FencedError": "errors",
+    "RunMismatchError": "errors",
+    "Preempted": "errors",
+}
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "CorruptCheckpointError",
+    "FencedError",
+    "FormatVersionError",
+    "LoopError",
+    "NoCheckpointError",
+    "Preempted",
+    "ResumableError",
+    "Run",
+    "RunMismatchError",
+    "StateError",
+    "Stateful",
+    "StorageError",
+    "Trainer",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'resumable' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"resumable.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,122 @@
+"""`resumable ls`: the checkpoints of a run, oldest first; reads manifests only."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.text import Text
+
+from resumable.cli.options import Json, RunUrl, StorageOptions, open_run
+from resumable.cli.terminal import Column, print_json, print_table, say
+from resumable.events import duration, size
+from resumable.run import Checkpoint
+
+COLUMNS = (
+    Column("step", "right"),
+    Column("epoch", "right"),
+    Column("batch", "right", drop=3),
+    Column("metrics", drop=1, wrap=True),
+    Column("size", "right", drop=4),
+    Column("age", "right", drop=2),
+    Column("attempt", "right", drop=5),
+    Column("resumed from", drop=6),
+    Column("", wrap=True),
+)
+
+
+def ls(run: RunUrl, json: Json = False, storage_options: StorageOptions = "{}") -> None:
+    """List the checkpoints of a run, oldest first, and those that were rejected.
+
+    Manifests and sizes are looked at, contents are not: see `verify`.
+
+    --json: {"run", "checkpoints": [{"name", "step", "epoch", "position", "metrics", "size_bytes", "created",
+    "age_seconds", "attempt", "resumed_from", "reason", "flags"}], "rejected": [{"name", "reason"}]}; `flags` are among
+    "latest", "best" and "finished", `resumed_from` is what the attempt that wrote it resumed from, or null.
+    """
+    opened = open_run(run, storage_options)
+    rejected: dict[str, str] = {}
+    checkpoints = opened.checkpoints(rejected.__setitem__)
+    if not checkpoints:
+        opened.latest()  # says what is wrong: no run, or none that can be read
+    rows = describe(checkpoints, now=time.time())
+    if json:
+        rejects = [{"name": name, "reason": reason} for name, reason in rejected.items()]
+        print_json({"run": opened.url, "checkpoints": rows, "rejected": rejects})
+        return
+    print_table(COLUMNS, _cells(rows))
+    for name, reason in rejected.items():
+        say(("rejected ", "yellow"), f"{name}: {reason}")
+
+
+def describe(checkpoints: Sequence[Checkpoint], *, now: float) -> list[dict[str, Any]]:
+    """What there is to say about each checkpoint, given the whole history, oldest first."""
+    best = best_of(checkpoints)
+    return [
+        {
+            "name": checkpoint.name,
+            "step": checkpoint.step,
+            "epoch": checkpoint.epoch,
+            "position": checkpoint.manifest.position,
+            "metrics": dict(checkpoint.manifest.metrics),
+            "size_bytes": checkpoint.size_bytes,
+            "created": checkpoint.manifest.created,
+            "age_seconds": round(now - checkpoint.manifest.created, 3),
+            "attempt": checkpoint.manifest.attempt,
+            "resumed_from": checkpoint.manifest.lineage[-1][1] if checkpoint.manifest.lineage else None,
+            "reason": checkpoint.manifest.reason,
+            "flags": _flags(checkpoint, latest=checkpoints[-1], best=best),
+        }
+        for checkpoint in checkpoints
+    ]
+
+
+def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The one that @best names: by the metric of the newest checkpoint's own config; of equals the oldest."""
+    keep = checkpoints[-1].manifest.config.get("keep") or {}
+    wanted = keep.get("best") or {}
+    measured = [c for c in checkpoints if not math.isnan(c.manifest.metrics.get(wanted.get("metric"), math.nan))]
+    sign = -1 if wanted.get("mode") == "max" else 1
+    return min(measured, key=lambda c: sign * c.manifest.metrics[wanted["metric"]], default=None)
+
+
+def _flags(checkpoint: Checkpoint, *, latest: Checkpoint, best: Checkpoint | None) -> list[str]:
+    facts = {"latest": checkpoint is latest, "best": checkpoint is best, "finished": checkpoint.manifest.finished}
+    return [flag for flag, true in facts.items() if true]
+
+
+def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str | Text]]:
+    cells: list[list[str | Text]] = []
+    attempt = None
+    for row in rows:
+        begins = row["attempt"] != attempt  # where an attempt started is said once, at its first checkpoint
+        attempt = row["attempt"]
+        cells.append(
+            [
+                str(row["step"]),
+                str(row["epoch"]),
+                batch(row["position"]),
+                metrics(row["metrics"]),
+                size(row["size_bytes"]),
+                duration(max(row["age_seconds"], 0)),
+                str(attempt),
+                (row["resumed_from"] or "") if begins else "",
+                Text(" ".join(row["flags"]), "green"),
+            ]
+        )
+    return cells
+
+
+def batch(position: dict[str, Any]) -> str:
+    """`417/1800` inside an epoch, nothing between two."""
+    if position.get("batch") is None:
+        return ""
+    length = position.get("length")
+    return f"{position['batch']}/{'?' if length is None else length}"
+
+
+def metrics(values: dict[str, float]) -> str:
+    """Metrics in four digits."""
+    return " ".join(f"{name}={value:.4g}" for name, value in values.items())

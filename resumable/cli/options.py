@@ -1,0 +1,51 @@
+"""What several verbs are given: runs, checkpoints of runs, and how storage is reached; knows no verb."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from resumable.run import Checkpoint, Run, parse_target
+
+
+def _options(text: str | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(text, dict):
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f'expected a JSON object such as {{"anon": true}}, found {text}')
+    return value
+
+
+RunUrl = Annotated[str, typer.Argument(metavar="RUN", help="A folder or any fsspec URL.", show_default=False)]
+Target = Annotated[
+    str,
+    typer.Argument(metavar="RUN[@latest|@best|@STEP]", help="A run, or one checkpoint of it.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+StorageOptions = Annotated[
+    Any,
+    typer.Option(
+        "--storage-options", metavar="JSON", parser=_options, help="Handed to fsspec, as in the config: a JSON object."
+    ),
+]
+
+
+def open_run(url: str, storage_options: Mapping[str, Any] | None) -> Run:
+    """The run at `url`; a selector is a usage error, because this verb is about the whole run."""
+    run_url, selector = parse_target(url)
+    if selector is not None:
+        raise typer.BadParameter(f"expected a run without @{selector}: this verb is about the whole run")
+    return Run(run_url, storage_options=storage_options)
+
+
+def open_checkpoint(target: str, storage_options: Mapping[str, Any] | None) -> Checkpoint:
+    """The checkpoint that `RUN[@latest|@best|@STEP]` names."""
+    url, selector = parse_target(target)
+    return Run(url, storage_options=storage_options).select(selector)

@@ -1,0 +1,118 @@
+"""How things look: tables that fit a terminal, plain text in a pipe, JSON for programs; knows nothing of runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from resumable.errors import ResumableError
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table. In a narrow terminal those with the highest `drop` go first; 0 stays."""
+
+    title: str
+    justify: Literal["left", "right"] = "left"
+    drop: int = 0
+    wrap: bool = False
+
+
+def out() -> Console:
+    """The console for results: the width of the terminal, or unlimited lines in a pipe."""
+    return _console(stderr=False)
+
+
+def err() -> Console:
+    """The console for what happens meanwhile, and for errors."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    # Made anew each time: sys.stdout may be another one by then.
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 10_000
+    return console
+
+
+def say(*parts: str | tuple[str, str], to: Callable[[], Console] = out) -> None:
+    """One line; a part may be (text, style). Never broken by the console, so that it can be copied and searched."""
+    to().print(Text.assemble(*parts), soft_wrap=True)
+
+
+def print_error(error: ResumableError) -> None:
+    """`error: ...` and `hint: ...` on stderr."""
+    say(("error: ", "bold red"), (error.message, "red"), to=err)
+    if error.hint:
+        say(("hint: ", "bold"), error.hint, to=err)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout; numbers that JSON lacks become the strings "nan", "inf" and "-inf"."""
+    sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) -> None:
+    """A table: on a terminal as wide as that allows, in a pipe all columns, aligned with spaces."""
+    console = out()
+    texts = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    if console.is_terminal:
+        shown = _fitting(columns, texts, console.width)
+        console.print(_rich_table([columns[i] for i in shown], [[row[i] for i in shown] for row in texts]))
+    else:
+        for line in _aligned(columns, [[cell.plain for cell in row] for row in texts]):
+            print(line)
+
+
+def _rich_table(columns: Sequence[Column], rows: Sequence[Sequence[Text]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.title, justify=column.justify, no_wrap=not column.wrap, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> list[int]:
+    """The numbers of the columns to show: all, or without those that may go, until the rest fits into `width`."""
+    shown = list(range(len(columns)))
+    widths = [max([len(column.title), *(row[i].cell_len for row in rows)]) for i, column in enumerate(columns)]
+    least = [min(widths[i], 24) if column.wrap else widths[i] for i, column in enumerate(columns)]
+    for i in sorted(shown, key=lambda i: -columns[i].drop):
+        if sum(least[j] + 2 for j in shown) <= width + 2 or not columns[i].drop:
+            break
+        shown.remove(i)
+    return shown
+
+
+def _aligned(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [[column.title for column in columns], *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column.justify == "right" else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        ).rstrip()
+        for line in lines
+    ]

@@ -1,0 +1,104 @@
+"""`resumable verify`: whether every byte of a checkpoint is the byte that was written; repairs nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import typer
+from rich.text import Text
+
+from resumable.cli.options import Json, StorageOptions, Target
+from resumable.cli.terminal import Column, err, print_json, print_table, say
+from resumable.errors import CheckpointError, NoCheckpointError
+from resumable.events import size
+from resumable.run import Run, parse_target
+from resumable.store.catalog import Catalog
+from resumable.store.layout import CheckpointName
+
+STYLES = {"ok": "green", "bad": "red", "unfinished": "yellow"}
+COLUMNS = (Column("checkpoint"), Column("size", "right", drop=1), Column("verdict"), Column("reason", wrap=True))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about one folder; `unfinished` is a save that never committed: no checkpoint, no damage."""
+
+    name: str
+    verdict: Literal["ok", "bad", "unfinished"]
+    reason: str
+    size_bytes: int
+
+
+def verify(target: Target, json: Json = False, storage_options: StorageOptions = "{}") -> None:
+    """Read every blob and compare its digest with the manifest; without a selector, of every checkpoint of the run.
+
+    Exits with 1 if any is bad. A save that was cut short before its commit is no checkpoint and not bad.
+
+    --json: {"run", "ok", "checkpoints": [{"name", "verdict", "reason", "size_bytes"}]}; `verdict` is "ok", "bad" or
+    "unfinished", `reason` is empty where there is nothing to say.
+    """
+    url, selector = parse_target(target)
+    run = Run(url, storage_options=storage_options)
+    names = _selected(run, selector)
+    console = err()
+    with console.status(f"verifying {len(names)} checkpoints") if console.is_terminal else contextlib.nullcontext():
+        verdicts = judge(run.catalog, names)
+    bad = sum(verdict.verdict == "bad" for verdict in verdicts)
+    if json:
+        print_json({"run": url, "ok": not bad, "checkpoints": [vars(verdict) for verdict in verdicts]})
+    else:
+        _print(verdicts, bad=bad)
+    if bad:
+        raise typer.Exit(1)
+
+
+def judge(catalog: Catalog, names: Collection[CheckpointName]) -> list[Verdict]:
+    """A verdict on each of the `names`; `StorageError` where the storage fails, which says nothing about a checkpoint."""
+    history = {name for name, _ in catalog.history()}
+    return [_judge(catalog, name, in_history=name in history) for name in names]
+
+
+def _judge(catalog: Catalog, name: CheckpointName, *, in_history: bool) -> Verdict:
+    size_bytes = 0
+    try:
+        manifest = catalog.manifest(name)
+        size_bytes = sum(blob.size for blob in manifest.blobs.values())
+        catalog.verify(manifest, name)
+    except NoCheckpointError:
+        return Verdict(str(name), "unfinished", "no manifest: this save never finished", 0)
+    except CheckpointError as error:
+        return Verdict(str(name), "bad", error.message, size_bytes)
+    reason = "" if in_history else "written late by a displaced attempt: never resumed from"
+    return Verdict(str(name), "ok", reason, size_bytes)
+
+
+def _selected(run: Run, selector: str | None) -> list[CheckpointName]:
+    names = sorted(run.catalog.names(), key=lambda name: name.order)
+    if not names:
+        run.latest()  # says what is wrong
+    if selector is None:
+        return names
+    if selector in ("latest", "best"):
+        wanted = run.select(selector).name
+        return [name for name in names if str(name) == wanted]
+    # Not by run.select: it finds what can be read, and here the others are asked about.
+    found = [name for name in names if str(name) == selector or str(name.step) == selector.lstrip("0").zfill(1)]
+    if not found:
+        raise NoCheckpointError(f"{run.url}: no checkpoint {selector}", f"`resumable ls {run.url}` lists them")
+    return found
+
+
+def _print(verdicts: Sequence[Verdict], *, bad: int) -> None:
+    rows = [
+        [each.name, size(each.size_bytes), Text(each.verdict, STYLES[each.verdict]), Text(each.reason)]
+        for each in verdicts
+    ]
+    print_table(COLUMNS, rows)
+    checked = sum(verdict.verdict != "unfinished" for verdict in verdicts)
+    if bad:
+        say((f"{bad} of {checked} checkpoints are bad", "bold red"))
+    else:
+        say((f"{checked} checkpoints, every byte as it was written", "green"))

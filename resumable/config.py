@@ -1,0 +1,340 @@
+"""The configuration of a run, from a YAML file, the environment and arguments; knows nothing of what obeys it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+from resumable.errors import ConfigError
+from resumable.policy import Schedule
+from resumable.retention import Rule
+
+PREFIX = "RESUMABLE_"
+RESERVED = ("RESUMABLE_KILL", "RESUMABLE_KILL_LOG")  # read elsewhere, no keys of the configuration
+
+# Python cannot watch the first two; the next are faults, at which a Python function would be called for ever; torch
+# needs the last to notice a loader worker that died.
+_UNWATCHABLE = ("SIGKILL", "SIGSTOP", "SIGSEGV", "SIGFPE", "SIGILL", "SIGBUS", "SIGABRT", "SIGCHLD")
+
+
+def _a_number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number")
+    return value
+
+
+def _a_run(value: object) -> object:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("a folder or a URL")
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
+
+
+def _a_signal(value: object) -> object:
+    names = [number.name for number in signal.Signals if number.name not in _UNWATCHABLE]
+    if value not in names:
+        guess = "" if value in _UNWATCHABLE else _nearest(str(value), names)
+        raise ValueError(f"the name of a signal that can be watched{guess}")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_a_number), Field(ge=1)]
+Amount = Annotated[float, BeforeValidator(_a_number), Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class Every(_Section):
+    """When to save, whichever comes first; null switches one off."""
+
+    steps: Count | None = 500
+    minutes: Amount | None = 10.0
+    epochs: Count | None = None
+    overhead_percent: Annotated[Amount, Field(le=100)] | None = None
+
+    def schedule(self) -> Schedule:
+        """The same as the plain value that `policy.due` takes."""
+        return Schedule(
+            steps=self.steps, minutes=self.minutes, epochs=self.epochs, overhead_percent=self.overhead_percent
+        )
+
+
+class KeepEvery(_Section):
+    """Checkpoints that stay for good: the first at or after each multiple of `steps`."""
+
+    steps: Count | None = None
+
+
+class Best(_Section):
+    """Checkpoints that stay because of a logged metric."""
+
+    metric: Annotated[str, Field(min_length=1)] = "val_loss"
+    mode: Literal["min", "max"] = "min"
+    count: Count = 1
+
+
+class Keep(_Section):
+    """What stays of the committed checkpoints; `best: null` keeps none for a metric."""
+
+    last: Count = 3
+    every: KeepEvery = KeepEvery()
+    best: Best | None = Best()
+
+    def rule(self) -> Rule:
+        """The same as the plain value that `retention.keep` takes."""
+        if self.best is None:
+            return Rule(last=self.last, every_steps=self.every.steps)
+        best = self.best
+        return Rule(
+            last=self.last,
+            every_steps=self.every.steps,
+            best_metric=best.metric,
+            best_mode=best.mode,
+            best_count=best.count,
+        )
+
+
+class Config(_Section):
+    """Everything that can be chosen about a run. Frozen; every failure is a `ConfigError` that says where."""
+
+    run: Annotated[str, BeforeValidator(_a_run)]
+    storage_options: dict[str, Any] = Field(default={}, repr=False)
+    data_seed: Annotated[int, BeforeValidator(_a_number), Field(ge=0, lt=2**63)] | None = None
+    every: Every = Every()
+    keep: Keep = Keep()
+    resume: Literal["auto", "must", "never"] = "auto"
+    signals: tuple[Annotated[str, BeforeValidator(_a_signal)], ...] = ("SIGTERM", "SIGUSR1", "SIGINT")
+    gradients: Literal["auto", "always"] = "auto"
+    max_failed_saves: Annotated[int, BeforeValidator(_a_number), Field(ge=0)] = 3
+    progress: Literal["auto", "always", "never"] = "auto"
+
+    # Arguments of `load` beat the environment also when the result is loaded once more, as a Trainer does.
+    _overrides: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, /, **values: Any) -> None:
+        values = _plain(values, "Config(...)")
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _explained(error, [_Source("Config(...)", values)]) from error
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str] | Mapping[str, Any] | Config, /, **overrides: Any) -> Config:
+        """The configuration of `source` (a path of a YAML file, a mapping, or a `Config`), completed and checked.
+
+        `overrides` beat the environment (`RESUMABLE_RUN`, `RESUMABLE_EVERY__STEPS`), which beats `source`, which beats
+        the defaults; nested keys are merged one by one. Raises `ConfigError` for anything that cannot be used.
+        """
+        overrides = _plain(overrides, "the arguments")
+        if isinstance(source, Config):
+            overrides = _merged(_picked(source.model_dump(), source._overrides), overrides)
+        sources = [
+            _Source("the arguments", overrides),
+            _Source("the environment", _environment()),
+            _given(source),
+        ]
+        values: dict[str, Any] = {}
+        for each in reversed(sources):
+            values = _merged(values, each.values)
+        config = cls.__new__(cls)
+        try:
+            BaseModel.__init__(config, **values)
+        except ValidationError as error:
+            raise _explained(error, sources) from error
+        config._overrides = overrides
+        return config
+
+    def public(self) -> dict[str, Any]:
+        """The configuration as plain JSON values without secrets: for manifests, logs and reports."""
+        values = self.model_dump(mode="json")
+        values["storage_options"] = dict.fromkeys(self.storage_options, "***")
+        values["run"] = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", self.run)
+        return values
+
+
+class _Environment(Config, BaseSettings):
+    """Only its keys are used: what pydantic-settings looks for in the environment. Never made."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", env_parse_none_str="null")
+
+
+class _Source(NamedTuple):
+    name: str
+    values: dict[str, Any]
+
+
+Location: TypeAlias = tuple[int | str, ...]
+
+
+# ---- reading the sources
+
+
+def _given(source: str | os.PathLike[str] | Mapping[str, Any] | Config) -> _Source:
+    if isinstance(source, Config):
+        return _Source("the Config given", source.model_dump())
+    if isinstance(source, Mapping):
+        return _Source("the mapping given", _plain(source, "the mapping given"))
+    if isinstance(source, (str, os.PathLike)):
+        return _Source(str(source), _file(Path(source)))
+    raise ConfigError(
+        f"config: expected the path of a YAML file, a mapping or a Config, found {type(source).__name__}",
+        'for example Trainer("configs/digits.yaml", ...) or Trainer({"run": "runs/digits"}, ...)',
+    )
+
+
+def _file(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        hint = "give the path of a YAML file; relative paths start in the working directory"
+        raise ConfigError(f"config {path}: {error.strerror or error} (in {os.getcwd()})", hint) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path}: not valid YAML: {error}", "correct the file at the place named") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        hint = "begin with a line such as `run: runs/mine`"
+        raise ConfigError(f"config {path}: expected keys and values, found {type(values).__name__}", hint)
+    return _plain(values, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that stands twice: the last would win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _environment() -> dict[str, Any]:
+    for name in os.environ:
+        key = name.upper().removeprefix(PREFIX).lower()
+        if name.upper().startswith(PREFIX) and name not in RESERVED and key.split("__")[0] not in Config.model_fields:
+            variables = [PREFIX + "__".join(each).upper() for each in _keys(Config)]
+            raise ConfigError(
+                f"config: unknown environment variable {name}{_nearest(name, variables)}",
+                f"correct or unset {name}: everything that begins with {PREFIX} belongs to the configuration",
+            )
+    try:
+        return EnvSettingsSource(_Environment)()
+    except SettingsError as error:
+        field = re.search(r'"(\w+)"', str(error))
+        name = PREFIX + field[1].upper() if field else PREFIX + "*"
+        raise ConfigError(
+            f"config: {name} in the environment: expected JSON", f"for example {PREFIX}SIGNALS='[\"SIGTERM\"]'"
+        ) from error
+
+
+def _plain(values: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """Plain dictionaries with text keys, all the way down."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise ConfigError(
+                f"config: {where}: expected text for a key, found {key!r}", "put the key into quotation marks"
+            )
+        if isinstance(value, BaseModel):
+            value = value.model_dump(exclude_unset=True)
+        result[key] = _plain(value, where) if isinstance(value, Mapping) else value
+    return result
+
+
+def _merged(lower: Mapping[str, Any], higher: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(lower)
+    for key, value in higher.items():
+        below = result.get(key)
+        result[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def _picked(values: Mapping[str, Any], shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values whose keys are in `shape` too, at any depth."""
+    return {
+        key: _picked(values[key], each)
+        if isinstance(each, Mapping) and isinstance(values[key], Mapping)
+        else values[key]
+        for key, each in shape.items()
+        if key in values
+    }
+
+
+# ---- saying what is wrong
+
+
+def _explained(error: ValidationError, sources: Sequence[_Source]) -> ConfigError:
+    explained = [_one(dict(each), sources) for each in error.errors(include_url=False)]
+    hints = dict.fromkeys(hint for _, hint in explained)
+    return ConfigError("\n".join(message for message, _ in explained), "; ".join(hints))
+
+
+def _one(error: dict[str, Any], sources: Sequence[_Source]) -> tuple[str, str]:
+    location: Location = error["loc"]
+    key = ".".join(str(part) for part in location)
+    where = _origin(location, sources)
+    if error["type"] == "extra_forbidden":
+        known = [".".join(each) for each in _keys(Config)]
+        return f"config: unknown key {key!r} in {where}{_nearest(key, known)}", f"correct or remove {key!r} in {where}"
+    if error["type"] == "missing":
+        return (
+            f"config: {key}: expected a value, found none in {sources[-1].name}",
+            f"add a line such as `run: runs/mine`, or set {PREFIX}{key.upper()}",
+        )
+    expected = re.sub(r"^(Input should be |Value error, )", "", error["msg"])
+    found = type(error["input"]).__name__ if location[0] == "storage_options" else repr(error["input"])
+    return f"config: {key} in {where}: expected {expected}, found {found}", f"correct {key!r} in {where}"
+
+
+def _origin(location: Location, sources: Sequence[_Source]) -> str:
+    """The name of the first source that says anything about this place."""
+    source = next((source for source in sources if _says(source.values, location)), sources[-1])
+    return _variable(location) if source.name == "the environment" else source.name
+
+
+def _says(values: Any, location: Location) -> bool:
+    for part in location:
+        if not isinstance(values, Mapping):
+            return True  # A list, say: it is never merged, so whatever is wrong inside comes from here.
+        if part not in values:
+            return False
+        values = values[part]
+    return True
+
+
+def _variable(location: Location) -> str:
+    parts = [str(part).upper() for part in location]
+    names = [PREFIX + "__".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    return next((name for name in names if name in os.environ), "the environment")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def _keys(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    """The paths of all keys, read off the annotations."""
+    for name, field in model.model_fields.items():
+        yield (name,)
+        for section in (field.annotation, *get_args(field.annotation)):
+            if isinstance(section, type) and issubclass(section, BaseModel):
+                yield from ((name, *rest) for rest in _keys(section))

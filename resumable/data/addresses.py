@@ -1,0 +1,58 @@
+"""Addresses of passes and batches, and the keys made of them; knows nothing of loaders or random streams.
+
+A key is XXH3-128 of the whole address. Parts are written with their type and length, so that no two addresses share
+one encoding: sums and packed bits would let neighbours collide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import xxhash
+
+
+@dataclass(frozen=True)
+class PassAddress:
+    """One pass over a loader: which loop, the number of the pass in that loop's epoch, the epoch, and the rank."""
+
+    loop: str
+    number: int
+    epoch: int
+    rank: int = 0
+
+    def __str__(self) -> str:
+        return f"pass {self.number} of loop {self.loop!r} in epoch {self.epoch}"
+
+
+def pass_key(data_seed: int, address: PassAddress) -> bytes:
+    """The 16 bytes that decide the order of one pass."""
+    return key_of("pass", data_seed, *_parts(address))
+
+
+def batch_key(data_seed: int, address: PassAddress, batch: int) -> bytes:
+    """The 16 bytes that decide everything random about fetching one batch."""
+    return key_of("batch", data_seed, *_parts(address), batch)
+
+
+def loop_key(data_seed: int, loop: str) -> bytes:
+    """The 16 bytes that workers of one loop start with: without the pass, so that persistent and fresh ones agree."""
+    return key_of("workers", data_seed, loop)
+
+
+def key_of(*parts: str | int | bytes) -> bytes:
+    """XXH3-128 of an unambiguous encoding of `parts`."""
+    return xxhash.xxh3_128_digest(b"".join(map(_encode, parts)))
+
+
+def _parts(address: PassAddress) -> tuple[str, int, int, int]:
+    return address.loop, address.number, address.epoch, address.rank
+
+
+def _encode(part: str | int | bytes) -> bytes:
+    if isinstance(part, str):
+        data, tag = part.encode(), b"s"
+    elif isinstance(part, bytes):
+        data, tag = part, b"b"
+    else:
+        data, tag = str(int(part)).encode(), b"i"
+    return tag + len(data).to_bytes(8, "little") + data

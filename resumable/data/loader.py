@@ -1,0 +1,163 @@
+"""Opens passes over whatever a loop is given, and keeps what outlives a pass; knows no storage and no loops.
+
+Three ways: a map-style dataset goes by address, an iterable dataset by its state or by replay, all else by replay.
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import sys
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset, IterDataPipe
+
+from resumable.data.addresses import PassAddress
+from resumable.data.iterable import StreamPass, StreamSource
+from resumable.data.keyed import KeyedPass, KeyedSource
+from resumable.data.order import stateful_parts
+from resumable.data.passes import FinishedPass, Opening, Pass, Position, Skipping, announce_epoch, length_of
+from resumable.data.replay import ReplayPass, type_of, workers_of
+from resumable.errors import LoopError
+
+__all__ = ["Data", "Pass", "PassAddress"]
+
+_open: weakref.WeakSet[Data] = weakref.WeakSet()
+
+
+class Data:
+    """The data side of one trainer: passes by address, and the workers that live across passes."""
+
+    def __init__(
+        self,
+        data_seed: int,
+        *,
+        signals: Sequence[int] = (),
+        warn: Callable[[str], None],
+        skipping: Skipping,
+    ) -> None:
+        """`signals` are ignored by loader workers; `skipping(what, total)` shows the progress of a replay."""
+        self._data_seed = data_seed
+        self._signals = tuple(int(number) for number in signals)
+        self._warn = warn
+        self._skipping = skipping
+        self._sources: dict[tuple[str, int, str], KeyedSource | StreamSource] = {}
+        self._carried: dict[str, Any] = {}
+        self._last: dict[str, KeyedPass] = {}
+        self._passes: weakref.WeakSet[Pass] = weakref.WeakSet()
+        _open.add(self)
+
+    def open(self, loader: Any, address: PassAddress, resume: Position | None = None, *, set_epoch: int | None) -> Pass:
+        """One pass over `loader`, from `resume` (what `Pass.position()` returned) or its start.
+
+        Indices that were consumed are drawn again and compared; no sample is read for them. What has no indices is
+        replayed, which blocks. `LoopError` where the data, its order, or the way of loading is not as it was.
+        """
+        _refuse(loader, address)
+        if resume is not None and resume.get("finished"):
+            return FinishedPass(address, resume, length_of(loader))
+        announce_epoch(loader, set_epoch)
+        opening = Opening(self._data_seed, address, set_epoch, resume, self._signals, self._warn, self._skipping)
+        kind = _kind(loader)
+        _check_kind(kind, opening)
+        opened = self._open_as(kind, loader, opening)
+        self._passes.add(opened)
+        return opened
+
+    def _open_as(self, kind: str, loader: Any, opening: Opening) -> Pass:
+        if kind == "address":
+            return self._open_by_address(loader, opening)
+        if kind == "stream":
+            return StreamPass(loader, opening, self._source(loader, opening.address.loop, StreamSource))
+        return ReplayPass(loader, opening)
+
+    def state(self) -> dict[str, Any]:
+        """States of samplers that have one and live from pass to pass, as of now; for `load` in a later attempt."""
+        return self._carried | {slot: last.order.states() for slot, last in self._last.items()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take what `state()` returned: each sampler gets its own before its first pass, unless that pass resumes."""
+        self._carried = dict(state)
+
+    def close(self) -> None:
+        """End every worker. Passes that are open become errors to go on with."""
+        for opened in list(self._passes):
+            opened.close()
+        for source in self._sources.values():
+            source.close()
+        self._sources.clear()
+
+    def _open_by_address(self, loader: Any, opening: Opening) -> Pass:
+        slot = f"{opening.address.loop}/{opening.address.number}"
+        carried = self._carried.pop(slot, None)
+        if carried and opening.resume is None:
+            for role, part in stateful_parts(loader).items():
+                if role in carried:
+                    part.load_state_dict(copy.deepcopy(carried[role]))
+        opened = KeyedPass(loader, opening, self._source(loader, opening.address.loop, KeyedSource))
+        if opened.order.states():
+            self._last[slot] = opened
+        return opened
+
+    def _source(self, loader: Any, loop: str, kind: type[KeyedSource] | type[StreamSource]) -> Any:
+        # One per loop: evaluating over the very loader that a training pass is using must not take its workers.
+        place = (loop, id(loader), kind.__name__)
+        if place not in self._sources:
+            self._sources[place] = kind()
+            weakref.finalize(loader, _forget, weakref.ref(self), place).atexit = False
+        return self._sources[place]
+
+
+def _forget(data: weakref.ref[Data], place: tuple[str, int, str]) -> None:
+    alive = data()
+    source = alive._sources.pop(place, None) if alive is not None else None
+    if source is not None:
+        source.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    # Registered after torch's own, so run before it: once that ran, workers are no longer ended in an orderly way.
+    for data in list(_open):
+        data.close()
+
+
+def _refuse(loader: Any, address: PassAddress) -> None:
+    if getattr(loader, "in_order", True) is False and workers_of(loader) > 0:
+        raise LoopError(
+            f"{address}: the loader has in_order=False, so batches come in the order in which workers finish",
+            "leave in_order at True: without it no run can be repeated",
+        )
+    if not hasattr(type(loader), "__iter__") and not hasattr(type(loader), "__getitem__"):
+        raise LoopError(f"{address}: {type_of(loader)} cannot be iterated", "pass a DataLoader or another iterable")
+
+
+def _kind(loader: Any) -> str:
+    """How this loader is read: by address, as a stream, or by replay."""
+    plain = _iterates_as_torch(type(loader)) and not isinstance(loader.dataset, IterDataPipe)
+    if not plain:
+        return "replay"
+    return "stream" if isinstance(loader.dataset, IterableDataset) else "address"
+
+
+def _iterates_as_torch(kind: type) -> bool:
+    bases: list[Any] = [DataLoader]
+    module = sys.modules.get("torchdata.stateful_dataloader.stateful_dataloader")
+    if module is not None:
+        bases.append(module.StatefulDataLoader)
+    names = ("__iter__", "_get_iterator", "_index_sampler", "_auto_collation")
+    return any(all(getattr(kind, name, None) is getattr(base, name) for name in names) for base in bases)
+
+
+def _check_kind(kind: str, opening: Opening) -> None:
+    if opening.resume is None:
+        return
+    before = opening.resume.get("kind")
+    fits = {"address": ("address",), "stream": ("state", "replay"), "replay": ("replay",)}[kind]
+    if before not in fits:
+        raise LoopError(
+            f"{opening.address}: the checkpoint holds a position by {before}, but this loader goes by {kind}",
+            "resume with the kind of loader and dataset that the run began with",
+        )

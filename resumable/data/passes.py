@@ -1,0 +1,132 @@
+"""What a pass over data is for the loops above; knows nothing of the kinds of loaders."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from resumable.data.addresses import PassAddress, batch_key, pass_key
+from resumable.errors import LoopError
+
+Position = Mapping[str, Any]
+Skipping = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Everything that opening a pass needs to know besides the loader."""
+
+    data_seed: int
+    address: PassAddress
+    epoch: int | None  # what set_epoch is called with
+    resume: Position | None
+    signals: tuple[int, ...]
+    warn: Callable[[str], None]
+    skipping: Skipping
+
+    @property
+    def key(self) -> bytes:
+        return pass_key(self.data_seed, self.address)
+
+    @property
+    def batches_done(self) -> int:
+        return int(self.resume["batches"]) if self.resume else 0
+
+    def batch_key(self, batch: int) -> bytes:
+        return batch_key(self.data_seed, self.address, batch)
+
+
+class Pass(ABC):
+    """The batches of one pass, from where it stands; `position()` is a function of the batches consumed."""
+
+    length: int | None = None  # batches of the whole pass, where the loader knows
+    replayed = False  # opening it ran user code that may have drawn from, or changed, what was restored before
+
+    def __init__(self, address: PassAddress) -> None:
+        self.address = address
+        self._finished = False
+        self._closed = False
+
+    def __iter__(self) -> Pass:
+        return self
+
+    def __next__(self) -> Any:
+        """The next batch; a pass that failed is over, a pass that was closed is an error."""
+        if self._finished:
+            raise StopIteration
+        if self._closed:
+            raise LoopError(
+                f"{self.address}: this pass was closed, or left when a later pass of the same loop took its workers",
+                "finish or leave one pass before the next over the same loader begins in the same loop",
+            )
+        try:
+            return self._fetch()
+        except StopIteration:
+            self._finished = True
+            self.close()
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def position(self) -> dict[str, Any]:
+        """Where this pass stands, as plain values and what the user's own `state_dict` returned; nothing is copied."""
+        return self._position() | {"finished": self._finished}
+
+    def close(self) -> None:
+        """Let go of workers and iterators; the position stays readable. Safe to call again."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    @abstractmethod
+    def _fetch(self) -> Any: ...
+
+    @abstractmethod
+    def _position(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _release(self) -> None: ...
+
+
+class FinishedPass(Pass):
+    """A pass that a checkpoint says is over: yields nothing and opens nothing."""
+
+    def __init__(self, address: PassAddress, resume: Position, length: int | None) -> None:
+        super().__init__(address)
+        self._resume = dict(resume)
+        self._finished = True
+        self.length = length
+
+    def _fetch(self) -> Any:
+        raise StopIteration
+
+    def _position(self) -> dict[str, Any]:
+        return self._resume
+
+    def _release(self) -> None:
+        return
+
+
+def length_of(loader: Any) -> int | None:
+    """`len(loader)`, or None where it has none."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError, AttributeError):
+        return None
+
+
+def announce_epoch(loader: Any, epoch: int | None) -> None:
+    """Call `set_epoch` once on the loader and on each of its parts that has one."""
+    if epoch is None:
+        return
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    parts = (loader, batch_sampler, getattr(batch_sampler, "sampler", None), getattr(loader, "sampler", None))
+    told: list[Any] = []
+    for part in (*parts, getattr(loader, "dataset", None)):
+        if callable(getattr(part, "set_epoch", None)) and not any(part is other for other in told):
+            told.append(part)
+            part.set_epoch(epoch)  # type: ignore[union-attr]

@@ -1,0 +1,108 @@
+"""Everything that has no address: loaders with an `__iter__` of their own, and any iterable, replayed from the start.
+
+Knows nothing of what an item is. Each item is made under streams keyed by its place in the pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from resumable.data.generators import find_generators
+from resumable.data.passes import Opening, Pass, length_of
+from resumable.data.streams import PrivateStreams, saved_streams, seed_streams
+from resumable.data.workers import end_workers
+from resumable.errors import LoopError
+
+
+class ReplayPass(Pass):
+    """One pass over an iterable; opening it on a resume makes and discards what was consumed."""
+
+    def __init__(self, loader: Any, opening: Opening) -> None:
+        super().__init__(opening.address)
+        self.length = length_of(loader)
+        self._opening = opening
+        self._loader = loader
+        self._workers = workers_of(loader)
+        check_workers(opening, self._workers)
+        self._count = 0
+        self._end_kept_workers()
+        # Private generators go on from item to item, as replaying does; beside the loop's own use of them.
+        self._streams = PrivateStreams(opening.key, find_generators(loader))
+        self._streams.leave_main_alone()
+        with self._streams, saved_streams():
+            seed_streams(opening.key)
+            self._items: Iterator[Any] = iter(loader)
+        replay(self, opening, type_of(loader), advice(loader))
+
+    def _fetch(self) -> Any:
+        with self._streams, saved_streams():
+            seed_streams(self._opening.batch_key(self._count))
+            item = next(self._items)
+        self._count += 1
+        return item
+
+    def _position(self) -> dict[str, Any]:
+        return {"kind": "replay", "batches": self._count, "workers": self._workers}
+
+    def _release(self) -> None:
+        close = getattr(self._items, "close", None)
+        if callable(close) and self._items is not self._loader:
+            close()
+        self._items = iter(())
+
+    def _end_kept_workers(self) -> None:
+        # Persistent workers carry their streams from pass to pass; after a crash there would be fresh ones.
+        end_workers(self._loader)
+        end_workers(vars(self._loader).get("base_dataloader") if hasattr(self._loader, "__dict__") else None)
+
+
+def replay(this: Pass, opening: Opening, what: str, hint: str) -> None:
+    """Consume as many batches as the checkpoint says, with progress and one warning; `LoopError` if fewer come."""
+    wanted = opening.batches_done
+    if not wanted:
+        return
+    this.replayed = True
+    opening.warn(f"{opening.address}: {what} is replayed from its start, {wanted} batches are made again; {hint}")
+    with opening.skipping(f"replaying {opening.address}", wanted) as advance:
+        for done in range(wanted):
+            try:
+                next(this)
+            except StopIteration:
+                raise LoopError(
+                    f"{opening.address}: {what} gave {done} batches on resume, {wanted} were consumed before the "
+                    "checkpoint",
+                    "the data changed, or it can be iterated only once (a generator object): pass something that "
+                    "starts anew with every pass, such as a list or an object with __iter__",
+                ) from None
+            advance(1)
+
+
+def check_workers(opening: Opening, workers: int) -> None:
+    """`LoopError` where a replay would be divided among another number of workers."""
+    before = opening.resume["workers"] if opening.resume else workers
+    if before != workers:
+        raise LoopError(
+            f"{opening.address}: num_workers is {workers}, it was {before} when the checkpoint was written",
+            "data that is replayed depends on the number of workers: set it back, or start another run",
+        )
+
+
+def workers_of(loader: Any) -> int:
+    """`num_workers` of anything that has one, else 0."""
+    workers = getattr(loader, "num_workers", 0)
+    return workers if isinstance(workers, int) else 0
+
+
+def type_of(loader: Any) -> str:
+    """The name of the real type: some wrappers pretend another `__class__`."""
+    return type(loader).__qualname__
+
+
+def advice(loader: Any) -> str:
+    """What would make this loader resume without replaying."""
+    if hasattr(loader, "base_dataloader"):
+        return "fast instead: pass the DataLoader from before prepare() and move batches to the device in the loop"
+    if hasattr(loader, "dataset"):
+        return f"fast instead: a DataLoader without the __iter__ of {type_of(loader)}"
+    return "fast instead: a DataLoader over a map-style dataset"

@@ -1,0 +1,381 @@
+"""The loops of a training run: where control is handed to the user's code and comes back; knows no file, no format.
+
+Each time control is back the step is counted and the boundary is asked. Restoring puts the program into exactly the
+instant of a boundary: the objects when the outermost loop starts, and everything once more right before the first
+fetch, so that code which ran again in between leaves no trace.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from resumable import killpoints
+from resumable.boundary import Boundary, Instant
+from resumable.checkpointer import Checkpointer
+from resumable.cycle import Cycle
+from resumable.data.addresses import PassAddress
+from resumable.data.loader import Data, Pass
+from resumable.errors import LoopError, StateError
+from resumable.position import Position
+from resumable.progress import TrainingBar
+from resumable.signals import Preemption
+from resumable.state import rng
+
+_END = object()
+
+
+class Loops:
+    """The counters of a run and the generators that move them; one outermost loop per run."""
+
+    def __init__(
+        self, checkpointer: Checkpointer, boundary: Boundary, data: Data, preemption: Preemption, bar: TrainingBar
+    ) -> None:
+        self._checkpointer = checkpointer
+        self._boundary = boundary
+        self._data = data
+        self._preemption = preemption
+        self._bar = bar
+        self._start = checkpointer.position()
+        self._pending: Position | None = self._start if checkpointer.resumed else None  # until its instant is reached
+        self._restored = checkpointer.resumed is None
+        self._loop: str | None = None  # the outermost loop that is running
+        self._used: str | None = None  # the one that this run is made of
+        self._total: int | None = None
+        self._turned = False  # whether this attempt has trained a step
+        self._entered = 0  # passes that this epoch's code has asked for
+        self._bare_calls = 0
+        self._open_passes: list[Pass] = []
+        self._inside_pass = False
+        self._left_pass = False
+        self._cycles: dict[str, Cycle] = {}
+        self._stand_at(self._start)
+
+    # -- what is called from outside ----------------------------------------------------------------------------------
+
+    def epochs(self, n: int) -> Iterator[int]:
+        self._refuse_second_loop("epochs")
+        return self._epochs(_count("epochs", n))
+
+    def steps(self, n: int) -> Iterator[int]:
+        self._refuse_second_loop("steps")
+        return self._steps(_count("steps", n))
+
+    def batches(self, *loaders: Any) -> Iterator[tuple[int, Any]]:
+        return self._pass(*loaders)
+
+    def cycle(self, loader: Any, name: str | None) -> Cycle:
+        chosen = name or f"cycle{len(self._cycles)}"
+        if chosen in self._cycles:
+            raise LoopError(
+                f"cycle {chosen!r} exists already", "give every cycle a name of its own: cycle(loader, name=...)"
+            )
+        cycle = Cycle(self._data, loader, chosen, begin=self.restore_early)
+        cycle.rewind(self._start.cycles.get(chosen))
+        self._cycles[chosen] = cycle
+        return cycle
+
+    def evaluate(self, loader: Any) -> Iterator[Any]:
+        self.restore_early()
+        self._settle()
+        return self._evaluate(loader)
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        self._settle()
+        for name, value in metrics.items():
+            self._logged[name] = _metric(name, value)
+
+    def restore_early(self) -> None:
+        """Before the first loop: the objects as the checkpoint has them. Its exact instant comes later."""
+        if not self._restored:
+            self._restore_everything()
+
+    # -- turning ------------------------------------------------------------------------------------------------------
+
+    def _epochs(self, n: int) -> Iterator[int]:
+        with self._outermost("epochs", n):
+            self._begin()
+            while self.epoch < n and not self._ended(n):
+                self._entered = 0
+                yield self.epoch
+                self._settle()
+                self._refuse_unreached()
+                self.epoch, self._passes = self.epoch + 1, 0
+                self._reached(epoch_ended=True, last=self.epoch >= n)
+
+    def _steps(self, n: int) -> Iterator[int]:
+        with self._outermost("steps", n):
+            self._begin()
+            while self.step < n and not self._ended(n):
+                self._turn()
+                yield self.step
+                self.step += 1
+                self._reached(last=self.step >= n)
+
+    def _pass(self, *loaders: Any) -> Iterator[tuple[int, Any]]:
+        self._settle()
+        if self._loop == "epochs" and not self._inside_pass:
+            yield from self._epoch_pass(loaders)
+        elif self._loop is None:
+            yield from self._bare_pass(loaders)
+        else:
+            raise LoopError(
+                f"batches() inside a turn of {'another batches()' if self._inside_pass else f'{self._loop}()'}: "
+                "steps would be counted twice",
+                "use trainer.batches(a, b) for two loaders side by side, trainer.cycle(loader) for next() inside "
+                "another loop, trainer.evaluate(loader) for validation",
+            )
+
+    def _epoch_pass(self, loaders: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
+        number, self._entered = self._entered, self._entered + 1
+        if number < self._passes:
+            return  # finished before the crash
+        self._inside_pass, self._left_pass = True, False
+        try:
+            self._open(loaders, number)
+            while (batch := self._fetch()) is not _END:
+                self._turn()
+                yield self._batch, batch
+                self._batch, self.step = self._batch + 1, self.step + 1
+                self._reached()
+                if self._boundary.stopping:
+                    break
+            self._end_pass()
+        except GeneratorExit:
+            self._left_pass = True  # by break, return or an exception: told apart by whether control comes back
+            raise
+        finally:
+            if not self._left_pass:
+                self._inside_pass = False
+            self._close_passes()
+
+    def _bare_pass(self, loaders: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
+        """A pass without `epochs()` around it is an epoch of its own; the user's own `for` counts them."""
+        call, self._bare_calls = self._bare_calls, self._bare_calls + 1
+        with self._outermost("batches", None):
+            if call < self.epoch or self._boundary.stopping or (self._start.stopped and not self._turned):
+                self._return_to_end_of(call)
+                return
+            if call == 0 or self._pending is None:
+                self._begin()
+            self._entered = 0
+            yield from self._epoch_pass(loaders)
+            self.epoch, self._passes = self.epoch + 1, 0
+            self._reached(epoch_ended=True, last=True)
+
+    def _return_to_end_of(self, call: int) -> None:
+        # The boundary after a bare pass lies before the user's code between two passes, which runs again.
+        self.restore_early()
+        if call == self.epoch - 1 and self._pending is not None and not self._pending.inside_epoch:
+            self._restore_everything()
+            self._pending = None
+
+    def _evaluate(self, loader: Any) -> Iterator[Any]:
+        address = PassAddress(loop="evaluate", number=self._evaluations, epoch=self.step)
+        self._evaluations += 1
+        before, here = rng.capture(), (self.step, self.epoch)
+        batches = self._data.open(loader, address, None, set_epoch=self.epoch)
+        try:
+            for batch in batches:
+                killpoints.reach("evaluate", self.step)
+                self._boundary.leave_if_asked(self.step)
+                yield batch
+        finally:
+            batches.close()
+            if here == (self.step, self.epoch):  # an iterator that was kept and dropped later undoes nothing
+                rng.restore(before)
+
+    @contextmanager
+    def _outermost(self, loop: str, total: int | None) -> Iterator[None]:
+        self._refuse_second_loop(loop)
+        if self._pending is not None and self._pending.loop != loop:
+            raise LoopError(
+                f"this run was trained with {self._pending.loop}(), and resumes here with {loop}()",
+                f"use trainer.{self._pending.loop}(...) again, or name another folder in `run` for a new run",
+            )
+        self._loop, self._used, self._total = loop, loop, total
+        self._preemption.install()
+        self._bar.start()
+        try:
+            yield
+            self._checkpointer.drain()
+        except BaseException:
+            self._data.close()
+            raise
+        finally:
+            self._loop = None
+            self._inside_pass = self._left_pass = False
+            self._bar.stop()
+            self._preemption.uninstall()
+
+    # -- one pass -----------------------------------------------------------------------------------------------------
+
+    def _open(self, loaders: tuple[Any, ...], number: int) -> None:
+        resume: list[Any] = [None] * len(loaders)
+        if self._pending is not None:
+            resume = self._pending.loaders or resume
+            self._restore_everything()  # before loader workers fork: their copies of the dataset are restored ones
+        if len(resume) != len(loaders):
+            raise LoopError(
+                f"batches() was given {len(loaders)} loaders; the checkpoint was taken in a pass over {len(resume)}",
+                "give it the same loaders in the same order",
+            )
+        self._batch = resume[0]["batches"] if resume[0] else 0
+        name = "batches" if len(loaders) == 1 else "batches:{}"
+        for i, (loader, position) in enumerate(zip(loaders, resume, strict=True)):
+            address = PassAddress(loop=name.format(i), number=number, epoch=self.epoch)
+            self._open_passes.append(self._data.open(loader, address, position, set_epoch=self.epoch))
+        if self._pending is not None:
+            if any(opened.replayed for opened in self._open_passes):
+                self._restore_everything()  # what was replayed may have drawn from, or changed, what was restored
+            self._pending = None
+
+    def _fetch(self) -> Any:
+        killpoints.reach("fetch", self.step)
+        try:
+            batch = tuple([next(opened) for opened in self._open_passes])
+        except StopIteration:
+            return _END
+        return batch if len(batch) > 1 else batch[0]
+
+    def _turn(self) -> None:
+        """Hand control to the body: what it logs and steps from here on belongs to the next step."""
+        self._turned, self._logged = True, {}
+        self._checkpointer.gradients.next_step()
+
+    def _settle(self) -> None:
+        """Let a `break` take effect: the step counts, the pass is over."""
+        if self._left_pass:
+            self.step += 1
+            self._end_pass()
+
+    def _end_pass(self) -> None:
+        self._passes += 1
+        self._inside_pass = self._left_pass = False
+
+    def _close_passes(self) -> None:
+        while self._open_passes:
+            self._open_passes.pop().close()
+
+    # -- the boundary -------------------------------------------------------------------------------------------------
+
+    def _reached(self, *, epoch_ended: bool = False, last: bool = False) -> None:
+        self._evaluations = 0
+        self._boundary.reached(self._instant(epoch_ended=epoch_ended, last=last))
+        self._bar.update(
+            step=self.step,
+            epoch=self.epoch,
+            total_steps=self._total_steps(),
+            saved_seconds=time.monotonic() - self._checkpointer.saved_at_seconds,
+        )
+
+    def _instant(self, *, epoch_ended: bool = False, last: bool = False) -> Instant:
+        return Instant(
+            step=self.step,
+            epoch=self.epoch,
+            inside_epoch=self._inside_pass,
+            logged=self._logged,
+            position=self._position,
+            epoch_ended=epoch_ended,
+            last=last,
+        )
+
+    def _position(self, finished: bool) -> Position:
+        return Position(
+            loop=self._loop or "",
+            step=self.step,
+            epoch=self.epoch,
+            total=self._total,
+            inside_epoch=self._inside_pass,
+            passes=self._passes,
+            loaders=[opened.position() | {"length": opened.length} for opened in self._open_passes],
+            samplers=self._data.state(),
+            cycles=self._start.cycles | {name: cycle.position() for name, cycle in self._cycles.items()},
+            metrics={name: float(value) for name, value in self._logged.items()},
+            finished=finished,
+            stopped=finished and self._boundary.stopping,
+        )
+
+    def _total_steps(self) -> int | None:
+        if self._loop == "steps":
+            return self._total
+        length = self._open_passes[0].length if self._open_passes else None
+        if length is None or self._total is None:
+            return None
+        return self.step - self._batch + length * (self._total - self.epoch)
+
+    # -- restoring ----------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """The start of the outermost loop: restore what there is, or save the very beginning."""
+        if self._pending is None:
+            if self._checkpointer.resumed is None and not self._turned:
+                self._boundary.save_start(self._instant())
+            return
+        self._restore_everything()
+        if not self._pending.inside_epoch:
+            self._pending = None
+
+    def _restore_everything(self) -> None:
+        """Stand in exactly the checkpoint's instant; called again whenever user code ran since."""
+        self._checkpointer.restore()
+        self._restored = True
+        self._boundary.forget()
+        self._data.load(self._start.samplers)
+        self._stand_at(self._start)
+        for name, cycle in self._cycles.items():
+            cycle.rewind(self._start.cycles.get(name))
+
+    def _stand_at(self, position: Position) -> None:
+        self.step, self.epoch, self._passes = position.step, position.epoch, position.passes
+        self._logged: dict[str, Any] = dict(position.metrics)
+        self._evaluations = 0
+        self._batch = position.loaders[0]["batches"] if position.loaders else 0
+
+    def _ended(self, n: int) -> bool:
+        """Whether `stop()` ended the loops, in this attempt or in the one that finished a run of at least this `n`."""
+        finished_before = self._start.finished and not self._turned and n <= (self._start.total or 0)
+        return self._boundary.stopping or finished_before
+
+    # -- refusals -----------------------------------------------------------------------------------------------------
+
+    def _refuse_second_loop(self, loop: str) -> None:
+        if self._loop is not None:
+            raise LoopError(
+                f"{loop}() inside {self._loop}(): a run has one outermost loop",
+                "inside epochs() use trainer.batches(loader); trainer.batches(range(n)) turns n times",
+            )
+        if self._used is not None and (loop, self._used) != ("batches", "batches"):
+            raise LoopError(
+                f"{loop}() after {self._used}(): this run's loop is over, and a second one has no position of its own",
+                "use one loop for the whole run (a larger n continues a finished run), or a second Trainer with "
+                "another `run` for a second phase",
+            )
+
+    def _refuse_unreached(self) -> None:
+        if self._pending is not None:
+            raise LoopError(
+                f"epoch {self.epoch} ended before the loop reached pass {self._pending.passes}, where this run "
+                f"stands (step {self._pending.step})",
+                "the code must call trainer.batches(...) as often as when the checkpoint was taken",
+            )
+
+
+def _count(loop: str, n: Any) -> int:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise LoopError(f"{loop}({n!r}): expected a whole number, found {type(n).__name__}", f"say how many {loop}")
+    return n
+
+
+def _metric(name: str, value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        return value.detach().reshape(()).clone()
+    if isinstance(value, int | float) or (hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0):
+        return float(value)
+    raise StateError(
+        f"log({name}=...): expected a number or a 0-d tensor, found {type(value).__name__}", "log one number per name"
+    )

@@ -1,0 +1,161 @@
+"""The first second of an attempt: take the lock, discover, verify, refuse what does not fit, claim a number.
+
+Knows no tensors. Nothing is written into a run before everything about it was found right.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from resumable.config import Config
+from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, RunMismatchError
+from resumable.events import emit
+from resumable.run import GRADIENTS, Checkpoint
+from resumable.store.attempts import Attempt, begin, create_run, lock_run
+from resumable.store.catalog import Catalog
+from resumable.store.layout import CheckpointName
+from resumable.store.manifest import ObjectRecord, RunFile
+from resumable.store.storage import Storage
+
+
+class Sort(Protocol):
+    """What is compared of an object before its state is: what sort of thing it is."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run that this attempt may write to, until `unlock`."""
+
+    run_file: RunFile
+    resumed: Checkpoint | None
+    attempt: Attempt
+    unlock: Callable[[], None]
+
+
+def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mapping[str, Sort]) -> OpenedRun:
+    """Open the run that `config` names for one more attempt.
+
+    Raises `FencedError` where another process holds the run, `CorruptCheckpointError` where checkpoints exist and none
+    is valid, `RunMismatchError` where the run belongs to other objects or another data_seed.
+    """
+    unlock = lock_run(storage)
+    try:
+        resumed = discover(config, catalog) if _exists(config, catalog) else None
+        if resumed is not None:
+            _refuse_other_objects(config.run, objects, resumed)
+        run_file = create_run(storage, data_seed=_fresh_seed() if config.data_seed is None else config.data_seed)
+        _refuse_other_seed(config, run_file)
+        lineage = resumed.manifest.lineage if resumed else []
+        name = CheckpointName.parse(resumed.name) if resumed else None
+        attempt = begin(storage, resumed_from=name, lineage_before=lineage)
+    except BaseException:
+        unlock()
+        raise
+    return OpenedRun(run_file, resumed, attempt, unlock)
+
+
+def discover(config: Config, catalog: Catalog) -> Checkpoint | None:
+    """The newest checkpoint whose every byte is right; each bad one on the way is named in a REJECT line."""
+    rejected: dict[str, str] = {}
+    found: Checkpoint | None = None
+    for name, manifest in catalog.history(rejected.__setitem__):
+        try:
+            catalog.verify(manifest, name)
+        except CorruptCheckpointError as error:
+            rejected[str(name)] = error.message
+            continue
+        found = Checkpoint(catalog, name, manifest)
+        break
+    for rejected_name, reason in rejected.items():
+        emit("REJECT", checkpoint=rejected_name, reason=reason, next=found.name if found else "none")
+    if found is None:
+        _refuse_a_fresh_start(config, catalog, rejected)
+    return found
+
+
+def _exists(config: Config, catalog: Catalog) -> bool:
+    exists = catalog.run_file() is not None or bool(catalog.names())
+    if exists and config.resume == "never":
+        raise RunMismatchError(
+            f"{config.run}: there is a run already, and the config says resume: never",
+            "name another folder in `run`, or say resume: auto to continue it; nothing was deleted",
+        )
+    if not exists and config.resume == "must":
+        raise NoCheckpointError(
+            f"{config.run}: no run here, and the config says resume: must",
+            "check `run` and the storage, or say resume: auto to begin a new run",
+        )
+    return exists
+
+
+def _refuse_a_fresh_start(config: Config, catalog: Catalog, rejected: Mapping[str, str]) -> None:
+    damaged = "".join(f"\n  {name}: {why}" for name, why in rejected.items() if _was_committed(catalog, name))
+    if damaged:
+        raise CorruptCheckpointError(
+            f"{config.run}: none of the checkpoints is valid:{damaged}",
+            "restore the run from a copy, or name another folder in `run` to begin anew; nothing was deleted",
+        )
+    if config.resume == "must":
+        raise NoCheckpointError(
+            f"{config.run}: the run has no checkpoint yet, and the config says resume: must",
+            "say resume: auto to begin it again from the start",
+        )
+
+
+def _was_committed(catalog: Catalog, name: str) -> bool:
+    parsed = CheckpointName.parse(name)
+    try:
+        if parsed is not None:
+            catalog.manifest(parsed)
+    except NoCheckpointError:
+        return False
+    except CheckpointError:
+        return True
+    return True
+
+
+def _refuse_other_objects(run: str, objects: Mapping[str, Sort], resumed: Checkpoint) -> None:
+    saved = {name: record for name, record in resumed.manifest.objects.items() if name != GRADIENTS}
+    missing, unexpected = sorted(saved.keys() - objects.keys()), sorted(objects.keys() - saved.keys())
+    differences = [
+        *([f"missing: {', '.join(missing)}"] if missing else []),
+        *([f"unexpected: {', '.join(unexpected)}"] if unexpected else []),
+        *(
+            f"{name} is a {objects[name].kind} ({objects[name].type}), was a {record.kind} ({record.type})"
+            for name, record in saved.items()
+            if name in objects and not _same_sort(objects[name], record)
+        ),
+    ]
+    if differences:
+        raise RunMismatchError(
+            f"{run}: this run holds other objects than were given to Trainer(...): {'; '.join(differences)}",
+            "pass the same objects under the same names, or name another folder in `run` for a new run",
+        )
+
+
+def _same_sort(given: Sort, saved: ObjectRecord) -> bool:
+    # Modules and user classes may be renamed; an SGD that is given AdamW's state would take it silently.
+    torch_owns = given.type.startswith("torch.optim.") and saved.type.startswith("torch.optim.")
+    return given.kind == saved.kind and (given.type == saved.type or not torch_owns)
+
+
+def _fresh_seed() -> int:
+    # From the system: drawing it must not touch the streams that the user may have seeded.
+    return random.SystemRandom().getrandbits(31)
+
+
+def _refuse_other_seed(config: Config, run_file: RunFile) -> None:
+    if config.data_seed not in (None, run_file.data_seed):
+        raise RunMismatchError(
+            f"{config.run}: data_seed is {config.data_seed} in the config, but this run was created with "
+            f"{run_file.data_seed}",
+            "take data_seed out of the config to continue this run, or name another folder in `run`",
+        )

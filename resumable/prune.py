@@ -1,0 +1,47 @@
+"""Deletes what retention does not keep; knows no tensors. Refuses to touch what this format did not write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resumable import retention
+from resumable.store.attempts import Attempt
+from resumable.store.catalog import Catalog
+from resumable.store.layout import CheckpointName
+from resumable.store.storage import Storage
+from resumable.store.writer import delete
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays and what goes, newest first."""
+
+    keep: tuple[CheckpointName, ...]
+    delete: tuple[CheckpointName, ...]
+
+
+def plan(catalog: Catalog, rule: retention.Rule, *, attempt: int) -> Plan:
+    """Decide, from the run's history, what `attempt` may delete.
+
+    Of the history everything that the rule does not keep. Outside of it (rejected, unfinished, written late by a
+    displaced attempt) only folders of lower attempts, and only once `rule.last` checkpoints of this attempt exist.
+    """
+    history = catalog.history()
+    candidates = [
+        retention.Candidate(str(name), m.step, m.epoch, m.metrics.get(rule.best_metric or "")) for name, m in history
+    ]
+    kept = retention.keep(candidates, rule)
+    keep = tuple(name for name, _ in history if str(name) in kept)
+    rest = [name for name, _ in history if str(name) not in kept]
+    if sum(name.attempt == attempt for name, _ in history) >= max(rule.last, 1):
+        known = {name for name, _ in history}
+        rest += [name for name in catalog.names() if name not in known and name.attempt < attempt]
+    return Plan(keep, tuple(rest))
+
+
+def prune(storage: Storage, catalog: Catalog, attempt: Attempt, rule: retention.Rule) -> Plan:
+    """Carry the plan out, the manifest of each checkpoint first. Raises `FencedError`, `StorageError`."""
+    decided = plan(catalog, rule, attempt=attempt.number)
+    for name in decided.delete:
+        delete(storage, attempt, name)
+    return decided

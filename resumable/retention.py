@@ -1,0 +1,83 @@
+"""Which checkpoints stay, as pure functions; knows no storage: names are opaque and nothing is deleted here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A committed checkpoint: `metric` is the watched value or None, a `protected` one is never pruned."""
+
+    name: str
+    step: int
+    epoch: int
+    metric: float | None = None
+    protected: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """What stays: the `last` newest, one per `every_steps`, the `best_count` best by `best_metric` (None: no best)."""
+
+    last: int = 3
+    every_steps: int | None = None
+    best_metric: str | None = None
+    best_mode: Literal["min", "max"] = "min"
+    best_count: int = 1
+
+
+def keep(candidates: Sequence[Candidate], rule: Rule) -> set[str]:
+    """The names that stay, given every checkpoint newest first; never empty where there is one.
+
+    Applied again after each save it never gives up what an earlier call kept for `every_steps`, or for being among
+    the best while it still is.
+    """
+    kept = {candidate.name for candidate in candidates if candidate.protected}
+    kept.update(candidate.name for candidate in candidates[: max(rule.last, 1)])
+    kept.update(_milestones(candidates, rule.every_steps))
+    if rule.best_metric is not None:
+        kept.update(best(candidates, rule))
+    return kept
+
+
+def best(candidates: Sequence[Candidate], rule: Rule) -> list[str]:
+    """The names of the `best_count` best, the best first, given every checkpoint newest first.
+
+    NaN and None are never best; of equals the older wins. `best_metric` is not asked for: the candidates carry values.
+    """
+    measured = [
+        (_rank(candidate.metric, rule), candidate.name)
+        for candidate in reversed(candidates)  # oldest first, and a stable sort: of equals the older wins
+        if candidate.metric is not None and not math.isnan(candidate.metric)
+    ]
+    measured.sort(key=lambda pair: pair[0])
+    return [name for _, name in measured[: rule.best_count]]
+
+
+def is_best(value: float | None, others: Iterable[float | None], rule: Rule) -> bool:
+    """Whether a new checkpoint with `value` would be kept as one of the best beside the `others`, all older."""
+    if rule.best_metric is None or value is None or math.isnan(value):
+        return False
+    rank = _rank(value, rule)
+    at_least_as_good = sum(_rank(other, rule) <= rank for other in others if other is not None)
+    return at_least_as_good < rule.best_count
+
+
+def _milestones(candidates: Sequence[Candidate], every_steps: int | None) -> set[str]:
+    # The first checkpoint at or after each multiple: saves that come by the clock seldom hit a multiple, and the first
+    # one of its interval stays the first, however many follow. Step 0 is no milestone: it is the untrained model.
+    if every_steps is None:
+        return set()
+    first: dict[int, str] = {}
+    for candidate in candidates:
+        first[candidate.step // every_steps] = candidate.name
+    first.pop(0, None)
+    return set(first.values())
+
+
+def _rank(value: float, rule: Rule) -> float:
+    return value if rule.best_mode == "min" else -value

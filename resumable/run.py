@@ -1,0 +1,230 @@
+"""The read side: a run and its checkpoints, on any storage, without the user's code; never writes."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resumable import strictjson
+from resumable.errors import CorruptCheckpointError, NoCheckpointError, RunMismatchError
+from resumable.retention import Candidate, Rule, best
+from resumable.store.catalog import Catalog
+from resumable.store.layout import CheckpointName
+from resumable.store.manifest import Manifest
+from resumable.store.storage import open_storage
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+STATE_BLOB = "state.rank00000.json"
+GRADIENTS = "gradients"  # stored beside the objects, under a name that no object may have
+
+
+class Run:
+    """The checkpoints of one run as one linear history, whatever crashed and whoever wrote late.
+
+    `url` is a folder or any fsspec URL; `storage_options` are handed to fsspec. Opening reads nothing; every method
+    looks at the storage anew. Raises `NoCheckpointError` where there is nothing of the kind asked for.
+    """
+
+    def __init__(self, url: str, *, storage_options: Mapping[str, Any] | None = None) -> None:
+        self.url = str(url)
+        self.catalog = Catalog(open_storage(self.url, storage_options))
+
+    def __repr__(self) -> str:
+        return f"Run({self.url!r})"
+
+    def checkpoints(self, reject: Callable[[str, str], None] | None = None) -> list[Checkpoint]:
+        """Every readable checkpoint of the run's history, oldest first, by the cheap checks: manifest and sizes.
+
+        Whatever is skipped and newer than the newest good one is told to `reject(name, reason)`.
+        """
+        history = self.catalog.history(reject) if reject else self.catalog.history()
+        return [Checkpoint(self.catalog, name, manifest) for name, manifest in reversed(history)]
+
+    def latest(self) -> Checkpoint:
+        """The newest checkpoint of the history."""
+        return self._existing()[-1]
+
+    def best(self) -> Checkpoint:
+        """The checkpoint with the best value of the metric named in the run's own `keep.best`; NaN is never best."""
+        checkpoints = self._existing()
+        wanted = checkpoints[-1].manifest.config.get("keep", {}).get("best") or {}
+        metric = wanted.get("metric")
+        rule = Rule(best_metric=metric, best_mode=wanted.get("mode", "min"))
+        winner = best([checkpoint.candidate(metric) for checkpoint in reversed(checkpoints)], rule)
+        if not winner:
+            raise NoCheckpointError(
+                f"{self.url}: no checkpoint carries a value of the metric {metric!r}",
+                "call trainer.log(...) with the metric that keep.best.metric names, or choose @latest or @STEP",
+            )
+        return next(checkpoint for checkpoint in checkpoints if checkpoint.name == winner[0])
+
+    def at(self, step: int) -> Checkpoint:
+        """The newest checkpoint that was taken at exactly `step`."""
+        checkpoints = self._existing()
+        found = [checkpoint for checkpoint in checkpoints if checkpoint.step == step]
+        if not found:
+            steps = ", ".join(str(checkpoint.step) for checkpoint in checkpoints[-8:])
+            raise NoCheckpointError(f"{self.url}: no checkpoint at step {step}", f"the newest are at steps {steps}")
+        return found[-1]
+
+    def select(self, selector: str | None) -> Checkpoint:
+        """`latest` (or None), `best`, a step number, or a checkpoint's full name."""
+        if selector in (None, "latest"):
+            return self.latest()
+        if selector == "best":
+            return self.best()
+        if selector is not None and selector.isdigit():
+            return self.at(int(selector))
+        for checkpoint in self._existing():
+            if checkpoint.name == selector:
+                return checkpoint
+        raise NoCheckpointError(f"{self.url}: no checkpoint {selector!r}", f"`resumable ls {self.url}` lists them")
+
+    def _existing(self) -> list[Checkpoint]:
+        rejected: list[str] = []
+        checkpoints = self.checkpoints(lambda name, reason: rejected.append(f"{name}: {reason}"))
+        if checkpoints:
+            return checkpoints
+        if rejected:
+            raise CorruptCheckpointError(
+                f"{self.url}: none of the checkpoints can be read: " + "; ".join(rejected),
+                "restore the run from a copy, or start a new run in another folder",
+            )
+        raise NoCheckpointError(f"{self.url}: no checkpoints here", "is this the folder or URL that `run:` names?")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `load_into` could not match: keys of the model without a value, and values without a key."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+class Checkpoint:
+    """One committed snapshot; reads its blobs when asked, and verifies every byte that it reads."""
+
+    def __init__(self, catalog: Catalog, name: CheckpointName, manifest: Manifest) -> None:
+        self._catalog = catalog
+        self._name = name
+        self.manifest = manifest
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """The folder's name: step, epochs completed, attempt."""
+        return str(self._name)
+
+    @property
+    def step(self) -> int:
+        return self.manifest.step
+
+    @property
+    def epoch(self) -> int:
+        return self.manifest.epoch
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all blobs together."""
+        return sum(blob.size for blob in self.manifest.blobs.values())
+
+    def candidate(self, metric: str | None) -> Candidate:
+        """What retention wants to know of this checkpoint."""
+        value = self.manifest.metrics.get(metric) if metric else None
+        return Candidate(self.name, self.step, self.epoch, value)
+
+    def verify(self) -> None:
+        """Read every blob and compare sizes and digests; `CorruptCheckpointError` names the first that differs."""
+        self._catalog.verify(self.manifest, self._name)
+
+    def load(self, name: str) -> Any:
+        """The state of one object: a module's `state_dict`, or what the object's own `state_dict()` gave.
+
+        Tensors come on the CPU with their type, bits and memory format. Raises `NoCheckpointError` for an unknown name.
+        """
+        tree = self.tree(name)
+        return tree["state"] if self._record(name).kind == "module" else tree
+
+    def load_into(self, model: nn.Module, *, name: str | None = None, strict: bool = True) -> Loaded:
+        """Copy a module's weights and buffers into `model`, in place; optimizer and RNG are left alone.
+
+        With `strict`, a missing or unexpected key is a `RunMismatchError`; another shape always is.
+        """
+        from resumable.state.modules import load_weights
+
+        return Loaded(*load_weights(model, self.load(name or self._only_module()), strict=strict))
+
+    def tree(self, name: str) -> Any:
+        """The whole stored tree of one object, decoded."""
+        from resumable.state.codec import decode
+        from resumable.state.stager import unstage
+
+        record = self._record(name)
+        tensors: dict[str, torch.Tensor] = {}
+        try:
+            if record.blob:
+                tensors = unstage(self._catalog.read_blob(self.manifest, record.blob), record.tensors)
+            return decode(self.document["objects"][name], tensors)
+        except (ValueError, KeyError) as error:
+            raise self._malformed(name, error) from error
+
+    def inline_tree(self, part: str) -> Any:
+        """`rng` or `position`, decoded: parts of the state file whose tensors stand in it."""
+        from resumable.state.codec import decode
+
+        try:
+            return decode(self.document[part], {})
+        except (ValueError, KeyError) as error:
+            raise self._malformed(part, error) from error
+
+    @functools.cached_property
+    def document(self) -> dict[str, Any]:
+        """The verified state file: everything that is not a tensor, still in the codec's JSON."""
+        try:
+            document = strictjson.loads(bytes(self._catalog.read_blob(self.manifest, STATE_BLOB)))
+        except ValueError as error:
+            raise self._malformed(STATE_BLOB, error) from error
+        if not isinstance(document, dict):
+            raise self._malformed(STATE_BLOB, ValueError("not a JSON object"))
+        return document
+
+    def _record(self, name: str) -> Any:
+        try:
+            return self.manifest.objects[name]
+        except KeyError:
+            known = ", ".join(self.manifest.objects)
+            raise NoCheckpointError(f"{self.name}: no object {name!r}", f"this checkpoint holds: {known}") from None
+
+    def _only_module(self) -> str:
+        modules = [name for name, record in self.manifest.objects.items() if record.kind == "module"]
+        if len(modules) == 1:
+            return modules[0]
+        if "model" in modules:
+            return "model"
+        raise RunMismatchError(
+            f"{self.name}: holds {len(modules)} modules ({', '.join(modules) or 'none'}), so it is not clear which",
+            "say which: load_into(model, name=...)",
+        )
+
+    def _malformed(self, where: str, error: Exception) -> CorruptCheckpointError:
+        return CorruptCheckpointError(
+            f"{self.name}: {where}: {error}", "`resumable verify` tells which checkpoints are good"
+        )
+
+
+_TARGET = re.compile(r"(?P<url>.+?)(?:@(?P<selector>latest|best|\d+|step-[0-9.ea]+))?")
+
+
+def parse_target(text: str) -> tuple[str, str | None]:
+    """Split `RUN[@latest|@best|@STEP]` into the run's URL and the selector."""
+    match = _TARGET.fullmatch(text)
+    assert match is not None or not text
+    return (match["url"], match["selector"]) if match else (text, None)

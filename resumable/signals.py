@@ -1,0 +1,111 @@
+"""Turns preemption signals into a flag that the training looks at; knows nothing of training and saves nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any
+
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run me again
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
+
+# `timeout`, and launchers that pass a signal on, deliver it twice within microseconds: that is one request, not two.
+_SAME_REQUEST_SECONDS = 0.2
+
+
+def exit_code(number: signal.Signals | int) -> int:
+    """The exit status of a training that leaves on this signal: 130 for SIGINT, otherwise 75 (run me again)."""
+    return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_PREEMPTED
+
+
+class Preemption:
+    """The first signal only sets `pending`; a second one leaves at once. Children that were forked never act on either.
+
+    `names` are signal names such as "SIGTERM"; `warn` is told, once, when the signals cannot be watched.
+    """
+
+    def __init__(
+        self, names: Iterable[str], warn: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.numbers = tuple(signal.Signals[name] for name in names)
+        self._warn = warn
+        self._clock = clock
+        self._warned = False
+        self._pending: signal.Signals | None = None
+        self._pending_since_seconds = 0.0
+        self._active = False
+        self._pid = os.getpid()
+        self._earlier: dict[int, Any] = {}
+        self._ours = self._receive  # one object: every access to a bound method makes another
+
+    @property
+    def pending(self) -> signal.Signals | None:
+        """The first signal that arrived, or None."""
+        return self._pending
+
+    def install(self) -> None:
+        """Watch the signals from now on; off the main thread, where Python forbids it, warn and do nothing."""
+        if self._active or not self.numbers:
+            return
+        if threading.current_thread() is not threading.main_thread():
+            self._warn_once()
+            return
+        self._pid = os.getpid()
+        self._active = True
+        for number in self.numbers:
+            self._earlier[number] = signal.getsignal(number)
+            signal.signal(number, self._ours)
+
+    def uninstall(self) -> None:
+        """Put back what was there before, except where someone else has taken the signal over since."""
+        self._active = False
+        if threading.current_thread() is not threading.main_thread():
+            return  # Left in place, ours now only passes signals on to what was there before.
+        for number in self.numbers:
+            if number in self._earlier and signal.getsignal(number) is self._ours:
+                signal.signal(number, _settable(self._earlier[number]))
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            self._receive_in_a_child(number, frame)
+        elif not self._active:
+            self._pass_on(number, frame)
+        elif self._pending is None:
+            self._pending_since_seconds = self._clock()
+            self._pending = signal.Signals(number)
+        elif self._clock() - self._pending_since_seconds >= _SAME_REQUEST_SECONDS:
+            # Nothing is flushed or closed: whatever is being written is not yet visible, and stays so.
+            os._exit(exit_code(number))
+
+    def _receive_in_a_child(self, number: int, frame: FrameType | None) -> None:
+        # SIGTERM is also how a parent ends its children (multiprocessing.Pool.terminate waits for it to work), so it
+        # does what it would have done without us. Everything else is meant for the training, which needs its children.
+        if number == signal.SIGTERM:
+            self._pass_on(number, frame)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        earlier = _settable(self._earlier[number])
+        if callable(earlier):
+            earlier(number, frame)
+        elif earlier == signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def _warn_once(self) -> None:
+        if not self._warned:
+            self._warned = True
+            names = ", ".join(number.name for number in self.numbers)
+            thread = threading.current_thread().name
+            self._warn(
+                f"{names} will not be noticed: Python sets signal handlers only from the main thread, "
+                f"and this is thread {thread!r}; run the loop in the main thread to save on a signal"
+            )
+
+
+def _settable(earlier: Any) -> Any:
+    # None stands for a handler that was not set from Python, which cannot be set again from here.
+    return signal.SIG_DFL if earlier is None else earlier

@@ -1,0 +1,101 @@
+"""The loop's own dicts and lists: filled in place, so that every name bound to one of their parts still sees it."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resumable.state.adapter import Plain
+from resumable.state.tensors import fill
+from resumable.state.trees import at, fresh
+
+CONTAINER_TYPES = (dict, list, collections.OrderedDict, collections.Counter, set)
+
+_MAPPINGS = (dict, collections.OrderedDict, collections.Counter)
+
+
+class ContainerAdapter(Plain):
+    """A dict, list or set of plain values and tensors."""
+
+    kind = "container"
+
+    def capture(self) -> Any:
+        return self.target
+
+    def restore(self, tree: Any) -> None:
+        if type(tree) is not type(self.target):
+            raise self.mismatch(
+                [f"the checkpoint holds a {type(tree).__name__}, here is a {type(self.target).__name__}"]
+            )
+        _Filling().fit(self.target, tree)
+
+
+class _Filling:
+    def __init__(self) -> None:
+        self._placed: dict[int, Any] = {}
+        self._taken: set[int] = set()
+
+    def fit(self, live: Any, saved: Any) -> Any:
+        """What now stands for `saved`: `live` itself with new content where the types allow that, else something new."""
+        if type(live) is not type(saved):
+            return self._new(saved, live)
+        if isinstance(saved, Tensor):
+            return self._tensor(live, saved)
+        if type(saved) is np.ndarray:
+            return self._array(live, saved)
+        if type(saved) is tuple:
+            return tuple(self.fit(at(live, index), value) for index, value in enumerate(saved))
+        if type(saved) in (*_MAPPINGS, list, set):
+            return self._container(live, saved)
+        return saved
+
+    def _container(self, live: Any, saved: Any) -> Any:
+        if id(live) in self._taken:
+            return self._new(saved, live)
+        self._taken.add(id(live))
+        if type(saved) is list:
+            live[:] = [self.fit(at(live, index), value) for index, value in enumerate(saved)]
+            return live
+        content: Any = saved
+        if type(saved) is not set:
+            # Cleared first, so that the keys come back in their order too.
+            content = {key: self.fit(live.get(key), value) for key, value in saved.items()}
+        live.clear()
+        live.update(content)
+        return live
+
+    def _tensor(self, live: Tensor, saved: Tensor) -> Tensor:
+        if id(saved) in self._placed:
+            return self._placed[id(saved)]  # type: ignore[no-any-return]
+        fits = live.shape == saved.shape and live.dtype == saved.dtype and live.stride() == saved.stride()
+        if not fits or live.grad_fn is not None or id(live) in self._taken:
+            return self._new(saved, live)  # type: ignore[no-any-return]
+        fill(live, saved)
+        live.requires_grad_(saved.requires_grad)
+        return self._keep(saved, live)  # type: ignore[no-any-return]
+
+    def _array(self, live: np.ndarray[Any, Any], saved: np.ndarray[Any, Any]) -> Any:
+        fits = live.shape == saved.shape and live.dtype == saved.dtype and live.strides == saved.strides
+        if not fits or not live.flags.writeable or id(live) in self._taken:
+            return self._new(saved, live)
+        np.copyto(live, saved)
+        return self._keep(saved, live)
+
+    def _new(self, saved: Any, live: Any) -> Any:
+        if isinstance(saved, Tensor):
+            known = self._placed.get(id(saved))
+            return known if known is not None else self._keep(saved, fresh(saved, live))
+        if type(saved) in _MAPPINGS:
+            return type(saved)({key: self._new(value, at(live, key)) for key, value in saved.items()})
+        if type(saved) in (list, tuple):
+            return type(saved)(self._new(value, at(live, index)) for index, value in enumerate(saved))
+        return fresh(saved)
+
+    def _keep(self, saved: Any, placed: Any) -> Any:
+        self._placed[id(saved)] = placed
+        self._taken.add(id(placed))
+        return placed

@@ -1,0 +1,134 @@
+"""Which gradients a boundary leaves behind: told by hooks on the optimizers, stored where they still matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from resumable.errors import StateError
+from resumable.state.adapter import Adapter, mismatch
+from resumable.state.modules import ModuleAdapter
+from resumable.state.optimizers import OptimizerAdapter
+from resumable.state.tensors import copy_of
+
+
+class Gradients:
+    """The `.grad`s of every parameter of the registered modules and optimizers.
+
+    Hooks on the optimizers tell whose parameters were stepped since `next_step()`; `close()` removes them.
+    """
+
+    def __init__(self, adapters: Mapping[str, Adapter]) -> None:
+        self.ever_stepped = False
+        self._stepped: set[int] = set()
+        self._modules = [adapter for adapter in adapters.values() if isinstance(adapter, ModuleAdapter)]
+        self._optimizers = [adapter for adapter in adapters.values() if isinstance(adapter, OptimizerAdapter)]
+        self._hooks: list[RemovableHandle] = []
+        for adapter in adapters.values():
+            for optimizer in _with_inner(getattr(adapter, "target", None)):
+                self._hooks.append(optimizer.register_step_post_hook(self._on_step))
+
+    def clean(self) -> bool:
+        """True where every parameter that holds a gradient was stepped by its optimizer in this step."""
+        return all(id(parameter) in self._stepped for _, parameter in self._parameters() if parameter.grad is not None)
+
+    def next_step(self) -> None:
+        """A new step begins: nothing was stepped in it yet."""
+        self._stepped.clear()
+
+    def close(self) -> None:
+        """Remove the hooks; safe to call twice."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def capture(self, *, grads: bool) -> dict[str, Any]:
+        """Which parameters hold a gradient and, if `grads`, the live gradients themselves.
+
+        A gradient that was used already is only told as present: it comes back as zeros.
+        """
+        holding = {name: parameter.grad for name, parameter in self._parameters() if parameter.grad is not None}
+        # A used sparse gradient comes back as an empty sparse one, which zeros could not stand for.
+        used = {name: _emptied(grad) for name, grad in holding.items() if grad.is_sparse}
+        return {
+            "present": sorted(holding),
+            "grads": {name: _described(name, grad) for name, grad in (holding if grads else used).items()},
+        }
+
+    def restore(self, tree: dict[str, Any]) -> None:
+        """Give every parameter the gradient that it had, zeros where it was used already, None where it had none."""
+        parameters = dict(self._parameters())
+        unknown = sorted(set(tree["present"]) - parameters.keys())
+        if unknown:
+            raise mismatch("gradients", [f"no such parameters here: {', '.join(unknown[:20])}"])
+        for name, parameter in parameters.items():
+            if name in tree["grads"]:
+                parameter.grad = _gradient(tree["grads"][name], parameter)
+            elif name in tree["present"]:
+                parameter.grad = torch.zeros_like(parameter)
+            else:
+                parameter.grad = None
+
+    def _on_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self.ever_stepped = True
+        self._stepped.update(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
+
+    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        seen: set[int] = set()
+        for adapter in self._modules:
+            for name, parameter in adapter.target.named_parameters():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield f"{adapter.name}.{name}", parameter
+        for optimizer in self._optimizers:
+            for number, group in enumerate(optimizer.target.param_groups):
+                for place, parameter in enumerate(group["params"]):
+                    if id(parameter) not in seen:
+                        seen.add(id(parameter))
+                        yield f"{optimizer.name}.group{number}.{place}", parameter
+
+
+def _with_inner(target: Any) -> Iterator[torch.optim.Optimizer]:
+    # An optimizer around another (lookahead, sharpness-aware) steps through the inner one, whose hooks then fire.
+    seen: set[int] = set()
+    while target is not None and id(target) not in seen:
+        seen.add(id(target))
+        if isinstance(target, torch.optim.Optimizer) and "_optimizer_step_post_hooks" in vars(target):
+            yield target
+        inner = (
+            vars(target).get("optimizer", vars(target).get("base_optimizer")) if hasattr(target, "__dict__") else None
+        )
+        target = inner if isinstance(inner, torch.optim.Optimizer) else None
+
+
+def _described(name: str, grad: Tensor) -> Any:
+    if not grad.is_sparse:
+        return grad.detach()
+    if grad.layout is not torch.sparse_coo:
+        raise StateError(f"gradients.{name}: a {grad.layout} gradient cannot be stored", "use dense or COO gradients")
+    return {
+        "indices": grad._indices(),
+        "values": grad._values(),
+        "shape": list(grad.shape),
+        "coalesced": grad.is_coalesced(),
+    }
+
+
+def _emptied(grad: Tensor) -> Tensor:
+    return torch.zeros_like(grad)
+
+
+def _gradient(saved: Any, parameter: nn.Parameter) -> Tensor:
+    if isinstance(saved, Tensor):
+        return copy_of(saved, parameter.device)
+    return torch.sparse_coo_tensor(
+        copy_of(saved["indices"], parameter.device),
+        copy_of(saved["values"], parameter.device),
+        saved["shape"],
+        is_coalesced=saved["coalesced"],
+        check_invariants=True,
+    )

@@ -1,0 +1,133 @@
+"""The image of a safetensors file: where each tensor's bytes lie; knows neither torch nor where the file goes."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from resumable import strictjson
+
+TAG_BYTES: Mapping[str, int] = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E4M3FNUZ": 1,
+    "F8_E5M2FNUZ": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "I64": 8,
+    "U64": 8,
+    "F64": 8,
+    "C64": 8,
+}
+MAX_HEADER_BYTES = 64 * 2**20
+MAX_HEADER_ITEMS = 2_000_000
+
+_METADATA = "__metadata__"
+_ALIGNMENT_BYTES = 64
+_PREFIX = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One tensor in an image: its tag, its shape, and its first and past-the-last byte in the whole file."""
+
+    dtype_tag: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+class Layout:
+    """Places tensors in one file: `header` (prefix, JSON, padding), `slices` in file order, `size` in bytes.
+
+    The format allows no holes, so the widest dtypes come first: each tensor is then aligned to its own item size.
+    """
+
+    def __init__(self, entries: Iterable[tuple[str, str, tuple[int, ...], int]]) -> None:
+        ordered = sorted(entries, key=lambda entry: -_item_bytes(entry[1]))
+        table: dict[str, Any] = {_METADATA: {"format": "pt"}}
+        offset = 0
+        for key, tag, shape, nbytes in ordered:
+            if key in table:
+                raise ValueError(f"tensor key {key!r}: used twice, or reserved")
+            if nbytes != math.prod(shape) * _item_bytes(tag):
+                raise ValueError(f"tensor {key!r}: {nbytes} bytes do not hold {tag}{list(shape)}")
+            table[key] = {"dtype": tag, "shape": list(shape), "data_offsets": [offset, offset + nbytes]}
+            offset += nbytes
+        self.header = _padded(strictjson.dumps(table))
+        self.slices = {
+            key: _slice(key, entry, base=len(self.header)) for key, entry in table.items() if key != _METADATA
+        }
+        self.size = len(self.header) + offset
+
+
+def parse_header(data: bytes | bytearray | memoryview) -> dict[str, Slice]:
+    """Where each tensor of a complete file image lies; `ValueError` for anything the format does not allow."""
+    if len(data) < _PREFIX.size:
+        raise ValueError(f"{len(data)} bytes are too few for a safetensors file")
+    (length,) = _PREFIX.unpack_from(data)
+    base = _PREFIX.size + length
+    if length > MAX_HEADER_BYTES or base > len(data):
+        raise ValueError(f"a header of {length} bytes in a file of {len(data)}")
+    text = bytes(memoryview(data)[_PREFIX.size : base])
+    table = strictjson.loads(text, max_bytes=MAX_HEADER_BYTES, max_depth=4, max_items=MAX_HEADER_ITEMS)
+    if type(table) is not dict:
+        raise ValueError("the header is not a JSON object")
+    _check_metadata(table.pop(_METADATA, {}))
+    slices = {key: _slice(key, entry, base=base) for key, entry in table.items()}
+    _check_coverage(slices, start=base, end=len(data))
+    return slices
+
+
+def _padded(text: bytes) -> bytes:
+    padding = -(_PREFIX.size + len(text)) % _ALIGNMENT_BYTES
+    return _PREFIX.pack(len(text) + padding) + text + b" " * padding
+
+
+def _item_bytes(tag: str) -> int:
+    if tag not in TAG_BYTES:
+        raise ValueError(f"unknown dtype tag {tag!r}")
+    return TAG_BYTES[tag]
+
+
+def _slice(key: str, entry: Any, *, base: int) -> Slice:
+    if type(entry) is not dict or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"tensor {key!r}: expected exactly dtype, shape and data_offsets")
+    tag, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if type(tag) is not str or not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"tensor {key!r}: malformed dtype, shape or data_offsets")
+    start, end = offsets
+    if end - start != math.prod(shape) * _item_bytes(tag):
+        raise ValueError(f"tensor {key!r}: bytes {start} to {end} do not hold {tag}{shape}")
+    return Slice(tag, tuple(shape), base + start, base + end)
+
+
+def _is_sizes(value: Any) -> bool:
+    # 64 dimensions is torch's own limit; 2**48 bytes is more than any file.
+    return type(value) is list and len(value) <= 64 and all(type(size) is int and 0 <= size < 2**48 for size in value)
+
+
+def _check_metadata(metadata: Any) -> None:
+    if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
+        raise ValueError("__metadata__ is not a map of strings")
+
+
+def _check_coverage(slices: Mapping[str, Slice], *, start: int, end: int) -> None:
+    position = start
+    for key, entry in sorted(slices.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != position:
+            raise ValueError(f"tensor {key!r}: begins at byte {entry.start}, expected {position}")
+        position = entry.end
+    if position != end:
+        raise ValueError(f"the tensors end at byte {position}, the file at {end}")

@@ -1,0 +1,207 @@
+"""Modules as trees: weights, buffers of both kinds, and the flags that training may change; knows no optimizer."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resumable.errors import RunMismatchError
+from resumable.state.adapter import Plain, listed
+from resumable.state.tensors import copy_of, empty, facts_of, fill, same_place
+from resumable.state.trees import fresh
+
+_HIDDEN = "non_persistent_buffers."
+
+
+class ModuleAdapter(Plain):
+    """An `nn.Module`; its tensor keys are exactly those of its `state_dict`."""
+
+    kind = "module"
+    target: nn.Module
+
+    def capture(self) -> dict[str, Any]:
+        state = self.target.state_dict()
+        return {
+            "state": state,
+            "metadata": getattr(state, "_metadata", None),
+            "buffers": {name: buffer for name, _, _, buffer in _unsaved_buffers(self.target)},
+            "requires_grad": {name: parameter.requires_grad for name, parameter in self.target.named_parameters()},
+            "training": {name: module.training for name, module in self.target.named_modules()},
+        }
+
+    def key_of(self, path: tuple[str, ...]) -> str:
+        return ".".join(path[1:]) if path[0] == "state" else _HIDDEN + ".".join(path[1:])
+
+    def comparable(self, document: Any) -> Any:
+        # Versions of modules change with libraries, and attributes may be defined in another order.
+        state = sorted(document["state"]["$ordered"], key=lambda pair: str(pair[0]))
+        return {**document, "state": state, "metadata": None}
+
+    def restore(self, tree: dict[str, Any]) -> None:
+        self._refuse_misfit(tree)
+        state = weights(tree)
+        self._place_buffers({**_tensors(state), **tree["buffers"]})
+        _prepare(self.target, state)
+        try:
+            _load(self.target, state)
+        except RuntimeError as error:
+            raise self.mismatch([str(error)]) from error
+        for name, parameter in self.target.named_parameters():
+            parameter.requires_grad_(tree["requires_grad"].get(name, parameter.requires_grad))
+        for name, module in self.target.named_modules():
+            module.training = tree["training"][name]
+
+    def _refuse_misfit(self, tree: dict[str, Any]) -> None:
+        saved, live = tree["state"], self.target.state_dict()
+        # A buffer may be None and get its tensor in training, or lose it: then only its place has to be there.
+        places = {name: module._buffers[attribute] for name, module, attribute in _all_buffers(self.target)}
+        filled = {key for key in saved if key in places and places[key] is None}
+        emptied = {key for key, buffer in tree["buffers"].items() if buffer is None}
+        modules = {name or "(itself)" for name, _ in self.target.named_modules()}
+        saved_modules = {name or "(itself)" for name in tree["training"]}
+        reasons = [
+            *misfits(
+                {key: value for key, value in saved.items() if key not in filled},
+                {key: value for key, value in live.items() if key not in emptied},
+            ),
+            *_untied(saved, live),
+            *listed("buffers missing in the checkpoint", sorted(places.keys() - saved.keys() - tree["buffers"].keys())),
+            *listed("buffers not in this module", sorted(tree["buffers"].keys() - places.keys())),
+            *listed("modules missing in the checkpoint", sorted(modules - saved_modules)),
+            *listed("modules not in this module", sorted(saved_modules - modules)),
+        ]
+        if reasons:
+            raise self.mismatch(reasons)
+
+    def _place_buffers(self, saved: Mapping[str, Tensor | None]) -> None:
+        device = next((tensor.device for tensor in self.target.parameters()), torch.device("cpu"))
+        for name, module, attribute in _all_buffers(self.target):
+            tensor, live = saved.get(name), module._buffers[attribute]
+            if tensor is None:
+                module._buffers[attribute] = None if name in saved else live
+            elif live is None:
+                module._buffers[attribute] = copy_of(tensor, device)
+            elif facts_of(live) == facts_of(tensor):
+                fill(live, tensor)
+            elif attribute in module._non_persistent_buffers_set:
+                module._buffers[attribute] = copy_of(tensor, live.device)
+
+
+def weights(tree: Mapping[str, Any]) -> collections.OrderedDict[str, Any]:
+    """The `state_dict` of a stored module, with its metadata, as the module itself would have given it."""
+    state: Any = collections.OrderedDict(tree["state"])
+    if tree["metadata"] is not None:
+        state._metadata = tree["metadata"]
+    ordered: collections.OrderedDict[str, Any] = state
+    return ordered
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Any], *, strict: bool = True) -> tuple[list[str], list[str]]:
+    """Copy a `state_dict` into `model` in place and return the missing and the unexpected keys.
+
+    Values are cast to the model's dtypes, as torch does. Raises `RunMismatchError` for another shape and, with
+    `strict`, for a missing or an unexpected key.
+    """
+    live = model.state_dict()
+    missing, unexpected = sorted(live.keys() - state.keys()), sorted(state.keys() - live.keys())
+    shapes = _other_shapes(state, live)
+    reasons = listed("another shape", shapes)
+    if strict:
+        reasons += listed("missing in the checkpoint", missing) + listed("not in this module", unexpected)
+    if reasons:
+        raise RunMismatchError(
+            f"{type(model).__name__} does not fit the checkpoint: {'; '.join(reasons)}",
+            "build the model as it was when the checkpoint was written"
+            + ("" if shapes else ", or pass strict=False to take what fits"),
+        )
+    model.load_state_dict(state, strict=False)
+    return missing, unexpected
+
+
+def misfits(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
+    """What keeps one `state_dict` from being taken for another: names, shapes, dtypes."""
+    dtypes = [
+        f"{key} (checkpoint {saved[key].dtype}, here {live[key].dtype})"
+        for key in saved
+        if _both_tensors(saved, live, key) and saved[key].dtype != live[key].dtype
+    ]
+    return [
+        *listed("missing in the checkpoint", [key for key in live if key not in saved]),
+        *listed("not in this module", [key for key in saved if key not in live]),
+        *listed("another shape", _other_shapes(saved, live)),
+        *listed("another dtype", dtypes),
+    ]
+
+
+def _other_shapes(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key} (checkpoint {tuple(saved[key].shape)}, here {tuple(live[key].shape)})"
+        for key in saved
+        if _both_tensors(saved, live, key) and saved[key].shape != live[key].shape
+    ]
+
+
+def _both_tensors(saved: Mapping[str, Any], live: Mapping[str, Any], key: str) -> bool:
+    both = not _is_extra(key) and key in live and isinstance(saved[key], Tensor) and isinstance(live[key], Tensor)
+    return both and not nn.parameter.is_lazy(live[key])
+
+
+def _untied(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
+    first: dict[int, str] = {}
+    apart = []
+    for key, tensor in saved.items():
+        if not isinstance(tensor, Tensor) or key not in live:
+            continue
+        other = first.setdefault(id(tensor), key)
+        if other != key and same_place(live[other]) != same_place(live[key]):
+            apart.append(f"{other} and {key}")
+    return listed("one tensor in the checkpoint, two here", apart)
+
+
+def _load(module: nn.Module, state: collections.OrderedDict[str, Any]) -> None:
+    # The names were compared already; torch's own strictness would refuse a state_dict that hooks have filtered.
+    if type(module).load_state_dict is nn.Module.load_state_dict:
+        module.load_state_dict(state, strict=False)
+    else:
+        module.load_state_dict(state)
+
+
+def _prepare(module: nn.Module, state: dict[str, Any]) -> None:
+    live = module.state_dict(keep_vars=True)
+    for key, value in state.items():
+        target = live.get(key)
+        if _is_extra(key) or not isinstance(value, Tensor):
+            state[key] = fresh(value)  # handed over to the module, which may keep it
+        elif isinstance(target, Tensor) and not nn.parameter.is_lazy(target):
+            _take_memory_format(target, value)
+
+
+def _take_memory_format(live: Tensor, saved: Tensor) -> None:
+    alone = live.untyped_storage().nbytes() == live.numel() * live.element_size()
+    if alone and facts_of(live) != facts_of(saved):
+        live.data = empty(facts_of(saved), live.device)
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if isinstance(value, Tensor) and not _is_extra(key)}
+
+
+def _is_extra(key: str) -> bool:
+    return key.rpartition(".")[2] == "_extra_state"
+
+
+def _all_buffers(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    for prefix, child in module.named_modules(remove_duplicate=False):
+        for attribute in child._buffers:
+            yield (f"{prefix}.{attribute}" if prefix else attribute), child, attribute
+
+
+def _unsaved_buffers(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor | None]]:
+    for name, child, attribute in _all_buffers(module):
+        buffer = child._buffers[attribute]
+        if buffer is None or attribute in child._non_persistent_buffers_set:
+            yield name, child, attribute, buffer

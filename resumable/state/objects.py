@@ -1,0 +1,100 @@
+"""Tells what kind of object each one is and adapts it; the face of this layer for those who save and restore."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from resumable.errors import StateError
+from resumable.state import modules
+from resumable.state.adapter import Adapter, Plain, unwrapped
+from resumable.state.compare import differences, verify_round_trip
+from resumable.state.containers import CONTAINER_TYPES, ContainerAdapter
+from resumable.state.generators import GENERATOR_TYPES, GeneratorAdapter
+from resumable.state.modules import ModuleAdapter
+from resumable.state.optimizers import OptimizerAdapter, is_standard, parameter_names
+from resumable.state.trees import fresh
+
+__all__ = ["Adapter", "adapt", "differences", "is_empty", "verify_round_trip", "weights"]
+
+RESERVED = ("gradients", "state")
+
+
+class StatefulAdapter(Plain):
+    """Anything with `state_dict` and `load_state_dict`: schedulers, scalers, metrics, environments."""
+
+    kind = "stateful"
+
+    def capture(self) -> Any:
+        return self.target.state_dict()
+
+    def restore(self, tree: Any) -> None:
+        # A copy: some implementations change what they are given, and most keep parts of it.
+        try:
+            self.target.load_state_dict(fresh(tree, self.target.state_dict()))
+        except (KeyError, ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+            raise self.mismatch([f"its load_state_dict raised {type(error).__name__}: {error}"]) from error
+
+
+def adapt(objects: Mapping[str, Any]) -> dict[str, Adapter]:
+    """An adapter for each object, under its name.
+
+    Raises `StateError` for a bad name, the same object under two names, and an object that has no state to save.
+    """
+    inner = {name: unwrapped(target) for name, target in objects.items()}
+    registered = {name: target for name, target in inner.items() if isinstance(target, torch.nn.Module)}
+    first: dict[int, str] = {}
+    adapters: dict[str, Adapter] = {}
+    for name, target in inner.items():
+        _check_name(name)
+        other = first.setdefault(id(target), name)
+        if other != name:
+            raise StateError(f"{name}: the same object as {other}", "pass each object once")
+        adapters[name] = _adapter(name, target, registered)
+    return adapters
+
+
+def is_empty(tree: Any) -> bool:
+    """True where a captured tree holds nothing that could come back."""
+    if isinstance(tree, dict | list | set | tuple) and not tree:
+        return True
+    return (
+        isinstance(tree, dict)
+        and set(tree) == {"state", "metadata", "buffers", "requires_grad", "training"}
+        and (not tree["state"] and not tree["buffers"])
+    )
+
+
+def weights(kind: str, tree: Any) -> Any:
+    """What a reader wants of a stored object: a module's `state_dict` with its metadata, of others the whole tree."""
+    return modules.weights(tree) if kind == "module" else tree
+
+
+def _adapter(name: str, target: Any, registered: Mapping[str, torch.nn.Module]) -> Adapter:
+    if isinstance(target, torch.nn.Module):
+        return ModuleAdapter(name, target)
+    if isinstance(target, torch.optim.Optimizer) and is_standard(target):
+        return OptimizerAdapter(name, target, lambda: parameter_names(registered))
+    if isinstance(target, GENERATOR_TYPES):
+        return GeneratorAdapter(name, target)
+    if type(target) in CONTAINER_TYPES:
+        return ContainerAdapter(name, target)
+    if callable(getattr(target, "state_dict", None)) and callable(getattr(target, "load_state_dict", None)):
+        return StatefulAdapter(name, target)
+    raise StateError(f"{name}: {type(target).__name__} has no state_dict() and load_state_dict()", _hint(target))
+
+
+def _check_name(name: str) -> None:
+    if not name.isidentifier() or name in RESERVED or re.fullmatch(r"group\d+", name):
+        raise StateError(f"{name}: cannot be the name of an object", "use another identifier")
+
+
+def _hint(target: Any) -> str:
+    if isinstance(target, type):
+        return "pass an instance, not the class"
+    if isinstance(target, dict | list | tuple | torch.Tensor | int | float | str):
+        return "put it into a plain dict, which is filled in place: Trainer(..., progress={'value': ...})"
+    return "give it these two methods, or leave it out if nothing of it changes during training"

@@ -1,0 +1,56 @@
+"""Copies of decoded trees that share no memory with the file they came from; knows only the codec's types."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resumable.state.tensors import copy_of
+
+
+def fresh(tree: Any, like: Any = None) -> Any:
+    """A deep copy with tensors of their own (one per distinct tensor), on the devices that `like` has at their paths.
+
+    Fresh memory matters for bits too: kernels may add in another order where memory is not aligned as torch aligns it.
+    """
+    return _Fresh().copy(tree, like)
+
+
+class _Fresh:
+    def __init__(self) -> None:
+        self._copies: dict[int, Tensor] = {}
+
+    def copy(self, tree: Any, like: Any) -> Any:
+        if isinstance(tree, Tensor):
+            return self._copies.setdefault(id(tree), _fresh_tensor(tree, like))
+        if isinstance(tree, np.ndarray):
+            return tree.copy(order="K")
+        if type(tree) in (dict, collections.OrderedDict):
+            return type(tree)((key, self.copy(value, at(like, key))) for key, value in tree.items())
+        if type(tree) is collections.Counter:
+            return tree.copy()
+        if type(tree) in (list, tuple):
+            return type(tree)(self.copy(value, at(like, index)) for index, value in enumerate(tree))
+        if type(tree) is set:
+            return set(tree)
+        return tree
+
+
+def at(tree: Any, key: Any) -> Any:
+    """What stands under `key` in a dict or sequence; None where nothing does."""
+    if isinstance(tree, dict):
+        return tree.get(key)
+    if isinstance(tree, list | tuple):
+        return tree[key] if key < len(tree) else None
+    return None
+
+
+def _fresh_tensor(tensor: Tensor, like: Any) -> Tensor:
+    copy = copy_of(tensor, like.device if isinstance(like, Tensor) else None)
+    if type(tensor) is torch.nn.Parameter:
+        return torch.nn.Parameter(copy, requires_grad=tensor.requires_grad)
+    return copy.requires_grad_() if tensor.requires_grad else copy

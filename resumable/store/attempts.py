@@ -1,0 +1,131 @@
+"""Who may write: one numbered attempt per launch, and the highest owns the run; knows nothing of what is written."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from resumable.errors import CheckpointError, CorruptCheckpointError, FencedError
+from resumable.store.catalog import Catalog
+from resumable.store.layout import ATTEMPTS, LOCK, RUN_FILE, CheckpointName, attempt_path, parse_attempt
+from resumable.store.manifest import MAX_RECORD_BYTES, AttemptFile, RunFile, parse_attempt_file
+from resumable.store.storage import Storage
+
+Lineage = tuple[tuple[int, str | None], ...]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The right to write into a run, until a newer launch takes it."""
+
+    number: int
+    token: str
+    lineage: Lineage
+    storage: Storage = field(repr=False, compare=False)
+
+    def check(self) -> None:
+        """Return if this attempt still owns the run; otherwise `FencedError`, naming who does. Asks the storage."""
+        highest = max(_numbers(self.storage), default=0)
+        if highest > self.number:
+            newer = describe(self.storage, highest)
+            raise FencedError(f"{newer} owns this run now; this is attempt {self.number}", _LOST)
+        if read_attempt(self.storage, self.number).token != self.token:
+            raise FencedError(f"{describe(self.storage, self.number)} took the number of this attempt", _LOST)
+
+
+_LOST = "nothing of the newer attempt was touched; stop one of the two jobs, or give each its own run"
+
+
+def lock_run(storage: Storage) -> Callable[[], None]:
+    """Keep other programs of this machine off the run; returns the release. `FencedError` if one is on it.
+
+    A no-op where the storage has no locks: there the newer attempt takes over.
+    """
+    try:
+        return storage.lock(LOCK)
+    except BlockingIOError as error:
+        highest = max(_numbers(storage), default=0)
+        who = f" ({describe(storage, highest)})" if highest else ""
+        raise FencedError(
+            f"another job is using this run: {storage.url}{who}",
+            "wait for it, stop it, or name another folder in `run`",
+        ) from error
+
+
+def create_run(storage: Storage, *, data_seed: int) -> RunFile:
+    """Write `run.json` of a new run, or return the one that another launch wrote first.
+
+    `CorruptCheckpointError` where there are checkpoints but no `run.json`: a copy that is still arriving is no new run.
+    """
+    catalog = Catalog(storage)
+    if catalog.run_file() is None and catalog.names():
+        raise CorruptCheckpointError(
+            f"{storage.url} has checkpoints but no {RUN_FILE}",
+            "if it is being copied, wait; otherwise copy that file too",
+        )
+    run = RunFile.new(data_seed=data_seed)
+    try:
+        storage.create(RUN_FILE, run.dump())
+    except FileExistsError:
+        return catalog.run_file() or run
+    return run
+
+
+def begin(
+    storage: Storage,
+    *,
+    resumed_from: CheckpointName | None,
+    lineage_before: Sequence[tuple[int, str | None]],
+    clock: Callable[[], float] = time.time,
+) -> Attempt:
+    """Take the next free number; from here on every earlier attempt is fenced.
+
+    `lineage_before` is that of the checkpoint resumed from, empty for None.
+    """
+    token = secrets.token_hex(16)
+    # Names of checkpoints count too: a copy may have left the attempts behind.
+    number = max([*_numbers(storage), *(name.attempt for name in Catalog(storage).names())], default=0)
+    while True:
+        number += 1
+        record = AttemptFile(attempt=number, token=token, host=socket.gethostname(), pid=os.getpid(), started=clock())
+        try:
+            storage.create(attempt_path(number), record.dump())
+        except FileExistsError:
+            continue
+        parent = str(resumed_from) if resumed_from else None
+        return Attempt(number, token, (*map(_pair, lineage_before), (number, parent)), storage)
+
+
+def read_attempt(storage: Storage, number: int) -> AttemptFile:
+    """The file of an attempt. `FencedError` if it is gone, `CorruptCheckpointError` if it is damaged."""
+    path = attempt_path(number)
+    try:
+        return parse_attempt_file(storage.read(path, max_bytes=MAX_RECORD_BYTES))
+    except FileNotFoundError as error:
+        raise FencedError(f"{storage.url}/{path} is gone: this run was removed or replaced", _LOST) from error
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{path}: {error}") from error
+
+
+def describe(storage: Storage, number: int) -> str:
+    """An attempt in words: "attempt 3 (host gpu7, pid 4711, started 2026-01-31 12:00:00 UTC)"."""
+    try:
+        record = read_attempt(storage, number)
+    except (CheckpointError, FencedError):
+        return f"attempt {number}"
+    started = datetime.fromtimestamp(record.started, UTC)
+    return f"attempt {number} (host {record.host}, pid {record.pid}, started {started:%Y-%m-%d %H:%M:%S} UTC)"
+
+
+def _numbers(storage: Storage) -> list[int]:
+    return [number for entry in storage.list(ATTEMPTS) if (number := parse_attempt(entry.name))]
+
+
+def _pair(entry: tuple[int, str | None]) -> tuple[int, str | None]:
+    attempt, resumed_from = entry
+    return attempt, resumed_from

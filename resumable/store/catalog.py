@@ -1,0 +1,192 @@
+"""Which checkpoints of a run count: the read side, which never writes; knows nothing of what blobs mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import xxhash
+
+from resumable.errors import CorruptCheckpointError, NoCheckpointError
+from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName, checkpoint_path
+from resumable.store.manifest import (
+    MAX_MANIFEST_BYTES,
+    MAX_RECORD_BYTES,
+    BlobRecord,
+    Manifest,
+    RunFile,
+    parse,
+    parse_run_file,
+)
+from resumable.store.storage import Storage
+
+PIECE_BYTES = 32 * 2**20
+LISTING_ATTEMPTS = 5
+
+Reject = Callable[[str, str], None]
+
+
+def ignore(name: str, reason: str) -> None:
+    """A `reject` for who does not want to know."""
+
+
+class Catalog:
+    """The checkpoints of one run. Manifests are read once: what is published under a name never changes."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._run: RunFile | None = None
+        self._manifests: dict[CheckpointName, Manifest] = {}
+        self._checked: set[CheckpointName] = set()
+
+    def run_file(self) -> RunFile | None:
+        """`run.json`, or None where there is no run (or a copy of one whose `run.json` has yet to arrive)."""
+        if self._run is None:
+            try:
+                self._run = parse_run_file(self._read(RUN_FILE, MAX_RECORD_BYTES))
+            except FileNotFoundError:
+                return None
+        return self._run
+
+    def names(self) -> list[CheckpointName]:
+        """Every checkpoint folder, committed or not, newest first."""
+        found = (CheckpointName.parse(entry.name) for entry in self._storage.list(CHECKPOINTS) if entry.is_dir)
+        return sorted((name for name in found if name), key=lambda name: name.order, reverse=True)
+
+    def manifest(self, name: CheckpointName) -> Manifest:
+        """The manifest of a checkpoint.
+
+        Raises `NoCheckpointError` where there is none (never committed, or pruned), `CorruptCheckpointError`,
+        `FormatVersionError`, and `StorageError`, which says nothing about the checkpoint.
+        """
+        if name not in self._manifests:
+            try:
+                data = self._read(checkpoint_path(name, MANIFEST), MAX_MANIFEST_BYTES)
+            except FileNotFoundError as error:
+                raise NoCheckpointError(f"{name}: no {MANIFEST}: this save never finished, or was pruned") from error
+            self._manifests[name] = parse(data)
+        return self._manifests[name]
+
+    def check(self, manifest: Manifest, name: CheckpointName) -> None:
+        """The cheap checks: the right run, the right folder, every blob there with its size.
+
+        Raises `CorruptCheckpointError`; `NoCheckpointError` if the checkpoint was pruned meanwhile.
+        """
+        run = self.run_file()
+        if run is not None and manifest.run_id != run.run_id:
+            raise CorruptCheckpointError(f"{MANIFEST}: of run {manifest.run_id}, expected {run.run_id}")
+        if manifest.name != name:
+            raise CorruptCheckpointError(f"{MANIFEST}: of {manifest.name}, found in {name}")
+        for file_name, record in manifest.blobs.items():
+            self._check_size(manifest, file_name, record)
+
+    def verify(self, manifest: Manifest, name: CheckpointName) -> None:
+        """`check`, and the digest of every blob; reads them all, in pieces of `PIECE_BYTES`."""
+        self.check(manifest, name)
+        largest = max((blob.size for blob in manifest.blobs.values()), default=0)
+        buffer = memoryview(bytearray(min(PIECE_BYTES, largest)))
+        for file_name, record in manifest.blobs.items():
+            starts = range(0, record.size, PIECE_BYTES)
+            pieces = ((start, buffer[: min(PIECE_BYTES, record.size - start)]) for start in starts)
+            self._fill(manifest, file_name, pieces)
+
+    def read_blob(self, manifest: Manifest, blob: str) -> bytearray:
+        """A whole blob, read and verified in one pass. Raises as `check`."""
+        record = manifest.blobs[blob]
+        self._check_size(manifest, blob, record)
+        image = bytearray(record.size)
+        with memoryview(image) as view:
+            starts = range(0, record.size, PIECE_BYTES)
+            self._fill(manifest, blob, ((start, view[start : start + PIECE_BYTES]) for start in starts))
+        return image
+
+    def history(self, reject: Reject = ignore) -> list[tuple[CheckpointName, Manifest]]:
+        """The one line of checkpoints that leads to the newest valid one, newest first, after the cheap checks.
+
+        It is the highest attempt that has a valid checkpoint, and of the attempts before it what they had saved when
+        the next one resumed from them. What was skipped before the newest valid one goes to `reject(name, reason)`.
+        Raises `FormatVersionError` rather than silently falling back behind what a newer version wrote.
+        """
+        for _ in range(LISTING_ATTEMPTS):
+            names = self.names()
+            rejected: list[tuple[str, str]] = []
+            missing: list[CheckpointName] = []
+            line = list(self._walk(names, rejected, missing))
+            # A pruned checkpoint is no fault; but what was committed before it was pruned is not in our listing.
+            if not missing or self.names() == names:
+                break
+        for name, reason in rejected:
+            reject(name, reason)
+        return line
+
+    def _walk(
+        self, names: list[CheckpointName], rejected: list[tuple[str, str]], missing: list[CheckpointName]
+    ) -> Iterator[tuple[CheckpointName, Manifest]]:
+        newest_place: dict[int, tuple[int, int]] | None = None  # by attempt; what is above is off the line
+        for name in names:
+            if newest_place is not None and name.place > newest_place.get(name.attempt, (-1, -1)):
+                continue
+            try:
+                manifest = self._valid(name)
+            except (NoCheckpointError, CorruptCheckpointError) as error:
+                if isinstance(error, NoCheckpointError):
+                    missing.append(name)
+                if newest_place is None:
+                    rejected.append((str(name), error.message.removeprefix(f"{name}: ")))
+                continue
+            if newest_place is None:
+                newest_place = _newest_places(manifest)
+            yield name, manifest
+
+    def _valid(self, name: CheckpointName) -> Manifest:
+        manifest = self.manifest(name)
+        if name not in self._checked:
+            self.check(manifest, name)
+            self._checked.add(name)
+        return manifest
+
+    def _check_size(self, manifest: Manifest, file_name: str, record: BlobRecord) -> None:
+        try:
+            size = self._storage.size(record.path)
+        except FileNotFoundError as error:
+            self._refuse_pruned(manifest.name)
+            raise CorruptCheckpointError(f"{file_name}: missing") from error
+        if size != record.size:
+            raise CorruptCheckpointError(f"{file_name}: {size} bytes, expected {record.size}")
+
+    def _refuse_pruned(self, name: CheckpointName) -> None:
+        try:
+            self._storage.size(checkpoint_path(name, MANIFEST))
+        except FileNotFoundError as error:
+            raise NoCheckpointError(f"{name}: was pruned meanwhile") from error
+
+    def _fill(self, manifest: Manifest, file_name: str, pieces: Iterator[tuple[int, memoryview]]) -> None:
+        """Read a blob into `pieces` of memory, each with its offset; raises unless all its bytes are as written."""
+        record = manifest.blobs[file_name]
+        seen = xxhash.xxh3_128()
+        for start, piece in pieces:
+            try:
+                got = self._storage.read_into(record.path, piece, offset=start)
+            except FileNotFoundError as error:
+                self._refuse_pruned(manifest.name)
+                raise CorruptCheckpointError(f"{file_name}: missing") from error
+            if got != len(piece):
+                raise CorruptCheckpointError(f"{file_name}: {start + got} bytes, expected {record.size}")
+            seen.update(piece)
+        if seen.hexdigest() != record.digest:
+            raise CorruptCheckpointError(f"{file_name}: digest differs")
+
+    def _read(self, path: str, max_bytes: int) -> bytes:
+        try:
+            return self._storage.read(path, max_bytes=max_bytes)
+        except ValueError as error:
+            raise CorruptCheckpointError(f"{path.rpartition('/')[2]}: {error}") from error
+
+
+def _newest_places(head: Manifest) -> dict[int, tuple[int, int]]:
+    """Of each attempt on the lineage of `head`, the (step, epoch) up to which its checkpoints lie on the line."""
+    places = {head.attempt: (head.step, head.epoch)}
+    for _, resumed_from in head.lineage:
+        parent = CheckpointName.parse(resumed_from) if resumed_from is not None else None
+        if parent:
+            places[parent.attempt] = parent.place
+    return places

@@ -1,0 +1,88 @@
+"""The names of a run's files and folders; knows nothing of what is in them and touches none."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+RUN_FILE = "run.json"
+LOCK = "lock"
+ATTEMPTS = "attempts"
+CHECKPOINTS = "checkpoints"
+JOURNAL = "journal"
+MANIFEST = "manifest.json"
+TEMPORARY = ".tmp-"
+PROBE = ".probe-"
+
+MAX_BLOB_NAME_BYTES = 200
+
+_CHECKPOINT = re.compile(r"step-([0-9]{9,18})\.e([0-9]{4,18})\.a([0-9]{4,18})")
+_ATTEMPT = re.compile(r"([0-9]{6,18})\.json")
+_BLOB = re.compile(r"([^.]+)(?:\.rank[0-9]{5})?\.safetensors|state\.rank[0-9]{5}\.json")
+_TEMPORARY = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class CheckpointName:
+    """Where in which attempt a checkpoint was taken; unique within a run, because the attempt is."""
+
+    step: int
+    epoch: int
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"step-{self.step:09d}.e{self.epoch:04d}.a{self.attempt:04d}"
+
+    @classmethod
+    def parse(cls, text: str) -> CheckpointName | None:
+        """The name that `text` is the one spelling of, or None."""
+        match = _CHECKPOINT.fullmatch(text)
+        name = cls(*map(int, match.groups())) if match else None
+        return name if str(name) == text else None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its order within one attempt: a larger one is newer."""
+        return self.step, self.epoch
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Its order within a run: a higher attempt is newer, whatever its step."""
+        return self.attempt, self.step, self.epoch
+
+
+def checkpoint_path(name: CheckpointName, file: str = "") -> str:
+    """The folder of a checkpoint, or a file in it."""
+    folder = f"{CHECKPOINTS}/{name}"
+    return f"{folder}/{file}" if file else folder
+
+
+def attempt_path(number: int) -> str:
+    return f"{ATTEMPTS}/{number:06d}.json"
+
+
+def parse_attempt(file_name: str) -> int | None:
+    """The number of the attempt whose file is called so, or None."""
+    match = _ATTEMPT.fullmatch(file_name)
+    number = int(match[1]) if match else 0
+    return number if number and attempt_path(number) == f"{ATTEMPTS}/{file_name}" else None
+
+
+def is_blob_name(file_name: str) -> bool:
+    """Whether a blob may be called so: `OBJECT.safetensors`, `OBJECT.rank00000.safetensors`, `state.rank00000.json`."""
+    match = _BLOB.fullmatch(file_name)
+    if not match or len(file_name.encode("utf-8", "replace")) > MAX_BLOB_NAME_BYTES:
+        return False
+    return match[1] is None or match[1].isidentifier()
+
+
+def is_blob_path(path: str) -> bool:
+    """Whether `path` is that of a blob in some checkpoint of a run."""
+    top, _, rest = path.partition("/")
+    folder, _, file_name = rest.partition("/")
+    return top == CHECKPOINTS and CheckpointName.parse(folder) is not None and is_blob_name(file_name)
+
+
+def is_own_name(file_name: str) -> bool:
+    """Whether this format writes such a file into a checkpoint's folder, so that deleting may remove it."""
+    return file_name == MANIFEST or is_blob_name(file_name) or _TEMPORARY.fullmatch(file_name) is not None

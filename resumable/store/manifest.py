@@ -1,0 +1,242 @@
+"""The JSON documents of the format, checked field by field; knows nothing of where they lie.
+
+Every document ends in a digest of its own bytes, so that damage is told from a newer version of the format.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import time
+from typing import Annotated, Any, TypeVar
+
+import xxhash
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from resumable import strictjson
+from resumable.errors import CorruptCheckpointError, FormatVersionError
+from resumable.store.layout import CheckpointName, is_blob_name, is_blob_path
+
+FORMAT_VERSION = 1
+MAX_RECORD_BYTES = 64 * 2**10
+MAX_MANIFEST_BYTES = strictjson.MAX_BYTES
+
+# The last bytes of every document, in this and in all later versions of the format.
+_TRAILER = re.compile(rb',"digest":"([0-9a-f]{32})"\}')
+_TRAILER_BYTES = len(b',"digest":""}') + 32
+
+
+def digest(data: bytes | bytearray | memoryview) -> str:
+    """XXH3-128 in 32 hexadecimal digits: finds damage, proves nothing against a forger."""
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def _from_text(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def _to_text(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Number = Annotated[float, BeforeValidator(_from_text), PlainSerializer(_to_text)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Descent = Annotated[tuple[Natural, str | None], Field(strict=False)]
+FormatVersion = Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
+
+
+class Record(BaseModel):
+    """One document, or a part of one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def dump(self) -> bytes:
+        """The document as JSON; its last key is `digest`, of the same bytes without that key."""
+        body = strictjson.dumps(self.model_dump())
+        return body[:-1] + b',"digest":"%s"}' % digest(body).encode()
+
+
+class RunFile(Record):
+    """`run.json`: what is settled once for all attempts."""
+
+    format_version: FormatVersion = FORMAT_VERSION
+    run_id: Name
+    data_seed: int
+    created: float
+
+    @classmethod
+    def new(cls, *, data_seed: int) -> RunFile:
+        """That of a run which begins now, under an id of its own."""
+        return cls(run_id=secrets.token_hex(16), data_seed=data_seed, created=time.time())
+
+
+class AttemptFile(Record):
+    """`attempts/000003.json`: one launch of the program, its time in seconds since 1970."""
+
+    format_version: FormatVersion = FORMAT_VERSION
+    attempt: Natural
+    token: Name
+    host: str
+    pid: int
+    started: float
+
+
+class TensorRecord(Record):
+    """One tensor of a blob. Without `strides` it is row-major; with `alias` it is another name of that tensor."""
+
+    dtype: Name
+    shape: list[Natural]
+    global_shape: list[Natural]
+    offsets: list[Natural]
+    strides: list[Natural] | None = None
+    alias: str | None = None
+    digest: Digest
+
+    @model_validator(mode="after")
+    def _one_number_per_dimension(self) -> TensorRecord:
+        others = [self.global_shape, self.offsets, self.shape if self.strides is None else self.strides]
+        if any(len(other) != len(self.shape) for other in others):
+            raise ValueError("shape, global_shape, offsets and strides differ in length")
+        return self
+
+
+class BlobRecord(Record):
+    """One file: its path within the run, which may lead into another checkpoint, and its size in bytes."""
+
+    path: str
+    rank: Natural
+    size: Natural
+    digest: Digest
+
+    @model_validator(mode="after")
+    def _inside_the_run(self) -> BlobRecord:
+        if not is_blob_path(self.path):
+            raise ValueError(f"{self.path!r} is not the path of a blob")
+        return self
+
+
+class ObjectRecord(Record):
+    """One object the user passed: what it was, and which blob holds its tensors (None: it has none)."""
+
+    kind: Name
+    type: str
+    blob: str | None
+    tensors: dict[str, TensorRecord]
+
+    @model_validator(mode="after")
+    def _aliases_lead_to_tensors(self) -> ObjectRecord:
+        for key, tensor in self.tensors.items():
+            target = self.tensors.get(tensor.alias) if tensor.alias is not None else tensor
+            if target is None or (target is not tensor and target.alias is not None):
+                raise ValueError(f"{key!r} is an alias of {tensor.alias!r}, which is no tensor of its own")
+        return self
+
+
+class Manifest(Record):
+    """What makes a folder a checkpoint; blobs are keyed by their file names. FORMAT.md explains every field."""
+
+    format_version: FormatVersion = FORMAT_VERSION
+    run_id: Name
+    attempt: Natural
+    token: Name
+    lineage: list[Descent]
+    step: Natural
+    epoch: Natural
+    position: dict[str, Any]
+    metrics: dict[str, Number]
+    config: dict[str, Any]
+    versions: dict[str, str]
+    environment: dict[str, Any]
+    world: Annotated[int, Field(ge=1)]
+    finished: bool
+    reason: str
+    created: float
+    objects: dict[str, ObjectRecord]
+    blobs: dict[str, BlobRecord]
+
+    @property
+    def name(self) -> CheckpointName:
+        """The name of the checkpoint that this is the manifest of."""
+        return CheckpointName(self.step, self.epoch, self.attempt)
+
+    @model_validator(mode="after")
+    def _lineage_leads_here(self) -> Manifest:
+        before: int | None = None
+        for attempt, resumed_from in self.lineage:
+            parent = CheckpointName.parse(resumed_from) if resumed_from is not None else None
+            if (parent.attempt if parent else None) != before or attempt <= (before or 0):
+                raise ValueError(f"lineage: attempt {attempt} cannot have resumed from {resumed_from}")
+            before = attempt
+        if before != self.attempt:
+            raise ValueError(f"lineage: ends in attempt {before}, expected {self.attempt}")
+        return self
+
+    @model_validator(mode="after")
+    def _blobs_are_named_and_known(self) -> Manifest:
+        for file_name in self.blobs:
+            if not is_blob_name(file_name):
+                raise ValueError(f"blobs: {file_name!r} is not the name of a blob")
+        for name, record in self.objects.items():
+            if record.blob is not None and record.blob not in self.blobs:
+                raise ValueError(f"objects.{name}: its blob {record.blob!r} is not among the blobs")
+        return self
+
+
+R = TypeVar("R", bound=Record)
+
+
+def parse(data: bytes) -> Manifest:
+    """A checkpoint's manifest; `CorruptCheckpointError` says what is wrong, `FormatVersionError` that it is newer."""
+    return _parse(Manifest, data, "manifest.json")
+
+
+def parse_run_file(data: bytes) -> RunFile:
+    """`run.json`; raises as `parse`."""
+    return _parse(RunFile, data, "run.json")
+
+
+def parse_attempt_file(data: bytes) -> AttemptFile:
+    """An attempt's file; raises as `parse`."""
+    return _parse(AttemptFile, data, "attempt file")
+
+
+def _parse(kind: type[R], data: bytes, what: str) -> R:
+    try:
+        document = strictjson.loads(_undamaged(data))
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{what}: {error}") from error
+    _refuse_newer(document, what)
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        raise CorruptCheckpointError(f"{what}: {_first(error)}") from error
+
+
+def _undamaged(data: bytes) -> bytes:
+    """The document without its digest, which fits."""
+    trailer = _TRAILER.fullmatch(data[-_TRAILER_BYTES:])
+    if not trailer:
+        raise ValueError("cut short, or not of this format: no digest at its end")
+    body = data[:-_TRAILER_BYTES] + b"}"
+    if digest(body) != trailer[1].decode():
+        raise ValueError("its digest differs")
+    return body
+
+
+def _refuse_newer(document: Any, what: str) -> None:
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if type(version) is int and version > FORMAT_VERSION:
+        raise FormatVersionError(
+            f"{what}: format version {version}, expected at most {FORMAT_VERSION}",
+            "it was written by a newer resumable: upgrade this one",
+        )
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in found["loc"])
+    message = found["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

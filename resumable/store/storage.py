@@ -1,0 +1,208 @@
+"""What the rest of the store asks of a place that keeps bytes; knows nothing of runs and checkpoints.
+
+Paths are relative POSIX paths below the storage's root. Every failure that is not one of the three answers
+(`FileNotFoundError`, `FileExistsError`, `BlockingIOError`) leaves as a `StorageError` that names the place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from resumable.errors import ConfigError, ResumableError, StorageError
+
+T = TypeVar("T")
+
+RETRY_DELAYS_SECONDS = (0.1, 0.5, 2.0)
+
+_LOCAL = re.compile(r"(file|local)://")
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+_CACHES = ("simplecache", "filecache", "blockcache")
+_EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "az": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+    "adl": "azure",
+    "sftp": "sftp",
+    "ssh": "sftp",
+}
+_HINTS = {
+    errno.ENOENT: "its folder was removed meanwhile: does another job, or a clean-up, work on this run?",
+    errno.ENOSPC: "free some space there, or keep fewer checkpoints (keep.last)",
+    errno.EDQUOT: "your quota there is used up: free some space, or keep fewer checkpoints (keep.last)",
+    errno.EACCES: "check who owns it and who may write there",
+    errno.EPERM: "check who owns it and who may write there",
+    errno.EROFS: "it is mounted read-only: mount it writable, or name another folder in `run`",
+}
+
+# An answer that asking again does not change.
+_PERMANENT = (
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    ResumableError,
+    NotImplementedError,
+)
+
+
+class Entry(NamedTuple):
+    """One direct child of a folder."""
+
+    name: str
+    is_dir: bool
+
+
+class Storage(Protocol):
+    """A place that keeps bytes. All calls block; all but `create` and `lock` may be repeated without harm."""
+
+    url: str
+    """What messages show; never holds a password."""
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether of several `create` calls for one path exactly one succeeds, whoever makes them. May probe."""
+        ...
+
+    def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
+        """The whole file. `FileNotFoundError`; `ValueError` when it is larger than `max_bytes`."""
+        ...
+
+    def read_into(self, path: str, buffer: memoryview, *, offset: int = 0) -> int:
+        """Fill `buffer` from `offset` on; how many bytes there were, at most `len(buffer)`. `FileNotFoundError`."""
+        ...
+
+    def size(self, path: str) -> int:
+        """In bytes. `FileNotFoundError` also for what is not a regular file."""
+        ...
+
+    def list(self, path: str) -> list[Entry]:
+        """The direct children of a folder, never from a cache; empty where there is no such folder."""
+        ...
+
+    def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
+        """Put a whole file there, with the folders it needs. Durable on return, never half visible."""
+        ...
+
+    def create(self, path: str, data: bytes) -> None:
+        """As `write`, but `FileExistsError` if the file is there.
+
+        `data` must hold something that no other caller writes (a token): a store that repeats a request whose answer
+        was lost refuses it because of itself, and only the content tells.
+        """
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove a file, durably; one that is not there is fine."""
+        ...
+
+    def remove_dir(self, path: str) -> None:
+        """Remove an empty folder; nothing happens where it is not empty, or where there are no folders."""
+        ...
+
+    def lock(self, path: str) -> Callable[[], None]:
+        """Hold a lock that ends with this program at the latest; returns what releases it.
+
+        `BlockingIOError` while anyone on this machine, also this very program, holds it. Where the storage has no
+        such locks this does nothing.
+        """
+        ...
+
+
+def open_storage(url: str, options: Mapping[str, Any] | None = None) -> Storage:
+    """The storage at a path or any fsspec URL; `options` go to fsspec. Writes nothing.
+
+    Raises `ConfigError` for a protocol that is unknown, whose package is missing, or that does not take `options`.
+    """
+    from resumable.store.local import LocalStorage
+
+    if _LOCAL.match(url):
+        return LocalStorage(Path(_LOCAL.sub("", url, count=1)))
+    if "://" not in url and "::" not in url:
+        return LocalStorage(Path(url).expanduser())
+    return _open_remote(url, dict(options or {}))
+
+
+def _open_remote(url: str, options: dict[str, Any]) -> Storage:
+    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+    from resumable.store.remote import FsspecStorage
+
+    shown = without_password(url)
+    protocol = re.split(r"://|::", url, maxsplit=1)[0]
+    if protocol in _CACHES:
+        raise ConfigError(f"{shown}: {protocol} answers from a cache", "name the storage behind it instead")
+    try:
+        with reported("open", shown, Exception):
+            file_system, root = url_to_fs(url, **options, skip_instance_cache=True)
+    except StorageError as error:
+        cause = error.__cause__
+        if isinstance(cause, ImportError):
+            raise ConfigError(f"{shown}: {cause}", _install_hint(protocol)) from cause
+        if isinstance(cause, ValueError | TypeError):
+            raise ConfigError(f"{shown}: {cause}", "check the URL and `storage_options`") from cause
+        raise
+    return FsspecStorage(file_system, root, shown)
+
+
+def _install_hint(protocol: str) -> str | None:
+    return f"pip install 'resumable[{_EXTRAS[protocol]}]'" if protocol in _EXTRAS else None
+
+
+def without_password(url: str) -> str:
+    return _PASSWORD.sub(r"\1:***@", url)
+
+
+def checked(path: str) -> str:
+    """`path`, if it stays below the root: relative, canonical, printable; otherwise `ValueError`."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in path or not path.isprintable():
+        raise ValueError(f"{path!r} is not a path inside a run")
+    return path
+
+
+@contextmanager
+def reported(action: str, where: str, caught: type[Exception] = OSError) -> Iterator[None]:
+    """Let answers pass, and turn every other failure into a `StorageError`: "cannot ACTION WHERE: REASON"."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, BlockingIOError, ResumableError):
+        raise
+    except caught as error:
+        raise storage_error(action, where, error) from error
+
+
+def storage_error(action: str, where: str, error: Exception) -> StorageError:
+    number = getattr(error, "errno", None)
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    result = StorageError(f"cannot {action} {where}: {reason}", _HINTS.get(number) if number else None)
+    result.errno = number
+    return result
+
+
+def asked(question: Callable[[], T]) -> T:
+    """The answer of the storage; a failure that may pass is waited out a few times (`RETRY_DELAYS_SECONDS`).
+
+    A folder where a file was expected, or the reverse, is an answer too: `FileNotFoundError`.
+    """
+    for delay_seconds in (*RETRY_DELAYS_SECONDS, None):
+        try:
+            return question()
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
+        except _PERMANENT:
+            raise
+        except Exception:
+            if delay_seconds is None:
+                raise
+            time.sleep(delay_seconds)
+    raise AssertionError("unreachable")

@@ -1,0 +1,149 @@
+"""Publishes and deletes checkpoints, in the one order that a crash cannot spoil; knows nothing of what blobs mean."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import xxhash
+
+from resumable.errors import FencedError
+from resumable.killpoints import reach
+from resumable.store.attempts import Attempt
+from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_path, is_blob_name, is_own_name
+from resumable.store.manifest import BlobRecord, Manifest
+from resumable.store.storage import Storage
+
+PIECE_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file to be: its bytes are those of `chunks`, one after the other, which must not change meanwhile."""
+
+    file_name: str
+    chunks: Sequence[memoryview]
+    rank: int = 0
+
+
+def publish(
+    storage: Storage,
+    attempt: Attempt,
+    name: CheckpointName,
+    blobs: Sequence[Blob],
+    manifest: Callable[[dict[str, BlobRecord]], Manifest],
+) -> Manifest:
+    """Write the blobs and then the manifest that `manifest` makes of their records: the checkpoint exists.
+
+    Blocks until all is durable. `FencedError` if a newer attempt owns the run: then nothing more is touched. After any
+    other failure what was written is removed again, as far as the storage lets us.
+    """
+    attempt.check()
+    _refuse_unpublishable(storage, name, blobs)
+    try:
+        records = {blob.file_name: _write_blob(storage, name, blob) for blob in blobs}
+        reach("save.manifest", name.step)
+        document = manifest(records)
+        _refuse_foreign(document, attempt, name)
+        attempt.check()
+        storage.write(checkpoint_path(name, MANIFEST), [document.dump()])
+    except FencedError:
+        raise
+    except BaseException:
+        with suppress(Exception):  # the failure above is the one to tell
+            _clear(storage, name)
+        raise
+    reach("save.published", name.step)
+    return document
+
+
+def delete(storage: Storage, attempt: Attempt, name: CheckpointName) -> None:
+    """Remove a checkpoint, or what an unfinished save left: the manifest first, and only names of this format.
+
+    Blocks. `FencedError` if a newer attempt owns the run. A crash in between leaves a folder without a manifest.
+    """
+    attempt.check()
+    reach("save.prune", name.step)
+    _clear(storage, name)
+
+
+def _clear(storage: Storage, name: CheckpointName) -> None:
+    storage.remove(checkpoint_path(name, MANIFEST))
+    for entry in storage.list(checkpoint_path(name)):
+        if is_own_name(entry.name) and not entry.is_dir:
+            storage.remove(checkpoint_path(name, entry.name))
+    storage.remove_dir(checkpoint_path(name))
+
+
+def _refuse_unpublishable(storage: Storage, name: CheckpointName, blobs: Sequence[Blob]) -> None:
+    for blob in blobs:
+        if not is_blob_name(blob.file_name):
+            raise ValueError(f"{blob.file_name!r} is not the name of a blob")
+    if len({blob.file_name.casefold() for blob in blobs}) != len(blobs):
+        raise ValueError(f"blobs of {name} differ in upper and lower case only, and some filesystems see no difference")
+    if any(entry.name == MANIFEST for entry in storage.list(checkpoint_path(name))):
+        raise ValueError(f"{name} is published already, and nothing published is rewritten")
+
+
+def _refuse_foreign(manifest: Manifest, attempt: Attempt, name: CheckpointName) -> None:
+    if (manifest.name, manifest.token, tuple(manifest.lineage)) != (name, attempt.token, attempt.lineage):
+        raise ValueError(f"the manifest of {manifest.name} does not belong to {name} of attempt {attempt.number}")
+
+
+def _write_blob(storage: Storage, name: CheckpointName, blob: Blob) -> BlobRecord:
+    reach("save.blob", name.step)
+    path = checkpoint_path(name, blob.file_name)
+    seen = xxhash.xxh3_128()
+    size_bytes = sum(chunk.nbytes for chunk in blob.chunks)
+    storage.write(path, _hashed(blob.chunks, seen.update))
+    return BlobRecord(path=path, rank=blob.rank, size=size_bytes, digest=seen.hexdigest())
+
+
+def _hashed(chunks: Sequence[memoryview], update: Callable[[memoryview], None]) -> Iterator[memoryview]:
+    # In pieces that are still in the CPU's cache when they are written.
+    for chunk in chunks:
+        view = chunk.cast("B")
+        for start in range(0, len(view), PIECE_BYTES):
+            piece = view[start : start + PIECE_BYTES]
+            update(piece)
+            yield piece
+
+
+class Background:
+    """One job at a time beside the program. A failure waits until somebody asks for it; none is lost."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is in flight."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def submit(self, job: Callable[[], object]) -> None:
+        """Start a job and return. `RuntimeError` if one is in flight, or if the last one's failure was not fetched."""
+        if self.busy or self._failure is not None:
+            raise RuntimeError("a job is in flight, or its failure was never asked for")
+        self._thread = threading.Thread(target=self._run, args=(job,), name="resumable-writer", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Block until no job is in flight."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def failure(self) -> BaseException | None:
+        """What the last job raised, once; None while it is in flight. Does not block."""
+        if self.busy:
+            return None
+        failure, self._failure = self._failure, None
+        return failure
+
+    def _run(self, job: Callable[[], object]) -> None:
+        try:
+            job()
+        except BaseException as failure:
+            self._failure = failure

@@ -1,0 +1,181 @@
+"""The public face of a training run; the loops themselves, and what happens between their turns, are elsewhere."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from resumable.boundary import Boundary
+from resumable.checkpointer import Checkpointer, environment, versions
+from resumable.config import Config
+from resumable.cycle import Cycle
+from resumable.data.loader import Data
+from resumable.errors import ConfigError
+from resumable.events import duration, emit, show_events, warn
+from resumable.loops import Loops
+from resumable.progress import TrainingBar
+from resumable.signals import Preemption
+
+
+class Trainer:
+    """Wraps a training loop so that the same command, run again after any crash, continues at the exact batch.
+
+    `config` is the path of a YAML file, a mapping or a `Config`. `objects` is everything that changes while training:
+    modules, optimizers, schedulers and anything else with `state_dict`/`load_state_dict`; `torch.Generator`,
+    `numpy.random.Generator`, `random.Random`; plain dicts and lists, which are filled in place.
+
+    Discovers and verifies the newest checkpoint at once, so that what does not fit is refused early. Raises the tree
+    under `ResumableError`; nothing is trained and nothing is deleted before that.
+    """
+
+    def __init__(self, config: str | Path | Mapping[str, Any] | Config, /, **objects: Any) -> None:
+        show_events()
+        _refuse_several_processes()
+        self.config = Config.load(config)
+        self._checkpointer = Checkpointer(self.config, objects)
+        resumed = self._checkpointer.resumed
+        self._bar = TrainingBar(self.config.progress, resumed_from=resumed.name if resumed else None)
+        self._preemption = Preemption(self.config.signals, warn)
+        self._data = Data(
+            self._checkpointer.data_seed,
+            signals=self._preemption.numbers,
+            warn=warn,
+            skipping=self._bar.skipping,
+        )
+        self._finalizer = weakref.finalize(self, _close, self._checkpointer, self._data, self._preemption, self._bar)
+        self._boundary = Boundary(self.config, self._checkpointer, self._preemption)
+        self._loops = Loops(self._checkpointer, self._boundary, self._data, self._preemption, self._bar)
+        self._announce()
+
+    # -- where the run stands -----------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Steps completed in the whole run; right from the first line after `Trainer(...)`."""
+        return self._loops.step
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed, which is the number of the one in progress."""
+        return self._loops.epoch
+
+    @property
+    def resumed_from(self) -> str | None:
+        """The name of the checkpoint where this attempt started; None for a fresh run."""
+        return self._checkpointer.resumed.name if self._checkpointer.resumed else None
+
+    # -- the loops ----------------------------------------------------------------------------------------------------
+
+    def epochs(self, n: int) -> Iterator[int]:
+        """Epoch numbers below `n`, from where the run stands; the end of each turn is a boundary."""
+        return self._loops.epochs(n)
+
+    def steps(self, n: int) -> Iterator[int]:
+        """Step numbers below `n`, from where the run stands, for loops without a loader."""
+        return self._loops.steps(n)
+
+    def batches(self, loader: Any, *more: Any) -> Iterator[Any]:
+        """The batches of one pass, from the exact batch on; with several loaders tuples, as `zip`."""
+        return (batch for _, batch in self._loops.batches(loader, *more))
+
+    def enumerate(self, loader: Any, *more: Any) -> Iterator[tuple[int, Any]]:
+        """As `batches`, with the index of the batch in its pass, also after a resume."""
+        return self._loops.batches(loader, *more)
+
+    def cycle(self, loader: Any, *, name: str | None = None) -> Cycle:
+        """An endless iterator for `next()` inside another loop; its position is saved with that loop's.
+
+        `name` tells several cycles apart in the checkpoint; by default they are counted in the order of creation.
+        """
+        return self._loops.cycle(loader, name)
+
+    def evaluate(self, loader: Any) -> Iterator[Any]:
+        """The batches of `loader` for validation: counts no step and leaves the global RNG streams as they were."""
+        return self._loops.evaluate(loader)
+
+    # -- what the loop's body may say ---------------------------------------------------------------------------------
+
+    def log(self, **metrics: Any) -> None:
+        """Record numbers or 0-d tensors of this step, or of this epoch when called after its batches.
+
+        Tensors are detached and copied at once, without waiting for a device.
+        """
+        self._loops.log(metrics)
+
+    def stop(self) -> None:
+        """End all loops at the next boundary, write the final checkpoint and mark the run finished.
+
+        The loops end by themselves: no `break` is needed.
+        """
+        self._boundary.stopping = True
+
+    def request_save(self) -> None:
+        """Save at the next boundary, whatever the policy says."""
+        self._boundary.save_requested = True
+
+    def restore(self) -> None:
+        """Restore the objects now instead of when the first loop starts; nothing to do for a fresh run."""
+        self._loops.restore_early()
+
+    def close(self) -> None:
+        """Wait until the last save is durable and let go of the run; safe to call twice."""
+        self._finalizer()
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _announce(self) -> None:
+        checkpointer, resumed = self._checkpointer, self._checkpointer.resumed
+        attempt = checkpointer.attempt.number
+        if resumed is None:
+            emit("NEW", run=self.config.run, data_seed=checkpointer.data_seed, attempt=attempt)
+            return
+        summary = resumed.manifest.position
+        emit(
+            "RESUME",
+            step=resumed.step,
+            epoch=resumed.epoch,
+            batch=f"{summary['batch']}/{summary['length'] or '?'}" if "batch" in summary else None,
+            finished="yes" if resumed.manifest.finished else None,
+            **{"from": resumed.name},
+            age=duration(max(time.time() - resumed.manifest.created, 0)),
+            digests="ok",
+            attempt=attempt,
+        )
+        changed = _changes(resumed.manifest.versions | resumed.manifest.environment, versions() | environment())
+        if changed:
+            emit("CHANGED", **changed, note="bits may differ from those of an uninterrupted run")
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    return {key: f"{before.get(key)}->{now[key]}" for key in now if before.get(key) != now[key]}
+
+
+def _refuse_several_processes() -> None:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        world = torch.distributed.get_world_size()
+    if world > 1:
+        raise ConfigError(
+            f"the world has {world} processes; this version trains in one",
+            "run one process per run folder; distributed training is refused until it is exact",
+        )
+
+
+def _close(checkpointer: Checkpointer, data: Data, preemption: Preemption, bar: TrainingBar) -> None:
+    bar.stop()
+    preemption.uninstall()
+    data.close()
+    checkpointer.close()

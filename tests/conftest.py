@@ -1,0 +1,26 @@
+"""What every test starts from: one thread, no configuration from outside, and the same examples in every run."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from hypothesis import settings
+
+# Set before torch is imported, here or in a process that a test starts: results do not depend on the machine's cores,
+# and tests that run side by side do not fight over them.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+if "torch" in sys.modules:
+    sys.modules["torch"].set_num_threads(1)
+
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("RESUMABLE_"):
+            monkeypatch.delenv(name)

@@ -1,0 +1,1 @@
+"""A laboratory for crashes: a server forks training programs that have torch imported already; knows no test."""

@@ -1,0 +1,194 @@
+"""Launches scenarios through the fork server, crashes and reruns them, and compares the ends; knows no scenario."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.lab.compare import differences
+
+REPOSITORY = Path(__file__).parents[2]
+START_SECONDS = 120.0
+LAUNCH_SECONDS = 60.0
+PREEMPTED, INTERRUPTED = 75, 130
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a scenario: what ends it (a kill point, a signal that it sends itself, or nothing), and how.
+
+    `kill` is RESUMABLE_KILL's POINT:STEP[+SECONDS]; `options` are laid over the scenario's common ones.
+    """
+
+    kill: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    exit: int = 0
+
+
+def killed(point: str, **options: Any) -> Launch:
+    """A launch that ends by SIGKILL at the named point."""
+    return Launch(kill=point, options=options, exit=-signal.SIGKILL)
+
+
+def signalled(name: str, step: int, **options: Any) -> Launch:
+    """A launch that sends itself a signal in the body of `step` and leaves with the exit code that says so."""
+    code = INTERRUPTED if name == "SIGINT" else PREEMPTED
+    return Launch(options={"signal": name, "signal_at": step, **options}, exit=code)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What one launch left: exit code (negative for a signal), printed lines, batches seen, the kill that landed."""
+
+    exit: int
+    output: str
+    batches: dict[str, str]
+    kill: dict[str, Any] | None
+
+
+class Bench:
+    """The run folders of one test, under `folder`, and the scenario that is run in them."""
+
+    def __init__(self, lab: Lab, folder: Path, scenario: str, **options: Any) -> None:
+        self.lab = lab
+        self.folder = folder
+        self.scenario = scenario
+        self.options = options
+        self._launches = 0
+
+    def path(self, run: str) -> Path:
+        """The folder of a run."""
+        return self.folder / run
+
+    def launch(self, run: str, launch: Launch | None = None) -> Ended:
+        """Launch once, and assert that it ended as it was meant to, where it was meant to."""
+        launch = launch or Launch()
+        self._launches += 1
+        side = self.folder / f"{run}.{self._launches:03}"
+        log = Path(f"{side}.kill")
+        env = {"RESUMABLE_KILL": launch.kill, "RESUMABLE_KILL_LOG": str(log)} if launch.kill else {}
+        batches = Path(f"{side}.batches")
+        code = self.lab.launch(
+            scenario=self.scenario,
+            run=str(self.path(run)),
+            env=env,
+            options={**self.options, **launch.options},
+            out=f"{side}.out",
+            batches=str(batches),
+        )
+        output = Path(f"{side}.out").read_text("utf-8", "replace")
+        kill = json.loads(log.read_text("utf-8")) if log.exists() else None
+        ended = Ended(code, output, _read_batches(batches), kill)
+        assert code == launch.exit, f"{launch} of {self.scenario} ended with {code}:\n{output}"
+        if launch.kill:
+            _assert_landed(launch.kill, ended)
+        return ended
+
+    def crash_and_rerun(
+        self, launches: Sequence[Launch], *, reference: Launch | None = None, start: str | None = None
+    ) -> list[Ended]:
+        """Run once undisturbed and once through `launches` and a last, undisturbed one; assert that all is equal.
+
+        Compared are the final checkpoints, bit for bit, and the batches and losses of every step that ran, also of
+        those that ran again. Returns what the launches of the disturbed run left.
+        """
+        whole = self.launch("whole", reference)
+        ended = [self.launch("crashed", launch) for launch in [*launches, Launch()]]
+        self.assert_equal("crashed", "whole", ended, [whole])
+        return ended
+
+    def assert_equal(self, run: str, other: str, ended: Sequence[Ended], reference: Sequence[Ended]) -> None:
+        """The final checkpoints of two runs hold the same bits, and their launches saw the same batches."""
+        expected: dict[str, str] = {}
+        for launch in reference:
+            expected |= launch.batches
+        seen: set[str] = set()
+        for number, launch in enumerate(ended, 1):
+            for where, line in launch.batches.items():
+                assert expected.get(where) == line, f"launch {number} differs at {where}: {line}, {expected.get(where)}"
+            seen |= launch.batches.keys()
+        missing = expected.keys() - seen
+        assert not missing, f"never ran: {sorted(missing)}"
+        different = differences(str(self.path(run)), str(self.path(other)))
+        assert not different, "\n".join(different)
+
+
+class Lab:
+    """One fork server. Start it with `with`; it ends with the block."""
+
+    def __enter__(self) -> Self:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RESUMABLE_")}
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.lab.server"],
+            cwd=REPOSITORY,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._reply(START_SECONDS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server.stdin
+        assert self._server.stdout
+        self._server.stdin.close()
+        self._server.wait(LAUNCH_SECONDS)
+        self._server.stdout.close()
+
+    def launch(self, **request: Any) -> int:
+        """Run one child to its end; its exit code, negative for a signal. A child that hangs ends with 1."""
+        assert self._server.stdin
+        request["timeout_seconds"] = LAUNCH_SECONDS
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return int(self._reply(LAUNCH_SECONDS + 10)["exit"])
+
+    def _reply(self, timeout_seconds: float) -> dict[str, Any]:
+        assert self._server.stdout
+        ready, _, _ = select.select([self._server.stdout], [], [], timeout_seconds)
+        line = self._server.stdout.readline() if ready else ""
+        if not line:
+            self._server.kill()
+            raise TimeoutError(f"the fork server did not answer within {timeout_seconds:.0f} s")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+
+@functools.cache
+def shared_lab() -> Lab:
+    """The one fork server of this pytest worker, started when it is first asked for, ended with the interpreter."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(Lab())
+
+
+def _read_batches(path: Path) -> dict[str, str]:
+    """`where -> digests` of one launch, where no step may have run twice."""
+    if not path.exists():
+        return {}
+    lines = [line.rsplit(" ", 1) for line in path.read_text("utf-8").splitlines()]
+    batches = dict(lines)
+    assert len(batches) == len(lines), "one launch saw the same step twice"
+    return batches
+
+
+def _assert_landed(kill: str, ended: Ended) -> None:
+    point, _, rest = kill.partition(":")
+    assert ended.kill is not None, f"{kill} did not land:\n{ended.output}"
+    assert ended.kill["point"] == point
+    assert ended.kill["step"] >= int(rest.partition("+")[0])

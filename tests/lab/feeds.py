@@ -1,0 +1,251 @@
+"""Scenarios about where the batches come from: one loop, many loaders; knows no kill."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    Sampler,
+    Subset,
+    WeightedRandomSampler,
+    default_collate,
+)
+
+from tests.lab.script import Script, scenario
+from tests.lab.toys import (
+    BATCH,
+    CLASSES,
+    STEPS_PER_EPOCH,
+    TRAIN_SAMPLES,
+    Augmented,
+    AugmentedByAll,
+    Drawn,
+    DrawnStateful,
+    Islands,
+    mlp,
+    samples,
+)
+
+EPOCHS = 2
+
+
+def fit(script: Script, loader: Any, *, model: nn.Module | None = None) -> None:
+    """The plain loop: AdamW and a one-cycle schedule over whatever gives batches."""
+    model = model or mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=1000)
+    trainer = script.trainer(model=model, optimizer=optimizer, scheduler=scheduler)
+    for _ in trainer.epochs(EPOCHS):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            trainer.log(loss=loss)
+            script.saw(trainer, x, y, loss)
+
+
+def loss_of(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy, for classes and for mixed ones."""
+    return nn.functional.cross_entropy(outputs, targets)
+
+
+def worker_options(script: Script) -> dict[str, Any]:
+    """The loader's keyword arguments that this launch was asked to use."""
+    chosen: dict[str, Any] = {"num_workers": script.option("workers", 0)}
+    if chosen["num_workers"]:
+        chosen["persistent_workers"] = script.option("persistent", False)
+        chosen["multiprocessing_context"] = script.option("start", "fork")
+    return chosen
+
+
+def loader_of(script: Script, dataset: Dataset[Any], **options: Any) -> DataLoader[Any]:
+    """A shuffling loader over `dataset`, or one as `options` say, with this launch's workers."""
+    if "sampler" not in options and "batch_sampler" not in options:
+        options = {"shuffle": True} | options
+    if "batch_sampler" not in options:
+        options = {"batch_size": BATCH} | options
+    return DataLoader(dataset, **options, **worker_options(script))
+
+
+@scenario
+def workers(script: Script) -> None:
+    """Augmentation that draws from every kind of stream, fetched by whoever this launch says."""
+    torch.manual_seed(1)
+    fit(script, loader_of(script, AugmentedByAll(samples(TRAIN_SAMPLES))))
+
+
+@scenario
+def batch_norm(script: Script) -> None:
+    torch.manual_seed(1)
+    loader = loader_of(script, Augmented(samples(TRAIN_SAMPLES)))
+    fit(script, loader, model=mlp(nn.BatchNorm1d(16)))
+
+
+def mixup(items: list[Any]) -> tuple[Tensor, Tensor]:
+    """Mix every sample with another of its batch; draws from NumPy and torch."""
+    x, y = default_collate(items)
+    share, order = float(numpy.random.beta(0.4, 0.4)), torch.randperm(len(x))
+    targets = nn.functional.one_hot(y, CLASSES).float()
+    return share * x + (1 - share) * x[order], share * targets + (1 - share) * targets[order]
+
+
+@scenario
+def mixup_in_collate(script: Script) -> None:
+    torch.manual_seed(1)
+    fit(script, loader_of(script, Augmented(samples(TRAIN_SAMPLES)), collate_fn=mixup))
+
+
+@scenario
+def weighted_sampler(script: Script) -> None:
+    torch.manual_seed(1)
+    weights = torch.linspace(0.1, 1, TRAIN_SAMPLES).tolist()
+    sampler = WeightedRandomSampler(weights, TRAIN_SAMPLES, generator=torch.Generator().manual_seed(8))
+    fit(script, loader_of(script, Augmented(samples(TRAIN_SAMPLES)), sampler=sampler))
+
+
+class Coins(Sampler[int]):
+    """A user's sampler: an order from NumPy's global stream, thinned by Python's as it goes."""
+
+    def __iter__(self) -> Iterator[int]:
+        for index in numpy.random.permutation(2 * TRAIN_SAMPLES).tolist():
+            if random.random() < 0.5:
+                yield index % TRAIN_SAMPLES
+
+
+@scenario
+def user_sampler(script: Script) -> None:
+    torch.manual_seed(1)
+    random.seed(1)
+    numpy.random.seed(1)
+    fit(script, loader_of(script, Augmented(samples(TRAIN_SAMPLES)), sampler=Coins()))
+
+
+class Buckets(Sampler[list[int]]):
+    """A user's batch sampler: batches of neighbours, of random sizes, in random order, another one each epoch."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        edges = sorted(random.sample(range(1, TRAIN_SAMPLES), 9))
+        batches = [list(range(*pair)) for pair in zip([0, *edges], [*edges, TRAIN_SAMPLES], strict=True)]
+        random.shuffle(batches)
+        for batch in batches:
+            yield [(index + self.epoch) % TRAIN_SAMPLES for index in batch]
+
+
+@scenario
+def user_batch_sampler(script: Script) -> None:
+    torch.manual_seed(1)
+    random.seed(1)
+    fit(script, loader_of(script, Augmented(samples(TRAIN_SAMPLES)), batch_sampler=Buckets()))
+
+
+@scenario
+def subset(script: Script) -> None:
+    torch.manual_seed(1)
+    chosen = Subset(AugmentedByAll(samples(TRAIN_SAMPLES)), torch.randperm(TRAIN_SAMPLES)[:32].tolist())
+    fit(script, loader_of(script, chosen, drop_last=True, batch_size=3))
+
+
+@scenario
+def iterable_replayed(script: Script) -> None:
+    """An iterable dataset without `state_dict`: what was consumed is read again."""
+    torch.manual_seed(1)
+    fit(script, loader_of(script, Drawn(), shuffle=None))
+
+
+@scenario
+def iterable_stateful(script: Script) -> None:
+    torch.manual_seed(1)
+    fit(script, loader_of(script, DrawnStateful(), shuffle=None))
+
+
+@scenario
+def plain_iterable(script: Script) -> None:
+    torch.manual_seed(1)
+    fit(script, Islands(STEPS_PER_EPOCH))
+
+
+@scenario
+def stateful_data_loader(script: Script) -> None:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    torch.manual_seed(1)
+    dataset = AugmentedByAll(samples(TRAIN_SAMPLES))
+    fit(script, StatefulDataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=script.option("workers", 0)))
+
+
+@scenario
+def accelerate_loop(script: Script) -> None:
+    """Everything goes through `Accelerator.prepare`, as in Accelerate's own quick tour."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    torch.manual_seed(1)
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.5)
+    loader = DataLoader(Augmented(samples(TRAIN_SAMPLES)), batch_size=BATCH, shuffle=True)
+    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    trainer = script.trainer(model=model, optimizer=optimizer, scheduler=scheduler)
+    for _ in trainer.epochs(EPOCHS):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y)
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            optimizer.step()
+            scheduler.step()
+            trainer.log(loss=loss)
+            script.saw(trainer, x, y, loss)
+
+
+@scenario
+def zipped_loaders(script: Script) -> None:
+    """`batches(a, b)`: labelled and unlabelled batches together, of which one is the longer."""
+    torch.manual_seed(1)
+    labelled = loader_of(script, Augmented(samples(TRAIN_SAMPLES)))
+    unlabelled = loader_of(script, AugmentedByAll(samples(60, seed=6)), batch_size=5)
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    trainer = script.trainer(model=model, optimizer=optimizer)
+    for _ in trainer.epochs(EPOCHS):
+        for (x, y), (other, _) in trainer.batches(labelled, unlabelled):
+            loss = loss_of(model(x), y) - 0.1 * model(other).log_softmax(1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            trainer.log(loss=loss)
+            script.saw(trainer, x, y, other, loss)
+
+
+@scenario
+def cycle_in_steps(script: Script) -> None:
+    """Two endless loaders of unlike lengths, drawn from at will within `steps`."""
+    torch.manual_seed(1)
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    trainer = script.trainer(model=model, optimizer=optimizer)
+    often = trainer.cycle(loader_of(script, AugmentedByAll(samples(TRAIN_SAMPLES))), name="often")
+    seldom = trainer.cycle(loader_of(script, Augmented(samples(12, seed=6))), name="seldom")
+    for step in trainer.steps(25):
+        drawn = [next(often), next(often), *([next(seldom)] if step % 3 == 0 else [])]
+        x, y = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        loss = loss_of(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        trainer.log(loss=loss)
+        script.saw(trainer, x, y, loss)

@@ -1,0 +1,105 @@
+"""Scenarios about signals and exits, and the examples as scenarios; knows no kill."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resumable import Trainer
+from resumable.store.local import LocalStorage
+from tests.lab.feeds import loss_of
+from tests.lab.loops import train_loader, update, validate
+from tests.lab.operations import Operations
+from tests.lab.script import Script, scenario
+from tests.lab.toys import mlp
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def _loop(script: Script) -> None:
+    """A plain loop with validation, whose body sends a signal at a step that the options name."""
+    torch.manual_seed(1)
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    loader = train_loader(script)
+    trainer = script.trainer(model=model, optimizer=optimizer)
+    for _ in trainer.epochs(3):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y)
+            update(optimizer, loss)
+            script.saw(trainer, x, y, loss)
+        if script.option("signal_in_validation", None) == trainer.epoch:
+            script.signal_itself()
+        trainer.log(val_loss=validate(trainer, model))
+
+
+@scenario
+def signalled_once(script: Script) -> None:
+    """Earlier ways of dealing with signals are back once the loop is over."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    _loop(script)
+    assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+
+
+@scenario
+def signalled_twice(script: Script) -> None:
+    """The second signal comes with the first, or while the save that the first asked for is being written."""
+    if script.option("second", None) == "while saving":
+        write = LocalStorage.write
+
+        def interrupted(self: LocalStorage, path: str, chunks: Any) -> None:
+            if f"step-{script.options['signal_at'] + 1:09}" in path:
+                script.signal_itself()
+            write(self, path, chunks)
+
+        LocalStorage.write = interrupted  # type: ignore[method-assign]
+    elif script.option("second", None) == "at once":
+        first = signal.Signals[script.options["signal"]]
+        script.signal_itself = lambda: [os.kill(os.getpid(), first) for _ in range(2)]  # type: ignore[assignment,method-assign,return-value]
+    _loop(script)
+
+
+@scenario
+def example(script: Script) -> None:
+    """One of the examples as it is, in the run of this test. What it warns of, its reader would see."""
+    os.environ["RESUMABLE_RUN"] = script.run
+    os.environ["RESUMABLE_EVERY__STEPS"] = str(script.option("every_steps", 40))
+    path = EXAMPLES / script.options["file"]
+    sys.argv = [str(path), *script.option("arguments", [])]
+    warnings.simplefilter("error")
+    runpy.run_path(str(path), run_name="__main__")
+
+
+@scenario
+def signalled_group(script: Script) -> None:
+    """The signal goes to the whole process group, as from a terminal or a scheduler, loader workers included."""
+    name = script.option("signal", None)
+    script.signal_itself = lambda: os.killpg(0, signal.Signals[name])  # type: ignore[method-assign]
+    _loop(script)
+
+
+@scenario
+def dies_at_an_operation(script: Script) -> None:
+    """A short loop whose storage kills it at the n-th operation, counted from the start or after the first save."""
+    operations = Operations(
+        kill_at=script.option("kill_at", 0), log=script.options["log"], armed=script.option("from_start", False)
+    )
+    operations.install()
+    torch.manual_seed(1)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    loader = train_loader(script)
+    config = script.config(every={"steps": 2, "minutes": None}, keep={"last": 1})
+    trainer = Trainer(config, model=model, optimizer=optimizer)
+    for _ in trainer.epochs(1):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y)
+            update(optimizer, loss)
+            script.saw(trainer, x, y, loss)

@@ -1,0 +1,342 @@
+"""Scenarios about what a loop does with its batches; knows no kill."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import numpy
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from resumable import Trainer
+from tests.lab.feeds import fit, loader_of, loss_of
+from tests.lab.script import Script, scenario
+from tests.lab.toys import BATCH, TRAIN_SAMPLES, VAL_SAMPLES, Augmented, AugmentedByAll, mlp, samples
+
+
+def train_loader(script: Script) -> DataLoader[Any]:
+    """Shuffled batches with augmentation."""
+    return loader_of(script, Augmented(samples(TRAIN_SAMPLES)))
+
+
+def validate(trainer: Trainer, model: nn.Module) -> float:
+    """The mean loss over shuffled, noisy validation batches: it draws, and must disturb nothing by it."""
+    model.eval()
+    loader = DataLoader(Augmented(samples(VAL_SAMPLES, seed=9)), batch_size=BATCH, shuffle=True)
+    with torch.no_grad():
+        losses = [loss_of(model(x + 0.01 * torch.randn_like(x)), y).item() for x, y in trainer.evaluate(loader)]
+    model.train()
+    return sum(losses) / len(losses)
+
+
+def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    """One optimizer step."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+@scenario
+def base(script: Script) -> None:
+    """The tutorial's loop: dropout, AdamW, one cycle, augmentation, validation, the loop's own best value."""
+    torch.manual_seed(1)
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    scheduler = OneCycleLR(optimizer, 0.02, total_steps=1000)
+    progress = {"best": float("inf")}
+    loader = train_loader(script)
+    trainer = script.trainer(model=model, optimizer=optimizer, scheduler=scheduler, progress=progress)
+    for _ in trainer.epochs(script.option("epochs", 3)):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y)
+            update(optimizer, loss)
+            scheduler.step()
+            trainer.log(loss=loss)
+            script.saw(trainer, x, y, loss)
+        value = validate(trainer, model)
+        progress["best"] = min(progress["best"], value)
+        trainer.log(val_loss=value)
+        script.saw(trainer, value, where="validated")
+
+
+@scenario
+def accumulate_4(script: Script) -> None:
+    """Four batches to an optimizer step, so that most boundaries have gradients that nobody has used yet."""
+    torch.manual_seed(1)
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    scheduler = OneCycleLR(optimizer, 0.02, total_steps=1000)
+    loader = train_loader(script)
+    trainer = script.trainer(model=model, optimizer=optimizer, scheduler=scheduler)
+    for _ in trainer.epochs(3):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y) / 4
+            loss.backward()
+            if (trainer.step + 1) % 4 == 0:
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+            trainer.log(loss=loss)
+            script.saw(trainer, x, y, loss)
+
+
+@scenario
+def two_cadences(script: Script) -> None:
+    """A GAN: the critic steps every batch, the generator gathers the gradients of four."""
+    torch.manual_seed(1)
+    generator, critic = nn.Linear(3, 6), nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+    generator_optimizer = torch.optim.Adam(generator.parameters(), lr=0.01)
+    critic_optimizer = torch.optim.Adam(critic.parameters(), lr=0.01)
+    loader = train_loader(script)
+    trainer = script.trainer(
+        generator=generator,
+        critic=critic,
+        generator_optimizer=generator_optimizer,
+        critic_optimizer=critic_optimizer,
+    )
+    for _ in trainer.epochs(3):
+        for x, _ in trainer.batches(loader):
+            made = generator(torch.randn(len(x), 3))
+            critic_loss = nn.functional.softplus(critic(made.detach()) - critic(x)).mean()
+            update(critic_optimizer, critic_loss)
+            generator_loss = nn.functional.softplus(-critic(made)).mean() / 4
+            generator_loss.backward()
+            if (trainer.step + 1) % 4 == 0:
+                generator_optimizer.step()
+                generator_optimizer.zero_grad()
+            trainer.log(critic_loss=critic_loss, generator_loss=generator_loss)
+            script.saw(trainer, x, made, critic_loss, generator_loss)
+
+
+@scenario
+def plateau_and_best(script: Script) -> None:
+    """A schedule driven by validation, the best weights kept in a dict, and the best checkpoints kept on disk."""
+    torch.manual_seed(1)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+    best: dict[str, Any] = {"value": float("inf"), "epoch": -1, "weights": copy.deepcopy(model.state_dict())}
+    loader = train_loader(script)
+    config = script.config(
+        every={"steps": 7, "minutes": None},
+        keep={"last": 1, "best": {"metric": "val_loss", "mode": "min", "count": 1}},
+    )
+    trainer = Trainer(config, model=model, optimizer=optimizer, scheduler=scheduler, best=best)
+    for epoch in trainer.epochs(5):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y)
+            update(optimizer, loss)
+            script.saw(trainer, x, y, loss)
+        value = validate(trainer, model)
+        scheduler.step(value)
+        if value < best["value"]:
+            best.update(value=value, epoch=epoch, weights=copy.deepcopy(model.state_dict()))
+        trainer.log(val_loss=value)
+
+
+@scenario
+def old_style_scheduler(script: Script) -> None:
+    """`scheduler.step()` at the head of the epoch, as before torch 1.1, and other code that runs again on a resume."""
+    torch.manual_seed(1)
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    scheduler = ExponentialLR(optimizer, 0.7)
+    counts = {"epochs": 0, "batches": 0}
+    loader = train_loader(script)
+    trainer = script.trainer(model=model, optimizer=optimizer, scheduler=scheduler, counts=counts)
+    for _ in trainer.epochs(3):
+        scheduler.step()
+        counts["epochs"] += 1
+        model(torch.randn(BATCH, 6))  # a warm-up that draws for its dropout
+        for x, y in trainer.batches(loader):
+            counts["batches"] += 1
+            loss = loss_of(model(x), y)
+            update(optimizer, loss)
+            script.saw(trainer, x, y, loss, scheduler.get_last_lr())
+
+
+@scenario
+def leaves_epochs_early(script: Script) -> None:
+    """`break` after seven of ten batches, in epochs of even number."""
+    torch.manual_seed(1)
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    loader = train_loader(script)
+    trainer = script.trainer(model=model, optimizer=optimizer)
+    for epoch in trainer.epochs(4):
+        for index, (x, y) in trainer.enumerate(loader):
+            loss = loss_of(model(x), y)
+            update(optimizer, loss)
+            script.saw(trainer, x, y, loss)
+            if index == 6 and epoch % 2 == 0:
+                break
+        trainer.log(left_at=index)
+
+
+@scenario
+def two_passes(script: Script) -> None:
+    """Two passes over one loader and one over another, in each epoch, with random draws in between."""
+    torch.manual_seed(1)
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    loader = train_loader(script)
+    other = loader_of(script, AugmentedByAll(samples(12, seed=6)), batch_size=3)
+    seen = {"noise": torch.zeros(3)}
+    trainer = script.trainer(model=model, optimizer=optimizer, seen=seen)
+    for _ in trainer.epochs(2):
+        for part in (loader, other, loader):
+            seen["noise"].add_(torch.randn(3))
+            for x, y in trainer.batches(part):
+                loss = loss_of(model(x), y)
+                update(optimizer, loss)
+                script.saw(trainer, x, y, loss)
+
+
+@scenario
+def bf16_autocast(script: Script) -> None:
+    torch.manual_seed(1)
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    loader = train_loader(script)
+    trainer = script.trainer(model=model, optimizer=optimizer)
+    for _ in trainer.epochs(2):
+        for x, y in trainer.batches(loader):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = loss_of(model(x), y)
+            update(optimizer, loss)
+            trainer.log(loss=loss)
+            script.saw(trainer, x, y, loss)
+
+
+@scenario
+def ema(script: Script) -> None:
+    """An exponential average of a model with BatchNorm, evaluated after each epoch."""
+    torch.manual_seed(1)
+    model = mlp(nn.BatchNorm1d(16))
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    loader = train_loader(script)
+    trainer = script.trainer(model=model, average=average, optimizer=optimizer)
+    for _ in trainer.epochs(2):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y)
+            update(optimizer, loss)
+            average.update_parameters(model)
+            trainer.log(loss=loss)
+            script.saw(trainer, x, y, loss)
+        trainer.log(val_loss=validate(trainer, average))
+
+
+@scenario
+def everything_registered(script: Script) -> None:
+    """Generators of all sorts, nested containers, layers that thaw, saves on request, `with`, `restore()`."""
+    torch.manual_seed(1)
+    model = mlp()
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    streams: dict[str, Any] = {
+        "torch_stream": torch.Generator().manual_seed(2),
+        "numpy_stream": numpy.random.default_rng(2),
+        "python_stream": random.Random(2),
+    }
+    history: dict[str, Any] = {"recent": [], "by_epoch": {0: torch.zeros(2)}}
+    loader = train_loader(script)
+    with script.trainer(model=model, optimizer=optimizer, history=history, **streams) as trainer:
+        trainer.restore()
+        for epoch in trainer.epochs(3):
+            if epoch == 1:
+                model[0].requires_grad_(True)
+            for x, y in trainer.batches(loader):
+                x = x + 0.1 * torch.randn(x.shape, generator=streams["torch_stream"])
+                x = x * streams["python_stream"].uniform(0.9, 1.1) + 0.1 * float(streams["numpy_stream"].random())
+                x = x + 0.1 * random.random() + 0.1 * float(numpy.random.rand())
+                loss = loss_of(model(x), y)
+                update(optimizer, loss)
+                history["recent"] = [*history["recent"], loss.item()][-3:]
+                if trainer.step % 10 == 5:
+                    trainer.request_save()
+                script.saw(trainer, x, y, loss)
+            history["by_epoch"][epoch] = torch.tensor([float(epoch), loss.item()])
+
+
+@scenario
+def early_stop(script: Script) -> None:
+    """`stop()` in the middle of an epoch, once five losses in a row were lower than one."""
+    torch.manual_seed(1)
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    patience = {"good": 0}
+    loader = train_loader(script)
+    trainer = script.trainer(model=model, optimizer=optimizer, patience=patience)
+    for _ in trainer.epochs(100):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y)
+            update(optimizer, loss)
+            trainer.log(loss=loss)
+            script.saw(trainer, x, y, loss)
+            patience["good"] = patience["good"] + 1 if loss.item() < 0.9 else 0
+            if patience["good"] == 5:
+                trainer.stop()
+
+
+@scenario
+def seeds_nothing(script: Script) -> None:
+    """Every launch begins with other weights and other streams, and the data seed is drawn."""
+    torch.seed()
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    loader = loader_of(script, AugmentedByAll(samples(TRAIN_SAMPLES)))
+    trainer = Trainer(script.config(data_seed=None, every={"steps": 9}), model=model, optimizer=optimizer)
+    for _ in trainer.epochs(3):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y)
+            update(optimizer, loss)
+            trainer.log(loss=loss)
+            script.saw(trainer, x, y, loss, random.random(), numpy.random.rand())
+
+
+@scenario
+def no_outer_loop(script: Script) -> None:
+    """`batches` under the user's own `for`: every pass is an epoch."""
+    torch.manual_seed(1)
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    loader = train_loader(script)
+    trainer = script.trainer(model=model, optimizer=optimizer)
+    for _ in range(3):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y)
+            update(optimizer, loss)
+            script.saw(trainer, x, y, loss)
+
+
+@scenario
+def stale_gradients(script: Script) -> None:
+    """`zero_grad(set_to_none=False)` and a parameter that no loss reaches: zeros and None are not the same to AdamW."""
+    torch.manual_seed(1)
+    model = mlp()
+    idle = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW([*model.parameters(), *idle.parameters()], lr=0.01, weight_decay=0.1)
+    loader = train_loader(script)
+    trainer = script.trainer(model=model, idle=idle, optimizer=optimizer)
+    for epoch in trainer.epochs(3):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y)
+            if epoch == 0:
+                loss = loss + idle(x[:, :2]).square().mean()  # from then on its gradients are zeros, not None
+            optimizer.zero_grad(set_to_none=False)
+            loss.backward()
+            optimizer.step()
+            script.saw(trainer, x, y, loss)
+
+
+@scenario
+def compiled_by_name(script: Script) -> None:
+    """The model is given to the trainer wrapped by `torch.compile`, here with the backend that compiles nothing."""
+    torch.manual_seed(1)
+    fit(script, train_loader(script), model=torch.compile(mlp(), backend="eager"))  # type: ignore[arg-type]

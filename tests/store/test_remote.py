@@ -1,0 +1,195 @@
+"""What is particular to storage behind fsspec."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from resumable.errors import ConfigError, StorageError
+from resumable.store import remote, storage
+from resumable.store.local import LocalStorage
+from resumable.store.remote import FsspecStorage
+from resumable.store.storage import open_storage
+from tests.store.flat import CarelessStore, FlatStore
+
+
+def stored(kind: type[FlatStore], folder: Path) -> FsspecStorage:
+    return FsspecStorage(kind(folder=str(folder), skip_instance_cache=True), "bucket/run", "flat://bucket/run")
+
+
+def test_exclusive_create_is_probed_and_the_probe_leaves_nothing(tmp_path: Path) -> None:
+    honest, careless = stored(FlatStore, tmp_path), stored(CarelessStore, tmp_path)
+    assert honest.exclusive
+    assert not careless.exclusive
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exists_then_write_does_not_count_as_exclusive(tmp_path: Path) -> None:
+    class AsksFirst(FlatStore):
+        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+            raise AssertionError("not probed")
+
+    AsksFirst.pipe_file = storage_base_pipe_file()
+    assert not stored(AsksFirst, tmp_path).exclusive
+    assert not FsspecStorage(LocalFileSystem(skip_instance_cache=True), str(tmp_path), "x://").exclusive
+
+
+def storage_base_pipe_file() -> Any:
+    from fsspec.spec import AbstractFileSystem
+
+    return AbstractFileSystem.pipe_file
+
+
+def test_reading_never_probes(tmp_path: Path) -> None:
+    place = stored(FlatStore, tmp_path)
+    place.list("attempts")
+    with pytest.raises(FileNotFoundError):
+        place.read("run.json", max_bytes=10)
+    assert not [request for request in place._fs.requests if request.startswith("put")]
+
+
+def test_a_create_that_is_refused_because_of_its_own_lost_answer_succeeds(tmp_path: Path) -> None:
+    class LosesAnswers(FlatStore):
+        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+            super().pipe_file(path, value, mode)
+            if mode == "create":
+                super().pipe_file(path, value, mode)  # what a client's retry does
+
+    place = stored(LosesAnswers, tmp_path)
+    place.__dict__["exclusive"] = True
+    place.create("a/f", b"mine")
+    with pytest.raises(FileExistsError):
+        place.create("a/f", b"of another")
+
+
+def test_without_exclusive_create_the_last_to_write_wins_and_the_other_is_told(tmp_path: Path) -> None:
+    class Raced(CarelessStore):
+        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+            super().pipe_file(path, value)
+            super().pipe_file(path, b"of another")
+
+    place = stored(Raced, tmp_path)
+    place.__dict__["exclusive"] = False
+    with pytest.raises(FileExistsError, match="by another program at the same time"):
+        place.create("a/f", b"mine")
+
+
+def test_a_half_written_file_is_not_published_when_it_is_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaks(FlatStore):
+        def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+            file = super()._open(path, mode, **options)
+            write = file.write
+
+            def broken(data: bytes) -> None:
+                write(data)
+                raise ConnectionResetError(104, "Connection reset by peer")
+
+            file.write = broken
+            return file
+
+    monkeypatch.setattr(remote, "SINGLE_REQUEST_BYTES", 10)
+    place = stored(Breaks, tmp_path)
+    with pytest.raises(StorageError, match="Connection reset by peer"):
+        place.write("a/f", [bytes(100)])
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_that_fails_for_a_while_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter([TimeoutError("timed out"), RuntimeError("a driver's own kind of error")])
+
+    class Flaky(FlatStore):
+        def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+            for failure in failures:
+                raise failure
+            return super().cat_file(path, start, end)
+
+    monkeypatch.setattr(storage, "RETRY_DELAYS_SECONDS", (0.0, 0.0))
+    place = stored(Flaky, tmp_path)
+    place.write("f", [b"data"])
+    assert place.read("f") == b"data"
+
+
+def test_a_storage_that_stays_away_is_a_storage_error_with_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away(FlatStore):
+        def _list(self, path: str) -> list[dict[str, Any]]:
+            raise RuntimeError("no route to host")
+
+    monkeypatch.setattr(storage, "RETRY_DELAYS_SECONDS", (0.0,))
+    with pytest.raises(StorageError, match="cannot list flat://bucket/run/checkpoints: no route to host"):
+        stored(Away, tmp_path).list("checkpoints")
+
+
+def test_a_refused_permission_is_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Forbids(FlatStore):
+        def _list(self, path: str) -> list[dict[str, Any]]:
+            asked.append(path)
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(storage, "RETRY_DELAYS_SECONDS", (60.0,))
+    with pytest.raises(StorageError, match="Permission denied") as caught:
+        stored(Forbids, tmp_path).list("checkpoints")
+    assert len(asked) == 1
+    assert caught.value.errno == 13
+    assert "who may write" in str(caught.value.hint)
+
+
+def test_a_folder_is_never_removed_with_what_is_in_it(tmp_path: Path) -> None:
+    class Recursive(FlatStore):
+        def rmdir(self, path: str) -> None:
+            raise AssertionError("this one would remove everything")
+
+    place = stored(Recursive, tmp_path)
+    place.write("a/f", [b"x"])
+    place.remove_dir("a")
+    assert place.read("a/f") == b"x"
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "message", "hint"),
+    [
+        ("nosuch://bucket/x", {}, "Protocol not known: nosuch", "check the URL"),
+        ("simplecache::memory://x", {}, "answers from a cache", "name the storage behind it"),
+        ("flatten://x", {}, "Protocol not known", "check the URL"),
+    ],
+)
+def test_a_url_that_cannot_work_is_a_config_error(url: str, options: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        open_storage(url, options)
+    assert hint in str(caught.value.hint)
+
+
+def test_a_missing_package_is_a_config_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    import fsspec.registry
+
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.setattr(fsspec.registry, "_registry", {})
+    with pytest.raises(ConfigError, match="s3://bucket/x") as caught:
+        open_storage("s3://bucket/x")
+    assert caught.value.hint == "pip install 'resumable[s3]'"
+
+
+def test_paths_and_file_urls_are_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in (str(tmp_path / "run"), "run", f"file://{tmp_path}/run"):
+        place = open_storage(url, {"ignored": "here"})
+        assert isinstance(place, LocalStorage)
+        assert place.url == str(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_password_in_a_url_is_not_shown() -> None:
+    assert storage.without_password("ftp://user:secret@host/x") == "ftp://user:***@host/x"
+    assert storage.without_password("s3://bucket/a:b@c") == "s3://bucket/a:b@c"

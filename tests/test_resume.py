@@ -1,0 +1,292 @@
+"""Training programs that are killed at named instants and rerun, and end with the bits of one that never was.
+
+Every launch is a real process that dies of a real signal. Kills are chosen by a seed made of the scenario's name, and
+each is asserted to have landed where it says.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from resumable import Run
+from tests.lab.client import Bench, Launch, killed, shared_lab, signalled
+
+NewBench = Callable[..., Bench]
+
+# Scenario and number of its steps, for those that need nothing but three kills.
+SCENARIOS = {
+    "workers": 20,
+    "batch_norm": 20,
+    "mixup_in_collate": 20,
+    "weighted_sampler": 20,
+    "user_sampler": 60,
+    "user_batch_sampler": 20,
+    "subset": 20,
+    "zipped_loaders": 20,
+    "iterable_replayed": 20,
+    "iterable_stateful": 20,
+    "plain_iterable": 20,
+    "stateful_data_loader": 20,
+    "accelerate_loop": 20,
+    "two_cadences": 30,
+    "plateau_and_best": 50,
+    "old_style_scheduler": 30,
+    "leaves_epochs_early": 34,
+    "two_passes": 48,
+    "bf16_autocast": 20,
+    "ema": 20,
+    "everything_registered": 30,
+    "no_outer_loop": 30,
+    "stale_gradients": 30,
+    "compiled_by_name": 20,
+}
+
+EXAMPLES = {
+    "digits.py": (1000, []),
+    "gan.py": (960, []),
+    "ppo_cartpole.py": (320, []),
+    "char_gpt.py": (30, ["--steps", "30", "--width", "32"]),
+}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> NewBench:
+    """Makes a bench for one scenario in this test's own folder."""
+    return lambda scenario, **options: Bench(shared_lab(), tmp_path, scenario, **options)
+
+
+def kills(seed: str, steps: int, count: int = 3, points: str = "step fetch save") -> list[Launch]:
+    """Kills in order of their steps: in the midst of a step, before a fetch, and inside the phases of a save."""
+    choose = random.Random(seed)
+    launches = []
+    for number, step in enumerate(sorted(choose.sample(range(1, steps - 6), count))):
+        point = points.split()[number % len(points.split())]
+        if point == "save":
+            point += choose.choice([".capture", ".blob", ".manifest", ".published"])
+        delay = f"+{choose.uniform(0.0002, 0.004):.4f}" if point == "step" else ""
+        launches.append(killed(f"{point}:{step}{delay}"))
+    return launches
+
+
+def test_twenty_kills_of_the_base_loop_change_no_bit(bench: NewBench) -> None:
+    points = [
+        "save.capture:0",
+        "save.manifest:0",
+        "save.published:0",
+        "fetch:1",
+        "step:2",
+        "step:3+0.0007",
+        "save.capture:4",
+        "save.blob:5",
+        "save.published:8",
+        "fetch:9",
+        "evaluate:10",
+        "epoch:10",
+        "step:11+0.0013",
+        "save.manifest:12",
+        "save.prune:16",
+        "step:17",
+        "evaluate:20",
+        "save.blob:21",
+        "step:25+0.0021",
+        "save.published:30",
+    ]
+    bench("base").crash_and_rerun([killed(point) for point in points])
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_three_kills_change_no_bit(bench: NewBench, scenario: str) -> None:
+    bench(scenario).crash_and_rerun(kills(scenario, SCENARIOS[scenario]))
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_three_kills_change_no_bit_of_an_example(bench: NewBench, example: str) -> None:
+    steps, arguments = EXAMPLES[example]
+    every_steps = max(4, steps // 12)
+    points = "step save step"
+    chosen = kills(example, steps - every_steps, points=points)
+    bench("example", file=example, arguments=arguments, every_steps=every_steps).crash_and_rerun(chosen)
+
+
+def test_three_kills_within_an_endless_loader_change_no_bit(bench: NewBench) -> None:
+    bench("cycle_in_steps").crash_and_rerun(kills("cycle", 25, points="step save step"))
+
+
+# -- workers ----------------------------------------------------------------------------------------------------------
+
+NO_WORKERS = Launch(options={"workers": 0})
+
+
+def test_two_workers_killed_three_times_give_the_bits_of_none(bench: NewBench) -> None:
+    bench("workers", workers=2).crash_and_rerun(kills("two", 20), reference=NO_WORKERS)
+
+
+def test_persistent_workers_killed_three_times_give_the_bits_of_none(bench: NewBench) -> None:
+    bench("workers", workers=2, persistent=True).crash_and_rerun(kills("persistent", 20), reference=NO_WORKERS)
+
+
+def test_the_number_of_workers_may_change_between_attempts(bench: NewBench) -> None:
+    first, second, third = kills("changed", 20)
+    disturbed = bench("workers", workers=0)
+    launches = [
+        Launch(first.kill, {"workers": 2}, first.exit),
+        Launch(second.kill, {"workers": 0}, second.exit),
+        Launch(third.kill, {"workers": 1, "persistent": True}, third.exit),
+    ]
+    disturbed.crash_and_rerun(launches, reference=Launch(options={"workers": 1}))
+
+
+def test_spawned_workers_killed_give_the_bits_of_none(bench: NewBench) -> None:
+    launches = [killed("step:3+0.001"), killed("save.blob:9", workers=0), killed("fetch:14", workers=0)]
+    bench("workers", workers=1, persistent=True, start="spawn").crash_and_rerun(launches, reference=NO_WORKERS)
+
+
+@pytest.mark.parametrize("scenario", ["iterable_replayed", "iterable_stateful", "stateful_data_loader"])
+def test_three_kills_change_no_bit_with_two_workers(bench: NewBench, scenario: str) -> None:
+    bench(scenario, workers=2).crash_and_rerun(kills(f"{scenario} 2", 20))
+
+
+# -- gradients, signals -----------------------------------------------------------------------------------------------
+
+
+def test_kills_inside_an_accumulation_window_change_no_bit(bench: NewBench) -> None:
+    launches = [killed("step:6"), killed("save.published:9"), killed("fetch:15"), killed("step:22+0.001")]
+    bench("accumulate_4").crash_and_rerun(launches)
+
+
+def test_sigterm_inside_an_accumulation_window_saves_the_gradients(bench: NewBench) -> None:
+    disturbed = bench("accumulate_4")
+    first, second, _ = disturbed.crash_and_rerun([signalled("SIGTERM", 5), signalled("SIGUSR1", 14)])
+    for ended, step in ((first, 6), (second, 15)):
+        assert f"PREEMPT signal={'SIGTERM' if step == 6 else 'SIGUSR1'} step={step} saved=yes exit=75" in ended.output
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_ends_the_step_and_saves_and_no_step_is_run_again(bench: NewBench, name: str) -> None:
+    first, second = bench("signalled_once").crash_and_rerun([signalled(name, 6)])
+    assert f"signal={name} step=7 saved=yes" in first.output
+    assert "RESUME  step=7 epoch=0" in second.output
+    assert not first.batches.keys() & second.batches.keys()
+
+
+def test_validation_notices_a_signal_and_leaves(bench: NewBench) -> None:
+    leaves = Launch(options={"signal_in_validation": 1, "signal": "SIGTERM"}, exit=75)
+    first, _ = bench("signalled_once").crash_and_rerun([leaves])
+    assert "PREEMPT signal=SIGTERM step=20" in first.output
+
+
+@pytest.mark.parametrize("second", ["at once", "while saving"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_second_signal_leaves_at_once_and_tears_nothing(bench: NewBench, name: str, second: str) -> None:
+    disturbed = bench("signalled_twice")
+    first, rerun = disturbed.crash_and_rerun([signalled(name, 6, second=second)])
+    assert "saved=yes" not in first.output
+    assert "RESUME  step=4 epoch=0" in rerun.output
+
+
+def test_workers_do_not_act_on_a_signal_to_the_whole_group(bench: NewBench) -> None:
+    bench("signalled_group", workers=2).crash_and_rerun([signalled("SIGTERM", 6), signalled("SIGINT", 13)])
+
+
+# -- starts and ends --------------------------------------------------------------------------------------------------
+
+
+def test_a_script_that_seeds_nothing_resumes_the_same_run_before_its_first_interval(bench: NewBench) -> None:
+    disturbed = bench("seeds_nothing")
+    start = disturbed.launch("whole", killed("save.published:0"))
+    assert not start.batches
+    shutil.copytree(disturbed.path("whole"), disturbed.path("crashed"))
+    disturbed.crash_and_rerun([killed("step:3"), killed("step:5+0.001"), killed("fetch:14")])
+
+
+def test_two_launches_of_a_script_that_seeds_nothing_differ(bench: NewBench) -> None:
+    disturbed = bench("seeds_nothing")
+    ended = [disturbed.launch(run) for run in ("one", "other")]
+    assert ended[0].batches.keys() == ended[1].batches.keys()
+    assert not set(ended[0].batches.values()) & set(ended[1].batches.values())
+
+
+def test_a_stopped_run_killed_on_the_way_stops_at_the_same_step(bench: NewBench) -> None:
+    ended = bench("early_stop").crash_and_rerun([killed("step:3"), killed("save.blob:7"), killed("step:9+0.001")])
+    assert "NEW " in ended[0].output
+
+
+def test_a_run_killed_in_its_final_save_finishes_on_the_next_launch(bench: NewBench) -> None:
+    bench("base").crash_and_rerun([killed("save.blob:30"), killed("save.manifest:30")])
+
+
+def test_a_finished_run_trains_nothing_more(bench: NewBench) -> None:
+    finished = bench("base", epochs=2)
+    finished.launch("run")
+    before = Run(str(finished.path("run"))).latest()
+    again = finished.launch("run")
+    after = Run(str(finished.path("run"))).latest()
+    assert not again.batches
+    assert before.manifest.finished
+    assert after.name == before.name
+
+
+def test_a_finished_run_goes_on_to_a_larger_number_as_if_it_had_been_asked_for_it(bench: NewBench) -> None:
+    extended = bench("base", epochs=4)
+    first = extended.launch("extended", Launch(options={"epochs": 2}))
+    second = extended.launch("extended", killed("step:27"))
+    third = extended.launch("extended")
+    whole = extended.launch("whole")
+    extended.assert_equal("extended", "whole", [first, second, third], [whole])
+
+
+def test_the_comparison_sees_one_flipped_bit(bench: NewBench) -> None:
+    """The laboratory's own proof: another seed, another batch, and no test here would pass for lack of looking."""
+    pair = bench("base", epochs=1)
+    one = pair.launch("one")
+    other = pair.launch("other", Launch(options={"epochs": 2}))
+    with pytest.raises(AssertionError, match="never ran"):
+        pair.assert_equal("one", "other", [one], [other])
+    with pytest.raises(AssertionError, match=r"tensors\.model"):
+        pair.assert_equal("one", "other", [other], [other])
+
+
+# -- the wider product ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_eight_kills_at_random_change_no_bit(bench: NewBench, scenario: str, seed: int) -> None:
+    steps = SCENARIOS[scenario]
+    bench(scenario).crash_and_rerun(kills(f"{scenario} {seed}", steps, count=8, points="step save fetch save step"))
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("scenario", ["workers", "mixup_in_collate", "user_sampler", "user_batch_sampler", "subset"])
+def test_eight_kills_of_workers_give_the_bits_of_none(
+    bench: NewBench, scenario: str, persistent: bool, start: str
+) -> None:
+    steps = SCENARIOS[scenario]
+    count = 8 if start == "fork" else 2
+    chosen = kills(f"{scenario} {persistent} {start}", steps, count=count, points="step save fetch")
+    options = {"workers": 2, "persistent": persistent, "start": start}
+    bench(scenario, **options).crash_and_rerun(chosen, reference=NO_WORKERS)
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(6))
+def test_twenty_kills_at_random_change_no_bit_of_the_base_loop(bench: NewBench, seed: int) -> None:
+    bench("base").crash_and_rerun(kills(f"base {seed}", 30, count=20, points="step save fetch save step save"))
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("step", range(1, 26))
+def test_sigterm_after_any_batch_of_an_accumulation_changes_no_bit(bench: NewBench, step: int) -> None:
+    bench("accumulate_4").crash_and_rerun([signalled("SIGTERM", step), signalled("SIGINT", step + 2)])

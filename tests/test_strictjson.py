@@ -1,0 +1,98 @@
+"""JSON that is bounded and means one thing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resumable import strictjson
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@given(values)
+def test_what_is_dumped_comes_back_the_same(value: object) -> None:
+    try:
+        data = strictjson.dumps(value)
+    except UnicodeEncodeError:
+        return  # a lone surrogate, which is no text
+    back = strictjson.loads(data)
+    assert back == value
+    assert repr(back) == repr(value)  # 1, 1.0 and True are equal, and so are 0.0 and -0.0
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_parsed_or_refused_with_a_value_error(data: bytes) -> None:
+    try:
+        value = strictjson.loads(data)
+    except ValueError:
+        return
+    assert json.loads(data) == value
+
+
+def test_dumps_is_compact_and_keeps_the_order_of_insertion() -> None:
+    assert strictjson.dumps({"b": [1, 2], "a": "é"}) == '{"b":[1,2],"a":"é"}'.encode()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_json_lacks_are_refused_in_both_directions(value: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        strictjson.dumps([value])
+    with pytest.raises(ValueError, match="is not JSON"):
+        strictjson.loads(json.dumps([value]).encode())
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b"[1,]", "not valid JSON"),
+        (b"1 2", "not valid JSON: Extra data"),
+        (b'{"a": 1} {"b": 2}', "not valid JSON: Extra data"),
+        (b"{'a': 1}", "not valid JSON"),
+        (b'"\xff"', "not UTF-8 at byte 1"),
+        (b'\xef\xbb\xbf{"a": 1}', "BOM"),
+        (b'{"a": 1, "a": 1}', "the key 'a' stands twice"),
+        (b'[{"x": {"b": 1, "c": 2, "b": 3}}]', "the key 'b' stands twice"),
+        (b'{"a": 1, "\\u0061": 2}', "the key 'a' stands twice"),
+        (b"[" * 65 + b"]" * 65, "nested deeper than 64"),
+        (b"[" * 1_000_000, "nested deeper than 64"),
+        (b'{"a":' * 1_000_000, "nested deeper than 64"),
+    ],
+)
+def test_text_that_is_not_one_bounded_value_is_refused_with_the_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        strictjson.loads(data)
+
+
+def test_the_bounds_are_the_callers() -> None:
+    assert strictjson.loads(b"[[1]]", max_bytes=5, max_depth=2, max_items=2) == [[1]]
+    with pytest.raises(ValueError, match="5 bytes of JSON, more than the 4 allowed"):
+        strictjson.loads(b"[[1]]", max_bytes=4)
+    with pytest.raises(ValueError, match="deeper than 1"):
+        strictjson.loads(b"[[1]]", max_depth=1)
+    with pytest.raises(ValueError, match="more than 3 items"):
+        strictjson.loads(b"[1,2,3,4]", max_items=3)
+
+
+def test_brackets_and_commas_inside_strings_do_not_count() -> None:
+    text = '[{,\\"' * 1000
+    assert strictjson.loads(strictjson.dumps([text]), max_depth=1, max_items=1) == [text]
+
+
+def test_brackets_are_counted_although_an_unclosed_quote_stands_before_them() -> None:
+    with pytest.raises(ValueError, match="deeper than 64"):
+        strictjson.loads(b'"' + b"[" * 100)
+
+
+def test_a_number_too_long_to_convert_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="digits"):
+        strictjson.loads(b"1" * 10_000)
