@@ -53,6 +53,12 @@ class Loops:
         self._inside_pass = False
         self._left_pass = False
         self._cycles: dict[str, Cycle] = {}
+        self.step: int
+        self.epoch: int  # epochs completed, which is the number of the one in progress
+        self._passes: int  # finished passes of the epoch in progress
+        self._batch: int  # batches of the pass in progress
+        self._evaluations: int  # since the last boundary
+        self._logged: dict[str, Any]  # since this step began
         self._stand_at(self._start)
 
     # -- what is called from outside ----------------------------------------------------------------------------------
@@ -332,7 +338,7 @@ class Loops:
 
     def _stand_at(self, position: Position) -> None:
         self.step, self.epoch, self._passes = position.step, position.epoch, position.passes
-        self._logged: dict[str, Any] = dict(position.metrics)
+        self._logged = dict(position.metrics)
         self._evaluations = 0
         self._batch = position.loaders[0]["batches"] if position.loaders else 0
 

@@ -150,8 +150,9 @@ class Checkpoint:
 
         Tensors come on the CPU with their type, bits and memory format. Raises `NoCheckpointError` for an unknown name.
         """
-        tree = self.tree(name)
-        return tree["state"] if self._record(name).kind == "module" else tree
+        from resumable.state.objects import weights
+
+        return weights(self._record(name).kind, self.tree(name))
 
     def load_into(self, model: nn.Module, *, name: str | None = None, strict: bool = True) -> Loaded:
         """Copy a module's weights and buffers into `model`, in place; optimizer and RNG are left alone.
@@ -160,7 +161,8 @@ class Checkpoint:
         """
         from resumable.state.modules import load_weights
 
-        return Loaded(*load_weights(model, self.load(name or self._only_module()), strict=strict))
+        missing, unexpected = load_weights(model, self.load(name or self._only_module()), strict=strict)
+        return Loaded(tuple(missing), tuple(unexpected))
 
     def tree(self, name: str) -> Any:
         """The whole stored tree of one object, decoded."""

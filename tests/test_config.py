@@ -252,7 +252,7 @@ def test_a_refusal_names_the_source_that_is_to_blame(tmp_path: Path, monkeypatch
 
 
 def test_a_config_made_directly_refuses_in_the_same_way() -> None:
-    with pytest.raises(ConfigError, match="unknown key 'evry'.*did you mean 'every'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'evry'.*did you mean 'every'"):
         Config(run="x", evry=1)
 
 

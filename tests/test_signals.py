@@ -44,6 +44,14 @@ class Program:
     def send(self, number: int) -> None:
         self.popen.send_signal(number)
 
+    def tell(self, word: str) -> None:
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(word.encode() + b"\n")
+
+    def end_of_input(self) -> None:
+        assert self.popen.stdin is not None
+        self.popen.stdin.close()
+
     def line(self) -> str:
         assert self.popen.stdout is not None
         assert select.select([self.popen.stdout], [], [], 30)[0], "the program said nothing for 30 seconds"
@@ -57,14 +65,12 @@ class Program:
 def _started(body: str, prelude: str = WATCH) -> Iterator[Program]:
     # Unbuffered, so that `select` sees every line; SIGINT as a terminal leaves it, whatever started these tests.
     default = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    popen = subprocess.Popen(
-        [sys.executable, "-c", default + prelude + body], cwd=ROOT, stdout=subprocess.PIPE, bufsize=0
-    )
-    try:
-        yield Program(popen)
-    finally:
-        popen.kill()
-        popen.communicate()
+    command = [sys.executable, "-c", default + prelude + body]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as popen:
+        try:
+            yield Program(popen)
+        finally:
+            popen.kill()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,45 +110,29 @@ def test_a_signal_that_a_launcher_delivers_twice_in_one_breath_counts_once() -> 
 
 
 CHILD = """
-parent = os.getpid()
 if os.fork() == 0:
     say(f"child {os.getpid()}")
-    time.sleep(60) if "doze" in globals() else [signal.pause() for _ in range(2)]
-    say(f"child {preemption.pending}")
+    for line in sys.stdin:
+        say(f"child {preemption.pending} {line.strip()}")
     os._exit(0)
 """
 
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGINT"])
 def test_a_forked_child_never_acts(name: str) -> None:
-    with _started(CHILD + "status = os.wait()[1]; say(f'{status} {preemption.pending}')") as program:
+    with _started(CHILD + "os.wait(); say(f'parent {preemption.pending}')") as program:
         child = int(program.line().split()[1])
-        for _ in range(2):  # each wakes one pause()
+        for word in ("first", "second"):
             os.kill(child, signal.Signals[name])
-            assert _is_asleep_again(child)
-        assert program.line() == "child None"
-        assert program.line() == "0 None"
-
-
-def _is_asleep_again(pid: int) -> bool:
-    # The child has taken the signal when it sleeps and none is pending; it may also have ended already.
-    for _ in range(10_000):
-        try:
-            fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        except FileNotFoundError:
-            return True
-        pending = int(fields.get("SigPnd", "0"), 16) | int(fields.get("ShdPnd", "0"), 16)
-        if pending == 0 and fields["State"].split()[0] in "SZ":
-            return True
-        os.sched_yield()
-    return False
+            program.tell(word)  # read after the signal was taken
+            assert program.line() == f"child None {word}"
+        program.end_of_input()
+        assert program.line() == "parent None"
 
 
 def test_a_forked_child_can_still_be_ended_by_its_parent() -> None:
-    body = "pid = int(sys.stdin.readline()) if False else None\n" + CHILD + "say(str(os.WTERMSIG(os.wait()[1])))"
-    with _started(body) as program:
-        child = int(program.line().split()[1])
-        os.kill(child, signal.SIGTERM)
+    with _started(CHILD + "say(str(os.WTERMSIG(os.wait()[1])))") as program:
+        os.kill(int(program.line().split()[1]), signal.SIGTERM)
         assert program.line() == str(signal.SIGTERM.value)
 
 

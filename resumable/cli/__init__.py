@@ -1,4 +1,4 @@
-"""The command line: verbs over runs anywhere, without the user's code; knows what each verb is called, not what it does."""
+"""The command line: verbs over runs anywhere, without the user's code; knows the verbs by name only."""
 
 from __future__ import annotations
 

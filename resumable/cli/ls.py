@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from rich.text import Text
 from resumable.cli.options import Json, RunUrl, StorageOptions, open_run
 from resumable.cli.terminal import Column, print_json, print_table, say
 from resumable.events import duration, size
+from resumable.retention import Rule, best
 from resumable.run import Checkpoint
 
 COLUMNS = (
@@ -53,7 +53,7 @@ def ls(run: RunUrl, json: Json = False, storage_options: StorageOptions = "{}") 
 
 def describe(checkpoints: Sequence[Checkpoint], *, now: float) -> list[dict[str, Any]]:
     """What there is to say about each checkpoint, given the whole history, oldest first."""
-    best = best_of(checkpoints)
+    winner = best_of(checkpoints)
     return [
         {
             "name": checkpoint.name,
@@ -67,23 +67,22 @@ def describe(checkpoints: Sequence[Checkpoint], *, now: float) -> list[dict[str,
             "attempt": checkpoint.manifest.attempt,
             "resumed_from": checkpoint.manifest.lineage[-1][1] if checkpoint.manifest.lineage else None,
             "reason": checkpoint.manifest.reason,
-            "flags": _flags(checkpoint, latest=checkpoints[-1], best=best),
+            "flags": _flags(checkpoint, latest=checkpoints[-1], winner=winner),
         }
         for checkpoint in checkpoints
     ]
 
 
 def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The one that @best names: by the metric of the newest checkpoint's own config; of equals the oldest."""
-    keep = checkpoints[-1].manifest.config.get("keep") or {}
-    wanted = keep.get("best") or {}
-    measured = [c for c in checkpoints if not math.isnan(c.manifest.metrics.get(wanted.get("metric"), math.nan))]
-    sign = -1 if wanted.get("mode") == "max" else 1
-    return min(measured, key=lambda c: sign * c.manifest.metrics[wanted["metric"]], default=None)
+    """The one that @best names, found in the history at hand instead of by reading it once more."""
+    wanted = (checkpoints[-1].manifest.config.get("keep") or {}).get("best") or {}
+    candidates = [checkpoint.candidate(wanted.get("metric")) for checkpoint in reversed(checkpoints)]
+    names = best(candidates, Rule(best_mode=wanted.get("mode", "min"), best_count=1))
+    return next((checkpoint for checkpoint in checkpoints if checkpoint.name in names), None)
 
 
-def _flags(checkpoint: Checkpoint, *, latest: Checkpoint, best: Checkpoint | None) -> list[str]:
-    facts = {"latest": checkpoint is latest, "best": checkpoint is best, "finished": checkpoint.manifest.finished}
+def _flags(checkpoint: Checkpoint, *, latest: Checkpoint, winner: Checkpoint | None) -> list[str]:
+    facts = {"latest": checkpoint is latest, "best": checkpoint is winner, "finished": checkpoint.manifest.finished}
     return [flag for flag, true in facts.items() if true]
 
 

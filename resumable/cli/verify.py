@@ -56,7 +56,7 @@ def verify(target: Target, json: Json = False, storage_options: StorageOptions =
 
 
 def judge(catalog: Catalog, names: Collection[CheckpointName]) -> list[Verdict]:
-    """A verdict on each of the `names`; `StorageError` where the storage fails, which says nothing about a checkpoint."""
+    """A verdict on each of `names`; `StorageError` where the storage fails: that says nothing about a checkpoint."""
     history = {name for name, _ in catalog.history()}
     return [_judge(catalog, name, in_history=name in history) for name in names]
 
@@ -92,9 +92,8 @@ def _selected(run: Run, selector: str | None) -> list[CheckpointName]:
 
 
 def _print(verdicts: Sequence[Verdict], *, bad: int) -> None:
-    rows = [
-        [each.name, size(each.size_bytes), Text(each.verdict, STYLES[each.verdict]), Text(each.reason)]
-        for each in verdicts
+    rows: list[list[str | Text]] = [
+        [each.name, size(each.size_bytes), Text(each.verdict, STYLES[each.verdict]), each.reason] for each in verdicts
     ]
     print_table(COLUMNS, rows)
     checked = sum(verdict.verdict != "unfinished" for verdict in verdicts)

@@ -138,6 +138,7 @@ class StreamPass(Pass):
     def __init__(self, loader: Any, opening: Opening, source: StreamSource) -> None:
         super().__init__(opening.address)
         self.length = length_of(loader)
+        self._loader = loader  # kept alive: its workers end with it
         self._persistent = bool(loader.persistent_workers)
         self._workers = workers_of(loader)
         self._dataset = loader.dataset
@@ -191,7 +192,7 @@ class StreamPass(Pass):
     def _release(self) -> None:
         if not self._persistent:
             end_iterator(self._batches)
-        self._batches = None
+        self._batches = self._loader = None
 
 
 def has_state(loader: Any) -> bool:

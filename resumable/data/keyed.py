@@ -154,6 +154,7 @@ class KeyedPass(Pass):
     def __init__(self, loader: Any, opening: Opening, source: KeyedSource) -> None:
         super().__init__(opening.address)
         self.length = length_of(loader)
+        self._loader = loader  # kept alive: its workers end with it
         self._persistent = bool(loader.persistent_workers)
         self.order = Order(loader, opening)
         self._batches: Iterator[Any] | None = source.start(loader, opening, self.order, self)
@@ -170,4 +171,4 @@ class KeyedPass(Pass):
     def _release(self) -> None:
         if not self._persistent:
             end_iterator(self._batches)
-        self._batches = None
+        self._batches = self._loader = None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from resumable.data import legacy
 from resumable.data.addresses import key_of
 from resumable.data.generators import AnyGenerator
 
@@ -95,12 +96,12 @@ class PrivateStreams:
 
 
 def _capture_main() -> tuple[Any, Any, Any]:
-    return torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+    return torch.default_generator.get_state(), legacy.capture(), random.getstate()
 
 
 def _put_back_main(state: tuple[Any, Any, Any]) -> None:
     torch.default_generator.set_state(state[0])
-    np.random.set_state(state[1])
+    legacy.put_back(state[1])
     random.setstate(state[2])
 
 

@@ -6,7 +6,6 @@ import collections
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from resumable.state.adapter import Plain
@@ -37,10 +36,10 @@ class ContainerAdapter(Plain):
 class _Filling:
     def __init__(self) -> None:
         self._placed: dict[int, Any] = {}
-        self._taken: set[int] = set()
+        self._taken: dict[int, Any] = {}  # live parts in use, held so that no `id` comes twice
 
     def fit(self, live: Any, saved: Any) -> Any:
-        """What now stands for `saved`: `live` itself with new content where the types allow that, else something new."""
+        """What now stands for `saved`: `live` itself with new content where the types allow it, else something new."""
         if type(live) is not type(saved):
             return self._new(saved, live)
         if isinstance(saved, Tensor):
@@ -56,7 +55,7 @@ class _Filling:
     def _container(self, live: Any, saved: Any) -> Any:
         if id(live) in self._taken:
             return self._new(saved, live)
-        self._taken.add(id(live))
+        self._taken[id(live)] = live
         if type(saved) is list:
             live[:] = [self.fit(at(live, index), value) for index, value in enumerate(saved)]
             return live
@@ -97,5 +96,5 @@ class _Filling:
 
     def _keep(self, saved: Any, placed: Any) -> Any:
         self._placed[id(saved)] = placed
-        self._taken.add(id(placed))
+        self._taken[id(placed)] = placed
         return placed

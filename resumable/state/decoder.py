@@ -31,7 +31,7 @@ def decode(document: Any, tensors: Mapping[str, Tensor]) -> Any:
 class _Decoder:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
-        self._wrapped: dict[tuple[str, int], Tensor] = {}
+        self._wrapped: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
     def node(self, node: Any, path: tuple[str, ...]) -> Any:
         if node is None or type(node) in (bool, int, float, str):
@@ -198,7 +198,9 @@ class _Decoder:
         if not isinstance(tensor, Tensor):
             self.fail(path, f"{tag} holds no tensor")
         # One parameter under two names is still one parameter.
-        return self._wrapped.setdefault((tag, id(tensor)), make(tensor))
+        if (tag, id(tensor)) not in self._wrapped:
+            self._wrapped[tag, id(tensor)] = tensor, make(tensor)  # both kept, so that no `id` comes twice
+        return self._wrapped[tag, id(tensor)][1]
 
     def _numpy_dtype(self, text: Any, path: tuple[str, ...]) -> np.dtype[Any]:
         if type(text) is not str or not _NUMPY_DTYPE.fullmatch(text):

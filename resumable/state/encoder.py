@@ -17,7 +17,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -137,7 +137,7 @@ class _Encoder:
             self.refuse(path, f"an array of dtype {value.dtype} cannot be stored", "keep one plain array per field")
         if self.key_of is not None and value.nbytes >= INLINE_BYTES and _fits_torch(value.dtype):
             return {"$array": self._stored(_as_tensor(value), path)}
-        order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+        order: Literal["F", "C"] = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         data = self._base64(value.tobytes(order=order), path)
         return {"$ndarray": {"dtype": value.dtype.str, "shape": list(value.shape), "order": order, "data": data}}
 
@@ -188,12 +188,10 @@ class _Encoder:
 
     def _stored(self, tensor: Tensor, path: Path) -> str:
         assert self.key_of is not None
-        key = self.key_of(path)
+        key = self.key_of(path).encode("utf-8", "backslashreplace").decode()
         # Different paths may read alike ("a.b" and a, b), and one name is the format's own.
         while key in self.tensors or key in self.aliases or key == "__metadata__":
             key += "~"
-        if not _is_unicode(key):
-            key = key.encode("utf-8", "backslashreplace").decode()
         place = same_place(tensor)
         known = self._keys.get(place) if place is not None else None
         if known is not None:
@@ -247,7 +245,7 @@ class _Entered:
 
 
 def _hint(value: Any) -> str:
-    if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+    if isinstance(value, Tensor) and torch.nn.parameter.is_lazy(value):
         return "pass one batch through the model before the training loop, so that its lazy layers have shapes"
     if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType | type):
         return "code is not state: leave it out, or keep the values that it is made from"

@@ -23,7 +23,7 @@ class GeneratorAdapter(Plain):
         if isinstance(target, torch.Generator):
             return {"torch": target.get_state(), "device": target.device.type}
         if isinstance(target, np.random.Generator):
-            return {"numpy": target.bit_generator.state}
+            return {"numpy": target.bit_generator.state, "seed": _seed(target.bit_generator.seed_seq)}
         if isinstance(target, np.random.RandomState):
             return {"numpy": target.get_state(legacy=False)}
         return {"python": target.getstate()}
@@ -36,11 +36,28 @@ class GeneratorAdapter(Plain):
         if isinstance(target, torch.Generator):
             target.set_state(tree["torch"].clone())
         elif isinstance(target, np.random.Generator):
-            target.bit_generator.state = tree["numpy"]
+            _set_numpy(target.bit_generator, tree["numpy"], tree["seed"])
         elif isinstance(target, np.random.RandomState):
             target.set_state(tree["numpy"])
         else:
             target.setstate(tree["python"])
+
+
+def _seed(sequence: Any) -> dict[str, Any] | None:
+    # `spawn()` makes children from the seed sequence and their count, which the bit generator's state leaves out.
+    if type(sequence) is not np.random.SeedSequence:
+        return None
+    state: dict[str, Any] = dict(sequence.state)
+    entropy = state["entropy"]
+    plain = entropy if entropy is None or type(entropy) is int else [int(word) for word in entropy]
+    return {**state, "entropy": plain, "spawn_key": tuple(int(word) for word in state["spawn_key"])}
+
+
+def _set_numpy(bit_generator: Any, state: dict[str, Any], seed: dict[str, Any] | None) -> None:
+    if seed is None or seed == _seed(bit_generator.seed_seq):
+        bit_generator.state = state
+    else:
+        bit_generator.__setstate__((state, np.random.SeedSequence(**seed)))
 
 
 def _sort(tree: dict[str, Any]) -> str:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from resumable.errors import StateError
 from resumable.state.adapter import Adapter, mismatch
 from resumable.state.modules import ModuleAdapter
-from resumable.state.optimizers import OptimizerAdapter
 from resumable.state.tensors import copy_of
 
 
@@ -26,10 +26,11 @@ class Gradients:
         self.ever_stepped = False
         self._stepped: set[int] = set()
         self._modules = [adapter for adapter in adapters.values() if isinstance(adapter, ModuleAdapter)]
-        self._optimizers = [adapter for adapter in adapters.values() if isinstance(adapter, OptimizerAdapter)]
+        targets = {name: getattr(adapter, "target", None) for name, adapter in adapters.items()}
+        self._optimizers = {name: target for name, target in targets.items() if isinstance(target, Optimizer)}
         self._hooks: list[RemovableHandle] = []
-        for adapter in adapters.values():
-            for optimizer in _with_inner(getattr(adapter, "target", None)):
+        for target in targets.values():
+            for optimizer in _with_inner(target):
                 self._hooks.append(optimizer.register_step_post_hook(self._on_step))
 
     def clean(self) -> bool:
@@ -55,7 +56,9 @@ class Gradients:
         # A used sparse gradient comes back as an empty sparse one, which zeros could not stand for.
         used = {name: _emptied(grad) for name, grad in holding.items() if grad.is_sparse}
         return {
+            "ever_stepped": self.ever_stepped,
             "present": sorted(holding),
+            "stepped": sorted(name for name, parameter in self._parameters() if id(parameter) in self._stepped),
             "grads": {name: _described(name, grad) for name, grad in (holding if grads else used).items()},
         }
 
@@ -65,6 +68,9 @@ class Gradients:
         unknown = sorted(set(tree["present"]) - parameters.keys())
         if unknown:
             raise mismatch("gradients", [f"no such parameters here: {', '.join(unknown[:20])}"])
+        # As the next boundary of an uninterrupted run would find them: a boundary may follow without a step in between.
+        self.ever_stepped = tree["ever_stepped"]
+        self._stepped = {id(parameter) for name, parameter in parameters.items() if name in set(tree["stepped"])}
         for name, parameter in parameters.items():
             if name in tree["grads"]:
                 parameter.grad = _gradient(tree["grads"][name], parameter)
@@ -73,7 +79,7 @@ class Gradients:
             else:
                 parameter.grad = None
 
-    def _on_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _on_step(self, optimizer: Optimizer, *_: Any) -> None:
         self.ever_stepped = True
         self._stepped.update(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
 
@@ -84,25 +90,25 @@ class Gradients:
                 if id(parameter) not in seen:
                     seen.add(id(parameter))
                     yield f"{adapter.name}.{name}", parameter
-        for optimizer in self._optimizers:
-            for number, group in enumerate(optimizer.target.param_groups):
+        for owner, optimizer in self._optimizers.items():
+            for number, group in enumerate(optimizer.param_groups):
                 for place, parameter in enumerate(group["params"]):
                     if id(parameter) not in seen:
                         seen.add(id(parameter))
-                        yield f"{optimizer.name}.group{number}.{place}", parameter
+                        yield f"{owner}.group{number}.{place}", parameter
 
 
-def _with_inner(target: Any) -> Iterator[torch.optim.Optimizer]:
+def _with_inner(target: Any) -> Iterator[Optimizer]:
     # An optimizer around another (lookahead, sharpness-aware) steps through the inner one, whose hooks then fire.
     seen: set[int] = set()
     while target is not None and id(target) not in seen:
         seen.add(id(target))
-        if isinstance(target, torch.optim.Optimizer) and "_optimizer_step_post_hooks" in vars(target):
+        if isinstance(target, Optimizer) and "_optimizer_step_post_hooks" in vars(target):
             yield target
         inner = (
             vars(target).get("optimizer", vars(target).get("base_optimizer")) if hasattr(target, "__dict__") else None
         )
-        target = inner if isinstance(inner, torch.optim.Optimizer) else None
+        target = inner if isinstance(inner, Optimizer) else None
 
 
 def _described(name: str, grad: Tensor) -> Any:

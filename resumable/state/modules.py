@@ -38,7 +38,9 @@ class ModuleAdapter(Plain):
 
     def comparable(self, document: Any) -> Any:
         # Versions of modules change with libraries, and attributes may be defined in another order.
-        state = sorted(document["state"]["$ordered"], key=lambda pair: str(pair[0]))
+        state = document["state"]
+        if "$ordered" in state:
+            state = sorted(state["$ordered"], key=lambda pair: str(pair[0]))
         return {**document, "state": state, "metadata": None}
 
     def restore(self, tree: dict[str, Any]) -> None:
@@ -61,6 +63,7 @@ class ModuleAdapter(Plain):
         places = {name: module._buffers[attribute] for name, module, attribute in _all_buffers(self.target)}
         filled = {key for key in saved if key in places and places[key] is None}
         emptied = {key for key, buffer in tree["buffers"].items() if buffer is None}
+        unsaved = {name for name, _, _, _ in _unsaved_buffers(self.target)}
         modules = {name or "(itself)" for name, _ in self.target.named_modules()}
         saved_modules = {name or "(itself)" for name in tree["training"]}
         reasons = [
@@ -69,7 +72,7 @@ class ModuleAdapter(Plain):
                 {key: value for key, value in live.items() if key not in emptied},
             ),
             *_untied(saved, live),
-            *listed("buffers missing in the checkpoint", sorted(places.keys() - saved.keys() - tree["buffers"].keys())),
+            *listed("buffers missing in the checkpoint", sorted(unsaved - saved.keys() - tree["buffers"].keys())),
             *listed("buffers not in this module", sorted(tree["buffers"].keys() - places.keys())),
             *listed("modules missing in the checkpoint", sorted(modules - saved_modules)),
             *listed("modules not in this module", sorted(saved_modules - modules)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any
@@ -91,14 +90,14 @@ class OptimizerAdapter(Plain):
         # A loop that holds `optimizer.param_groups[0]` must go on holding the group that the optimizer uses.
         for kept, loaded in zip(groups, self.target.param_groups, strict=True):
             if kept is not loaded:
-                content = dict(loaded)
+                content = loaded.copy()
                 kept.clear()
                 kept.update(content)
         self.target.param_groups = groups
         if states is not self.target.state and type(states) is type(self.target.state):
-            content = dict(self.target.state)
+            loaded_state: Any = self.target.state.copy()
             states.clear()
-            states.update(content)
+            states.update(loaded_state)
             self.target.state = states
 
     def _live_state(self, saved: Mapping[int, Any]) -> dict[int, Any]:

@@ -42,11 +42,13 @@ def restore(tree: dict[str, Any]) -> list[str]:
 
 
 def _cuda() -> list[Tensor]:
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.cuda.get_rng_state_all() if in_use else []
 
 
 def _xpu() -> list[Tensor]:
-    return torch.xpu.get_rng_state_all() if torch.xpu.is_initialized() else []
+    in_use: bool = torch.xpu.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.xpu.get_rng_state_all() if in_use else []
 
 
 def _mps() -> list[Tensor]:

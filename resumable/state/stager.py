@@ -44,7 +44,7 @@ class Stager:
             place = layout.slices[key]
             if place.start != place.end:
                 _typed(buffer[place.start : place.end], facts[key]).copy_(raw(tensor))
-        return Staged(memoryview(buffer.numpy()), facts, layout.slices, layout.size)
+        return Staged(buffer.numpy().data, facts, layout.slices, layout.size)
 
     def release(self) -> None:
         """Give the buffers back to the operating system."""
@@ -71,6 +71,13 @@ def unstage(image: bytearray | memoryview, records: Mapping[str, Recorded]) -> d
     Records that say they are an `alias` of another key have no bytes of their own: their key gets that tensor.
     Raises `ValueError` where the image is malformed or does not hold what `records` says.
     """
+    try:
+        return _unstaged(image, records)
+    except (RuntimeError, OverflowError) as error:  # torch's word for an impossible size
+        raise ValueError(str(error)) from error
+
+
+def _unstaged(image: bytearray | memoryview, records: Mapping[str, Recorded]) -> dict[str, Tensor]:
     slices = parse_header(image)
     aliases = {key: getattr(record, "alias", None) for key, record in records.items()}
     tensors = {

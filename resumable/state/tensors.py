@@ -133,7 +133,7 @@ def raw(tensor: Tensor) -> Tensor:
 def bytes_of(tensor: Tensor) -> memoryview:
     """A tensor's bytes in row-major order on the host: a view of its memory where that is possible, else a copy."""
     flat = raw(tensor).cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def tensor_digest(tensor: Tensor) -> str:

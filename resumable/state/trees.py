@@ -26,7 +26,9 @@ class _Fresh:
 
     def copy(self, tree: Any, like: Any) -> Any:
         if isinstance(tree, Tensor):
-            return self._copies.setdefault(id(tree), _fresh_tensor(tree, like))
+            if id(tree) not in self._copies:
+                self._copies[id(tree)] = _fresh_tensor(tree, like)
+            return self._copies[id(tree)]
         if isinstance(tree, np.ndarray):
             return tree.copy(order="K")
         if type(tree) in (dict, collections.OrderedDict):

@@ -89,7 +89,6 @@ class LocalStorage:
         with self._placing(path) as temporary:
             _write_durably(temporary, chunks)
             os.replace(temporary, target)
-            _sync_folder(target.parent)
 
     def create(self, path: str, data: bytes) -> None:
         target = self._at(path)

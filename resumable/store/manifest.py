@@ -129,8 +129,8 @@ class ObjectRecord(Record):
     @model_validator(mode="after")
     def _aliases_lead_to_tensors(self) -> ObjectRecord:
         for key, tensor in self.tensors.items():
-            target = self.tensors.get(tensor.alias) if tensor.alias is not None else tensor
-            if target is None or (target is not tensor and target.alias is not None):
+            target = self.tensors.get(tensor.alias) if tensor.alias is not None else None
+            if tensor.alias is not None and (target is None or target.alias is not None):
                 raise ValueError(f"{key!r} is an alias of {tensor.alias!r}, which is no tensor of its own")
         return self
 

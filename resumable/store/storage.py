@@ -194,7 +194,8 @@ def asked(question: Callable[[], T]) -> T:
 
     A folder where a file was expected, or the reverse, is an answer too: `FileNotFoundError`.
     """
-    for delay_seconds in (*RETRY_DELAYS_SECONDS, None):
+    delays_seconds = iter(RETRY_DELAYS_SECONDS)
+    while True:
         try:
             return question()
         except (IsADirectoryError, NotADirectoryError) as error:
@@ -202,7 +203,7 @@ def asked(question: Callable[[], T]) -> T:
         except _PERMANENT:
             raise
         except Exception:
+            delay_seconds = next(delays_seconds, None)
             if delay_seconds is None:
                 raise
             time.sleep(delay_seconds)
-    raise AssertionError("unreachable")

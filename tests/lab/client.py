@@ -122,7 +122,7 @@ class Bench:
         missing = expected.keys() - seen
         assert not missing, f"never ran: {sorted(missing)}"
         different = differences(str(self.path(run)), str(self.path(other)))
-        assert not different, "\n".join(different)
+        assert not different, "\n".join(different[:20])
 
 
 class Lab:

@@ -18,7 +18,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from tests.lab.script import Script, scenario
+from tests.lab.script import Script, scenario, seed_all
 from tests.lab.toys import (
     BATCH,
     CLASSES,
@@ -79,13 +79,13 @@ def loader_of(script: Script, dataset: Dataset[Any], **options: Any) -> DataLoad
 @scenario
 def workers(script: Script) -> None:
     """Augmentation that draws from every kind of stream, fetched by whoever this launch says."""
-    torch.manual_seed(1)
+    seed_all()
     fit(script, loader_of(script, AugmentedByAll(samples(TRAIN_SAMPLES))))
 
 
 @scenario
 def batch_norm(script: Script) -> None:
-    torch.manual_seed(1)
+    seed_all()
     loader = loader_of(script, Augmented(samples(TRAIN_SAMPLES)))
     fit(script, loader, model=mlp(nn.BatchNorm1d(16)))
 
@@ -100,13 +100,13 @@ def mixup(items: list[Any]) -> tuple[Tensor, Tensor]:
 
 @scenario
 def mixup_in_collate(script: Script) -> None:
-    torch.manual_seed(1)
+    seed_all()
     fit(script, loader_of(script, Augmented(samples(TRAIN_SAMPLES)), collate_fn=mixup))
 
 
 @scenario
 def weighted_sampler(script: Script) -> None:
-    torch.manual_seed(1)
+    seed_all()
     weights = torch.linspace(0.1, 1, TRAIN_SAMPLES).tolist()
     sampler = WeightedRandomSampler(weights, TRAIN_SAMPLES, generator=torch.Generator().manual_seed(8))
     fit(script, loader_of(script, Augmented(samples(TRAIN_SAMPLES)), sampler=sampler))
@@ -123,9 +123,7 @@ class Coins(Sampler[int]):
 
 @scenario
 def user_sampler(script: Script) -> None:
-    torch.manual_seed(1)
-    random.seed(1)
-    numpy.random.seed(1)
+    seed_all()
     fit(script, loader_of(script, Augmented(samples(TRAIN_SAMPLES)), sampler=Coins()))
 
 
@@ -148,14 +146,13 @@ class Buckets(Sampler[list[int]]):
 
 @scenario
 def user_batch_sampler(script: Script) -> None:
-    torch.manual_seed(1)
-    random.seed(1)
+    seed_all()
     fit(script, loader_of(script, Augmented(samples(TRAIN_SAMPLES)), batch_sampler=Buckets()))
 
 
 @scenario
 def subset(script: Script) -> None:
-    torch.manual_seed(1)
+    seed_all()
     chosen = Subset(AugmentedByAll(samples(TRAIN_SAMPLES)), torch.randperm(TRAIN_SAMPLES)[:32].tolist())
     fit(script, loader_of(script, chosen, drop_last=True, batch_size=3))
 
@@ -163,19 +160,19 @@ def subset(script: Script) -> None:
 @scenario
 def iterable_replayed(script: Script) -> None:
     """An iterable dataset without `state_dict`: what was consumed is read again."""
-    torch.manual_seed(1)
+    seed_all()
     fit(script, loader_of(script, Drawn(), shuffle=None))
 
 
 @scenario
 def iterable_stateful(script: Script) -> None:
-    torch.manual_seed(1)
+    seed_all()
     fit(script, loader_of(script, DrawnStateful(), shuffle=None))
 
 
 @scenario
 def plain_iterable(script: Script) -> None:
-    torch.manual_seed(1)
+    seed_all()
     fit(script, Islands(STEPS_PER_EPOCH))
 
 
@@ -183,7 +180,7 @@ def plain_iterable(script: Script) -> None:
 def stateful_data_loader(script: Script) -> None:
     from torchdata.stateful_dataloader import StatefulDataLoader
 
-    torch.manual_seed(1)
+    seed_all()
     dataset = AugmentedByAll(samples(TRAIN_SAMPLES))
     fit(script, StatefulDataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=script.option("workers", 0)))
 
@@ -194,7 +191,7 @@ def accelerate_loop(script: Script) -> None:
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True)
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.5)
@@ -215,7 +212,7 @@ def accelerate_loop(script: Script) -> None:
 @scenario
 def zipped_loaders(script: Script) -> None:
     """`batches(a, b)`: labelled and unlabelled batches together, of which one is the longer."""
-    torch.manual_seed(1)
+    seed_all()
     labelled = loader_of(script, Augmented(samples(TRAIN_SAMPLES)))
     unlabelled = loader_of(script, AugmentedByAll(samples(60, seed=6)), batch_size=5)
     model = mlp()
@@ -234,7 +231,7 @@ def zipped_loaders(script: Script) -> None:
 @scenario
 def cycle_in_steps(script: Script) -> None:
     """Two endless loaders of unlike lengths, drawn from at will within `steps`."""
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     trainer = script.trainer(model=model, optimizer=optimizer)

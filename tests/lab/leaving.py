@@ -17,7 +17,7 @@ from resumable.store.local import LocalStorage
 from tests.lab.feeds import loss_of
 from tests.lab.loops import train_loader, update, validate
 from tests.lab.operations import Operations
-from tests.lab.script import Script, scenario
+from tests.lab.script import Script, scenario, seed_all
 from tests.lab.toys import mlp
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -25,7 +25,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def _loop(script: Script) -> None:
     """A plain loop with validation, whose body sends a signal at a step that the options name."""
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     loader = train_loader(script)
@@ -59,16 +59,17 @@ def signalled_twice(script: Script) -> None:
                 script.signal_itself()
             write(self, path, chunks)
 
-        LocalStorage.write = interrupted  # type: ignore[method-assign]
+        LocalStorage.write = interrupted
     elif script.option("second", None) == "at once":
         first = signal.Signals[script.options["signal"]]
-        script.signal_itself = lambda: [os.kill(os.getpid(), first) for _ in range(2)]  # type: ignore[assignment,method-assign,return-value]
+        script.signal_itself = lambda: [os.kill(os.getpid(), first) for _ in range(2)]
     _loop(script)
 
 
 @scenario
 def example(script: Script) -> None:
     """One of the examples as it is, in the run of this test. What it warns of, its reader would see."""
+    seed_all()  # NumPy's and Python's streams are not used there, but saved
     os.environ["RESUMABLE_RUN"] = script.run
     os.environ["RESUMABLE_EVERY__STEPS"] = str(script.option("every_steps", 40))
     path = EXAMPLES / script.options["file"]
@@ -81,7 +82,7 @@ def example(script: Script) -> None:
 def signalled_group(script: Script) -> None:
     """The signal goes to the whole process group, as from a terminal or a scheduler, loader workers included."""
     name = script.option("signal", None)
-    script.signal_itself = lambda: os.killpg(0, signal.Signals[name])  # type: ignore[method-assign]
+    script.signal_itself = lambda: os.killpg(0, signal.Signals[name])
     _loop(script)
 
 
@@ -92,7 +93,7 @@ def dies_at_an_operation(script: Script) -> None:
         kill_at=script.option("kill_at", 0), log=script.options["log"], armed=script.option("from_start", False)
     )
     operations.install()
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     loader = train_loader(script)

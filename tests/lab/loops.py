@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from resumable import Trainer
 from tests.lab.feeds import fit, loader_of, loss_of
-from tests.lab.script import Script, scenario
+from tests.lab.script import Script, scenario, seed_all
 from tests.lab.toys import BATCH, TRAIN_SAMPLES, VAL_SAMPLES, Augmented, AugmentedByAll, mlp, samples
 
 
@@ -44,7 +44,7 @@ def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
 @scenario
 def base(script: Script) -> None:
     """The tutorial's loop: dropout, AdamW, one cycle, augmentation, validation, the loop's own best value."""
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     scheduler = OneCycleLR(optimizer, 0.02, total_steps=1000)
@@ -67,7 +67,7 @@ def base(script: Script) -> None:
 @scenario
 def accumulate_4(script: Script) -> None:
     """Four batches to an optimizer step, so that most boundaries have gradients that nobody has used yet."""
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     scheduler = OneCycleLR(optimizer, 0.02, total_steps=1000)
@@ -88,7 +88,7 @@ def accumulate_4(script: Script) -> None:
 @scenario
 def two_cadences(script: Script) -> None:
     """A GAN: the critic steps every batch, the generator gathers the gradients of four."""
-    torch.manual_seed(1)
+    seed_all()
     generator, critic = nn.Linear(3, 6), nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
     generator_optimizer = torch.optim.Adam(generator.parameters(), lr=0.01)
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=0.01)
@@ -116,7 +116,7 @@ def two_cadences(script: Script) -> None:
 @scenario
 def plateau_and_best(script: Script) -> None:
     """A schedule driven by validation, the best weights kept in a dict, and the best checkpoints kept on disk."""
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
@@ -142,7 +142,7 @@ def plateau_and_best(script: Script) -> None:
 @scenario
 def old_style_scheduler(script: Script) -> None:
     """`scheduler.step()` at the head of the epoch, as before torch 1.1, and other code that runs again on a resume."""
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     scheduler = ExponentialLR(optimizer, 0.7)
@@ -163,7 +163,7 @@ def old_style_scheduler(script: Script) -> None:
 @scenario
 def leaves_epochs_early(script: Script) -> None:
     """`break` after seven of ten batches, in epochs of even number."""
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     loader = train_loader(script)
@@ -181,7 +181,7 @@ def leaves_epochs_early(script: Script) -> None:
 @scenario
 def two_passes(script: Script) -> None:
     """Two passes over one loader and one over another, in each epoch, with random draws in between."""
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     loader = train_loader(script)
@@ -199,7 +199,7 @@ def two_passes(script: Script) -> None:
 
 @scenario
 def bf16_autocast(script: Script) -> None:
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     loader = train_loader(script)
@@ -216,7 +216,7 @@ def bf16_autocast(script: Script) -> None:
 @scenario
 def ema(script: Script) -> None:
     """An exponential average of a model with BatchNorm, evaluated after each epoch."""
-    torch.manual_seed(1)
+    seed_all()
     model = mlp(nn.BatchNorm1d(16))
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -235,7 +235,7 @@ def ema(script: Script) -> None:
 @scenario
 def everything_registered(script: Script) -> None:
     """Generators of all sorts, nested containers, layers that thaw, saves on request, `with`, `restore()`."""
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     model[0].requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -267,7 +267,7 @@ def everything_registered(script: Script) -> None:
 @scenario
 def early_stop(script: Script) -> None:
     """`stop()` in the middle of an epoch, once five losses in a row were lower than one."""
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     patience = {"good": 0}
@@ -303,7 +303,7 @@ def seeds_nothing(script: Script) -> None:
 @scenario
 def no_outer_loop(script: Script) -> None:
     """`batches` under the user's own `for`: every pass is an epoch."""
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     loader = train_loader(script)
@@ -318,7 +318,7 @@ def no_outer_loop(script: Script) -> None:
 @scenario
 def stale_gradients(script: Script) -> None:
     """`zero_grad(set_to_none=False)` and a parameter that no loss reaches: zeros and None are not the same to AdamW."""
-    torch.manual_seed(1)
+    seed_all()
     model = mlp()
     idle = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW([*model.parameters(), *idle.parameters()], lr=0.01, weight_decay=0.1)
@@ -338,5 +338,5 @@ def stale_gradients(script: Script) -> None:
 @scenario
 def compiled_by_name(script: Script) -> None:
     """The model is given to the trainer wrapped by `torch.compile`, here with the backend that compiles nothing."""
-    torch.manual_seed(1)
-    fit(script, train_loader(script), model=torch.compile(mlp(), backend="eager"))  # type: ignore[arg-type]
+    seed_all()
+    fit(script, train_loader(script), model=torch.compile(mlp(), backend="eager"))

@@ -31,7 +31,7 @@ class Operations:
         """Wrap the storage class, and the system calls of local storage."""
         for name in PROTOCOL:
             setattr(storage, name, self._counted(name, getattr(storage, name)))
-        local.os = _System(self)  # type: ignore[assignment]
+        local.os = _System(self)
 
     def reached(self, what: str, last_words: Callable[[], object] = lambda: None) -> None:
         """Count one operation that is about to happen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -58,17 +59,24 @@ class Script:
         os.kill(os.getpid(), signal.Signals[self.options["signal"]])
 
 
+def seed_all() -> None:
+    """Begin the global streams as in any other launch, as a careful user does."""
+    torch.manual_seed(1)
+    numpy.random.seed(2)
+    random.seed(3)
+
+
 def digest(value: Any) -> str:
     """A short digest of the exact bits of tensors, arrays and plain values in nested containers."""
     running = xxhash.xxh3_64()
     for leaf in _leaves(value):
         if isinstance(leaf, torch.Tensor):
-            running.update(f"{leaf.dtype}{tuple(leaf.shape)}")
+            running.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
             running.update(leaf.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
         elif isinstance(leaf, numpy.ndarray):
             running.update(leaf.tobytes())
         else:
-            running.update(repr(leaf))
+            running.update(repr(leaf).encode())
     return running.hexdigest()
 
 

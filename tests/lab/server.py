@@ -54,7 +54,7 @@ def _run(request: dict[str, Any]) -> NoReturn:
     try:
         _begin(request)
         code = _exit_code_of(request)
-        threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter ends: threads, then atexit
+        threading._shutdown()  # as the interpreter ends: threads, then atexit
         atexit._run_exitfuncs()
     except BaseException:
         traceback.print_exc()

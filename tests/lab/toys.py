@@ -36,7 +36,7 @@ class Augmented(Dataset[Any]):
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
         x, y = self.dataset[index]

@@ -1,0 +1,162 @@
+"""`resumable drill`: the user's own proof, with the user's own script; decides nothing about how a drill goes."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from resumable.cli.diff import Comparison, as_json, examine, print_result
+from resumable.cli.options import Json
+from resumable.cli.rehearsal import Attempt, Reference, Rehearsal, draw_kills
+from resumable.cli.terminal import Column, err, print_json, print_table, say
+from resumable.events import duration
+
+MOST = 10
+COLUMNS = (
+    Column("attempt", "right"),
+    Column("resumed from step", "right"),
+    Column("steps replayed", "right"),
+    Column("killed at step", "right"),
+    Column("where", wrap=True),
+)
+WHERE = {
+    "step": "in a step",
+    "save.blob": "in a save, before a file is written",
+    "save.manifest": "in a save, before its commit",
+    "save.published": "in a save, right after its commit",
+}
+HINTS = (
+    "is the script deterministic at all? `--kills 0` compares two undisturbed runs",
+    "state outside of the objects given to Trainer(...): pass the loop's own variables as a dict, and everything that "
+    "has a state_dict (scheduler, EMA, metrics, generators)",
+    "kernels that add in any order: torch.use_deterministic_algorithms(True)",
+    "another number of threads: torch.set_num_threads(n), or OMP_NUM_THREADS",
+    "order that depends on hashes, as of a set of strings: sorted(...), or PYTHONHASHSEED=0",
+)
+
+
+def drill(
+    command: Annotated[
+        list[str], typer.Argument(metavar="-- COMMAND...", help="What trains, as you launch it.", show_default=False)
+    ],
+    kills: Annotated[int, typer.Option(min=0, help="How often to kill it.")] = 5,
+    seed: Annotated[int, typer.Option(help="Draws the steps and the instants.")] = 0,
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="Keep both runs here, a new folder.", show_default=False),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show what the command prints.")] = False,
+    json: Json = False,
+) -> None:
+    """Kill a training and rerun it, again and again, and compare its end with that of an undisturbed run.
+
+    The command is launched as it is, with RESUMABLE_RUN set to a scratch folder: once undisturbed, saving only at its
+    start and its end, then with SIGKILLs at random instants and inside saves, until it has finished. The second run
+    begins with a copy of the first one's checkpoint of step 0, so a script that seeds nothing has the same start.
+    Exits with 0 if both final checkpoints are bit-exact. Otherwise both runs are kept, and their folder is named.
+
+    --json: {"exact", "seed", "steps", "step_seconds", "attempts": [{"attempt", "resumed_from_step", "steps_replayed",
+    "armed", "point", "killed_at_step"}], "scratch", and "tensors", "values", "count", "differences", "notes" as of
+    `diff`}; `point` and `killed_at_step` are null where no kill landed, `scratch` where nothing was kept.
+    """
+    scratch = _scratch(keep)
+    rehearsal = Rehearsal(command, scratch, announce=_announce, show=_show if not quiet else lambda line: None)
+    exact = False
+    try:
+        say(("drill ", "bold"), shlex.join(command), to=err)
+        reference = rehearsal.undisturbed()
+        _tell(reference)
+        armed = draw_kills(count=kills, seed=seed, steps=reference.steps, step_seconds=reference.step_seconds)
+        attempts = list(rehearsal.disturbed(reference, armed))
+        result = _examine(reference, rehearsal)
+        exact = result.exact
+    finally:
+        kept = _clear(scratch, keep, exact=exact)
+    if json:
+        print_json(_document(seed, reference, attempts, result, kept))
+    else:
+        _print(attempts, result, kills=kills)
+    if not exact:
+        raise typer.Exit(1)
+
+
+def _scratch(keep: Path | None) -> Path:
+    if keep is None:
+        return Path(tempfile.mkdtemp(prefix="resumable-drill-"))
+    if keep.exists() and any(keep.iterdir()):
+        raise typer.BadParameter(f"{keep} is not empty: name a new folder")
+    keep.mkdir(parents=True, exist_ok=True)
+    return keep.resolve()
+
+
+def _clear(scratch: Path, keep: Path | None, *, exact: bool) -> str | None:
+    if exact and keep is None:
+        shutil.rmtree(scratch)
+        return None
+    say(("both runs are kept in ", "bold"), str(scratch), to=err)
+    return str(scratch)
+
+
+def _examine(reference: Reference, rehearsal: Rehearsal) -> Comparison:
+    final = rehearsal.final()
+    for checkpoint in (reference.final, final):
+        checkpoint.verify()
+    result = examine(reference.final, final)
+    # That the configurations differ is the drill's own doing.
+    notes = [note for note in result.notes if not note.path.startswith("config.")]
+    return Comparison(result.differences, result.tensors, result.values, notes)
+
+
+def _document(
+    seed: int, reference: Reference, attempts: list[Attempt], result: Comparison, kept: str | None
+) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "steps": reference.steps,
+        "step_seconds": reference.step_seconds,
+        "attempts": [asdict(attempt) for attempt in attempts],
+        "scratch": kept,
+        **as_json(result, most=MOST),
+    }
+
+
+# ---- printing
+
+
+def _announce(name: str, what: str) -> None:
+    say((name, "bold cyan"), f"  {what}", to=err)
+
+
+def _show(line: str) -> None:
+    say(("  | ", "dim"), line, to=err)
+
+
+def _tell(reference: Reference) -> None:
+    say(f"  {reference.steps} steps, {duration(reference.step_seconds)} each", to=err)
+
+
+def _print(attempts: list[Attempt], result: Comparison, *, kills: int) -> None:
+    print_table(COLUMNS, [_row(attempt) for attempt in attempts])
+    landed = sum(attempt.point is not None for attempt in attempts)
+    if landed < kills:
+        say((f"{landed} of {kills} kills landed: the run had finished before the others could", "yellow"))
+    say("")
+    print_result(result, most=MOST)
+    if not result.exact:
+        say("")
+        say(("what commonly causes it", "bold"))
+        for hint in HINTS:
+            say(f"  - {hint}")
+
+
+def _row(attempt: Attempt) -> list[str | Text]:
+    ends = Text("ran to its end", "green") if attempt.point is None else Text(WHERE[attempt.point])
+    killed = "" if attempt.killed_at_step is None else str(attempt.killed_at_step)
+    return [str(attempt.attempt), str(attempt.resumed_from_step), str(attempt.steps_replayed), killed, ends]

@@ -1,0 +1,61 @@
+"""Small checkpoints for tests, made with the writer's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from resumable.store.attempts import Attempt, begin, create_run
+from resumable.store.catalog import Catalog
+from resumable.store.layout import CheckpointName
+from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
+from resumable.store.storage import Storage
+from resumable.store.writer import Blob, publish
+
+BLOBS = {"model.safetensors": b"weights " * 40, "state.rank00000.json": b'{"step":1}'}
+
+
+def manifest(name: CheckpointName, blobs: Mapping[str, BlobRecord], attempt: Attempt, **fields: Any) -> Manifest:
+    run = Catalog(attempt.storage).run_file()
+    assert run is not None
+    model = ObjectRecord(kind="module", type="torch.nn.Linear", blob="model.safetensors", tensors={})
+    facts: dict[str, Any] = {
+        "run_id": run.run_id,
+        "attempt": attempt.number,
+        "token": attempt.token,
+        "lineage": list(attempt.lineage),
+        "step": name.step,
+        "epoch": name.epoch,
+        "position": {"batch": 3},
+        "metrics": {},
+        "config": {"run": "runs/x"},
+        "versions": {"torch": "2.13.0"},
+        "environment": {},
+        "world": 1,
+        "finished": False,
+        "reason": "steps",
+        "created": 1.5,
+        "objects": {"model": model} if "model.safetensors" in blobs else {},
+        "blobs": dict(blobs),
+    }
+    return Manifest(**{**facts, **fields})
+
+
+def launch(storage: Storage, resumed_from: CheckpointName | None = None) -> Attempt:
+    """A new attempt, from a checkpoint or from the start; makes the run if there is none."""
+    create_run(storage, data_seed=7)
+    before = Catalog(storage).manifest(resumed_from).lineage if resumed_from else []
+    return begin(storage, resumed_from=resumed_from, lineage_before=before)
+
+
+def save(attempt: Attempt, step: int, epoch: int = 0, *, contents: Mapping[str, bytes] = BLOBS) -> CheckpointName:
+    """Publish a checkpoint of this attempt."""
+    name = CheckpointName(step, epoch, attempt.number)
+    blobs = [Blob(file_name, [memoryview(data)]) for file_name, data in contents.items()]
+    publish(attempt.storage, attempt, name, blobs, lambda records: manifest(name, records, attempt))
+    return name
+
+
+def line(storage: Storage) -> list[str]:
+    """The names of a run's history, newest first, as a fresh reader sees it."""
+    return [str(name) for name, _ in Catalog(storage).history()]

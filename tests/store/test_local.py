@@ -1,0 +1,238 @@
+"""What is particular to storage in a folder of this machine: durability, locks, and files that are no files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resumable.errors import StorageError
+from resumable.store import storage
+from resumable.store.local import LocalStorage
+from tests.store.tracing import Trace
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "runs" / "run")
+
+
+def test_nothing_is_made_before_the_first_write(place: LocalStorage, tmp_path: Path) -> None:
+    assert place.list("checkpoints") == []
+    place.remove("a/b")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["write", "create"])
+def test_a_file_and_every_folder_above_it_is_durable_when_the_call_returns(
+    place: LocalStorage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
+) -> None:
+    trace = Trace(monkeypatch)
+    getattr(place, call)("a/b/f", [b"data"] if call == "write" else b"data")
+    assert trace.volatile() == []
+    assert {str(path.relative_to(tmp_path)) for path in trace.named} >= {"runs", "runs/run/a", "runs/run/a/b/f"}
+
+
+def test_a_folder_that_a_killed_launch_made_is_made_durable_too(
+    place: LocalStorage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "runs" / "run" / "a").mkdir(parents=True)
+    trace = Trace(monkeypatch)
+    place.write("a/f", [b"data"])
+    assert [tmp_path / "runs" / "run", tmp_path / "runs" / "run" / "a"] == [
+        path for path in trace.synced_folders if path != tmp_path / "runs"
+    ]
+    trace.synced_folders.clear()
+    place.write("a/g", [b"data"])
+    assert trace.synced_folders == [tmp_path / "runs" / "run" / "a"]
+
+
+def test_a_removal_is_durable_when_the_call_returns(
+    place: LocalStorage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place.write("a/f", [b"data"])
+    trace = Trace(monkeypatch)
+    place.remove("a/f")
+    assert trace.synced_folders == [tmp_path / "runs" / "run" / "a"]
+
+
+def test_short_writes_are_continued(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, bytes(data[:3])))
+    place.write("f", [b"0123456789"])
+    assert place.read("f") == b"0123456789"
+
+
+@pytest.mark.parametrize("function", ["open", "write", "fsync", "replace"])
+def test_a_write_that_fails_anywhere_keeps_the_old_file_and_leaves_no_other(
+    place: LocalStorage, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    place.write("a/f", [b"old"])
+    with monkeypatch.context() as patched:
+        patched.setattr(os, function, failing(errno.ENOSPC))
+        with pytest.raises(StorageError, match="No space left on device") as caught:
+            place.write("a/f", [b"new"])
+    assert caught.value.errno == errno.ENOSPC
+    assert place.read("a/f") == b"old"
+    assert [entry.name for entry in place.list("a")] == ["f"]
+
+
+def failing(number: int) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_create_works_where_there_are_no_hard_links(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", failing(errno.EPERM))
+    place.create("a/f", b"mine")
+    with pytest.raises(FileExistsError):
+        place.create("a/f", b"of another")
+    assert place.read("a/f") == b"mine"
+    assert [entry.name for entry in place.list("a")] == ["f"]
+
+
+def test_create_succeeds_when_the_answer_of_its_link_was_lost(
+    place: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def repeated(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", repeated)
+    place.create("a/f", b"mine")
+    assert place.read("a/f") == b"mine"
+
+
+def test_a_folder_removed_under_a_write_is_a_storage_error(place: LocalStorage, tmp_path: Path) -> None:
+    def source() -> Any:
+        yield b"first"
+        for file in (tmp_path / "runs" / "run" / "a").iterdir():
+            file.unlink()
+        (tmp_path / "runs" / "run" / "a").rmdir()
+
+    with pytest.raises(StorageError, match=r"cannot write .*a/f: No such file") as caught:
+        place.write("a/f", source())
+    assert "another job" in str(caught.value.hint)
+
+
+def test_a_change_of_the_working_directory_does_not_move_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = LocalStorage(Path("run"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    place.write("f", [b"x"])
+    assert (tmp_path / "run" / "f").exists()
+
+
+def test_a_pipe_or_a_device_is_no_file_and_is_not_waited_for(place: LocalStorage, tmp_path: Path) -> None:
+    place.write("a/f", [b"x"])
+    os.mkfifo(tmp_path / "runs" / "run" / "a" / "fifo")
+    (tmp_path / "runs" / "run" / "a" / "zero").symlink_to("/dev/zero")
+    for path in ("a/fifo", "a/zero"):
+        with pytest.raises(FileNotFoundError):
+            place.read(path)
+        with pytest.raises(FileNotFoundError):
+            place.size(path)
+
+
+def test_an_io_error_is_asked_about_again_and_then_told(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.write("f", [b"data"])
+    monkeypatch.setattr(storage, "RETRY_DELAYS_SECONDS", (0.0, 0.0))
+    failures = iter([errno.EIO, errno.ESTALE])
+    preadv = os.preadv
+
+    def flaky(*arguments: Any) -> int:
+        for number in failures:
+            raise OSError(number, os.strerror(number))
+        return preadv(*arguments)
+
+    monkeypatch.setattr(os, "preadv", flaky)
+    assert place.read("f") == b"data"
+    monkeypatch.setattr(os, "preadv", failing(errno.EIO))
+    with pytest.raises(StorageError, match=r"cannot read .*f: Input/output error"):
+        place.read("f")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from resumable.store.local import LocalStorage
+try:
+    LocalStorage(Path(sys.argv[1])).lock("lock")
+except BlockingIOError:
+    print("held", flush=True)
+else:
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(root: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", HOLD, root], stdin=-1, stdout=-1, text=True)
+
+
+def first_line(program: subprocess.Popen[str]) -> str:
+    assert program.stdout is not None
+    return program.stdout.readline().strip()
+
+
+def test_a_lock_keeps_other_programs_out_and_dies_with_its_owner(place: LocalStorage) -> None:
+    with holder(place.url) as owner:
+        assert first_line(owner) == "mine"
+        with pytest.raises(BlockingIOError):
+            place.lock("lock")
+        owner.kill()
+    release = place.lock("lock")
+    with holder(place.url) as other:
+        assert first_line(other) == "held"
+    release()
+    with holder(place.url) as other:
+        assert first_line(other) == "mine"
+        other.kill()
+
+
+def test_a_lock_keeps_this_program_out_too(place: LocalStorage, tmp_path: Path) -> None:
+    release = place.lock("lock")
+    (tmp_path / "other").symlink_to(tmp_path / "runs")
+    with pytest.raises(BlockingIOError):
+        LocalStorage(tmp_path / "other" / "run").lock("lock")
+    release()
+    place.lock("lock")()
+
+
+def test_a_forked_worker_neither_inherits_nor_releases_the_lock(place: LocalStorage) -> None:
+    release = place.lock("lock")
+    child = os.fork()
+    if not child:
+        try:
+            release()
+            place.lock("lock")
+        except BlockingIOError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with holder(place.url) as other:
+        assert first_line(other) == "held"
+    release()
+
+
+def test_a_filesystem_without_locks_has_none(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    monkeypatch.setattr(fcntl, "lockf", failing(errno.ENOLCK))
+    place.lock("lock")()
+    monkeypatch.setattr(fcntl, "lockf", failing(errno.EIO))
+    with pytest.raises(StorageError, match="cannot lock"):
+        place.lock("lock")

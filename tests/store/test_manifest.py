@@ -1,0 +1,194 @@
+"""The JSON documents: what they keep, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from resumable.errors import CorruptCheckpointError, FormatVersionError
+from resumable.store.manifest import (
+    AttemptFile,
+    BlobRecord,
+    Manifest,
+    ObjectRecord,
+    RunFile,
+    TensorRecord,
+    digest,
+    parse,
+    parse_attempt_file,
+    parse_run_file,
+)
+
+FOLDER = "checkpoints/step-000000500.e0002.a0003"
+DIGEST = "0123456789abcdef" * 2
+
+
+def tensor(**fields: Any) -> TensorRecord:
+    facts: dict[str, Any] = {
+        "dtype": "float32",
+        "shape": [2, 3],
+        "global_shape": [2, 3],
+        "offsets": [0, 0],
+        "digest": DIGEST,
+    }
+    return TensorRecord(**{**facts, **fields})
+
+
+def example() -> Manifest:
+    tensors = {"weight": tensor(strides=[1, 2]), "tied": tensor(strides=[1, 2], alias="weight"), "scalar": scalar()}
+    return Manifest(
+        run_id="run",
+        attempt=3,
+        token="token",
+        lineage=[(1, None), (3, "step-000000400.e0001.a0001")],
+        step=500,
+        epoch=2,
+        position={"batch": 17},
+        metrics={"loss": 0.1, "bad": math.nan, "worse": math.inf, "best": -math.inf},
+        config={"run": "runs/ü", "every": {"steps": None}},
+        versions={"torch": "2.13.0"},
+        environment={"threads": 2},
+        world=1,
+        finished=False,
+        reason="steps",
+        created=1.25,
+        objects={"model": ObjectRecord(kind="module", type="Linear", blob="model.safetensors", tensors=tensors)},
+        blobs={"model.safetensors": BlobRecord(path=f"{FOLDER}/model.safetensors", rank=0, size=48, digest=DIGEST)},
+    )
+
+
+def scalar() -> TensorRecord:
+    return tensor(shape=[], global_shape=[], offsets=[])
+
+
+def blob(path: str, **fields: Any) -> dict[str, Any]:
+    return {"path": path, "rank": 0, "size": 1, "digest": DIGEST, **fields}
+
+
+def sealed(document: Any) -> bytes:
+    """What a hostile but careful writer would write: any document, with a digest that fits."""
+    body = json.dumps(document, separators=(",", ":")).encode()
+    return body[:-1] + b',"digest":"' + digest(body).encode() + b'"}'
+
+
+def changed(**fields: Any) -> bytes:
+    return sealed({**json.loads(example().model_dump_json()), "metrics": {}, **fields})
+
+
+def test_a_manifest_comes_back_as_it_was() -> None:
+    parsed = parse(example().dump())
+    assert math.isnan(parsed.metrics["bad"])
+    assert parsed.metrics == pytest.approx(example().metrics, nan_ok=True, abs=0)
+    assert parsed.model_dump(exclude={"metrics"}) == example().model_dump(exclude={"metrics"})
+    assert parsed.dump() == example().dump()
+    assert str(parsed.name) == "step-000000500.e0002.a0003"
+
+
+def test_a_document_is_plain_json_that_ends_in_the_digest_of_the_rest() -> None:
+    data = example().dump()
+    document = json.loads(data)
+    assert next(iter(document)) == "format_version"
+    assert list(document)[-1] == "digest"
+    assert digest(data.replace(b',"digest":"%s"' % document["digest"].encode(), b"")) == document["digest"]
+
+
+def test_the_smaller_documents_come_back_too() -> None:
+    run = RunFile.new(data_seed=2**70)
+    attempt = AttemptFile(attempt=3, token="t", host="gpu7", pid=4711, started=1.0)
+    assert parse_run_file(run.dump()) == run
+    assert parse_attempt_file(attempt.dump()) == attempt
+
+
+def test_every_flipped_bit_is_found() -> None:
+    data = example().dump()
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << position % 8
+        with pytest.raises(CorruptCheckpointError):
+            parse(bytes(damaged))
+
+
+def test_every_truncation_is_found() -> None:
+    data = example().dump()
+    for length in range(len(data)):
+        with pytest.raises(CorruptCheckpointError, match=r"manifest\.json: "):
+            parse(data[:length])
+
+
+def test_a_newer_version_is_told_from_damage() -> None:
+    newer = sealed({"format_version": 2, "unheard": "of"})
+    with pytest.raises(FormatVersionError, match="format version 2, expected at most 1") as caught:
+        parse(newer)
+    assert "upgrade" in str(caught.value.hint)
+    with pytest.raises(CorruptCheckpointError, match="its digest differs"):
+        parse(newer.replace(b'"format_version":2', b'"format_version":3'))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"extra": 1}, "extra"),
+        ({"step": "500"}, "step"),
+        ({"step": -1}, "step"),
+        ({"step": 2**63}, "step"),
+        ({"step": True}, "step"),
+        ({"step": 1.0}, "step"),
+        ({"world": 0}, "world"),
+        ({"finished": 0}, "finished"),
+        ({"format_version": 0}, "format_version"),
+        ({"format_version": "1"}, "format_version"),
+        ({"metrics": {"loss": "low"}}, "metrics.loss"),
+        ({"lineage": []}, "lineage: ends in attempt None, expected 3"),
+        ({"lineage": [[2, None]]}, "lineage: ends in attempt 2, expected 3"),
+        ({"lineage": [[3, None], [3, "step-000000001.e0000.a0003"]]}, "lineage: attempt 3 cannot"),
+        ({"lineage": [[1, None], [3, None]]}, "lineage: attempt 3 cannot"),
+        ({"lineage": [[1, None], [3, "step-000000001.e0000.a0002"]]}, "lineage: attempt 3 cannot"),
+        ({"lineage": [[3, "step-000000001.e0000.a0001"]]}, "lineage: attempt 3 cannot"),
+        ({"lineage": [["3", None]]}, "lineage.0.0"),
+        ({"lineage": [[3]]}, "lineage.0"),
+        ({"blobs": {}}, "its blob 'model.safetensors' is not among the blobs"),
+        (
+            {"blobs": {"../x": blob(f"{FOLDER}/x.safetensors")}},
+            "not the name",
+        ),
+        ({"blobs": {"x.safetensors": blob("/etc/passwd")}}, "not the path"),
+        (
+            {"blobs": {"x.safetensors": blob(f"{FOLDER}/../x")}},
+            "not the path",
+        ),
+        (
+            {"blobs": {"x.safetensors": blob(f"{FOLDER}/x.safetensors", digest="0")}},
+            "digest",
+        ),
+    ],
+)
+def test_a_well_sealed_document_is_still_checked_field_by_field(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(CorruptCheckpointError) as caught:
+        parse(changed(**fields))
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("body", ["[]", "7", '"x"', "null", '{"a":1,"a":2}', "[" * 100 + "]" * 100, '{"a":NaN}'])
+def test_other_json_is_refused(body: str) -> None:
+    data = body.encode()
+    with pytest.raises(CorruptCheckpointError):
+        parse(data[:-1] + b',"digest":"' + digest(data[:-1] + b"}").encode() + b'"}')
+
+
+def test_an_alias_must_lead_to_a_tensor_of_its_own() -> None:
+    for tensors in (
+        {"a": tensor(alias="b")},
+        {"a": tensor(alias="a")},
+        {"a": tensor(alias="b"), "b": tensor(alias="a")},
+    ):
+        with pytest.raises(ValueError, match="is no tensor of its own"):
+            ObjectRecord(kind="module", type="x", blob=None, tensors=tensors)
+
+
+def test_a_tensor_has_one_number_per_dimension() -> None:
+    for field in ("global_shape", "offsets", "strides"):
+        with pytest.raises(ValueError, match="differ in length"):
+            tensor(**{field: [1]})
