@@ -1,7 +1,7 @@
 """Named instants at which a drill ends this very program with SIGKILL; knows nothing of what happens there.
 
 `RESUMABLE_KILL=POINT:STEP[+SECONDS]` arms one kill: at the first `reach(POINT, step)` with `step >= STEP`, at once or
-`SECONDS` later from a thread, that is, at any instruction. Without the variable every `reach` is one dictionary look-up.
+`SECONDS` later from a thread, that is, at any instruction. Without it every `reach` is one dictionary look-up.
 """
 
 from __future__ import annotations

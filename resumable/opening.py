@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from resumable.config import Config
-from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, RunMismatchError
+from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, RunMismatchError, StorageError
 from resumable.events import emit
 from resumable.run import GRADIENTS, Checkpoint
 from resumable.store.attempts import Attempt, begin, create_run, lock_run
-from resumable.store.catalog import Catalog
+from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import ObjectRecord, RunFile
 from resumable.store.storage import Storage
@@ -65,20 +65,32 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
 def discover(config: Config, catalog: Catalog) -> Checkpoint | None:
     """The newest checkpoint whose every byte is right; each bad one on the way is named in a REJECT line."""
     rejected: dict[str, str] = {}
-    found: Checkpoint | None = None
-    for name, manifest in catalog.history(rejected.__setitem__):
-        try:
-            catalog.verify(manifest, name)
-        except CorruptCheckpointError as error:
-            rejected[str(name)] = error.message
-            continue
-        found = Checkpoint(catalog, name, manifest)
-        break
+    found = _newest_valid(catalog, rejected)
     for rejected_name, reason in rejected.items():
         emit("REJECT", checkpoint=rejected_name, reason=reason, next=found.name if found else "none")
     if found is None:
         _refuse_a_fresh_start(config, catalog, rejected)
     return found
+
+
+def _newest_valid(catalog: Catalog, rejected: dict[str, str]) -> Checkpoint | None:
+    for _ in range(LISTING_ATTEMPTS):
+        rejected.clear()
+        try:
+            for name, manifest in catalog.history(rejected.__setitem__):
+                try:
+                    catalog.verify(manifest, name)
+                except CorruptCheckpointError as error:
+                    rejected[str(name)] = error.message
+                else:
+                    return Checkpoint(catalog, name, manifest)
+            return None
+        except NoCheckpointError:
+            continue  # pruned while it was read, by an attempt that still runs elsewhere: there are newer ones
+    raise StorageError(
+        "the checkpoints of this run were pruned faster than they could be read",
+        "another job is writing to this run: stop it, or name another folder in `run`",
+    )
 
 
 def _exists(config: Config, catalog: Catalog) -> bool:

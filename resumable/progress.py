@@ -10,18 +10,16 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from resumable.events import duration
-
 
 class TrainingBar:
-    """Epoch, step, rate, time left, last checkpoint and where this attempt resumed.
+    """Epoch, step, time left, rate, last checkpoint and the step that this attempt resumed from.
 
     `mode` is the config's `progress`: `auto` draws where stderr is a terminal.
     """
 
-    def __init__(self, mode: str, *, resumed_from: str | None) -> None:
+    def __init__(self, mode: str, *, resumed_from: int | None) -> None:
         self._shown = mode == "always" or (mode == "auto" and sys.stderr.isatty())
-        self._resumed = f"resumed {resumed_from}" if resumed_from else "new run"
+        self._resumed = "new run" if resumed_from is None else f"from {resumed_from}"
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._first: tuple[float, int] | None = None
@@ -29,11 +27,14 @@ class TrainingBar:
     def start(self) -> None:
         """Begin to draw."""
         if self._shown and self._bar is None:
-            columns = ("[bold]{task.description}", BarColumn(24), "{task.fields[status]}", TimeRemainingColumn())
             self._bar = Progress(
-                *(TextColumn(c) if isinstance(c, str) else c for c in columns), console=Console(stderr=True)
+                TextColumn("[bold]{task.description}"),
+                BarColumn(10),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[status]}"),
+                console=Console(stderr=True),
             )
-            self._task = self._bar.add_task("start", total=None, status=self._resumed)
+            self._task = self._bar.add_task("starting", total=None, status=self._resumed)
             self._bar.start()
 
     def update(self, *, step: int, epoch: int, total_steps: int | None, saved_seconds: float | None) -> None:
@@ -43,12 +44,13 @@ class TrainingBar:
         now = time.monotonic()
         self._first = self._first or (now, step)
         rate = (step - self._first[1]) / max(now - self._first[0], 1e-9)
-        saved = "" if saved_seconds is None else f" · saved {duration(saved_seconds)} ago"
+        saved = "" if saved_seconds is None else f" · saved {saved_seconds:.0f}s ago"
+        of_all = "" if total_steps is None else f"/{total_steps}"
         self._bar.update(
             self._task,
             completed=step,
             total=total_steps,
-            description=f"epoch {epoch} step {step}",
+            description=f"epoch {epoch} step {step}{of_all}",
             status=f"{rate:.1f}/s{saved} · {self._resumed}",
         )
 

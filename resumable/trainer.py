@@ -41,7 +41,7 @@ class Trainer:
         self.config = Config.load(config)
         self._checkpointer = Checkpointer(self.config, objects)
         resumed = self._checkpointer.resumed
-        self._bar = TrainingBar(self.config.progress, resumed_from=resumed.name if resumed else None)
+        self._bar = TrainingBar(self.config.progress, resumed_from=resumed.step if resumed else None)
         self._preemption = Preemption(self.config.signals, warn)
         self._data = Data(
             self._checkpointer.data_seed,
@@ -154,7 +154,8 @@ class Trainer:
             digests="ok",
             attempt=attempt,
         )
-        changed = _changes(resumed.manifest.versions | resumed.manifest.environment, versions() | environment())
+        before, now = resumed.manifest, versions() | environment() | {"gradients": self.config.gradients}
+        changed = _changes(before.versions | before.environment | {"gradients": before.config.get("gradients")}, now)
         if changed:
             emit("CHANGED", **changed, note="bits may differ from those of an uninterrupted run")
 

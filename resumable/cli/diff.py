@@ -11,8 +11,8 @@ import typer
 
 from resumable.cli import documents
 from resumable.cli.documents import ABSENT, Unequal
-from resumable.cli.options import Json, StorageOptions, Target, open_checkpoint
-from resumable.cli.terminal import Column, print_json, print_table, say
+from resumable.cli.options import Json, StorageOptions, open_checkpoint
+from resumable.cli.terminal import Column, count, print_json, print_table, say
 from resumable.errors import CorruptCheckpointError
 from resumable.run import GRADIENTS, Checkpoint
 from resumable.store.manifest import ObjectRecord, TensorRecord
@@ -20,12 +20,12 @@ from resumable.store.manifest import ObjectRecord, TensorRecord
 if TYPE_CHECKING:
     import torch
 
-COLUMNS = (
+VALUES = (Column("where", wrap=True), Column("A", wrap=True), Column("B", wrap=True))
+TENSORS = (
     Column("where", wrap=True),
-    Column("A", wrap=True),
-    Column("B", wrap=True),
-    Column("largest difference", "right", drop=2),
-    Column("elements that differ", "right", drop=1),
+    Column("tensor", wrap=True, drop=1),
+    Column("largest difference", "right"),
+    Column("elements that differ", "right"),
 )
 
 
@@ -65,17 +65,19 @@ class Comparison:
 
 
 def diff(
-    a: Target,
-    b: Target,
+    a: Annotated[str, typer.Argument(metavar="A", help="One checkpoint.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other.", show_default=False)],
     most: Annotated[int, typer.Option(min=0, metavar="N", help="Show at most N differences.")] = 20,
     json: Json = False,
     storage_options: StorageOptions = "{}",
 ) -> None:
-    """Compare two checkpoints bit by bit: objects, random number generators, position, metrics, finished.
+    """Compare two checkpoints bit by bit.
 
-    Tensors are compared by dtype, shape, memory format and digest; only where they differ are they read. Not compared,
-    because it says who wrote a checkpoint and not what it holds: run id, attempt, lineage, time, reason, folder, host.
-    Config, versions and environment are no state either; where they differ that is noted. Exits with 1 on a difference.
+    A and B are RUN[@latest|@best|@STEP]. Compared are objects, random number generators, position, metrics, and whether
+    they are finished: tensors by dtype, shape, memory format and digest, and only where they differ are they read.
+    Not compared, because it says who wrote a checkpoint and not what it holds: run id, attempt, lineage, time, reason,
+    folder, host. Config, versions and environment are no state either; where they differ that is noted. Exits with 1
+    on a difference.
 
     --json: {"a", "b", "exact", "tensors", "values", "count", "differences": [{"path", "a", "b", "max_abs",
     "elements", "of"}], "notes": [{"path", "a", "b"}]}; at most N `differences`, `count` of them in all; `max_abs`,
@@ -268,21 +270,24 @@ def _print_names(a: str, left: Checkpoint, b: str, right: Checkpoint) -> None:
 
 def print_result(result: Comparison, *, most: int) -> None:
     """The first differences, what else is worth knowing, and the verdict in the last line."""
-    if result.differences and most:
-        print_table(COLUMNS, [_row(difference) for difference in result.differences[:most]])
+    first = result.differences[:most]
+    for columns, rows in (
+        (VALUES, [[each.path, each.a, each.b] for each in first if each.elements is None]),
+        (TENSORS, [_tensor_row(each) for each in first if each.elements is not None]),
+    ):
+        if rows:
+            print_table(columns, rows)
+            say("")
     if len(result.differences) > most:
         say((f"... and {len(result.differences) - most} more (--most)", "dim"))
     for note in result.notes:
         say((f"note: {note.path} differs: {note.a} / {note.b}", "dim"))
     if result.exact:
-        say(("bit-exact", "bold green"), f": {result.tensors} tensors, {result.values} values")
+        say(("bit-exact", "bold green"), f": {count(result.tensors, 'tensor')}, {count(result.values, 'value')}")
     else:
-        plural = "s" if len(result.differences) > 1 else ""
-        say((f"{len(result.differences)} difference{plural}", "bold red"))
+        say((count(len(result.differences), "difference"), "bold red"))
 
 
-def _row(difference: Difference) -> list[str]:
-    if difference.elements is None:
-        return [difference.path, difference.a, difference.b, "", ""]
-    a, b = (side.rpartition(" #")[0] for side in (difference.a, difference.b))
-    return [difference.path, a, b, f"{difference.max_abs:.3g}", f"{difference.elements} of {difference.of}"]
+def _tensor_row(difference: Difference) -> list[str]:
+    sort = difference.a.rpartition(" #")[0]
+    return [difference.path, sort, f"{difference.max_abs:.3g}", f"{difference.elements:,} of {difference.of:,}"]

@@ -15,8 +15,9 @@ from rich.text import Text
 from resumable.cli.diff import Comparison, as_json, examine, print_result
 from resumable.cli.options import Json
 from resumable.cli.rehearsal import Attempt, Reference, Rehearsal, draw_kills
-from resumable.cli.terminal import Column, err, print_json, print_table, say
+from resumable.cli.terminal import Column, count, err, print_json, print_table, say
 from resumable.events import duration
+from resumable.killpoints import Kill
 
 MOST = 10
 COLUMNS = (
@@ -27,8 +28,8 @@ COLUMNS = (
     Column("where", wrap=True),
 )
 WHERE = {
-    "step": "in a step",
-    "save.blob": "in a save, before a file is written",
+    "step": "at a random instant",
+    "save.blob": "in a save, before one of its files",
     "save.manifest": "in a save, before its commit",
     "save.published": "in a save, right after its commit",
 }
@@ -44,7 +45,8 @@ HINTS = (
 
 def drill(
     command: Annotated[
-        list[str], typer.Argument(metavar="-- COMMAND...", help="What trains, as you launch it.", show_default=False)
+        list[str],
+        typer.Argument(metavar="COMMAND", help="After `--`: what trains, as you launch it.", show_default=False),
     ],
     kills: Annotated[int, typer.Option(min=0, help="How often to kill it.")] = 5,
     seed: Annotated[int, typer.Option(help="Draws the steps and the instants.")] = 0,
@@ -55,7 +57,11 @@ def drill(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show what the command prints.")] = False,
     json: Json = False,
 ) -> None:
-    """Kill a training and rerun it, again and again, and compare its end with that of an undisturbed run.
+    """Kill a training, rerun it, compare.
+
+    Proves that the end of a training does not depend on being killed and rerun.
+
+    For example: resumable drill --kills 5 -- python train.py --lr 0.1
 
     The command is launched as it is, with RESUMABLE_RUN set to a scratch folder: once undisturbed, saving only at its
     start and its end, then with SIGKILLs at random instants and inside saves, until it has finished. The second run
@@ -67,14 +73,14 @@ def drill(
     `diff`}; `point` and `killed_at_step` are null where no kill landed, `scratch` where nothing was kept.
     """
     scratch = _scratch(keep)
-    rehearsal = Rehearsal(command, scratch, announce=_announce, show=_show if not quiet else lambda line: None)
+    rehearsal = Rehearsal(command, scratch, show=_show if not quiet else lambda line: None)
     exact = False
     try:
-        say(("drill ", "bold"), shlex.join(command), to=err)
+        _announce("reference", f"undisturbed: {shlex.join(command)}")
         reference = rehearsal.undisturbed()
         _tell(reference)
         armed = draw_kills(count=kills, seed=seed, steps=reference.steps, step_seconds=reference.step_seconds)
-        attempts = list(rehearsal.disturbed(reference, armed))
+        attempts = list(rehearsal.disturbed(reference, armed, _announce_attempt))
         result = _examine(reference, rehearsal)
         exact = result.exact
     finally:
@@ -138,12 +144,23 @@ def _show(line: str) -> None:
     say(("  | ", "dim"), line, to=err)
 
 
+def _announce_attempt(number: int, resumed_from_step: int, armed: Kill | None) -> None:
+    if armed is None:
+        plan = "to its end"
+    elif armed.point == "step":
+        plan = f"to be killed {duration(armed.delay_seconds)} after step {armed.step}"
+    else:
+        plan = f"to be killed {WHERE[armed.point]}, from step {armed.step} on"
+    _announce(f"attempt {number}", f"from step {resumed_from_step}, {plan}")
+
+
 def _tell(reference: Reference) -> None:
-    say(f"  {reference.steps} steps, {duration(reference.step_seconds)} each", to=err)
+    say(f"  {count(reference.steps, 'step')}, {duration(reference.step_seconds)} each", to=err)
 
 
 def _print(attempts: list[Attempt], result: Comparison, *, kills: int) -> None:
-    print_table(COLUMNS, [_row(attempt) for attempt in attempts])
+    start: list[str | Text] = ["1", "", "", "", Text("the start, copied from the undisturbed run", "dim")]
+    print_table(COLUMNS, [start, *map(_row, attempts)])
     landed = sum(attempt.point is not None for attempt in attempts)
     if landed < kills:
         say((f"{landed} of {kills} kills landed: the run had finished before the others could", "yellow"))

@@ -13,6 +13,7 @@ from resumable.cli.terminal import Column, print_json, print_table, say
 from resumable.events import duration, size
 from resumable.retention import Rule, best
 from resumable.run import Checkpoint
+from resumable.store.layout import CheckpointName
 
 COLUMNS = (
     Column("step", "right"),
@@ -23,12 +24,14 @@ COLUMNS = (
     Column("age", "right", drop=2),
     Column("attempt", "right", drop=5),
     Column("resumed from", drop=6),
-    Column("", wrap=True),
+    Column(""),
 )
 
 
 def ls(run: RunUrl, json: Json = False, storage_options: StorageOptions = "{}") -> None:
-    """List the checkpoints of a run, oldest first, and those that were rejected.
+    """List checkpoints, oldest first.
+
+    And below them those that were rejected, with the reason.
 
     Manifests and sizes are looked at, contents are not: see `verify`.
 
@@ -101,11 +104,16 @@ def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str | Text]]:
                 size(row["size_bytes"]),
                 duration(max(row["age_seconds"], 0)),
                 str(attempt),
-                (row["resumed_from"] or "") if begins else "",
+                _parent(row["resumed_from"]) if begins else "",
                 Text(" ".join(row["flags"]), "green"),
             ]
         )
     return cells
+
+
+def _parent(name: str | None) -> str:
+    parent = CheckpointName.parse(name) if name else None
+    return f"{parent.step} of attempt {parent.attempt}" if parent else ""
 
 
 def batch(position: dict[str, Any]) -> str:
@@ -116,6 +124,6 @@ def batch(position: dict[str, Any]) -> str:
     return f"{position['batch']}/{'?' if length is None else length}"
 
 
-def metrics(values: dict[str, float]) -> str:
-    """Metrics in four digits."""
-    return " ".join(f"{name}={value:.4g}" for name, value in values.items())
+def metrics(values: dict[str, float], *, digits: int = 4) -> str:
+    """`loss=0.02890 accuracy=0.9832`."""
+    return " ".join(f"{name}={value:.{digits}g}" for name, value in values.items())

@@ -26,13 +26,17 @@ def _options(text: str | dict[str, Any]) -> dict[str, Any]:
 RunUrl = Annotated[str, typer.Argument(metavar="RUN", help="A folder or any fsspec URL.", show_default=False)]
 Target = Annotated[
     str,
-    typer.Argument(metavar="RUN[@latest|@best|@STEP]", help="A run, or one checkpoint of it.", show_default=False),
+    typer.Argument(metavar="RUN[@STEP]", help="A run, or RUN@latest, RUN@best, RUN@STEP.", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 StorageOptions = Annotated[
     Any,
     typer.Option(
-        "--storage-options", metavar="JSON", parser=_options, help="Handed to fsspec, as in the config: a JSON object."
+        "--storage-options",
+        metavar="JSON",
+        parser=_options,
+        help="Handed to fsspec, as in the config: a JSON object.",
+        show_default=False,
     ),
 ]
 

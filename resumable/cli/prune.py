@@ -35,11 +35,11 @@ def prune(
     json: Json = False,
     storage_options: StorageOptions = "{}",
 ) -> None:
-    """Delete the checkpoints that need not stay: without options, those that the run's own config does not keep.
+    """Delete what need not stay.
 
-    The options replace values of `keep` in that config one by one, so the best checkpoints stay. Refused while a job
-    on this machine uses the run. Damaged and unfinished folders of earlier attempts go as soon as enough newer
-    checkpoints exist.
+    Without options, the checkpoints that the run's own config (`keep`) does not keep. The options replace values of it
+    one by one, so the best checkpoints stay. Refused while a job on this machine uses the run. Damaged and unfinished
+    folders of earlier attempts go as soon as enough newer checkpoints exist.
 
     --json: {"run", "dry_run", "kept": [name], "deleted": [{"name", "size_bytes"}], "freed_bytes"}, newest first.
     """

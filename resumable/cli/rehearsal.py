@@ -17,6 +17,7 @@ from pathlib import Path
 
 from resumable.cli.launch import Ended, launch
 from resumable.errors import NoCheckpointError, ResumableError
+from resumable.killpoints import Kill
 from resumable.run import Checkpoint, Run
 from resumable.store.layout import ATTEMPTS, CHECKPOINTS, RUN_FILE
 
@@ -64,27 +65,17 @@ class Attempt:
 class Rehearsal:
     """One command, one scratch folder, and the two runs in it.
 
-    `announce` is told what begins, `show` every line that the command prints. Every failure of the command that is not
-    a kill is a `ResumableError`.
+    `show` is told every line that the command prints. Every failure of it that is no kill is a `ResumableError`.
     """
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        scratch: Path,
-        *,
-        announce: Callable[[str, str], None],
-        show: Callable[[str], None],
-    ) -> None:
+    def __init__(self, command: Sequence[str], scratch: Path, *, show: Callable[[str], None]) -> None:
         self.command = command
         self.scratch = scratch
-        self._announce = announce
         self._show = show
 
     def undisturbed(self) -> Reference:
         """Run the command once from beginning to end."""
         folder = self.scratch / "reference"
-        self._announce("reference", "undisturbed")
         ended = launch(self.command, environment=self._environment(folder, UNDISTURBED), show=self._show)
         if ended.code:
             raise ResumableError(
@@ -105,19 +96,23 @@ class Rehearsal:
             )
         return reference
 
-    def disturbed(self, reference: Reference, kills: Sequence[str]) -> Iterator[Attempt]:
-        """Launch the command with one kill after the other armed, and at last with none, until it has finished."""
+    def disturbed(
+        self, reference: Reference, kills: Sequence[Kill], announce: Callable[[int, int, Kill | None], None]
+    ) -> Iterator[Attempt]:
+        """Launch the command with one kill after the other armed, and at last with none, until it has finished.
+
+        `announce` is told the number of each attempt, the step that it resumes from, and the kill.
+        """
         folder = self.scratch / "drilled"
         _copy_start(reference, self.scratch / "reference", folder)
         killed_at: int | None = None
         for number, armed in enumerate([*kills, None], start=2):  # attempt 1 wrote the start
             resumed = Run(str(folder)).latest()
-            plan = f"to be killed at {armed}" if armed else "to its end"
-            self._announce(f"attempt {number}", f"from step {resumed.step}, {plan}")
+            announce(number, resumed.step, armed)
             point, killed_now = self._attempt(folder, armed)
             replayed = max(killed_at - resumed.step, 0) if killed_at is not None else 0
             killed_at = killed_now
-            yield Attempt(number, resumed.step, replayed, armed, point, killed_at)
+            yield Attempt(number, resumed.step, replayed, str(armed) if armed else None, point, killed_at)
             if killed_at is None:
                 break
         self._refuse_unfinished(folder)
@@ -126,10 +121,10 @@ class Rehearsal:
         """Where the drilled run ended."""
         return Run(str(self.scratch / "drilled")).latest()
 
-    def _attempt(self, folder: Path, armed: str | None) -> tuple[str | None, int | None]:
+    def _attempt(self, folder: Path, armed: Kill | None) -> tuple[str | None, int | None]:
         log = self.scratch / "kills.jsonl"
         log.unlink(missing_ok=True)
-        kill = {"RESUMABLE_KILL": armed, "RESUMABLE_KILL_LOG": str(log)} if armed else {}
+        kill = {"RESUMABLE_KILL": str(armed), "RESUMABLE_KILL_LOG": str(log)} if armed else {}
         ended = launch(self.command, environment=self._environment(folder, kill), show=self._show)
         # The log and not the exit code: between us and the training there may be a launcher with one of its own.
         if log.exists():
@@ -156,7 +151,7 @@ class Rehearsal:
             )
 
 
-def draw_kills(*, count: int, seed: int, steps: int, step_seconds: float) -> list[str]:
+def draw_kills(*, count: int, seed: int, steps: int, step_seconds: float) -> list[Kill]:
     """`count` kills in the order of their steps, every third inside a save; the same for the same arguments.
 
     The others come up to `step_seconds` after a step, that is, anywhere.
@@ -166,9 +161,9 @@ def draw_kills(*, count: int, seed: int, steps: int, step_seconds: float) -> lis
     chosen = sorted(source.sample(where, count) if count <= steps else source.choices(where, k=count))
     in_saves = set(source.sample(range(count), round(count / 3)))
     return [
-        f"{source.choice(SAVE_POINTS)}:{step}"
+        Kill(source.choice(SAVE_POINTS), step)
         if index in in_saves
-        else f"step:{step}+{source.random() * step_seconds:.4f}"
+        else Kill("step", step, round(source.random() * step_seconds, 4))
         for index, step in enumerate(chosen)
     ]
 
@@ -179,7 +174,7 @@ def _checkpoints(folder: Path) -> list[Checkpoint]:
     except NoCheckpointError as error:
         raise ResumableError(
             "the command ended without a failure, but wrote no run where RESUMABLE_RUN told it to",
-            "does it train with a resumable.Trainer? Config.load(..., run=...) in the script beats RESUMABLE_RUN: leave it out",
+            "does it train with a resumable.Trainer? Config.load(..., run=...) beats RESUMABLE_RUN: leave it out",
         ) from error
     return Run(str(folder)).checkpoints()
 

@@ -11,11 +11,14 @@ from resumable.cli.options import Json, StorageOptions, Target, open_checkpoint
 from resumable.cli.terminal import Column, print_json, print_table, say
 from resumable.events import duration, size
 from resumable.run import Checkpoint
+from resumable.store.layout import checkpoint_path
 from resumable.store.manifest import Manifest, ObjectRecord
 
 
 def show(target: Target, json: Json = False, storage_options: StorageOptions = "{}") -> None:
-    """Show what a checkpoint holds: position, lineage, objects, metrics, versions, environment, config, blobs.
+    """Show what a checkpoint holds.
+
+    Position, lineage, objects, metrics, config, versions, environment and blobs, all from its manifest.
 
     --json: the manifest as FORMAT.md describes it, with "name", "size_bytes" and for each object in "summary" its
     "kind", "type", "tensors", "elements" and "size_bytes" beside it.
@@ -58,19 +61,24 @@ def _head(checkpoint: Checkpoint) -> None:
     manifest = checkpoint.manifest
     age = duration(max(time.time() - manifest.created, 0))
     created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.created))
-    position = manifest.position
-    turns = f"step {manifest.step}, {manifest.epoch} epochs completed"
-    if position.get("batch") is not None:
-        turns += f", batch {batch(position)} of the next"
-    if position.get("total") is not None:
-        turns += f", of {position['total']} {position.get('loop', '')} in all"
     say((checkpoint.name, "bold"), (" finished", "green") if manifest.finished else "")
-    _line("position", turns)
-    _line("metrics", metrics(dict(manifest.metrics)) or "none")
+    _line("position", _position(manifest))
+    _line("metrics", metrics(dict(manifest.metrics), digits=8) or "none")
     _line("saved", f"{created}, {age} ago, because of: {manifest.reason}")
     _line("run", f"{manifest.run_id}, format version {manifest.format_version}, world {manifest.world}")
     for number, resumed_from in manifest.lineage:
         _line(f"attempt {number}", f"resumed from {resumed_from}" if resumed_from else "began the run")
+
+
+def _position(manifest: Manifest) -> str:
+    position = manifest.position
+    total = {position.get("loop"): position.get("total")}
+    text = f"step {_of(manifest.step, total.get('steps'))}, {_of(manifest.epoch, total.get('epochs'))} epochs completed"
+    return text + (f", batch {batch(position)} of the next" if position.get("batch") is not None else "")
+
+
+def _of(number: int, total: int | None) -> str:
+    return str(number) if total is None else f"{number} of {total}"
 
 
 def _line(name: str, value: str) -> None:
@@ -97,7 +105,8 @@ def _objects(manifest: Manifest) -> None:
 
 def _blobs(manifest: Manifest) -> None:
     say("")
-    rows = [[blob.path, size(blob.size), blob.digest] for blob in manifest.blobs.values()]
+    own = checkpoint_path(manifest.name) + "/"
+    rows = [[blob.path.removeprefix(own), size(blob.size), blob.digest] for blob in manifest.blobs.values()]
     print_table([Column("blob", wrap=True), Column("size", "right"), Column("digest", drop=1)], rows)
 
 

@@ -51,6 +51,11 @@ def say(*parts: str | tuple[str, str], to: Callable[[], Console] = out) -> None:
     to().print(Text.assemble(*parts), soft_wrap=True)
 
 
+def count(number: int, word: str) -> str:
+    """`1 checkpoint`, `2 checkpoints`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def print_error(error: ResumableError) -> None:
     """`error: ...` and `hint: ...` on stderr."""
     say(("error: ", "bold red"), (error.message, "red"), to=err)
@@ -98,7 +103,7 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: i
     """The numbers of the columns to show: all, or without those that may go, until the rest fits into `width`."""
     shown = list(range(len(columns)))
     widths = [max([len(column.title), *(row[i].cell_len for row in rows)]) for i, column in enumerate(columns)]
-    least = [min(widths[i], 24) if column.wrap else widths[i] for i, column in enumerate(columns)]
+    least = [min(widths[i], 40) if column.wrap else widths[i] for i, column in enumerate(columns)]
     for i in sorted(shown, key=lambda i: -columns[i].drop):
         if sum(least[j] + 2 for j in shown) <= width + 2 or not columns[i].drop:
             break

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from resumable.cli.options import Json, StorageOptions, Target
-from resumable.cli.terminal import Column, err, print_json, print_table, say
+from resumable.cli.terminal import Column, count, err, print_json, print_table, say
 from resumable.errors import CheckpointError, NoCheckpointError
 from resumable.events import size
 from resumable.run import Run, parse_target
@@ -33,9 +33,10 @@ class Verdict:
 
 
 def verify(target: Target, json: Json = False, storage_options: StorageOptions = "{}") -> None:
-    """Read every blob and compare its digest with the manifest; without a selector, of every checkpoint of the run.
+    """Read checkpoints and compare digests.
 
-    Exits with 1 if any is bad. A save that was cut short before its commit is no checkpoint and not bad.
+    Without a selector, of every checkpoint of the run. Exits with 1 if any is bad. A save that was cut short before
+    its commit is no checkpoint, and not bad.
 
     --json: {"run", "ok", "checkpoints": [{"name", "verdict", "reason", "size_bytes"}]}; `verdict` is "ok", "bad" or
     "unfinished", `reason` is empty where there is nothing to say.
@@ -44,7 +45,11 @@ def verify(target: Target, json: Json = False, storage_options: StorageOptions =
     run = Run(url, storage_options=storage_options)
     names = _selected(run, selector)
     console = err()
-    with console.status(f"verifying {len(names)} checkpoints") if console.is_terminal else contextlib.nullcontext():
+    with (
+        console.status(f"verifying {count(len(names), 'checkpoint')}")
+        if console.is_terminal
+        else contextlib.nullcontext()
+    ):
         verdicts = judge(run.catalog, names)
     bad = sum(verdict.verdict == "bad" for verdict in verdicts)
     if json:
@@ -98,6 +103,6 @@ def _print(verdicts: Sequence[Verdict], *, bad: int) -> None:
     print_table(COLUMNS, rows)
     checked = sum(verdict.verdict != "unfinished" for verdict in verdicts)
     if bad:
-        say((f"{bad} of {checked} checkpoints are bad", "bold red"))
+        say((f"bad: {bad} of {count(checked, 'checkpoint')}", "bold red"))
     else:
-        say((f"{checked} checkpoints, every byte as it was written", "green"))
+        say((f"{count(checked, 'checkpoint')}, every byte as it was written", "green"))

@@ -28,7 +28,7 @@ def capture() -> Any:
     """The state of the global stream; the stream stays as it was."""
     address = _address()
     if address is None:
-        return np.random.get_state()
+        return np.random.get_state(legacy=False)
     image = ctypes.string_at(address, _BLOCK_BYTES)
     block = _Block(image, _take_kept_normal(address))
     put_back(block)
@@ -45,6 +45,15 @@ def put_back(state: Any) -> None:
     else:
         _take_kept_normal(address)
         ctypes.memmove(address, state.image, _BLOCK_BYTES)
+
+
+def seed(words: Any) -> None:
+    """Set the global stream to a function of all of `words`, whatever bit generator is under it."""
+    source: Any = np.random.get_bit_generator() if _BLOCK_IS_KNOWN else None  # type: ignore[attr-defined]
+    if source is None or type(source) is np.random.MT19937:
+        np.random.seed(words)
+    else:
+        np.random.set_state(type(source)(words).state | {"has_gauss": 0, "gauss": 0.0})
 
 
 def _address() -> int | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import copy
+import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ class Data:
     ) -> None:
         """`signals` are ignored by loader workers; `skipping(what, total)` shows the progress of a replay."""
         self._data_seed = data_seed
+        self._program = os.getpid()
         self._signals = tuple(int(number) for number in signals)
         self._warn = warn
         self._skipping = skipping
@@ -121,7 +123,8 @@ def _forget(data: weakref.ref[Data], place: tuple[str, int, str]) -> None:
 def _close_all() -> None:
     # Registered after torch's own, so run before it: once that ran, workers are no longer ended in an orderly way.
     for data in list(_open):
-        data.close()
+        if data._program == os.getpid():  # the workers of a parent are not ours to end
+            data.close()
 
 
 def _refuse(loader: Any, address: PassAddress) -> None:

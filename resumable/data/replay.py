@@ -11,7 +11,7 @@ from typing import Any
 from resumable.data.generators import find_generators
 from resumable.data.passes import Opening, Pass, length_of
 from resumable.data.streams import PrivateStreams, saved_streams, seed_streams
-from resumable.data.workers import end_workers
+from resumable.data.workers import calm_workers, end_workers
 from resumable.errors import LoopError
 
 
@@ -26,17 +26,20 @@ class ReplayPass(Pass):
         self._workers = workers_of(loader)
         check_workers(opening, self._workers)
         self._count = 0
-        self._end_kept_workers()
+        self._loaders = [loader, vars(loader).get("base_dataloader")] if hasattr(loader, "__dict__") else [loader]
+        for one in self._loaders:
+            # Persistent workers carry their streams from pass to pass; after a crash there would be fresh ones.
+            end_workers(one)
         # Private generators go on from item to item, as replaying does; beside the loop's own use of them.
         self._streams = PrivateStreams(opening.key, find_generators(loader))
         self._streams.leave_main_alone()
-        with self._streams, saved_streams():
+        with self._streams, saved_streams(), calm_workers(self._loaders, opening.signals):
             seed_streams(opening.key)
             self._items: Iterator[Any] = iter(loader)
         replay(self, opening, type_of(loader), advice(loader))
 
     def _fetch(self) -> Any:
-        with self._streams, saved_streams():
+        with self._streams, saved_streams(), calm_workers(self._loaders, self._opening.signals):
             seed_streams(self._opening.batch_key(self._count))
             item = next(self._items)
         self._count += 1
@@ -50,11 +53,6 @@ class ReplayPass(Pass):
         if callable(close) and self._items is not self._loader:
             close()
         self._items = iter(())
-
-    def _end_kept_workers(self) -> None:
-        # Persistent workers carry their streams from pass to pass; after a crash there would be fresh ones.
-        end_workers(self._loader)
-        end_workers(vars(self._loader).get("base_dataloader") if hasattr(self._loader, "__dict__") else None)
 
 
 def replay(this: Pass, opening: Opening, what: str, hint: str) -> None:

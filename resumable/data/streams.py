@@ -28,7 +28,7 @@ _HEAD = struct.Struct("=QiiQ")
 def seed_streams(key: bytes, generators: Mapping[str, AnyGenerator] = _NONE) -> None:
     """Set the torch CPU, NumPy and Python streams, and `generators`, to states that are functions of all of `key`."""
     torch.default_generator.set_state(torch_state(key))
-    np.random.seed(_words_of(key_of(key, "numpy")))
+    legacy.seed(_words_of(key_of(key, "numpy")))
     random.seed(_integer_of(key_of(key, "python")))
     for path, generator in generators.items():
         _seed(generator, key_of(key, "generator", path))

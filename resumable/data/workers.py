@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 from torch.utils.data import DataLoader, get_worker_info
 
 
-class WorkerStart:
-    """A `worker_init_fn` around the user's: shows it the user's dataset, and lets the signals of a preemption pass by.
+class CalmStart:
+    """A `worker_init_fn` around the user's that lets the signals of a preemption pass by.
 
     A scheduler signals the whole group, but the step under way still needs its batches: workers leave when the main
     program lets go of them. Picklable where the user's function is.
@@ -25,11 +25,31 @@ class WorkerStart:
 
     def __call__(self, worker: int) -> None:
         _ignore(self._signals)
-        told = get_worker_info()
-        # The dataclass is frozen; what worker code sees as its dataset must be what the user gave.
-        object.__setattr__(told, "dataset", told.dataset.dataset)  # type: ignore[union-attr]
         if self._user is not None:
             self._user(worker)
+
+
+class WorkerStart(CalmStart):
+    """The same for loaders of ours, whose dataset is a proxy: worker code sees the user's as `worker_info.dataset`."""
+
+    def __call__(self, worker: int) -> None:
+        told = get_worker_info()
+        # The dataclass is frozen, hence the detour.
+        object.__setattr__(told, "dataset", told.dataset.dataset)  # type: ignore[union-attr]
+        super().__call__(worker)
+
+
+@contextmanager
+def calm_workers(loaders: Iterable[Any], signals: tuple[int, ...]) -> Iterator[None]:
+    """While it lasts, workers that `loaders` start themselves let `signals` pass by."""
+    calmed = [(loader, loader.worker_init_fn) for loader in loaders if signals and isinstance(loader, DataLoader)]
+    for loader, user in calmed:
+        loader.worker_init_fn = CalmStart(user, signals)
+    try:
+        yield
+    finally:
+        for loader, user in calmed:
+            loader.worker_init_fn = user
 
 
 def tell_worker_seed(number: int) -> None:

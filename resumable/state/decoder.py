@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import collections
 import math
 import re
@@ -28,6 +27,10 @@ def decode(document: Any, tensors: Mapping[str, Tensor]) -> Any:
     return _Decoder(tensors).node(document, ())
 
 
+class _MalformedError(ValueError):
+    """Says already where."""
+
+
 class _Decoder:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
@@ -44,8 +47,8 @@ class _Decoder:
             return {key: self.node(item, (*path, key)) for key, item in node.items()}
         return self._tagged(node, path)
 
-    def fail(self, path: tuple[str, ...], reason: str) -> NoReturn:
-        raise ValueError(f"{'.'.join(path) or 'the document'}: {reason}")
+    def fail(self, path: tuple[str, ...], reason: str, cause: Exception | None = None) -> NoReturn:
+        raise _MalformedError(f"{'.'.join(path) or 'the document'}: {reason}") from cause
 
     def _tagged(self, node: dict[str, Any], path: tuple[str, ...]) -> Any:
         tag, content = next(iter(node.items()))
@@ -56,8 +59,10 @@ class _Decoder:
             self.fail(path, f"{tag} holds a {type(content).__name__}, expected a {expected.__name__}")
         try:
             return read(self, content, path)
-        except (TypeError, OverflowError, RuntimeError, KeyError, struct.error, binascii.Error) as error:
-            raise ValueError(f"{'.'.join(path) or 'the document'}: malformed {tag}: {error}") from error
+        except _MalformedError:
+            raise
+        except (ValueError, TypeError, OverflowError, RuntimeError, KeyError, struct.error) as error:
+            self.fail(path, f"malformed {tag}: {error!r}", cause=error)
 
     # Scalars
 

@@ -39,8 +39,8 @@ class ModuleAdapter(Plain):
     def comparable(self, document: Any) -> Any:
         # Versions of modules change with libraries, and attributes may be defined in another order.
         state = document["state"]
-        if "$ordered" in state:
-            state = sorted(state["$ordered"], key=lambda pair: str(pair[0]))
+        if "$ordered" in state and all(type(key) is str and key[:1] != "$" for key, _ in state["$ordered"]):
+            state = dict(state["$ordered"])
         return {**document, "state": state, "metadata": None}
 
     def restore(self, tree: dict[str, Any]) -> None:

@@ -82,9 +82,14 @@ def _adapter(name: str, target: Any, registered: Mapping[str, torch.nn.Module]) 
         return GeneratorAdapter(name, target)
     if type(target) in CONTAINER_TYPES:
         return ContainerAdapter(name, target)
-    if callable(getattr(target, "state_dict", None)) and callable(getattr(target, "load_state_dict", None)):
+    if _is_stateful(target):
         return StatefulAdapter(name, target)
     raise StateError(f"{name}: {type(target).__name__} has no state_dict() and load_state_dict()", _hint(target))
+
+
+def _is_stateful(target: Any) -> bool:
+    methods = (getattr(target, method, None) for method in ("state_dict", "load_state_dict"))
+    return not isinstance(target, type) and all(map(callable, methods))
 
 
 def _check_name(name: str) -> None:

@@ -58,12 +58,15 @@ def lock_run(storage: Storage) -> Callable[[], None]:
 
 
 def create_run(storage: Storage, *, data_seed: int) -> RunFile:
-    """Write `run.json` of a new run, or return the one that another launch wrote first.
+    """`run.json`: the one that is there, or that of a new run, also where another launch writes one just now.
 
     `CorruptCheckpointError` where there are checkpoints but no `run.json`: a copy that is still arriving is no new run.
     """
     catalog = Catalog(storage)
-    if catalog.run_file() is None and catalog.names():
+    existing = catalog.run_file()
+    if existing is not None:
+        return existing
+    if catalog.names():
         raise CorruptCheckpointError(
             f"{storage.url} has checkpoints but no {RUN_FILE}",
             "if it is being copied, wait; otherwise copy that file too",

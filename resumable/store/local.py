@@ -89,6 +89,7 @@ class LocalStorage:
         with self._placing(path) as temporary:
             _write_durably(temporary, chunks)
             os.replace(temporary, target)
+            _sync_folder(target.parent)
 
     def create(self, path: str, data: bytes) -> None:
         target = self._at(path)
@@ -244,7 +245,7 @@ def _lock(path: Path) -> Callable[[], None]:
 
     def release() -> None:
         with _held_guard:
-            if mine in _held and mine[0] == os.getpid():
+            if mine in _held:
                 _held.discard(mine)
                 os.close(file)
 

@@ -52,6 +52,13 @@ class Transform:
     def __call__(self, x: Tensor) -> Tensor:
         return x * (1 + 0.1 * torch.rand((), generator=self.generator))
 
+    def __getstate__(self) -> Any:
+        return self.generator.get_state().tolist()  # torch 2.13 cannot hand a generator to a spawned worker
+
+    def __setstate__(self, state: Any) -> None:
+        self.generator = torch.Generator()
+        self.generator.set_state(torch.tensor(state, dtype=torch.uint8))
+
 
 class AugmentedByAll(Augmented):
     """Samples with noise from torch, NumPy, Python, and from private generators of all three sorts."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resumable.errors import CorruptCheckpointError, FormatVersionError
+from resumable.store import manifest as manifest_module
 from resumable.store.manifest import (
     AttemptFile,
     BlobRecord,
@@ -192,3 +194,10 @@ def test_a_tensor_has_one_number_per_dimension() -> None:
     for field in ("global_shape", "offsets", "strides"):
         with pytest.raises(ValueError, match="differ in length"):
             tensor(**{field: [1]})
+
+
+def test_the_format_document_names_every_field() -> None:
+    text = Path(manifest_module.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")
+    for record in (RunFile, AttemptFile, Manifest, ObjectRecord, BlobRecord, TensorRecord):
+        for field in record.model_fields:
+            assert f"`{field}`" in text

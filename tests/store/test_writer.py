@@ -15,7 +15,7 @@ from resumable.store.layout import CheckpointName, checkpoint_path
 from resumable.store.local import LocalStorage
 from resumable.store.storage import open_storage
 from resumable.store.writer import Background, Blob, delete, publish
-from tests.store.building import launch, line, manifest, save
+from tests.store.building import BLOBS, launch, line, manifest, save
 from tests.store.tracing import Trace
 
 
@@ -114,6 +114,7 @@ def test_a_writer_that_was_displaced_during_its_save_does_not_publish_and_touche
     with pytest.raises(FencedError, match="attempt 3"):
         save(displaced, 200)
     assert line(place) == [str(first)]
+    assert [entry.name for entry in place.list(checkpoint_path(CheckpointName(200, 0, 2)))] == list(BLOBS)
     with pytest.raises(FencedError):
         delete(place, displaced, first)
     assert line(place) == [str(first)]

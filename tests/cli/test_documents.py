@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from resumable.cli.documents import unequal, values
+from resumable.state.codec import encode
+
+
+def document(tree: Any) -> Any:
+    return encode(tree, key_of=None, where="x").document
+
+
+def paths(a: Any, b: Any) -> list[str]:
+    return [each.path for each in unequal(document(a), document(b), "x")]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        1,
+        2**100,
+        0.5,
+        float("nan"),
+        1 + 2j,
+        "text",
+        b"bytes",
+        [1, [2]],
+        (1, (2,)),
+        {"a": 1, 2: 3},
+        OrderedDict(a=1),
+        Counter("abc"),
+        {1, 2},
+        numpy.arange(3),
+        torch.float16,
+        torch.Size([2]),
+    ],
+)
+def test_a_value_is_equal_to_itself(value: Any) -> None:
+    assert paths({"v": value}, {"v": value}) == []
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (1, 1.0),
+        (1, True),
+        (0.0, -0.0),
+        (float("nan"), 0.0),
+        ([1], (1,)),
+        ("1", 1),
+        (None, False),
+        ({1}, {2}),
+        (b"a", b"b"),
+    ],
+)
+def test_values_of_another_type_or_bits_are_unequal(a: Any, b: Any) -> None:
+    assert paths({"v": a}, {"v": b}) == ["x.v"]
+
+
+def test_the_path_leads_to_the_value() -> None:
+    assert paths({"groups": [{"lr": 0.1, "betas": (0.9, 0.99)}]}, {"groups": [{"lr": 0.1, "betas": (0.9, 0.98)}]}) == [
+        "x.groups.0.betas.1"
+    ]
+    assert paths({"milestones": Counter({30: 1})}, {"milestones": Counter({30: 2})}) == ["x.milestones.30"]
+    assert paths(OrderedDict([("a", 1)]), OrderedDict([("a", 2)])) == ["x.a"]
+
+
+def test_a_missing_key_is_told_as_absent() -> None:
+    [only_a] = unequal(document({"a": 1}), document({}), "x")
+    assert (only_a.path, only_a.a, only_a.b) == ("x.a", "1", "(absent)")
+
+
+def test_another_length_is_one_difference() -> None:
+    assert paths([1, 2, 3], [1]) == ["x (length)"]
+
+
+def test_a_long_list_of_numbers_is_one_difference_and_one_value() -> None:
+    [found] = unequal(document(list(range(625))), document(list(range(1, 626))), "x")
+    assert found.path == "x.0 (and 624 more of 625)"
+    assert values(document(list(range(625)))) == 1
+
+
+def test_order_of_keys_counts_only_where_it_is_state() -> None:
+    assert paths({"a": 1, "b": 2}, {"b": 2, "a": 1}) == []
+    assert paths(OrderedDict(a=1, b=2), OrderedDict(b=2, a=1)) == ["x (order of keys)"]
+
+
+def test_values_are_counted_and_containers_are_not() -> None:
+    assert values(document({"a": [1, 2], "b": (3, {"c": None})})) == 4

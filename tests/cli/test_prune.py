@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from resumable.store.attempts import lock_run
+from resumable.store.storage import open_storage
+from tests.cli.conftest import Cli
+from tests.tiny import steps_of
+
+
+def test_without_options_the_config_of_the_run_decides(run: Path, cli: Cli) -> None:
+    before = steps_of(run)
+    pruned = cli("prune", run)  # it says: keep the last 100
+    assert pruned.code == 0
+    assert steps_of(run) == before
+    assert pruned.lines[-1].startswith(f"{len(before)} kept, 0 deleted")
+
+
+def test_keep_last_leaves_the_newest_and_the_best(run: Path, cli: Cli) -> None:
+    best = cli("show", f"{run}@best", "--json").json["name"]
+    latest = cli("show", f"{run}@latest", "--json").json["name"]
+    pruned = cli("prune", run, "--keep-last", 1, "--json").json
+    assert set(pruned["kept"]) == {best, latest}
+    assert pruned["freed_bytes"] == sum(each["size_bytes"] for each in pruned["deleted"]) > 0
+    assert {folder.name for folder in (run / "checkpoints").iterdir()} == {best, latest}
+
+
+def test_keep_every_leaves_milestones(run: Path, cli: Cli) -> None:
+    cli("prune", run, "--keep-last", 1, "--keep-every", 2)
+    assert {2, 4, 6, 8} <= set(steps_of(run))
+    assert 0 not in steps_of(run)
+
+
+def test_a_dry_run_deletes_nothing_and_says_the_same(run: Path, cli: Cli) -> None:
+    before = steps_of(run)
+    planned = cli("prune", run, "--keep-last", 1, "--dry-run", "--json").json
+    assert steps_of(run) == before
+    done = cli("prune", run, "--keep-last", 1, "--json").json
+    assert planned == {**done, "dry_run": True}
+    assert "would be deleted" in cli("prune", run, "--dry-run").out
+
+
+def test_a_run_that_a_job_is_using_is_refused_untouched(run: Path, cli: Cli) -> None:
+    before = steps_of(run)
+    unlock = lock_run(open_storage(str(run)))
+    try:
+        failed = cli("prune", run, "--keep-last", 1)
+    finally:
+        unlock()
+    assert failed.code == 1
+    assert "another job is using this run" in failed.err
+    assert steps_of(run) == before
+    assert cli("prune", run, "--keep-last", 1).code == 0
+
+
+def test_a_copy_without_attempts_is_refused(run: Path, cli: Cli) -> None:
+    for file in (run / "attempts").iterdir():
+        file.unlink()
+    failed = cli("prune", run, "--keep-last", 1)
+    assert failed.code == 1
+    assert "no attempts/" in failed.err
+
+
+def test_keeping_none_is_a_usage_error(run: Path, cli: Cli) -> None:
+    assert cli("prune", run, "--keep-last", 0).code == 2

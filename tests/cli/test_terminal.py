@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from resumable.cli.terminal import Column, count, print_json, print_table
+
+COLUMNS = (Column("step", "right"), Column("metrics", wrap=True, drop=1), Column("attempt", drop=2))
+ROWS = (("5", "loss=0.25", "1"), ("10000", "loss=0.5", "2"))
+
+
+def test_in_a_pipe_columns_are_aligned_and_lines_end_where_their_text_does(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(COLUMNS, ROWS)
+    assert capsys.readouterr().out.splitlines() == [
+        " step  metrics    attempt",
+        "    5  loss=0.25  1",
+        "10000  loss=0.5   2",
+    ]
+
+
+@pytest.mark.parametrize(("width", "shown"), [(80, ["step", "metrics", "attempt"]), (20, ["step", "metrics"])])
+def test_a_narrow_terminal_loses_the_columns_that_matter_least(
+    width: int, shown: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_table(COLUMNS, ROWS)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == shown
+    assert max(map(len, lines)) <= width
+
+
+def test_numbers_that_json_lacks_become_text(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": math.nan, "b": [math.inf, -math.inf], "c": 1.5})
+    assert json.loads(capsys.readouterr().out) == {"a": "nan", "b": ["inf", "-inf"], "c": 1.5}
+
+
+def test_one_is_no_plural() -> None:
+    assert [count(n, "step") for n in (0, 1, 1000)] == ["0 steps", "1 step", "1,000 steps"]

@@ -1,0 +1,149 @@
+"""Iterable datasets, loaders with an __iter__ of their own, and plain iterables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
+
+from resumable.data.addresses import PassAddress
+from resumable.errors import LoopError
+from tests.data.kinds import Augmented, Bench, Endless, Ledger, Numbers, OwnIter, equal
+
+# torchdata tells torch that it is used, by a call that torch now warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
+
+KINDS: dict[str, Any] = {
+    "stream": lambda: DataLoader(Numbers(), 4),
+    "stream, drop_last": lambda: DataLoader(Numbers(), 4, drop_last=True),
+    "stream without batches": lambda: DataLoader(Numbers(9), None),
+    "stream, two workers": lambda: DataLoader(Numbers(), 4, num_workers=2),
+    "stream, persistent": lambda: DataLoader(Numbers(), 4, num_workers=2, persistent_workers=True),
+    "stream with state": lambda: DataLoader(Ledger(), 4),
+    "StatefulDataLoader, stream with state": lambda: StatefulDataLoader(Ledger(), 4),
+    "StatefulDataLoader": lambda: StatefulDataLoader(Augmented(), 4, shuffle=True),
+    "StatefulDataLoader, workers": lambda: StatefulDataLoader(Augmented(), 4, shuffle=True, num_workers=2),
+    "own __iter__": lambda: OwnIter(Augmented(), 4, shuffle=True),
+    "own __iter__, workers": lambda: OwnIter(Augmented(), 4, shuffle=True, num_workers=2),
+    "own __iter__, persistent": lambda: OwnIter(Augmented(), 4, shuffle=True, num_workers=1, persistent_workers=True),
+    "plain iterable": Endless,
+    "list": lambda: [torch.tensor(n) for n in range(7)],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prefix_and_the_resumed_rest_are_the_whole(kind: str) -> None:
+    loader, bench = KINDS[kind](), Bench()
+    whole = [bench.batches(loader, epoch=epoch)[0] for epoch in range(2)]
+    bench.data.close()
+    for epoch in range(2):  # the second epoch in a program that never saw the first
+        first, second = Bench(), Bench()
+        before, position = first.batches(KINDS[kind](), stop=3, epoch=epoch)
+        after, _ = second.batches(KINDS[kind](), resume=position, epoch=epoch)
+        first.data.close(), second.data.close()
+        assert equal(whole[epoch], before + after)
+    assert kind == "list" or not equal(*whole)
+
+
+def test_a_stateful_loader_over_a_map_style_dataset_goes_by_address_and_equals_a_plain_one() -> None:
+    batches, position = Bench().batches(StatefulDataLoader(Augmented(), 4))
+    assert position["kind"] == "address"
+    assert equal(batches, Bench().batches(DataLoader(Augmented(), 4))[0])
+
+
+def test_torchdatas_distributed_sampler_resumes_in_a_later_epoch() -> None:
+    def loader() -> Any:
+        return StatefulDataLoader(Augmented(), 4, sampler=StatefulDistributedSampler(Augmented(), 2, 0))
+
+    live, bench = loader(), Bench()
+    bench.batches(live)
+    whole = bench.batches(live, epoch=1)[0]
+    before, position = bench.batches(live, epoch=1, stop=2)
+    assert equal(whole, before + Bench().batches(loader(), resume=position, epoch=1)[0])
+
+
+def test_a_stream_with_state_reads_nothing_again() -> None:
+    position = Bench().batches(KINDS["stream with state"](), stop=5)[1]
+    loader, bench = KINDS["stream with state"](), Bench()
+    bench.batches(loader, resume=position)
+    assert (loader.dataset.reads, bench.said) == (17, [])
+    assert position["dataset"] == {"at": 20}
+
+
+def test_a_replay_shows_progress_and_says_once_what_would_make_it_fast() -> None:
+    for kind, advice in {
+        "stream": "state_dict and load_state_dict on the dataset",
+        "own __iter__": "without the __iter__ of OwnIter",
+        "plain iterable": "a DataLoader over a map-style dataset",
+    }.items():
+        fresh = Bench()
+        position = fresh.batches(KINDS[kind](), stop=3)[1]
+        bench = Bench()
+        bench.batches(KINDS[kind](), resume=position)
+        assert (len(fresh.said), len(bench.said), bench.advanced) == (0, 1, 3)
+        assert advice in bench.said[0]
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (2, 1)])
+def test_a_stream_in_another_number_of_workers_is_refused(before: int, after: int) -> None:
+    position = Bench().batches(DataLoader(Numbers(), 4, num_workers=before), stop=2)[1]
+    with pytest.raises(LoopError, match=f"num_workers is {after}, it was {before}"):
+        Bench().batches(DataLoader(Numbers(), 4, num_workers=after), resume=position)
+
+
+def test_a_generator_object_that_ran_dry_is_an_error_on_resume() -> None:
+    def generate() -> Iterator[torch.Tensor]:
+        yield from map(torch.tensor, range(5))
+
+    position = Bench().batches(generate(), stop=3)[1]
+    assert len(Bench().batches(generate(), resume=position)[0]) == 2
+    used = generate()
+    assert [next(used) for _ in range(4)]
+    with pytest.raises(LoopError, match="gave 1 batches on resume, 3 were consumed"):
+        Bench().batches(used, resume=position)
+
+
+def test_another_kind_of_loader_on_resume_is_refused() -> None:
+    position = Bench().batches(DataLoader(Augmented(), 4), stop=2)[1]
+    for other in (DataLoader(Numbers(), 4), [1, 2, 3]):
+        with pytest.raises(LoopError, match="position by address"):
+            Bench().batches(other, resume=position)
+    position = Bench().batches(DataLoader(Ledger(), 4), stop=2)[1]
+    with pytest.raises(LoopError, match="position by state"):
+        Bench().batches(DataLoader(Numbers(), 4), resume=position)
+
+
+def test_what_cannot_be_iterated_is_refused() -> None:
+    with pytest.raises(LoopError, match="int cannot be iterated"):
+        Bench().data.open(5, PassAddress("batches", 0, 0), set_epoch=0)
+
+
+@pytest.mark.parametrize("kind", ["stream", "stream with state", "own __iter__", "plain iterable"])
+def test_nothing_is_drawn_from_the_streams_of_the_loop(kind: str) -> None:
+    state = torch.get_rng_state()
+    Bench().batches(KINDS[kind]())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_accelerates_loader_resumes_by_replay(workers: int) -> None:
+    from accelerate.data_loader import prepare_data_loader
+
+    def prepared() -> Any:
+        persistent = workers > 0
+        loader = DataLoader(Augmented(), 4, shuffle=True, num_workers=workers, persistent_workers=persistent)
+        return prepare_data_loader(loader, num_processes=1, process_index=0, use_seedable_sampler=True)
+
+    live, bench = prepared(), Bench()
+    whole = [bench.batches(live, epoch=epoch)[0] for epoch in range(2)]
+    before, position = Bench().batches(prepared(), stop=4, epoch=1)
+    resumed = Bench()
+    after, _ = resumed.batches(prepared(), resume=position, epoch=1)
+    assert equal(whole[1], before + after)
+    assert not equal(*whole)
+    assert "before prepare()" in resumed.said[0]

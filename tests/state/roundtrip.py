@@ -1,0 +1,76 @@
+"""Sends an object's state through document and file image into another object, as a save and a resume would."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors.torch import load as read_with_the_library
+from torch import Tensor
+
+from resumable import strictjson
+from resumable.state.codec import decode, encode
+from resumable.state.objects import Adapter, adapt, verify_round_trip
+from resumable.state.stager import Stager, digests, unstage
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a manifest keeps of a tensor."""
+
+    dtype: str
+    shape: list[int]
+    strides: list[int] | None
+    digest: str
+    alias: str | None = None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One object as it stands in a checkpoint."""
+
+    document: Any
+    image: bytearray
+    records: dict[str, Record]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return unstage(self.image, self.records)
+
+    def tree(self) -> Any:
+        return decode(self.document, self.tensors())
+
+
+def save(adapter: Adapter) -> Saved:
+    return save_tree(adapter.capture(), key_of=adapter.key_of)
+
+
+def save_tree(tree: Any, *, key_of: Any = ".".join) -> Saved:
+    encoded = encode(tree, key_of=key_of, where="object")
+    staged = Stager().stage("object", encoded.tensors)
+    digest_of = digests(staged)
+    records = {
+        key: Record(
+            facts.dtype, list(facts.shape), None if facts.strides is None else list(facts.strides), digest_of[key]
+        )
+        for key, facts in staged.facts.items()
+    }
+    for key, stored in encoded.aliases.items():
+        of = records[stored]
+        records[key] = Record(of.dtype, of.shape, of.strides, of.digest, alias=stored)
+    image = bytearray(staged.buffer)
+    read_with_the_library(bytes(image))  # every file opens in the format's own library
+    return Saved(strictjson.loads(strictjson.dumps(encoded.document)), image, records)
+
+
+def through(tree: Any) -> Any:
+    """The tree that comes back."""
+    return save_tree(tree).tree()
+
+
+def transfer(source: dict[str, Any], target: dict[str, Any]) -> None:
+    """Save every object of `source`, restore it into its namesake in `target`, and verify the round trip."""
+    adapters, targets = adapt(source), adapt(target)
+    for name, adapter in adapters.items():
+        saved = save(adapter)
+        targets[name].restore(saved.tree())
+        verify_round_trip(targets[name], saved.document, saved.records)

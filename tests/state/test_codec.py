@@ -1,0 +1,274 @@
+"""Plain values and tensors through the codec: the very same types and bits, or a refusal that names the path."""
+
+from __future__ import annotations
+
+import collections
+import enum
+import functools
+import math
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resumable import strictjson
+from resumable.errors import StateError
+from resumable.state.codec import decode, encode
+from resumable.state.encoder import MAX_DOCUMENT_DEPTH
+from tests.state.roundtrip import save_tree, through
+
+
+class Pair(NamedTuple):
+    first: int
+    second: int
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+def exactly(left: Any, right: Any) -> bool:
+    """Equal in type, order and bits, all the way down."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, float):
+        return struct.pack(">d", left) == struct.pack(">d", right)
+    if isinstance(left, complex):
+        return exactly(left.real, right.real) and exactly(left.imag, right.imag)
+    if isinstance(left, dict):
+        return exactly(list(left.items()), list(right.items()))
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(exactly, left, right))
+    if isinstance(left, np.ndarray | np.generic):
+        return bool(left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes())
+    return bool(left == right)
+
+
+keys = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(max_size=8)
+scalars = keys | st.floats() | st.complex_numbers() | st.characters().map(str) | st.integers(-(2**300), 2**300)
+trees = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(keys, inner, max_size=4)
+        | st.dictionaries(st.text(), inner, max_size=4)
+        | st.dictionaries(keys, inner, max_size=4).map(collections.OrderedDict)
+        | st.dictionaries(keys, st.integers(), max_size=4).map(collections.Counter)
+        | st.sets(keys, max_size=4)
+        | st.frozensets(keys, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(trees)
+def test_every_plain_tree_comes_back_exactly(tree: Any) -> None:
+    assert exactly(through(tree), tree)
+
+
+@given(trees)
+def test_without_a_blob_everything_stands_in_the_document(tree: Any) -> None:
+    document = encode(tree, key_of=None, where="rng").document
+    assert exactly(decode(strictjson.loads(strictjson.dumps(document)), {}), tree)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        -0.0,
+        math.nan,
+        struct.unpack(">d", bytes.fromhex("7ff8000000000123"))[0],
+        complex(math.nan, -0.0),
+        10**6000,
+        -(10**6000),
+        True,
+        1,
+        1.0,
+        "\ud800 alone",
+        {"\udfff": 1},
+        {"$tensor": "not a tag"},
+        {"$": {}},
+        {1: "a", "1": "b", None: "c", 2.5: "d", (1, "x"): "e", True + 1: "f"},
+        collections.Counter({2: 2, 4: 1}),
+        collections.OrderedDict([("b", 1), ("a", 2)]),
+        b"\x00" * 5000,
+        torch.float8_e4m3fn,
+        torch.Size([2, 3]),
+        torch.device("cuda:1"),
+        np.float32(1.5),
+        np.str_("name"),
+        np.bool_(True),
+        np.datetime64("2024-01-01T00:00:00"),
+        np.arange(6, dtype=np.int16).reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(600, dtype=">f4"),
+        np.array(["a", "bcd"]),
+        np.zeros((0, 3)),
+        np.array(3.5),
+        np.array([], dtype="<U0"),
+        np.arange(1000, dtype=np.uint64).reshape(10, 100),
+        np.asfortranarray(np.arange(1000.0).reshape(10, 100)),
+        np.arange(1000.0)[::-1],
+        np.arange(1000, dtype=np.complex128)[::2],
+        np.random.default_rng(3).bit_generator.state,
+        np.random.RandomState(3).get_state(legacy=False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_of_each_kind_comes_back_exactly(value: Any) -> None:
+    assert exactly(through(value), value)
+
+
+def test_large_arrays_and_bytes_go_to_the_blob_and_small_ones_to_the_document() -> None:
+    saved = save_tree({"big": np.zeros(1000), "small": np.zeros(3), "bytes": b"x" * 2000})
+    assert set(saved.records) == {"big", "bytes"}
+
+
+def test_fortran_order_of_a_large_array_comes_back() -> None:
+    assert through(np.asfortranarray(np.zeros((50, 40)))).flags.f_contiguous
+
+
+def test_a_set_is_stored_in_the_same_order_whatever_its_history() -> None:
+    forward, backward = {f"key{i}" for i in range(50)}, {f"key{i}" for i in reversed(range(50))}
+    assert encode(forward, key_of=None, where="x") == encode(backward, key_of=None, where="x")
+
+
+def test_tensors_that_are_one_are_stored_once_and_come_back_as_one() -> None:
+    weight = torch.rand(3, 4)
+    saved = save_tree({"a": weight, "b": weight.detach(), "c": weight.t(), "d": weight.clone()})
+    assert {key: record.alias for key, record in saved.records.items()} == {"a": None, "b": "a", "c": None, "d": None}
+    tree = saved.tree()
+    assert tree["a"] is tree["b"]
+    assert tree["c"].stride() == (1, 4)
+
+
+def test_paths_that_read_alike_get_keys_of_their_own() -> None:
+    tree = {
+        "a.b": torch.tensor(1),
+        "a": {"b": torch.tensor(2)},
+        "__metadata__": torch.tensor(3),
+        "\ud800": torch.ones(1),
+    }
+    back = through(tree)
+    assert (int(back["a.b"]), int(back["a"]["b"]), int(back["__metadata__"])) == (1, 2, 3)
+
+
+def test_parameters_and_leaves_keep_their_type_and_flag() -> None:
+    weight = torch.nn.Parameter(torch.rand(2))
+    tree = {"p": weight, "again": weight, "frozen": torch.nn.Parameter(torch.rand(2), requires_grad=False)}
+    back = through({**tree, "leaf": torch.rand(2, requires_grad=True)})
+    assert type(back["p"]) is torch.nn.Parameter
+    assert back["p"].requires_grad
+    assert back["p"] is back["again"]
+    assert type(back["frozen"]) is torch.nn.Parameter
+    assert not back["frozen"].requires_grad
+    assert type(back["leaf"]) is torch.Tensor
+    assert back["leaf"].requires_grad
+
+
+def cyclic() -> list[Any]:
+    value: list[Any] = []
+    value.append({"again": value})
+    return value
+
+
+def deep() -> list[Any]:
+    return functools.reduce(lambda inner, _: [inner], range(MAX_DOCUMENT_DEPTH + 1), [])
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (len, "cannot be stored"),
+        (lambda: 0, "function cannot be stored"),
+        (int, "type cannot be stored"),
+        (Pair(1, 2), "Pair cannot be stored"),
+        (Colour.RED, "Colour cannot be stored"),
+        (collections.defaultdict(list), "defaultdict cannot be stored"),
+        (collections.deque([1]), "deque cannot be stored"),
+        (bytearray(b"x"), "bytearray cannot be stored"),
+        (Path("x"), "PosixPath cannot be stored"),
+        (object(), "object cannot be stored"),
+        (np.array([object()]), "dtype object"),
+        (np.zeros(2, dtype=[("a", "i4")]), "cannot be stored"),
+        (np.ma.masked_array([1]), "MaskedArray cannot be stored"),
+        (torch.ones(2).to_sparse(), "sparse_coo tensor"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "quantized tensor"),
+        (torch.nested.nested_tensor([torch.ones(2)]), "nested tensor"),
+        (torch.ones(2, device="meta"), "meta device"),
+        (torch.ones(2, requires_grad=True) * 2, "autograd graph"),
+        (torch.nn.parameter.UninitializedParameter(), "UninitializedParameter"),
+        ({torch.ones(1): 1}, "as a key or in a set"),
+        (cyclic(), "contains itself"),
+        (deep(), "nested deeper"),
+        ([0] * 1_000_001, "more than 1000000 values"),
+        (["x" * 2**20] * 33, "bytes of text"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_come_back_is_refused_with_its_path_and_a_hint(value: Any, reason: str) -> None:
+    with pytest.raises(StateError, match=reason) as caught:
+        encode({"state": {3: [value]}}, key_of=".".join, where="optimizer")
+    assert str(caught.value).startswith("optimizer.state.3.0")
+    assert caught.value.hint
+
+
+def test_whatever_is_stored_is_within_the_bounds_of_the_parser() -> None:
+    tree = functools.reduce(lambda inner, _: {0: (inner,)}, range(9), 0)
+    assert exactly(through(tree), tree)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"$unknown": 1},
+        {"$tensor": "absent"},
+        {"$tensor": 1},
+        {"$tuple": [], "more": 1},
+        {"a": 1, "$tuple": []},
+        {"$tuple": {}},
+        {"$dict": [[1]]},
+        {"$dict": [[1, 2], [1, 3]]},
+        {"$dict": [[[1], 2]]},
+        {"$set": [[1]]},
+        {"$set": [1, 1]},
+        {"$int": "12"},
+        {"$int": "0x" + "z"},
+        {"$float": "7ff8"},
+        {"$float": "not sixteen digi"},
+        {"$complex": [1.0]},
+        {"$complex": [1, 2]},
+        {"$bytes": "?"},
+        {"$string": "/w=="},
+        {"$dtype": "load"},
+        {"$device": "cuda:x"},
+        {"$device": "nodevice"},
+        {"$size": [-1]},
+        {"$size": [2**70]},
+        {"$ndarray": {"dtype": "|O", "shape": [1], "order": "C", "data": "AAAAAAAAAAA="}},
+        {"$ndarray": {"dtype": "<f8", "shape": [2], "order": "C", "data": "AAAAAAAAAAA="}},
+        {"$ndarray": {"dtype": "<f8", "shape": [1], "order": "X", "data": "AAAAAAAAAAA="}},
+        {"$ndarray": {"dtype": "<f8", "shape": [0, 2**47, 2**47], "order": "C", "data": ""}},
+        {"$ndarray": {}},
+        {"$scalar": {"dtype": "<f8", "data": "AAAA"}},
+        {"$inline": {"dtype": "float32", "shape": [2], "strides": None, "data": "AAAA"}},
+        {"$inline": {"dtype": "float32", "shape": [1], "strides": [7, 7], "data": "AAAAAA=="}},
+        {"$inline": {"dtype": "float32", "shape": [2], "strides": [0], "data": "AAAAAAAAAAA="}},
+        {"$inline": {"dtype": ["x"], "shape": [1], "strides": None, "data": ""}},
+        {"$inline": {"dtype": "qint8", "shape": [0], "strides": None, "data": ""}},
+        {"$inline": {"dtype": "uint8", "shape": [0, 2**47, 2**47], "strides": None, "data": ""}},
+        {"$leaf": {"a": 1}},
+        {"$leaf": {"$inline": {"dtype": "int64", "shape": [0], "strides": None, "data": ""}}},
+        (1, 2),
+    ],
+    ids=str,
+)
+def test_a_hostile_document_is_a_value_error(document: Any) -> None:
+    with pytest.raises(ValueError, match=r"^x"):
+        decode({"x": [document]}, {})

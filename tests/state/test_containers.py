@@ -1,0 +1,136 @@
+"""The loop's own dicts and lists, and private generators: filled in place, exactly."""
+
+from __future__ import annotations
+
+import collections
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from resumable import strictjson
+from resumable.errors import RunMismatchError
+from resumable.state import rng
+from resumable.state.codec import decode, encode
+from tests.state.roundtrip import transfer
+
+
+def test_a_dict_gets_exactly_the_keys_of_the_checkpoint_in_their_order() -> None:
+    live: dict[Any, Any] = {"extra": 1, "best": 3.0}
+    transfer({"p": {"best": float("inf"), "new": [1, (2,)], 3: None}}, {"p": live})
+    assert list(live.items()) == [("best", float("inf")), ("new", [1, (2,)]), (3, None)]
+
+
+def test_every_nested_part_keeps_its_identity() -> None:
+    def make(value: float) -> dict[str, Any]:
+        return {
+            "list": [value, {"deep": torch.full((3,), value)}],
+            "array": np.full(3, value),
+            "big": np.full(3000, value),
+            "set": {value},
+            "counter": collections.Counter({"a": int(value)}),
+            "pair": (torch.full((2,), value), 1),
+        }
+
+    live = make(1)
+    held = [live["list"], live["list"][1], live["list"][1]["deep"], live["array"], live["big"], live["pair"][0]]
+    transfer({"p": make(2)}, {"p": live})
+    now = [live["list"], live["list"][1], live["list"][1]["deep"], live["array"], live["big"], live["pair"][0]]
+    assert all(before is after for before, after in zip(held, now, strict=True))
+    assert held[2].tolist() == [2, 2, 2]
+    assert (live["set"], live["counter"]["a"]) == ({2}, 2)
+
+
+def test_a_list_grows_and_shrinks_in_place() -> None:
+    live = [1, 2, 3]
+    transfer({"p": [9]}, {"p": live})
+    assert live == [9]
+    transfer({"p": [1, 2, 3, 4]}, {"p": live})
+    assert live == [1, 2, 3, 4]
+
+
+def test_one_tensor_under_two_names_stays_one_and_two_stay_two() -> None:
+    tensor = torch.rand(2)
+    together: dict[str, Any] = {"a": tensor, "b": tensor}
+    apart: dict[str, Any] = {"a": torch.zeros(2), "b": torch.ones(2)}
+    live: dict[str, Any] = {"a": torch.rand(2), "b": torch.rand(2)}
+    transfer({"p": together}, {"p": live})
+    assert live["a"] is live["b"]
+    transfer({"p": apart}, {"p": live})
+    assert (live["a"].tolist(), live["b"].tolist()) == ([0, 0], [1, 1])
+
+
+def test_a_leaf_that_trains_is_filled_in_place() -> None:
+    live = {"z": torch.zeros(2, requires_grad=True)}
+    held = live["z"]
+    transfer({"p": {"z": torch.ones(2, requires_grad=True)}}, {"p": live})
+    assert live["z"] is held
+    assert held.tolist() == [1, 1]
+
+
+def test_a_list_where_the_checkpoint_holds_a_dict_is_refused() -> None:
+    with pytest.raises(RunMismatchError, match="the checkpoint holds a dict, here is a list"):
+        transfer({"p": {}}, {"p": []})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        torch.Generator,
+        np.random.default_rng,
+        lambda: np.random.Generator(np.random.MT19937()),
+        lambda: np.random.Generator(np.random.Philox()),
+        lambda: np.random.Generator(np.random.SFC64()),
+        np.random.RandomState,
+        random.Random,
+    ],
+)
+def test_a_private_generator_goes_on_as_if_nothing_had_happened(make: Any) -> None:
+    def draw(generator: Any) -> list[float]:
+        if isinstance(generator, torch.Generator):
+            return torch.randn(5, generator=generator).tolist()
+        draws: list[float] = [generator.random() for _ in range(3)]
+        return [
+            *draws,
+            *(generator.gauss(0, 1) if isinstance(generator, random.Random) else generator.normal() for _ in range(3)),
+        ]
+
+    whole, resumed = make(), make()
+    draw(whole)
+    transfer({"g": whole}, {"g": resumed})
+    assert draw(whole) == draw(resumed)
+
+
+def test_children_of_a_numpy_generator_go_on_too() -> None:
+    whole, resumed = np.random.default_rng(), np.random.default_rng()
+    whole.spawn(2)
+    transfer({"g": whole}, {"g": resumed})
+    assert whole.spawn(1)[0].random() == resumed.spawn(1)[0].random()
+
+
+def test_another_sort_of_generator_is_refused() -> None:
+    with pytest.raises(
+        RunMismatchError, match="holds a NumPy generator of PCG64, here is a NumPy generator of MT19937"
+    ):
+        transfer({"g": np.random.default_rng()}, {"g": np.random.RandomState()})
+
+
+def draw_globally() -> list[Any]:
+    return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.randn(3).tolist()]
+
+
+def test_the_global_streams_go_on_as_if_nothing_had_happened() -> None:
+    draw_globally()
+    document = encode(rng.capture(), key_of=None, where="rng").document
+    expected = [draw_globally() for _ in range(3)]
+    assert rng.restore(decode(strictjson.loads(strictjson.dumps(document)), {})) == []
+    assert [draw_globally() for _ in range(3)] == expected
+
+
+def test_streams_of_accelerators_that_are_not_here_are_told() -> None:
+    tree = rng.capture()
+    tree["accelerators"] = {"cuda": [torch.zeros(16, dtype=torch.uint8)] * (torch.cuda.device_count() + 1)}
+    if torch.cuda.device_count() == 0:
+        assert rng.restore(tree) == ["cuda:0"]
