@@ -39,7 +39,7 @@ torch.manual_seed(0)
 digits = load_digits()
 samples = TensorDataset(torch.tensor(digits.images / 16, dtype=torch.float32), torch.tensor(digits.target))
 train, test = torch.utils.data.random_split(samples, [1500, 297])
-train_loader = DataLoader(Shaky(train), batch_size=30, shuffle=True)
+train_loader = DataLoader(Shaky(train), batch_size=50, shuffle=True)
 test_loader = DataLoader(test, batch_size=len(test))
 
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Dropout(0.2), nn.Linear(256, 10))

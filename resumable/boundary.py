@@ -46,9 +46,9 @@ class Boundary:
         self.stopping = False
         self.save_requested = False
 
-    def forget(self) -> None:
-        """After a restore: what the code asked for before it did not happen."""
-        self.stopping = self.save_requested = False
+    def forget(self, *, stopping: bool) -> None:
+        """After a restore: what the code asked for since did not happen; what it had asked for before did."""
+        self.stopping, self.save_requested = stopping, False
         self._due, self._unclean = None, 0
 
     def reached(self, instant: Instant) -> None:

@@ -112,7 +112,8 @@ class Checkpointer:
         captured = {}
         for name, adapter in self._adapters.items():
             tree = adapter.capture()
-            if self._saves == 0 and self.resumed is None and is_empty(tree):
+            expected = adapter.kind in ("module", "stateful")  # an empty dict may well be filled later
+            if expected and self._saves == 0 and self.resumed is None and is_empty(tree):
                 warn(f"{name}: its state is empty, so nothing of it will come back ({adapter.type})")
             encoded = encode(tree, key_of=adapter.key_of, where=name)
             captured[name] = Captured(adapter.kind, adapter.type, encoded, self._stage(name, encoded))
@@ -225,7 +226,9 @@ class Checkpointer:
                 adapter.restore(self.resumed.tree(name))
                 self._prove(name, adapter)
         self.gradients.restore(self.resumed.tree(GRADIENTS))
-        rng.restore(self.resumed.inline_tree("rng"))
+        lost = rng.restore(self.resumed.inline_tree("rng"))
+        if lost:
+            warn(f"this machine has no {', '.join(lost)}: random numbers drawn there will differ")
 
     def _differs(self, name: str, adapter: Adapter) -> StateError | None:
         assert self.resumed is not None

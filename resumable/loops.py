@@ -52,6 +52,7 @@ class Loops:
         self._open_passes: list[Pass] = []
         self._inside_pass = False
         self._left_pass = False
+        self._turn_of: object = None  # the pass that control is handed out by; what a loop left and kept is not it
         self._cycles: dict[str, Cycle] = {}
         self.step: int
         self.epoch: int  # epochs completed, which is the number of the one in progress
@@ -87,11 +88,11 @@ class Loops:
 
     def evaluate(self, loader: Any) -> Iterator[Any]:
         self.restore_early()
-        self._settle()
+        self.settle()
         return self._evaluate(loader)
 
     def log(self, metrics: dict[str, Any]) -> None:
-        self._settle()
+        self.settle()
         for name, value in metrics.items():
             self._logged[name] = _metric(name, value)
 
@@ -108,7 +109,8 @@ class Loops:
             while self.epoch < n and not self._ended(n):
                 self._entered = 0
                 yield self.epoch
-                self._settle()
+                self._leave_kept_pass()
+                self.settle()
                 self._refuse_unreached()
                 self.epoch, self._passes = self.epoch + 1, 0
                 self._reached(epoch_ended=True, last=self.epoch >= n)
@@ -123,7 +125,7 @@ class Loops:
                 self._reached(last=self.step >= n)
 
     def _pass(self, *loaders: Any) -> Iterator[tuple[int, Any]]:
-        self._settle()
+        self.settle()
         if self._loop == "epochs" and not self._inside_pass:
             yield from self._epoch_pass(loaders)
         elif self._loop is None:
@@ -141,29 +143,32 @@ class Loops:
         if number < self._passes:
             return  # finished before the crash
         self._inside_pass, self._left_pass = True, False
+        turn_of = self._turn_of = object()
         try:
             self._open(loaders, number)
-            while (batch := self._fetch()) is not _END:
+            while not self._boundary.stopping and (batch := self._fetch()) is not _END:
                 self._turn()
                 yield self._batch, batch
+                self._refuse_left(turn_of)
                 self._batch, self.step = self._batch + 1, self.step + 1
                 self._reached()
-                if self._boundary.stopping:
-                    break
             self._end_pass()
         except GeneratorExit:
-            self._left_pass = True  # by break, return or an exception: told apart by whether control comes back
+            if self._turn_of is turn_of:
+                self._left_pass = True  # by break, return or an exception: told apart by whether control comes back
             raise
         finally:
-            if not self._left_pass:
-                self._inside_pass = False
-            self._close_passes()
+            if self._turn_of is turn_of:
+                self._inside_pass = self._left_pass
+                self._close_passes()
 
     def _bare_pass(self, loaders: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
         """A pass without `epochs()` around it is an epoch of its own; the user's own `for` counts them."""
         call, self._bare_calls = self._bare_calls, self._bare_calls + 1
         with self._outermost("batches", None):
-            if call < self.epoch or self._boundary.stopping or (self._start.stopped and not self._turned):
+            if self._passes and self._turned:
+                self.epoch, self._passes = self.epoch + 1, 0  # the last one was left by break
+            if call < self.epoch or self._boundary.stopping or self._was_stopped():
                 self._return_to_end_of(call)
                 return
             if call == 0 or self._pending is None:
@@ -214,7 +219,6 @@ class Loops:
             raise
         finally:
             self._loop = None
-            self._inside_pass = self._left_pass = False
             self._bar.stop()
             self._preemption.uninstall()
 
@@ -253,7 +257,7 @@ class Loops:
         self._turned, self._logged = True, {}
         self._checkpointer.gradients.next_step()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Let a `break` take effect: the step counts, the pass is over."""
         if self._left_pass:
             self.step += 1
@@ -262,6 +266,12 @@ class Loops:
     def _end_pass(self) -> None:
         self._passes += 1
         self._inside_pass = self._left_pass = False
+
+    def _leave_kept_pass(self) -> None:
+        # A `break` does not close an iterator that the code still holds, but control is back all the same.
+        if self._inside_pass and not self._left_pass:
+            self._left_pass, self._turn_of = True, None
+            self._close_passes()
 
     def _close_passes(self) -> None:
         while self._open_passes:
@@ -303,7 +313,7 @@ class Loops:
             cycles=self._start.cycles | {name: cycle.position() for name, cycle in self._cycles.items()},
             metrics={name: float(value) for name, value in self._logged.items()},
             finished=finished,
-            stopped=finished and self._boundary.stopping,
+            stopped=self._boundary.stopping,
         )
 
     def _total_steps(self) -> int | None:
@@ -330,7 +340,7 @@ class Loops:
         """Stand in exactly the checkpoint's instant; called again whenever user code ran since."""
         self._checkpointer.restore()
         self._restored = True
-        self._boundary.forget()
+        self._boundary.forget(stopping=self._start.stopped and not self._start.finished)
         self._data.load(self._start.samplers)
         self._stand_at(self._start)
         for name, cycle in self._cycles.items():
@@ -345,7 +355,11 @@ class Loops:
     def _ended(self, n: int) -> bool:
         """Whether `stop()` ended the loops, in this attempt or in the one that finished a run of at least this `n`."""
         finished_before = self._start.finished and not self._turned and n <= (self._start.total or 0)
-        return self._boundary.stopping or finished_before
+        stopped_here = self._boundary.stopping and self._pending is None  # or the epoch it was asked in goes on first
+        return stopped_here or finished_before
+
+    def _was_stopped(self) -> bool:
+        return self._start.stopped and self._start.finished and not self._turned
 
     # -- refusals -----------------------------------------------------------------------------------------------------
 
@@ -360,6 +374,13 @@ class Loops:
                 f"{loop}() after {self._used}(): this run's loop is over, and a second one has no position of its own",
                 "use one loop for the whole run (a larger n continues a finished run), or a second Trainer with "
                 "another `run` for a second phase",
+            )
+
+    def _refuse_left(self, turn_of: object) -> None:
+        if self._turn_of is not turn_of:
+            raise LoopError(
+                "this iterator of batches() was left in an earlier epoch, and its pass is over",
+                "call trainer.batches(loader) anew in each epoch",
             )
 
     def _refuse_unreached(self) -> None:

@@ -14,7 +14,8 @@ class Position:
     `step` and `epoch` count what is completed. Inside an epoch, `passes` of its passes are finished and `loaders` holds
     the data positions of the pass in progress; `samplers` holds the states of samplers that live from pass to
     pass. `total` is what the outermost loop was asked for; `metrics` are those
-    logged since this step began. `stopped` says that `stop()` finished the run, not the loop's own end.
+    logged since this step began. `stopped` says that `stop()` was called: the run ends at the next boundary of its
+    outermost loop, or has ended there.
     """
 
     loop: str = "epochs"

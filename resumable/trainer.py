@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,6 +22,8 @@ from resumable.events import duration, emit, show_events, warn
 from resumable.loops import Loops
 from resumable.progress import TrainingBar
 from resumable.signals import Preemption
+
+T = TypeVar("T")
 
 
 class Trainer:
@@ -59,6 +61,7 @@ class Trainer:
     @property
     def step(self) -> int:
         """Steps completed in the whole run; right from the first line after `Trainer(...)`."""
+        self._loops.settle()
         return self._loops.step
 
     @property
@@ -75,19 +78,19 @@ class Trainer:
 
     def epochs(self, n: int) -> Iterator[int]:
         """Epoch numbers below `n`, from where the run stands; the end of each turn is a boundary."""
-        return self._loops.epochs(n)
+        return self._kept(self._loops.epochs(n))
 
     def steps(self, n: int) -> Iterator[int]:
         """Step numbers below `n`, from where the run stands, for loops without a loader."""
-        return self._loops.steps(n)
+        return self._kept(self._loops.steps(n))
 
     def batches(self, loader: Any, *more: Any) -> Iterator[Any]:
         """The batches of one pass, from the exact batch on; with several loaders tuples, as `zip`."""
-        return (batch for _, batch in self._loops.batches(loader, *more))
+        return (batch for _, batch in self._kept(self._loops.batches(loader, *more)))
 
     def enumerate(self, loader: Any, *more: Any) -> Iterator[tuple[int, Any]]:
         """As `batches`, with the index of the batch in its pass, also after a resume."""
-        return self._loops.batches(loader, *more)
+        return self._kept(self._loops.batches(loader, *more))
 
     def cycle(self, loader: Any, *, name: str | None = None) -> Cycle:
         """An endless iterator for `next()` inside another loop; its position is saved with that loop's.
@@ -135,6 +138,10 @@ class Trainer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _kept(self, loop: Iterator[T]) -> Iterator[T]:
+        # A trainer that nobody holds would be closed under its own loop.
+        yield from loop
 
     def _announce(self) -> None:
         checkpointer, resumed = self._checkpointer, self._checkpointer.resumed

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from resumable import Run
 from tests.lab.client import Bench, Launch, killed, shared_lab, signalled
 
 NewBench = Callable[..., Bench]
@@ -47,7 +46,7 @@ SCENARIOS = {
 }
 
 EXAMPLES = {
-    "digits.py": (1000, []),
+    "digits.py": (600, []),
     "gan.py": (960, []),
     "ppo_cartpole.py": (320, []),
     "char_gpt.py": (30, ["--steps", "30", "--width", "32"]),
@@ -227,9 +226,9 @@ def test_a_run_killed_in_its_final_save_finishes_on_the_next_launch(bench: NewBe
 def test_a_finished_run_trains_nothing_more(bench: NewBench) -> None:
     finished = bench("base", epochs=2)
     finished.launch("run")
-    before = Run(str(finished.path("run"))).latest()
+    before = finished.open("run").latest()
     again = finished.launch("run")
-    after = Run(str(finished.path("run"))).latest()
+    after = finished.open("run").latest()
     assert not again.batches
     assert before.manifest.finished
     assert after.name == before.name

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from resumable import Run
 from tests.lab.client import Bench, Ended, Launch, shared_lab
+from tests.lab.leaving import flat_place
 
 SIGKILL = -9
 
@@ -17,9 +20,9 @@ SIGKILL = -9
 class SavePoints:
     """Runs of one short loop, each killed at another operation, and one that is not killed to compare them with."""
 
-    def __init__(self, folder: Path, *, from_start: bool = False) -> None:
+    def __init__(self, folder: Path, *, bench: type[Bench] = Bench, **options: Any) -> None:
         self._folder = folder
-        self._bench = Bench(shared_lab(), folder, "dies_at_an_operation", from_start=from_start)
+        self._bench = bench(shared_lab(), folder, "dies_at_an_operation", **options)
         self._whole = self._bench.launch("whole", self._launch("whole", 0))
 
     def operations(self, run: str) -> list[str]:
@@ -37,7 +40,7 @@ class SavePoints:
         """The next launch resumes from the newest committed checkpoint and ends as the undisturbed run."""
         committed = newest_committed(self._bench.path(run))
         last = self._bench.launch(run, self._launch(run, 0))
-        lineage = Run(str(self._bench.path(run))).latest().manifest.lineage
+        lineage = self._bench.open(run).latest().manifest.lineage
         assert lineage[-1][1] == committed, f"resumed from {lineage[-1][1]}, not from {committed}"
         self._bench.assert_equal(run, "whole", [*earlier, last], [self._whole])
 
@@ -46,12 +49,21 @@ class SavePoints:
         return Launch(options={"kill_at": number, "log": log}, exit=SIGKILL if number else 0)
 
 
+class FlatBench(Bench):
+    """Runs in an object store: no folders, no rename, whole objects."""
+
+    def open(self, run: str) -> Run:
+        place = flat_place(self.path(run))
+        return Run(place["run"], storage_options=place["storage_options"])
+
+
 def newest_committed(run: Path) -> str | None:
     """By the format's definition, read with nothing of the package: the highest name whose manifest parses."""
     found = []
-    for manifest in run.glob("checkpoints/step-*/manifest.json"):
+    for manifest in [*run.glob("checkpoints/*/manifest.json"), *run.glob("*checkpoints*manifest.json")]:
         document = json.loads(manifest.read_bytes())
-        found.append((document["attempt"], document["step"], document["epoch"], manifest.parent.name))
+        name = unquote(str(manifest)).split("/")[-2]
+        found.append((document["attempt"], document["step"], document["epoch"], name))
     return max(found)[-1] if found else None
 
 
@@ -91,6 +103,18 @@ def test_a_kill_at_each_operation_of_the_first_start_begins_the_run_or_resumes_i
     count = the_first_save(points.operations("whole"))
     assert count > 20
     for number in range(1, count + 1):
+        run = f"at-{number:03}"
+        points.finish(run, [points.die_at(run, number)])
+
+
+@pytest.mark.timeout(300)
+def test_a_kill_at_each_operation_of_a_save_to_an_object_store_resumes_from_the_newest(
+    save_points: Callable[..., SavePoints],
+) -> None:
+    points = save_points(bench=FlatBench, flat=True, from_start=True)
+    count = one_save_and_its_pruning(points.operations("whole"))
+    assert count > 20
+    for number in range(1, count + 2):
         run = f"at-{number:03}"
         points.finish(run, [points.die_at(run, number)])
 

@@ -65,7 +65,7 @@ def test_a_trainer_that_nobody_holds_lives_as_long_as_its_loop(run: Path) -> Non
     for _ in Trainer(tiny.config, model=tiny.model).steps(3):
         gc.collect()
         with pytest.raises(FencedError):
-            Tiny(run).trainer()
+            Trainer(tiny.config, model=tiny.model)
     assert Run(str(run)).latest().manifest.finished
 
 
@@ -116,7 +116,7 @@ def old_style_script(tiny: Tiny) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
-@pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 8, 11])
+@pytest.mark.parametrize("step", [1, 3, 5, 8])
 def test_code_at_the_head_of_an_epoch_that_runs_again_leaves_no_trace(run: Path, whole: Path, step: int) -> None:
     with pytest.raises(Crash):
         old_style_script(Tiny(run, crash_at=step))
@@ -158,7 +158,6 @@ def test_a_break_counts_its_step_and_ends_the_pass(run: Path) -> None:
                 tiny.step(batch)
                 if index == 1:
                     break
-            trainer.log(val_loss=float(epoch))
             assert trainer.step == 2 * (epoch + 1)
     assert seen == [(0, 0, 0), (0, 1, 1), (1, 0, 2), (1, 1, 3)]
     assert (trainer.step, trainer.epoch) == (4, 2)
@@ -360,6 +359,16 @@ def cycled(tiny: Tiny, trainer: Trainer) -> None:
         tiny.ends(trainer)
 
 
+def bare_passes_left_early(tiny: Tiny, trainer: Trainer) -> None:
+    for _ in range(5):
+        for batch in trainer.batches(tiny.loader):
+            tiny.step(batch)
+            tiny.ends(trainer)
+            if trainer.step % 6 == 5:
+                break
+        tiny.notes["between"] = list(draw_from_all_streams())
+
+
 def zipped(tiny: Tiny, trainer: Trainer) -> None:
     for _ in trainer.epochs(4):
         for one, other in trainer.batches(tiny.loader, tiny.loader):
@@ -368,8 +377,8 @@ def zipped(tiny: Tiny, trainer: Trainer) -> None:
             tiny.ends(trainer)
 
 
-@pytest.mark.parametrize("crash_at", [2, 3, 4, 7, 8, 13, 15])
-@pytest.mark.parametrize("script", [two_passes, bare_passes, cycled, zipped])
+@pytest.mark.parametrize("crash_at", [3, 4, 7, 13])
+@pytest.mark.parametrize("script", [two_passes, bare_passes, bare_passes_left_early, cycled, zipped])
 def test_every_way_to_pass_over_data_goes_on_exactly(
     run: Path, whole: Path, script: Callable[..., None], crash_at: int
 ) -> None:

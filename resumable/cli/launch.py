@@ -64,8 +64,9 @@ def launch(command: Sequence[str], *, environment: Mapping[str, str], show: Call
 
 
 def _relay(stream: IO[bytes], tail: deque[str], show: Callable[[str], None]) -> None:
-    for raw in stream:
-        # Of a bar that redraws itself only what it showed last.
-        line = raw.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
-        tail.append(line)
-        show(line)
+    with stream:
+        for raw in stream:
+            # Of a bar that redraws itself only what it showed last.
+            line = raw.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
+            tail.append(line)
+            show(line)

@@ -53,7 +53,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two attempts: killed in step 6, resumed from step 4, finished at step 8."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    crashed(Tiny(folder, keep=KEEP_ALL), step=5)
+    crashed(folder, step=5, keep=KEEP_ALL)
     Tiny(folder, keep=KEEP_ALL).train()
     return folder
 

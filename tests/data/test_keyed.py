@@ -281,8 +281,16 @@ def test_a_pass_that_lost_its_persistent_workers_to_a_later_one_says_so() -> Non
 
 
 def test_a_loader_written_into_the_call_keeps_its_workers_for_the_pass() -> None:
-    way = WAYS["persistent"]
-    assert equal(Bench().batches(KINDS["shuffle"](**way))[0], Bench().batches(KINDS["shuffle"]())[0])
+    bench = Bench()
+    opened = bench.data.open(KINDS["shuffle"](**WAYS["persistent"]), PassAddress("batches", 0, 0), set_epoch=0)
+    assert equal(list(opened), Bench().batches(KINDS["shuffle"]())[0])
+
+
+def test_a_sampler_whose_generator_came_late_is_the_same_in_a_program_that_starts_later() -> None:
+    bench, loader = Bench(), KINDS["sampler with a late generator"]()
+    bench.batches(loader)
+    in_turn = bench.batches(loader, epoch=1)[0]
+    assert equal(in_turn, Bench().batches(KINDS["sampler with a late generator"](), epoch=1)[0])
 
 
 class Failing(Augmented):

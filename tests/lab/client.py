@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from resumable import Run
 from tests.lab.compare import differences
 
 REPOSITORY = Path(__file__).parents[2]
@@ -72,6 +73,10 @@ class Bench:
         """The folder of a run."""
         return self.folder / run
 
+    def open(self, run: str) -> Run:
+        """The read side of a run."""
+        return Run(str(self.path(run)))
+
     def launch(self, run: str, launch: Launch | None = None) -> Ended:
         """Launch once, and assert that it ended as it was meant to, where it was meant to."""
         launch = launch or Launch()
@@ -121,7 +126,7 @@ class Bench:
             seen |= launch.batches.keys()
         missing = expected.keys() - seen
         assert not missing, f"never ran: {sorted(missing)}"
-        different = differences(str(self.path(run)), str(self.path(other)))
+        different = differences(self.open(run), self.open(other))
         assert not different, "\n".join(different[:20])
 
 

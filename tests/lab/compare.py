@@ -7,9 +7,9 @@ from typing import Any
 from resumable import Checkpoint, Run
 
 
-def differences(one: str, other: str) -> list[str]:
+def differences(one: Run, other: Run) -> list[str]:
     """Where the newest checkpoints of two runs differ; both must verify."""
-    checkpoints = [Run(url).latest() for url in (one, other)]
+    checkpoints = [run.latest() for run in (one, other)]
     for checkpoint in checkpoints:
         checkpoint.verify()
     found: list[str] = []

@@ -10,15 +10,20 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import torch
 
+import resumable.store.local
+import tests.store.flat
 from resumable import Trainer, signals
 from resumable.store.local import LocalStorage
+from resumable.store.remote import FsspecStorage
 from tests.lab.feeds import loss_of
 from tests.lab.loops import train_loader, update, validate
 from tests.lab.operations import Operations
 from tests.lab.script import DATA_SEED, Script, scenario, seed_all
 from tests.lab.toys import mlp
+from tests.store.flat import FlatStore
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -88,18 +93,30 @@ def signalled_group(script: Script) -> None:
     _loop(script)
 
 
+def flat_place(folder: Path) -> dict[str, Any]:
+    """The config of a run in an object store that keeps its objects in `folder`."""
+    fsspec.register_implementation("flat", FlatStore, clobber=True)
+    folder.mkdir(exist_ok=True)
+    return {"run": "flat://bucket/run", "storage_options": {"folder": str(folder)}}
+
+
 @scenario
 def dies_at_an_operation(script: Script) -> None:
     """A short loop whose storage kills it at the n-th operation, counted from the start or after the first save."""
     operations = Operations(
         kill_at=script.option("kill_at", 0), log=script.options["log"], armed=script.option("from_start", False)
     )
-    operations.install()
+    place: dict[str, Any] = {}
+    if script.option("flat", False):
+        operations.install(FsspecStorage, tests.store.flat)
+        place = flat_place(Path(script.run))
+    else:
+        operations.install(LocalStorage, resumable.store.local)
     seed_all()
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     loader = train_loader(script)
-    config = script.config(every={"steps": 2, "minutes": None}, keep={"last": 1})
+    config = script.config(every={"steps": 2, "minutes": None}, keep={"last": 1}) | place
     trainer = Trainer(config, model=model, optimizer=optimizer)
     for _ in trainer.epochs(1):
         for x, y in trainer.batches(loader):

@@ -1,7 +1,7 @@
 """Kills this program at the n-th durable operation of its storage; knows nothing of what is stored.
 
-Counted are the calls of the storage protocol that change something and, inside local storage, every system call that
-makes, fills, syncs or names a file. A write that is hit leaves half of its bytes.
+Counted are the calls of the storage protocol that change something and, inside a module that does the work, every
+system call that makes, fills, syncs or names a file. A write that is hit leaves half of its bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from resumable.store import local
 from resumable.store.layout import MANIFEST
 
 PROTOCOL = ("write", "create", "remove", "remove_dir")
@@ -27,11 +26,11 @@ class Operations:
         self._count = 0
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
-    def install(self, storage: type[Any] = local.LocalStorage) -> None:
-        """Wrap the storage class, and the system calls of local storage."""
+    def install(self, storage: type[Any], module: Any) -> None:
+        """Wrap the calls of a storage class, and the system calls that `module` makes."""
         for name in PROTOCOL:
             setattr(storage, name, self._counted(name, getattr(storage, name)))
-        local.os = _System(self)
+        module.os = _System(self)
 
     def reached(self, what: str, last_words: Callable[[], object] = lambda: None) -> None:
         """Count one operation that is about to happen."""

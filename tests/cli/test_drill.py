@@ -1,0 +1,141 @@
+"""The drill drilled: with scripts that are exact, that are not, and that cannot be drilled at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from resumable.cli.launch import launch
+from resumable.cli.rehearsal import SAVE_POINTS, draw_kills
+from tests.cli.conftest import Cli
+
+SCRIPT = """
+import random
+import torch
+from torch import nn
+from resumable import Trainer
+
+model = nn.Linear(2, 2)  # of another start in each process: nothing is seeded
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+{before}
+trainer = Trainer({{"run": {run!r}, "every": {{"steps": 4}}}}, model=model, optimizer=optimizer)
+for step in trainer.steps(20):
+    loss = model(torch.randn(3, 2)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    {body}
+trainer.close()
+print("trained")
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path):  # type: ignore[no-untyped-def]
+    def write(*, before: str = "", body: str = "pass") -> list[str]:
+        path = tmp_path / "train.py"
+        path.write_text(textwrap.dedent(SCRIPT).format(run=str(tmp_path / "mine"), before=before, body=body))
+        return [sys.executable, str(path)]
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def _the_package_is_found_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+def test_a_script_that_passes_its_state_is_bit_exact(script, tmp_path: Path, cli: Cli) -> None:  # type: ignore[no-untyped-def]
+    drilled = cli("drill", "--kills", 3, "--seed", 1, "--json", "--keep", tmp_path / "kept", "--", *script())
+    report = drilled.json
+    assert drilled.code == 0, drilled.err
+    assert (report["exact"], report["count"], report["steps"]) == (True, 0, 20)
+    assert report["tensors"] == 4  # two of the model, and their momenta
+    killed = [attempt for attempt in report["attempts"] if attempt["point"]]
+    assert killed, "no kill landed"
+    assert report["attempts"][-1]["point"] is None
+    for before, after in zip(report["attempts"], report["attempts"][1:], strict=False):
+        assert after["steps_replayed"] == max(before["killed_at_step"] - after["resumed_from_step"], 0)
+        assert after["resumed_from_step"] <= before["killed_at_step"] + 1
+    assert "  | trained" in drilled.err
+    assert sorted(p.name for p in (tmp_path / "kept").iterdir() if p.is_dir()) == ["drilled", "reference"]
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_script_that_forgets_some_state_is_found_out_with_hints(script, cli: Cli) -> None:  # type: ignore[no-untyped-def]
+    forgetful = script(before="private = random.Random(0)", body="model.bias.data += private.random()")
+    drilled = cli("drill", "--kills", 1, "--quiet", "--", *forgetful)
+    assert drilled.code == 1
+    assert "model.bias" in drilled.out
+    assert "pass the loop's own variables as a dict" in drilled.out
+    kept = Path(drilled.err.rstrip().rpartition("both runs are kept in ")[2])
+    assert {"reference", "drilled"} <= {folder.name for folder in kept.iterdir()}
+    subprocess.run(["rm", "-r", str(kept)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "before", "message", "hint"),
+    [
+        ("1 / 0", "", "failed without being disturbed: exit code 1", "make it run to its end"),
+        ("break", "", "is not finished: it stands at step", "trainer.stop()"),
+        ("pass", "raise SystemExit", "wrote no run", "resumable.Trainer"),
+    ],
+)
+def test_what_cannot_be_drilled_is_said(  # type: ignore[no-untyped-def]
+    script, tmp_path: Path, cli: Cli, body: str, before: str, message: str, hint: str
+) -> None:
+    failed = cli("drill", "--quiet", "--keep", tmp_path / "kept", "--", *script(before=before, body=body))
+    assert failed.code == 1
+    assert f"error: {message}" in failed.err or message in failed.err
+    assert hint in failed.err.split("hint: ")[1]
+
+
+def test_the_arguments_of_the_command_are_its_own(cli: Cli) -> None:
+    failed = cli(
+        "drill", "-q", sys.executable, "-c", "import sys; sys.exit(sys.argv[1:] != ['--kills', '9'])", "--kills", "9"
+    )
+    assert "wrote no run" in failed.err  # so it ended with 0
+
+
+def test_a_command_that_is_not_there_is_said(cli: Cli, tmp_path: Path) -> None:
+    failed = cli("drill", "--keep", tmp_path / "kept", "--", "no-such-program")
+    assert failed.code == 1
+    assert "cannot run 'no-such-program'" in failed.err
+
+
+def test_a_folder_that_holds_something_is_not_used(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("")
+    assert cli("drill", "--keep", tmp_path, "--", "true").code == 2
+
+
+def test_kills_are_drawn_in_order_of_steps_every_third_in_a_save() -> None:
+    kills = draw_kills(count=9, seed=3, steps=100, step_seconds=0.5)
+    assert [kill.step for kill in kills] == sorted(kill.step for kill in kills)
+    assert sum(kill.point in SAVE_POINTS for kill in kills) == 3
+    assert all(kill.point == "step" for kill in kills if kill.point not in SAVE_POINTS)
+    assert all(0 <= kill.delay_seconds <= 0.5 for kill in kills)
+    assert kills == draw_kills(count=9, seed=3, steps=100, step_seconds=0.5)
+    assert kills != draw_kills(count=9, seed=4, steps=100, step_seconds=0.5)
+
+
+def test_more_kills_than_steps_can_be_drawn() -> None:
+    assert {kill.step for kill in draw_kills(count=8, seed=0, steps=2, step_seconds=0.1)} == {1, 2}
+    assert draw_kills(count=0, seed=0, steps=2, step_seconds=0.1) == []
+
+
+def test_what_outlives_a_launch_is_ended_with_it() -> None:
+    lines: list[str] = []
+    ended = launch(["sh", "-c", "sleep 600 & echo $!; echo half\rwhole; kill -9 $$"], environment={}, show=lines.append)
+    assert str(ended) == "signal SIGKILL"
+    assert lines[1] == "whole"
+    stat = Path(f"/proc/{lines[0]}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_the_end_of_the_output_is_part_of_a_failure(script, cli: Cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    failed = cli("drill", "-q", "--keep", tmp_path / "kept", "--", *script(body="raise ValueError('a bad day')"))
+    assert "  | ValueError: a bad day" in failed.err

@@ -1,0 +1,450 @@
+"""What happens between two steps: when a save is taken, with which metrics and gradients, and what a failed one does."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import resumable.checkpointer
+from resumable import FencedError, Preempted, Run, StateError, StorageError, Trainer
+from resumable.store.attempts import begin
+from resumable.store.layout import CHECKPOINTS
+from resumable.store.local import LocalStorage
+from resumable.store.storage import storage_error
+from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends, steps_of
+
+EVERYTHING = {"last": 1000}
+
+
+class Moody(LocalStorage):
+    """A folder on a disk that is full for the next `failures` saves, and whose writes wait while `open` is not set."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.failures = 0
+        self.failing_removals = 0
+        self.open = threading.Event()
+        self.open.set()
+
+    def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
+        self.open.wait(30)
+        if self.failures and path.startswith(CHECKPOINTS):
+            self.failures -= 1
+            raise storage_error("write", path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        super().write(path, chunks)
+
+    def remove(self, path: str) -> None:
+        if self.failing_removals and path.endswith("manifest.json"):
+            self.failing_removals -= 1
+            raise storage_error("remove", path, OSError(errno.EACCES, os.strerror(errno.EACCES)))
+        super().remove(path)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def moody(run: Path, monkeypatch: pytest.MonkeyPatch) -> Moody:
+    storage = Moody(run)
+    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options: storage)
+    return storage
+
+
+@pytest.fixture(autouse=True)
+def _every_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "resumable")
+
+
+def until_written() -> None:
+    """Wait for the save in flight, so that what comes next does not depend on the speed of the disk."""
+    for thread in threading.enumerate():
+        if thread.name == "resumable-writer":
+            thread.join()
+
+
+def train(tiny: Tiny, epochs: int = 2) -> None:
+    """The plain loop, with an idle writer at every boundary."""
+    with tiny.trainer() as trainer:
+        for _ in trainer.epochs(epochs):
+            for batch in trainer.batches(tiny.loader):
+                trainer.log(loss=tiny.step(batch))
+                tiny.ends(trainer)
+                until_written()
+
+
+def saved(run: Path) -> list[tuple[int, str]]:
+    """Step and reason of every checkpoint that stands, oldest first."""
+    return [(checkpoint.step, checkpoint.manifest.reason) for checkpoint in Run(str(run)).checkpoints()]
+
+
+# -- when -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_saved_at_its_start_at_each_interval_and_at_its_end(run: Path) -> None:
+    train(Tiny(run, saves=(), every={"steps": 3, "minutes": None}, keep=EVERYTHING))
+    assert saved(run) == [(0, "start"), (3, "steps"), (6, "steps"), (8, "final")]
+
+
+def test_every_epochs_saves_at_the_boundary_of_the_epoch(run: Path) -> None:
+    train(Tiny(run, saves=(), every={"steps": None, "minutes": None, "epochs": 1}, keep=EVERYTHING), epochs=3)
+    assert saved(run) == [(0, "start"), (4, "epochs"), (8, "epochs"), (12, "final")]
+    assert [checkpoint.epoch for checkpoint in Run(str(run)).checkpoints()] == [0, 1, 2, 3]
+
+
+def test_a_requested_save_is_taken_once_at_the_next_boundary(run: Path) -> None:
+    train(Tiny(run, saves=[2], keep=EVERYTHING))
+    assert saved(run) == [(0, "start"), (3, "request"), (8, "final")]
+
+
+def test_a_save_that_comes_due_while_one_is_written_is_taken_at_the_first_boundary_after_it(
+    run: Path, moody: Moody
+) -> None:
+    tiny = Tiny(run, every={"steps": 2, "minutes": None}, keep=EVERYTHING)
+    with tiny.trainer() as trainer:
+        for step in trainer.steps(8):
+            if step == 1:
+                moody.open.clear()
+            if step == 4:
+                moody.open.set()
+                until_written()
+    assert saved(run)[:3] == [(0, "start"), (2, "steps"), (5, "steps")]
+
+
+def test_what_retention_does_not_keep_is_deleted_after_each_save(run: Path) -> None:
+    train(Tiny(run, keep={"last": 2, "best": None}))
+    assert steps_of(run) == [8, 8]
+    assert len(list((run / CHECKPOINTS).iterdir())) == 2
+
+
+# -- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def validated(tiny: Tiny, losses: list[float], **more: Any) -> list[tuple[int, str]]:
+    with tiny.trainer(**more) as trainer:
+        for epoch in trainer.epochs(len(losses)):
+            for batch in trainer.batches(tiny.loader):
+                tiny.step(batch)
+            trainer.log(val_loss=losses[epoch])
+    return saved(Path(tiny.run))
+
+
+def test_a_better_value_after_the_batches_is_saved_at_the_boundary_of_the_epoch(run: Path) -> None:
+    assert validated(Tiny(run, saves=(), keep=EVERYTHING), [3.0, 5.0, 2.0, 2.0, 9.0]) == [
+        (0, "start"),
+        (4, "best"),
+        (12, "best"),
+        (20, "final"),
+    ]
+    assert Run(str(run)).best().step == 12
+
+
+def test_the_best_stays_however_many_follow(run: Path) -> None:
+    best = {"metric": "val_loss", "mode": "max", "count": 1}
+    validated(Tiny(run, saves=(), every={"epochs": 1}, keep={"last": 1, "best": best}), [3.0, 5.0, 2.0, 2.0])
+    assert steps_of(run) == [8, 16]
+    assert Run(str(run)).best().step == 8
+
+
+def test_a_value_that_is_no_number_is_never_best(run: Path) -> None:
+    nan = float("nan")
+    assert validated(Tiny(run, saves=(), keep=EVERYTHING), [nan, 5.0, nan]) == [
+        (0, "start"),
+        (8, "best"),
+        (12, "final"),
+    ]
+
+
+def test_an_old_metric_is_not_that_of_a_later_checkpoint(run: Path) -> None:
+    tiny = Tiny(run, saves=[4], keep=EVERYTHING)
+    with tiny.trainer() as trainer:
+        for _ in trainer.epochs(2):
+            for batch in trainer.batches(tiny.loader):
+                trainer.log(loss=tiny.step(batch))
+                tiny.ends(trainer)
+            trainer.log(val_loss=1.0)
+    metrics = {checkpoint.step: set(checkpoint.manifest.metrics) for checkpoint in Run(str(run)).checkpoints()}
+    assert metrics == {0: set(), 4: {"loss", "val_loss"}, 5: {"loss"}, 8: {"loss", "val_loss"}}
+
+
+def test_a_logged_tensor_is_copied_at_once(run: Path) -> None:
+    tiny = Tiny(run)
+    with tiny.trainer() as trainer:
+        for _ in trainer.steps(1):
+            value = torch.ones(1, 1, requires_grad=True)
+            trainer.log(value=value)
+            value.data.fill_(2)
+    assert Run(str(run)).latest().manifest.metrics == {"value": 1.0}
+
+
+# -- gradients --------------------------------------------------------------------------------------------------------
+
+
+def accumulate(tiny: Tiny, window: int, steps: int = 8) -> None:
+    """One optimizer step in each `window` steps; 0 for one at the very first and then none."""
+    with tiny.trainer() as trainer:
+        for step in trainer.steps(steps):
+            batch = [torch.full((2, 2), float(step + 1))]
+            if (step + 1) % window == 0 if window else step == 0:
+                tiny.step(batch)
+            else:
+                tiny.backward(batch)
+            tiny.ends(trainer)
+            until_written()
+
+
+def stored_gradients(run: Path) -> dict[int, int]:
+    return {c.step: len(c.manifest.objects["gradients"].tensors) for c in Run(str(run)).checkpoints()}
+
+
+def test_a_due_save_waits_for_a_boundary_without_unused_gradients(run: Path) -> None:
+    tiny = Tiny(run, saves=(), every={"steps": 5, "minutes": None}, keep=EVERYTHING)
+    with pytest.raises(Crash):
+        tiny.crash_at = 9
+        accumulate(tiny, window=4, steps=12)
+    assert stored_gradients(run) == {0: 0, 8: 0}
+
+
+def test_a_due_save_waits_for_at_most_sixteen_boundaries_and_then_stores_the_gradients(run: Path) -> None:
+    tiny = Tiny(run, saves=(), every={"steps": 3, "minutes": None}, keep=EVERYTHING, crash_at=24)
+    with pytest.raises(Crash):
+        accumulate(tiny, window=0, steps=30)
+    assert stored_gradients(run) == {0: 0, 3 + 16: 6}
+
+
+def test_gradients_always_waits_for_nothing_and_stores_them(run: Path) -> None:
+    tiny = Tiny(run, saves=(), every={"steps": 5, "minutes": None}, gradients="always", keep=EVERYTHING)
+    accumulate(tiny, window=4)
+    assert stored_gradients(run) == {0: 0, 5: 6, 8: 0}
+
+
+def test_a_requested_save_stores_unused_gradients_and_they_come_back(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(Crash):
+        accumulate(Tiny(run, saves=[5], crash_at=6), window=4)
+    assert stored_gradients(run) == {0: 0, 6: 6}
+    tiny = Tiny(run)
+    with tiny.trainer() as trainer:
+        trainer.restore()
+        assert all(bool(parameter.grad.any()) for parameter in tiny.model[3].parameters() if parameter.grad is not None)
+        assert tiny.model[3].weight.grad is not None
+    accumulate(Tiny(run), window=4)
+    accumulate(Tiny(tmp_path / "whole"), window=4)
+    assert_equal_ends(run, tmp_path / "whole")
+
+
+# -- the state of objects ---------------------------------------------------------------------------------------------
+
+
+class Forgetful:
+    """Saves two numbers and takes one of them back."""
+
+    def __init__(self) -> None:
+        self.seen, self.best = 0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen, "best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+
+class Empty:
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def test_an_object_that_does_not_come_back_as_it_was_saved_is_an_error_that_names_the_place(run: Path) -> None:
+    meter = Forgetful()
+    meter.best = 2.5
+    with Tiny(run).trainer(meter=meter) as trainer:
+        for _ in trainer.steps(1):
+            pass
+    with Tiny(run).trainer(meter=Forgetful()) as trainer, pytest.raises(StateError, match=r"meter\.best") as caught:
+        trainer.restore()
+    assert "2.5" in caught.value.message
+
+
+def test_an_empty_state_is_warned_about_once(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        with Tiny(run).trainer(metric=Empty()) as trainer:
+            for _ in trainer.steps(2):
+                trainer.request_save()
+    warnings = [record.getMessage() for record in caplog.records if "empty" in record.getMessage()]
+    assert len(warnings) == 1
+    assert "WARN    metric: its state is empty" in warnings[0]
+
+
+def test_a_state_that_can_no_longer_be_stored_is_raised_at_the_boundary(run: Path) -> None:
+    tiny = Tiny(run, saves=[2])
+    with pytest.raises(StateError, match=r"notes\.bad: function cannot be stored"), tiny.trainer() as trainer:
+        for step in trainer.steps(4):
+            if step == 2:
+                tiny.notes["bad"] = until_written
+            tiny.ends(trainer)
+    assert steps_of(run) == [0]
+
+
+# -- what is written beside the state ---------------------------------------------------------------------------------
+
+
+def test_the_config_is_stored_without_the_secrets_of_the_storage(run: Path) -> None:
+    Tiny(run, storage_options={"secret": "hush"}, keep={"last": 2}).train(1)
+    config = Run(str(run)).latest().manifest.config
+    assert config["keep"]["last"] == 2
+    assert config["storage_options"] == {"secret": "***"}
+
+
+def test_another_number_of_threads_is_told_on_resume(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Tiny(run).train(1)
+    torch.set_num_threads(2)
+    try:
+        Tiny(run).train(1)
+    finally:
+        torch.set_num_threads(1)
+    [line] = [record.getMessage() for record in caplog.records if record.getMessage().startswith("CHANGED")]
+    assert line.startswith("CHANGED threads=1->2 note=")
+
+
+def test_the_lines_of_a_run_can_be_read_by_machines(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Crash):
+        Tiny(run, crash_at=6).train()
+    Tiny(run).train()
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == f"NEW     run={run} data_seed=7 attempt=1"
+    assert lines[1].startswith("SAVED   step=0 stall=")
+    [resumed] = [line for line in lines if line.startswith("RESUME")]
+    assert resumed.startswith("RESUME  step=6 epoch=1 batch=2/4 from=step-000000006.e0001.a0001 age=")
+    assert resumed.endswith("digests=ok attempt=2")
+
+
+# -- saves that fail --------------------------------------------------------------------------------------------------
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("WARN")]
+
+
+def test_a_failed_save_is_told_and_tried_again_when_one_is_due(
+    run: Path, moody: Moody, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny = Tiny(run, saves=(), every={"steps": 2, "minutes": None}, keep=EVERYTHING)
+    with tiny.trainer() as trainer:
+        for step in trainer.steps(8):
+            moody.failures = int(step == 1)
+            until_written() if step != 1 else None
+    assert saved(run) == [(0, "start"), (4, "steps"), (6, "steps"), (8, "final")]
+    [warning] = warnings_of(caplog)
+    assert "save failed (1 of 3 before training stops): cannot write" in warning
+    assert "No space left on device" in warning
+
+
+def test_so_many_failures_in_a_row_end_the_training_with_the_cause(run: Path, moody: Moody) -> None:
+    tiny = Tiny(run, every={"steps": 1, "minutes": None}, max_failed_saves=2)
+    with pytest.raises(StorageError, match="No space left") as caught, tiny.trainer() as trainer:
+        for step in trainer.steps(8):
+            moody.failures = 100
+            until_written()
+    assert step == 2
+    assert "free some space" in str(caught.value.hint)
+    assert steps_of(run) == [0]
+
+
+def test_a_success_in_between_forgives_what_failed_before(run: Path, moody: Moody) -> None:
+    tiny = Tiny(run, every={"steps": 1, "minutes": None}, max_failed_saves=2)
+    with tiny.trainer() as trainer:
+        for step in trainer.steps(8):
+            until_written()
+            moody.failures = step % 2
+    assert Run(str(run)).latest().manifest.finished
+
+
+def test_a_run_that_cannot_save_its_beginning_does_not_begin(run: Path, moody: Moody) -> None:
+    moody.failures = 1
+    tiny = Tiny(run)
+    with pytest.raises(StorageError, match="No space left"):
+        tiny.train()
+    assert not tiny.notes["seen"]
+
+
+def test_the_final_save_is_tried_again_at_once_and_never_given_up_silently(run: Path, moody: Moody) -> None:
+    tiny = Tiny(run, saves=())
+    with tiny.trainer() as trainer:
+        for step in trainer.steps(4):
+            moody.failures = 2 * (step == 3)
+    assert Run(str(run)).latest().manifest.finished
+    tiny = Tiny(run, saves=())
+    with pytest.raises(StorageError, match="No space left"), tiny.trainer() as trainer:
+        for _ in trainer.steps(6):
+            moody.failures = 100
+
+
+def test_a_deletion_that_fails_is_told_and_is_no_failed_save(
+    run: Path, moody: Moody, caplog: pytest.LogCaptureFixture
+) -> None:
+    moody.failing_removals = 1
+    Tiny(run, max_failed_saves=1, keep={"last": 1, "best": None}).train(1)
+    assert Run(str(run)).latest().manifest.finished
+    [warning] = warnings_of(caplog)
+    assert "could not delete" in warning
+    assert "Permission denied" in warning
+    assert steps_of(run) == [4]
+
+
+def test_a_newer_attempt_elsewhere_ends_this_one_at_its_next_save(run: Path) -> None:
+    tiny = Tiny(run)
+    with pytest.raises(FencedError, match="attempt 2 .* owns this run now; this is attempt 1"), tiny.trainer() as one:
+        for step in one.steps(8):
+            if step == 2:
+                begin(LocalStorage(run), resumed_from=None, lineage_before=[])
+            tiny.ends(one)
+            until_written()
+    assert step == 4
+    assert steps_of(run)[-1] == 2
+
+
+# -- signals and threads ----------------------------------------------------------------------------------------------
+
+
+def test_a_signal_ends_the_step_saves_and_leaves(run: Path) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    tiny = Tiny(run, saves=())
+    with pytest.raises(Preempted) as caught, tiny.trainer() as trainer:
+        for step in trainer.steps(8):
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGUSR1)
+    assert (caught.value.code, caught.value.signal, caught.value.step, caught.value.saved) == (75, "SIGUSR1", 3, True)
+    assert saved(run)[-1] == (3, "signal")
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_a_loop_in_another_thread_warns_and_trains(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    thread = threading.Thread(target=Tiny(run).train, name="trains")
+    thread.start()
+    thread.join()
+    assert Run(str(run)).latest().manifest.finished
+    [warning] = warnings_of(caplog)
+    assert "SIGTERM, SIGUSR1, SIGINT will not be noticed" in warning
+    assert "thread 'trains'" in warning
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+
+def test_a_trainer_can_be_used_without_an_optimizer(run: Path) -> None:
+    counter = {"value": 0}
+    with Trainer({"run": str(run), "every": {"steps": 1}}, counter=counter) as trainer:
+        for _ in trainer.steps(BATCHES):
+            counter["value"] += 1
+    assert Run(str(run)).latest().load("counter") == {"value": BATCHES}
