@@ -115,6 +115,10 @@ class Boundary:
                 self._save(instant, reason, finished=finished)
             if finished or leaving:
                 self._checkpointer.drain()
+            while finished and not leaving and self._checkpointer.saved is None:
+                # No save comes due after this one. Ends: a failure in a row too many is raised.
+                self._save(instant, reason, finished=True)
+                self._checkpointer.drain()
         except ResumableError as error:
             if not leaving:
                 raise

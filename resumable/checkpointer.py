@@ -138,8 +138,8 @@ class Checkpointer:
         manifest = publish(
             self._storage, self.attempt, name, blobs, lambda written: self._manifest(snapshot, records, written)
         )
-        kept = prune(self._storage, self._catalog, self.attempt, self._rule).keep
         self._failed_saves = 0
+        kept = self._prune()
         self.save_seconds = snapshot.stall_seconds + time.monotonic() - started
         emit(
             "SAVED",
@@ -147,9 +147,17 @@ class Checkpointer:
             stall=duration(snapshot.stall_seconds),
             total=duration(self.save_seconds),
             size=size(sum(blob.size for blob in manifest.blobs.values())),
-            kept=len(kept),
+            kept=kept,
             reason=snapshot.reason,
         )
+
+    def _prune(self) -> int | None:
+        """How many checkpoints stay. One that cannot be deleted now spoils no save: the next one tries again."""
+        try:
+            return len(prune(self._storage, self._catalog, self.attempt, self._rule).keep)
+        except StorageError as error:
+            warn(f"could not delete old checkpoints: {error.message}")
+            return None
 
     def _manifest(
         self, snapshot: Snapshot, records: Mapping[str, ObjectRecord], written: Mapping[str, BlobRecord]

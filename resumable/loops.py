@@ -394,7 +394,8 @@ class Loops:
 
 def _count(loop: str, n: Any) -> int:
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-        raise LoopError(f"{loop}({n!r}): expected a whole number, found {type(n).__name__}", f"say how many {loop}")
+        found = n if isinstance(n, int | float) else type(n).__name__
+        raise LoopError(f"{loop}(n): expected a whole number, found {found}", f"say how many {loop}")
     return n
 
 

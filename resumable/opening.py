@@ -43,10 +43,11 @@ class OpenedRun:
 def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mapping[str, Sort]) -> OpenedRun:
     """Open the run that `config` names for one more attempt.
 
-    Raises `FencedError` where another process holds the run, `CorruptCheckpointError` where checkpoints exist and none
-    is valid, `RunMismatchError` where the run belongs to other objects or another data_seed.
+    Raises `FencedError` where another process holds the run, `StorageError` where it cannot be written to,
+    `CorruptCheckpointError` where checkpoints exist and none is valid, `RunMismatchError` where the run belongs to
+    other objects or another data_seed.
     """
-    unlock = lock_run(storage)
+    unlock = _lock(config, storage)
     try:
         resumed = discover(config, catalog) if _exists(config, catalog) else None
         if resumed is not None:
@@ -60,6 +61,17 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
         unlock()
         raise
     return OpenedRun(run_file, resumed, attempt, unlock)
+
+
+def _lock(config: Config, storage: Storage) -> Callable[[], None]:
+    try:
+        return lock_run(storage)
+    except OSError as error:  # the first write of an attempt: whatever is wrong with the place shows here
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        raise StorageError(
+            f"{config.run}: cannot be written to: {cause.strerror or cause}",
+            getattr(error, "hint", None) or "name a folder in `run` that this user may write to",
+        ) from error
 
 
 def discover(config: Config, catalog: Catalog) -> Checkpoint | None:
@@ -141,7 +153,7 @@ def _refuse_other_objects(run: str, objects: Mapping[str, Sort], resumed: Checkp
         *([f"missing: {', '.join(missing)}"] if missing else []),
         *([f"unexpected: {', '.join(unexpected)}"] if unexpected else []),
         *(
-            f"{name} is a {objects[name].kind} ({objects[name].type}), was a {record.kind} ({record.type})"
+            f"{name}: stored {_sort(record)}, given {_sort(objects[name])}"
             for name, record in saved.items()
             if name in objects and not _same_sort(objects[name], record)
         ),
@@ -151,6 +163,10 @@ def _refuse_other_objects(run: str, objects: Mapping[str, Sort], resumed: Checkp
             f"{run}: this run holds other objects than were given to Trainer(...): {'; '.join(differences)}",
             "pass the same objects under the same names, or name another folder in `run` for a new run",
         )
+
+
+def _sort(thing: Sort | ObjectRecord) -> str:
+    return thing.type if thing.kind in ("module", "optimizer") else f"{thing.kind} {thing.type}"
 
 
 def _same_sort(given: Sort, saved: ObjectRecord) -> bool:

@@ -17,7 +17,7 @@ from resumable.checkpointer import Checkpointer, environment, versions
 from resumable.config import Config
 from resumable.cycle import Cycle
 from resumable.data.loader import Data
-from resumable.errors import ConfigError
+from resumable.errors import ConfigError, LoopError
 from resumable.events import duration, emit, show_events, warn
 from resumable.loops import Loops
 from resumable.progress import TrainingBar
@@ -37,8 +37,13 @@ class Trainer:
     under `ResumableError`; nothing is trained and nothing is deleted before that.
     """
 
-    def __init__(self, config: str | Path | Mapping[str, Any] | Config, /, **objects: Any) -> None:
+    def __init__(self, config: str | Path | Mapping[str, Any] | Config | None = None, /, **objects: Any) -> None:
         show_events()
+        if config is None:
+            raise ConfigError(
+                "Trainer(...): no config was given",
+                'it comes first and without a name: Trainer("configs/digits.yaml", model=model, ...)',
+            )
         _refuse_several_processes()
         self.config = Config.load(config)
         self._checkpointer = Checkpointer(self.config, objects)
@@ -140,6 +145,11 @@ class Trainer:
         self.close()
 
     def _kept(self, loop: Iterator[T]) -> Iterator[T]:
+        if not self._finalizer.alive:
+            raise LoopError(
+                "this trainer is closed: it has let go of the run",
+                "loop inside the `with` block, and before close()",
+            )
         # A trainer that nobody holds would be closed under its own loop.
         yield from loop
 

@@ -1,4 +1,4 @@
-"""What happens between two steps: when a save is taken, with which metrics and gradients, and what a failed one does."""
+"""Between two steps: when a save is taken, with which metrics and gradients, and what happens when it fails."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -208,9 +208,8 @@ def stored_gradients(run: Path) -> dict[int, int]:
 
 
 def test_a_due_save_waits_for_a_boundary_without_unused_gradients(run: Path) -> None:
-    tiny = Tiny(run, saves=(), every={"steps": 5, "minutes": None}, keep=EVERYTHING)
+    tiny = Tiny(run, saves=(), every={"steps": 5, "minutes": None}, keep=EVERYTHING, crash_at=9)
     with pytest.raises(Crash):
-        tiny.crash_at = 9
         accumulate(tiny, window=4, steps=12)
     assert stored_gradients(run) == {0: 0, 8: 0}
 
@@ -282,18 +281,21 @@ def test_an_empty_state_is_warned_about_once(run: Path, caplog: pytest.LogCaptur
         with Tiny(run).trainer(metric=Empty()) as trainer:
             for _ in trainer.steps(2):
                 trainer.request_save()
-    warnings = [record.getMessage() for record in caplog.records if "empty" in record.getMessage()]
-    assert len(warnings) == 1
+    warnings = [record.getMessage() for record in caplog.records if "state is empty" in record.getMessage()]
+    assert len(warnings) == 1, warnings
     assert "WARN    metric: its state is empty" in warnings[0]
 
 
 def test_a_state_that_can_no_longer_be_stored_is_raised_at_the_boundary(run: Path) -> None:
     tiny = Tiny(run, saves=[2])
-    with pytest.raises(StateError, match=r"notes\.bad: function cannot be stored"), tiny.trainer() as trainer:
-        for step in trainer.steps(4):
-            if step == 2:
-                tiny.notes["bad"] = until_written
-            tiny.ends(trainer)
+
+    def body(trainer: Trainer) -> None:
+        if trainer.step == 2:
+            tiny.notes["bad"] = until_written
+        tiny.ends(trainer)
+
+    with pytest.raises(StateError, match=r"notes\.bad: function cannot be stored"):
+        tiny.turn(4, body)
     assert steps_of(run) == [0]
 
 
@@ -341,10 +343,12 @@ def test_a_failed_save_is_told_and_tried_again_when_one_is_due(
     run: Path, moody: Moody, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny = Tiny(run, saves=(), every={"steps": 2, "minutes": None}, keep=EVERYTHING)
-    with tiny.trainer() as trainer:
-        for step in trainer.steps(8):
-            moody.failures = int(step == 1)
-            until_written() if step != 1 else None
+
+    def body(trainer: Trainer) -> None:
+        until_written()
+        moody.failures = int(trainer.step == 1)
+
+    tiny.turn(8, body)
     assert saved(run) == [(0, "start"), (4, "steps"), (6, "steps"), (8, "final")]
     [warning] = warnings_of(caplog)
     assert "save failed (1 of 3 before training stops): cannot write" in warning
@@ -353,21 +357,28 @@ def test_a_failed_save_is_told_and_tried_again_when_one_is_due(
 
 def test_so_many_failures_in_a_row_end_the_training_with_the_cause(run: Path, moody: Moody) -> None:
     tiny = Tiny(run, every={"steps": 1, "minutes": None}, max_failed_saves=2)
-    with pytest.raises(StorageError, match="No space left") as caught, tiny.trainer() as trainer:
-        for step in trainer.steps(8):
-            moody.failures = 100
-            until_written()
-    assert step == 2
+    steps = []
+
+    def body(trainer: Trainer) -> None:
+        steps.append(trainer.step)
+        moody.failures = 100
+        until_written()
+
+    with pytest.raises(StorageError, match="No space left") as caught:
+        tiny.turn(8, body)
+    assert steps == [0, 1, 2]
     assert "free some space" in str(caught.value.hint)
     assert steps_of(run) == [0]
 
 
 def test_a_success_in_between_forgives_what_failed_before(run: Path, moody: Moody) -> None:
     tiny = Tiny(run, every={"steps": 1, "minutes": None}, max_failed_saves=2)
-    with tiny.trainer() as trainer:
-        for step in trainer.steps(8):
-            until_written()
-            moody.failures = step % 2
+
+    def body(trainer: Trainer) -> None:
+        until_written()
+        moody.failures = trainer.step % 2
+
+    tiny.turn(8, body)
     assert Run(str(run)).latest().manifest.finished
 
 
@@ -380,15 +391,13 @@ def test_a_run_that_cannot_save_its_beginning_does_not_begin(run: Path, moody: M
 
 
 def test_the_final_save_is_tried_again_at_once_and_never_given_up_silently(run: Path, moody: Moody) -> None:
-    tiny = Tiny(run, saves=())
-    with tiny.trainer() as trainer:
-        for step in trainer.steps(4):
-            moody.failures = 2 * (step == 3)
+    def fail(times: int) -> Callable[[Trainer], None]:
+        return lambda trainer: setattr(moody, "failures", times * (trainer.step in (3, 5)))
+
+    Tiny(run, saves=()).turn(4, fail(2))
     assert Run(str(run)).latest().manifest.finished
-    tiny = Tiny(run, saves=())
-    with pytest.raises(StorageError, match="No space left"), tiny.trainer() as trainer:
-        for _ in trainer.steps(6):
-            moody.failures = 100
+    with pytest.raises(StorageError, match="No space left"):
+        Tiny(run, saves=()).turn(6, fail(3))
 
 
 def test_a_deletion_that_fails_is_told_and_is_no_failed_save(
@@ -404,14 +413,18 @@ def test_a_deletion_that_fails_is_told_and_is_no_failed_save(
 
 
 def test_a_newer_attempt_elsewhere_ends_this_one_at_its_next_save(run: Path) -> None:
-    tiny = Tiny(run)
-    with pytest.raises(FencedError, match="attempt 2 .* owns this run now; this is attempt 1"), tiny.trainer() as one:
-        for step in one.steps(8):
-            if step == 2:
-                begin(LocalStorage(run), resumed_from=None, lineage_before=[])
-            tiny.ends(one)
-            until_written()
-    assert step == 4
+    tiny, steps = Tiny(run), []
+
+    def body(trainer: Trainer) -> None:
+        until_written()
+        steps.append(trainer.step)
+        if trainer.step == 2:
+            begin(LocalStorage(run), resumed_from=None, lineage_before=[])
+        tiny.ends(trainer)
+
+    with pytest.raises(FencedError, match=r"attempt 2 .* owns this run now; this is attempt 1"):
+        tiny.turn(8, body)
+    assert steps == [0, 1, 2, 3, 4]
     assert steps_of(run)[-1] == 2
 
 
@@ -420,11 +433,13 @@ def test_a_newer_attempt_elsewhere_ends_this_one_at_its_next_save(run: Path) -> 
 
 def test_a_signal_ends_the_step_saves_and_leaves(run: Path) -> None:
     before = signal.getsignal(signal.SIGUSR1)
-    tiny = Tiny(run, saves=())
-    with pytest.raises(Preempted) as caught, tiny.trainer() as trainer:
-        for step in trainer.steps(8):
-            if step == 2:
-                os.kill(os.getpid(), signal.SIGUSR1)
+
+    def body(trainer: Trainer) -> None:
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(Preempted) as caught:
+        Tiny(run, saves=()).turn(8, body)
     assert (caught.value.code, caught.value.signal, caught.value.step, caught.value.saved) == (75, "SIGUSR1", 3, True)
     assert saved(run)[-1] == (3, "signal")
     assert signal.getsignal(signal.SIGUSR1) is before

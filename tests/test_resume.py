@@ -95,7 +95,7 @@ def test_twenty_kills_of_the_base_loop_change_no_bit(bench: NewBench) -> None:
         "step:25+0.0021",
         "save.published:30",
     ]
-    bench("base").crash_and_rerun([killed(point) for point in points])
+    bench("base", saves_in_turn=True).crash_and_rerun([killed(point) for point in points])
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -118,6 +118,13 @@ def test_a_kill_of_a_compiled_model_changes_no_bit(bench: NewBench) -> None:
 
 def test_three_kills_within_an_endless_loader_change_no_bit(bench: NewBench) -> None:
     bench("cycle_in_steps").crash_and_rerun(kills("cycle", 25, points="step save step"))
+
+
+def test_validation_changes_no_training_step(bench: NewBench) -> None:
+    pair = bench("base")
+    validated, plain = pair.launch("validated"), pair.launch("plain", Launch(options={"validates": False}))
+    assert len(plain.batches) == 30
+    assert plain.batches.items() <= validated.batches.items()
 
 
 # -- workers ----------------------------------------------------------------------------------------------------------
@@ -263,7 +270,7 @@ def test_the_comparison_sees_one_flipped_bit(bench: NewBench) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_eight_kills_at_random_change_no_bit(bench: NewBench, scenario: str, seed: int) -> None:
     steps = SCENARIOS[scenario]
-    bench(scenario).crash_and_rerun(kills(f"{scenario} {seed}", steps, count=8, points="step save fetch save step"))
+    bench(scenario).crash_until_finished(kills(f"{scenario} {seed}", steps, count=8, points="step save fetch save step"))
 
 
 @pytest.mark.matrix
@@ -278,14 +285,14 @@ def test_eight_kills_of_workers_give_the_bits_of_none(
     count = 8 if start == "fork" else 2
     chosen = kills(f"{scenario} {persistent} {start}", steps, count=count, points="step save fetch")
     options = {"workers": 2, "persistent": persistent, "start": start}
-    bench(scenario, **options).crash_and_rerun(chosen, reference=NO_WORKERS)
+    bench(scenario, **options).crash_until_finished(chosen, reference=NO_WORKERS)
 
 
 @pytest.mark.matrix
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(6))
 def test_twenty_kills_at_random_change_no_bit_of_the_base_loop(bench: NewBench, seed: int) -> None:
-    bench("base").crash_and_rerun(kills(f"base {seed}", 30, count=20, points="step save fetch save step save"))
+    bench("base").crash_until_finished(kills(f"base {seed}", 30, count=20, points="step save fetch save step save"))
 
 
 @pytest.mark.matrix

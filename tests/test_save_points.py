@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -58,10 +58,16 @@ class FlatBench(Bench):
 
 
 def newest_committed(run: Path) -> str | None:
-    """By the format's definition, read with nothing of the package: the highest name whose manifest parses."""
+    """By the format's definition, read with nothing of the package: the highest name whose manifest parses.
+
+    Whatever has a manifest is whole, also while it is being deleted.
+    """
     found = []
     for manifest in [*run.glob("checkpoints/*/manifest.json"), *run.glob("*checkpoints*manifest.json")]:
         document = json.loads(manifest.read_bytes())
+        for blob in document["blobs"].values():
+            key = quote(f"bucket/run/{blob['path']}", safe="") if "%2F" in manifest.name else blob["path"]
+            assert (run / key).stat().st_size == blob["size"]
         name = unquote(str(manifest)).split("/")[-2]
         found.append((document["attempt"], document["step"], document["epoch"], name))
     return max(found)[-1] if found else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,12 @@ class Tiny:
                     trainer.log(loss=self.step(batch))
                     self.ends(trainer)
 
+    def turn(self, steps: int, body: Callable[[Trainer], None]) -> None:
+        """A loop without a loader, with the body given."""
+        with self.trainer() as trainer:
+            for _ in trainer.steps(steps):
+                body(trainer)
+
 
 def crashed(run: Path | str, *, step: int, **options: Any) -> None:
     """Train until a crash in the body of `step`; what was saved before is durable."""
@@ -91,7 +97,7 @@ def crashed(run: Path | str, *, step: int, **options: Any) -> None:
 
 def assert_equal_ends(one: Path | str, other: Path | str) -> None:
     """The newest checkpoints of two runs hold the same bits."""
-    found = differences(str(one), str(other))
+    found = differences(Run(str(one)), Run(str(other)))
     assert not found, "\n".join(found[:20])
 
 

@@ -20,7 +20,6 @@ from resumable.store.manifest import ObjectRecord, TensorRecord
 if TYPE_CHECKING:
     import torch
 
-VALUES = (Column("where", wrap=True), Column("A", wrap=True), Column("B", wrap=True))
 TENSORS = (
     Column("where", wrap=True),
     Column("tensor", wrap=True, drop=1),
@@ -268,11 +267,12 @@ def _print_names(a: str, left: Checkpoint, b: str, right: Checkpoint) -> None:
         say((f"{letter}  ", "bold"), f"{target}  ", (checkpoint.name, "dim"))
 
 
-def print_result(result: Comparison, *, most: int) -> None:
+def print_result(result: Comparison, *, most: int, names: tuple[str, str] = ("A", "B")) -> None:
     """The first differences, what else is worth knowing, and the verdict in the last line."""
+    value_columns = (Column("where", wrap=True), *(Column(name, wrap=True) for name in names))
     first = result.differences[:most]
     for columns, rows in (
-        (VALUES, [[each.path, each.a, each.b] for each in first if each.elements is None]),
+        (value_columns, [[each.path, each.a, each.b] for each in first if each.elements is None]),
         (TENSORS, [_tensor_row(each) for each in first if each.elements is not None]),
     ):
         if rows:

@@ -22,16 +22,16 @@ from resumable.killpoints import Kill
 MOST = 10
 COLUMNS = (
     Column("attempt", "right"),
-    Column("resumed from step", "right"),
-    Column("steps replayed", "right"),
-    Column("killed at step", "right"),
+    Column("from step", "right"),
+    Column("replayed", "right"),
+    Column("killed at", "right"),
     Column("where", wrap=True),
 )
 WHERE = {
     "step": "at a random instant",
-    "save.blob": "in a save, before one of its files",
+    "save.blob": "in a save, before a file",
     "save.manifest": "in a save, before its commit",
-    "save.published": "in a save, right after its commit",
+    "save.published": "in a save, after its commit",
 }
 HINTS = (
     "is the script deterministic at all? `--kills 0` compares two undisturbed runs",
@@ -74,7 +74,6 @@ def drill(
     """
     scratch = _scratch(keep)
     rehearsal = Rehearsal(command, scratch, show=_show if not quiet else lambda line: None)
-    exact = False
     try:
         _announce("reference", f"undisturbed: {shlex.join(command)}")
         reference = rehearsal.undisturbed()
@@ -82,14 +81,19 @@ def drill(
         armed = draw_kills(count=kills, seed=seed, steps=reference.steps, step_seconds=reference.step_seconds)
         attempts = list(rehearsal.disturbed(reference, armed, _announce_attempt))
         result = _examine(reference, rehearsal)
-        exact = result.exact
-    finally:
-        kept = _clear(scratch, keep, exact=exact)
+    except BaseException:
+        _tell_kept(scratch)
+        raise
+    removed = result.exact and keep is None
     if json:
-        print_json(_document(seed, reference, attempts, result, kept))
+        print_json(_document(seed, reference, attempts, result, None if removed else str(scratch)))
     else:
         _print(attempts, result, kills=kills)
-    if not exact:
+    if removed:
+        shutil.rmtree(scratch)
+    else:
+        _tell_kept(scratch)
+    if not result.exact:
         raise typer.Exit(1)
 
 
@@ -100,14 +104,6 @@ def _scratch(keep: Path | None) -> Path:
         raise typer.BadParameter(f"{keep} is not empty: name a new folder")
     keep.mkdir(parents=True, exist_ok=True)
     return keep.resolve()
-
-
-def _clear(scratch: Path, keep: Path | None, *, exact: bool) -> str | None:
-    if exact and keep is None:
-        shutil.rmtree(scratch)
-        return None
-    say(("both runs are kept in ", "bold"), str(scratch), to=err)
-    return str(scratch)
 
 
 def _examine(reference: Reference, rehearsal: Rehearsal) -> Comparison:
@@ -158,14 +154,23 @@ def _tell(reference: Reference) -> None:
     say(f"  {count(reference.steps, 'step')}, {duration(reference.step_seconds)} each", to=err)
 
 
+def _tell_kept(scratch: Path) -> None:
+    say("both runs are kept in ", (str(scratch), "bold"), to=err)
+
+
 def _print(attempts: list[Attempt], result: Comparison, *, kills: int) -> None:
-    start: list[str | Text] = ["1", "", "", "", Text("the start, copied from the undisturbed run", "dim")]
+    start: list[str | Text] = ["1", "", "", "", Text("wrote the start", "dim")]
     print_table(COLUMNS, [start, *map(_row, attempts)])
     landed = sum(attempt.point is not None for attempt in attempts)
     if landed < kills:
         say((f"{landed} of {kills} kills landed: the run had finished before the others could", "yellow"))
+    if landed and not any(attempt.resumed_from_step for attempt in attempts):
+        say(
+            ("every attempt began anew at step 0, which proves little: ", "yellow"),
+            "save more often, as in RESUMABLE_EVERY__STEPS=10 resumable drill ...",
+        )
     say("")
-    print_result(result, most=MOST)
+    print_result(result, most=MOST, names=("undisturbed", "killed"))
     if not result.exact:
         say("")
         say(("what commonly causes it", "bold"))

@@ -28,6 +28,10 @@ class Column:
     wrap: bool = False
 
 
+# What is in a manifest or a file name must not steer the terminal: escape sequences among them.
+_CONTROL = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\N{REPLACEMENT CHARACTER}") | {0x0A: "\n", 0x09: "\t"}
+
+
 def out() -> Console:
     """The console for results: the width of the terminal, or unlimited lines in a pipe."""
     return _console(stderr=False)
@@ -48,12 +52,17 @@ def _console(*, stderr: bool) -> Console:
 
 def say(*parts: str | tuple[str, str], to: Callable[[], Console] = out) -> None:
     """One line; a part may be (text, style). Never broken by the console, so that it can be copied and searched."""
-    to().print(Text.assemble(*parts), soft_wrap=True)
+    visible = [_visible(part) if isinstance(part, str) else (_visible(part[0]), part[1]) for part in parts]
+    to().print(Text.assemble(*visible), soft_wrap=True)
 
 
 def count(number: int, word: str) -> str:
     """`1 checkpoint`, `2 checkpoints`."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _visible(text: str) -> str:
+    return text.translate(_CONTROL)
 
 
 def print_error(error: ResumableError) -> None:
@@ -81,7 +90,7 @@ def _plain(value: Any) -> Any:
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) -> None:
     """A table: on a terminal as wide as that allows, in a pipe all columns, aligned with spaces."""
     console = out()
-    texts = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    texts = [[cell if isinstance(cell, Text) else Text(_visible(cell)) for cell in row] for row in rows]
     if console.is_terminal:
         shown = _fitting(columns, texts, console.width)
         console.print(_rich_table([columns[i] for i in shown], [[row[i] for i in shown] for row in texts]))

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from resumable.cli.options import Json, StorageOptions, Target
 from resumable.cli.terminal import Column, count, err, print_json, print_table, say
-from resumable.errors import CheckpointError, NoCheckpointError
+from resumable.errors import CheckpointError, FormatVersionError, NoCheckpointError
 from resumable.events import size
 from resumable.run import Run, parse_target
 from resumable.store.catalog import Catalog
@@ -62,7 +62,10 @@ def verify(target: Target, json: Json = False, storage_options: StorageOptions =
 
 def judge(catalog: Catalog, names: Collection[CheckpointName]) -> list[Verdict]:
     """A verdict on each of `names`; `StorageError` where the storage fails: that says nothing about a checkpoint."""
-    history = {name for name, _ in catalog.history()}
+    try:
+        history = {name for name, _ in catalog.history()}
+    except FormatVersionError:
+        history = set(names)  # what a newer version wrote is told as such below; what lies on which line, it knows
     return [_judge(catalog, name, in_history=name in history) for name in names]
 
 

@@ -59,6 +59,22 @@ def test_a_run_that_crashed_and_resumed_is_bit_exact_with_one_that_did_not(train
     assert paths(trained, tmp_path / "undisturbed") == []
 
 
+class LeavesGradients(Tiny):
+    def step(self, batch: Any) -> torch.Tensor:
+        self.optimizer.zero_grad()
+        loss = self.backward(batch)
+        self.optimizer.step()
+        return loss
+
+
+def test_whether_used_gradients_were_stored_too_is_no_difference(tmp_path: Path) -> None:
+    LeavesGradients(tmp_path / "a", gradients="auto").train()
+    LeavesGradients(tmp_path / "b", gradients="always").train()
+    a, b = (Run(str(tmp_path / name)).latest() for name in "ab")
+    assert len(a.manifest.objects["gradients"].tensors) < len(b.manifest.objects["gradients"].tensors)
+    assert compare(a, b) == []
+
+
 def test_another_step_differs_in_many_ways_and_the_last_line_counts_them(run: Path, cli: Cli) -> None:
     other = cli("diff", f"{run}@2", f"{run}@6", "--json", "--most", 1000)
     assert other.code == 1

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from resumable.cli.terminal import Column, count, print_json, print_table
+from resumable.cli.terminal import Column, count, print_json, print_table, say
 
 COLUMNS = (Column("step", "right"), Column("metrics", wrap=True, drop=1), Column("attempt", drop=2))
 ROWS = (("5", "loss=0.25", "1"), ("10000", "loss=0.5", "2"))
@@ -41,3 +41,18 @@ def test_numbers_that_json_lacks_become_text(capsys: pytest.CaptureFixture[str])
 
 def test_one_is_no_plural() -> None:
     assert [count(n, "step") for n in (0, 1, 1000)] == ["0 steps", "1 step", "1,000 steps"]
+
+
+def test_escape_sequences_in_what_is_shown_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a\x1b[2Jb", ("\x9bc", "red"))
+    print_table((Column("x"),), [["d\x1b]0;e"]])
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x9b" not in shown
+    assert "a\N{REPLACEMENT CHARACTER}[2Jb" in shown
+
+
+def test_text_that_looks_like_markup_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    say("[red]a[/red] :smile:")
+    print_table((Column("x"),), [["[bold]b"]])
+    assert capsys.readouterr().out == "[red]a[/red] :smile:\nx\n[bold]b\n"

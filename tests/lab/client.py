@@ -102,7 +102,7 @@ class Bench:
         return ended
 
     def crash_and_rerun(
-        self, launches: Sequence[Launch], *, reference: Launch | None = None, start: str | None = None
+        self, launches: Sequence[Launch], *, reference: Launch | None = None
     ) -> list[Ended]:
         """Run once undisturbed and once through `launches` and a last, undisturbed one; assert that all is equal.
 
@@ -113,6 +113,21 @@ class Bench:
         ended = [self.launch("crashed", launch) for launch in [*launches, Launch()]]
         self.assert_equal("crashed", "whole", ended, [whole])
         return ended
+
+    def crash_until_finished(self, launches: Sequence[Launch], *, reference: Launch | None = None) -> None:
+        """As `crash_and_rerun`, for kills at random: those left when the final save is committed are dropped."""
+        whole = self.launch("whole", reference)
+        ended = []
+        for launch in launches:
+            ended.append(self.launch("crashed", launch))
+            if self._is_finished("crashed"):
+                break
+        ended.append(self.launch("crashed"))
+        self.assert_equal("crashed", "whole", ended, [whole])
+
+    def _is_finished(self, run: str) -> bool:
+        checkpoints = self.open(run).checkpoints()
+        return bool(checkpoints) and checkpoints[-1].manifest.finished
 
     def assert_equal(self, run: str, other: str, ended: Sequence[Ended], reference: Sequence[Ended]) -> None:
         """The final checkpoints of two runs hold the same bits, and their launches saw the same batches."""

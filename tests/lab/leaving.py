@@ -117,7 +117,7 @@ def dies_at_an_operation(script: Script) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     loader = train_loader(script)
     config = script.config(every={"steps": 2, "minutes": None}, keep={"last": 1}) | place
-    trainer = Trainer(config, model=model, optimizer=optimizer)
+    trainer = Trainer(config, classifier=model, optimizer=optimizer)  # files before and behind the manifest, by name
     for _ in trainer.epochs(1):
         for x, y in trainer.batches(loader):
             loss = loss_of(model(x), y)

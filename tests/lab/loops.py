@@ -58,6 +58,8 @@ def base(script: Script) -> None:
             scheduler.step()
             trainer.log(loss=loss)
             script.saw(trainer, x, y, loss)
+        if not script.option("validates", True):
+            continue
         value = validate(trainer, model)
         progress["best"] = min(progress["best"], value)
         trainer.log(val_loss=value)
@@ -175,7 +177,7 @@ def leaves_epochs_early(script: Script) -> None:
             script.saw(trainer, x, y, loss)
             if index == 6 and epoch % 2 == 0:
                 break
-        trainer.log(left_at=index)
+        trainer.log(left_at=trainer.step)  # not the loop's own `index`: a resume at the end of the pass has none
 
 
 @scenario
@@ -261,7 +263,7 @@ def everything_registered(script: Script) -> None:
                 if trainer.step % 10 == 5:
                     trainer.request_save()
                 script.saw(trainer, x, y, loss)
-            history["by_epoch"][epoch] = torch.tensor([float(epoch), loss.item()])
+            history["by_epoch"][epoch] = torch.tensor([float(epoch), history["recent"][-1]])
 
 
 @scenario

@@ -13,6 +13,7 @@ import torch
 import xxhash
 
 from resumable import Trainer
+from resumable.store.writer import Background
 
 DATA_SEED = 20_260_101
 SAVE_EVERY = 4
@@ -24,6 +25,8 @@ class Script:
     def __init__(self, run: str, options: Mapping[str, Any], batches: str) -> None:
         self.run = run
         self.options = options
+        if self.option("saves_in_turn", False):
+            _put_no_save_off()
         self._batches = os.open(batches, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def option(self, name: str, default: Any) -> Any:
@@ -57,6 +60,16 @@ class Script:
     def signal_itself(self) -> None:
         """Send this program the signal that the test asked for."""
         os.kill(os.getpid(), signal.Signals[self.options["signal"]])
+
+
+def _put_no_save_off() -> None:
+    """Wait for a save that is in flight when the next comes due, so that each step is saved that should be."""
+
+    def waited(background: Background) -> bool:
+        background.wait()
+        return False
+
+    Background.busy = property(waited)
 
 
 def seed_all() -> None:

@@ -1,0 +1,195 @@
+"""The first second of an attempt: which run it continues, and which it refuses to touch."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import resumable
+from resumable import ConfigError, FencedError, NoCheckpointError, Run, RunMismatchError, Trainer
+from tests.tiny import Crash, Tiny, crashed, steps_of
+
+ROOT = Path(resumable.__file__).parent.parent
+
+# Holds the run that its argument names until it is killed, and leaves a forked child that outlives it.
+HOLDS = """
+import os, signal, sys
+from resumable import Trainer
+trainer = Trainer({"run": sys.argv[1]}, progress={"n": 0})
+child = os.fork()
+if child:
+    print(child, flush=True)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+class Holder:
+    """Another program that uses a run, and its child."""
+
+    def __init__(self, run: Path) -> None:
+        self._program = subprocess.Popen([sys.executable, "-c", HOLDS, run], cwd=ROOT, stdout=subprocess.PIPE)
+        assert self._program.stdout
+        assert select.select([self._program.stdout], [], [], 60)[0], "the other program did not start"
+        self.pid, self.child = self._program.pid, int(self._program.stdout.readline())
+
+    def kill(self) -> None:
+        self._program.kill()
+        self._program.wait()
+
+    def close(self) -> None:
+        self.kill()
+        os.kill(self.child, signal.SIGKILL)
+        assert self._program.stdout
+        self._program.stdout.close()
+
+
+@pytest.fixture
+def holder(run: Path) -> Iterator[Holder]:
+    started = Holder(run)
+    yield started
+    started.close()
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# -- one job per run --------------------------------------------------------------------------------------------------
+
+
+def test_a_second_trainer_on_a_run_is_refused_in_one_program(run: Path) -> None:
+    with Tiny(run).trainer(), pytest.raises(FencedError, match="another job is using this run") as caught:
+        Tiny(run).trainer()
+    assert f"attempt 1 (host {os.uname().nodename}, pid {os.getpid()}, started" in caught.value.message
+    assert "wait for it, stop it, or name another folder" in str(caught.value.hint)
+
+
+def test_another_program_on_a_run_is_refused_until_it_is_killed_even_while_its_children_live(
+    run: Path, holder: Holder
+) -> None:
+    with pytest.raises(FencedError, match=f"another job is using this run: .*attempt 1 .*pid {holder.pid}"):
+        Trainer({"run": str(run)}, progress={"n": 0})
+    holder.kill()
+    assert alive(holder.child)
+    with Trainer({"run": str(run)}, progress={"n": 0}) as trainer:
+        assert trainer.step == 0
+
+
+def test_a_refused_trainer_holds_nothing(run: Path) -> None:
+    crashed(run, step=5)
+    for _ in range(2):
+        with pytest.raises(RunMismatchError):
+            Trainer({"run": str(run)}, other={"n": 0})
+    with Tiny(run).trainer() as trainer:
+        assert trainer.step == 4
+
+
+def test_several_runs_in_one_program_do_not_disturb_each_other(tmp_path: Path) -> None:
+    with Tiny(tmp_path / "one").trainer() as one, Tiny(tmp_path / "other").trainer() as other:
+        for _ in zip(one.steps(2), other.steps(2), strict=True):
+            pass
+    assert steps_of(tmp_path / "one") == steps_of(tmp_path / "other") == [0, 2]
+
+
+# -- whether to continue ----------------------------------------------------------------------------------------------
+
+
+def test_resume_must_refuses_to_begin_a_run(run: Path) -> None:
+    with pytest.raises(NoCheckpointError, match="no run here, and the config says resume: must"):
+        Tiny(run, resume="must").trainer()
+    assert not (run / "run.json").exists()
+
+
+def test_resume_must_continues_a_run(run: Path) -> None:
+    crashed(run, step=5)
+    with Tiny(run, resume="must").trainer() as trainer:
+        assert trainer.step == 4
+
+
+def test_resume_never_refuses_a_run_that_is_there_and_deletes_nothing(run: Path) -> None:
+    crashed(run, step=5)
+    before = sorted(run.rglob("*"))
+    with pytest.raises(RunMismatchError, match="there is a run already, and the config says resume: never") as caught:
+        Tiny(run, resume="never").trainer()
+    assert "nothing was deleted" in str(caught.value.hint)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_run_that_crashed_before_its_first_checkpoint_begins_again_as_the_same_run(run: Path) -> None:
+    Tiny(run, data_seed=None).trainer().close()
+    before = json.loads((run / "run.json").read_text())
+    Tiny(run, data_seed=None).train(1)
+    last = Run(str(run)).latest().manifest
+    assert (last.run_id, last.attempt) == (before["run_id"], 2)
+    assert json.loads((run / "run.json").read_text()) == before
+
+
+# -- the seed of the data ---------------------------------------------------------------------------------------------
+
+
+def test_another_data_seed_is_refused(run: Path) -> None:
+    crashed(run, step=5)
+    with pytest.raises(RunMismatchError, match=r"data_seed is 8 in the config, but .* created with 7") as caught:
+        Tiny(run, data_seed=8).trainer()
+    assert "take data_seed out of the config" in str(caught.value.hint)
+
+
+def test_a_run_keeps_its_data_seed_when_the_config_names_none(run: Path, tmp_path: Path) -> None:
+    orders = []
+    for folder, seed in ((run, 7), (tmp_path / "same", 7), (tmp_path / "other", 8)):
+        with pytest.raises(Crash):
+            Tiny(folder, data_seed=seed, crash_at=3).train()
+        tiny = Tiny(folder, data_seed=None)
+        tiny.train()
+        orders.append(tiny.notes["seen"])
+    assert orders[0] == orders[1] != orders[2]
+
+
+# -- what this version cannot do --------------------------------------------------------------------------------------
+
+
+def test_a_world_of_several_processes_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="the world has 2 processes; this version trains in one"):
+        Tiny(run).trainer()
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected", "another sort"])
+def test_a_run_of_other_objects_is_refused_with_the_difference(run: Path, change: str) -> None:
+    crashed(run, step=5)
+    tiny = Tiny(run)
+    objects: dict[str, Any] = {"model": tiny.model, "optimizer": tiny.optimizer, "notes": tiny.notes}
+    if change == "missing":
+        del objects["notes"]
+    elif change == "unexpected":
+        objects["more"] = {}
+    else:
+        objects["optimizer"] = torch.optim.Adam(tiny.model.parameters())
+    expected = {
+        "missing": "missing: notes",
+        "unexpected": "unexpected: more",
+        "another sort": r"optimizer: stored torch.optim.sgd.SGD, given torch.optim.adam.Adam",
+    }
+    with pytest.raises(RunMismatchError, match=expected[change]) as caught:
+        Trainer(tiny.config, **objects)
+    assert "the same objects under the same names" in str(caught.value.hint)
