@@ -55,6 +55,11 @@ class Run:
         checkpoints = self._existing()
         wanted = checkpoints[-1].manifest.config.get("keep", {}).get("best") or {}
         metric = wanted.get("metric")
+        if metric is None:
+            raise NoCheckpointError(
+                f"{self.url}: none is best, for the run's config names no keep.best.metric",
+                "choose @latest or @STEP; for later runs, name a metric and log it with trainer.log(...)",
+            )
         rule = Rule(best_metric=metric, best_mode=wanted.get("mode", "min"))
         winner = best([checkpoint.candidate(metric) for checkpoint in reversed(checkpoints)], rule)
         if not winner:
@@ -167,16 +172,23 @@ class Checkpoint:
     def tree(self, name: str) -> Any:
         """The whole stored tree of one object, decoded."""
         from resumable.state.codec import decode
+
+        try:
+            return decode(self.document["objects"][name], self.tensors(name))
+        except (ValueError, KeyError) as error:
+            raise self._malformed(name, error) from error
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """The tensors of one object by their keys in its blob; none where it has no blob."""
         from resumable.state.stager import unstage
 
         record = self._record(name)
-        tensors: dict[str, torch.Tensor] = {}
+        if record.blob is None:
+            return {}
         try:
-            if record.blob:
-                tensors = unstage(self._catalog.read_blob(self.manifest, record.blob), record.tensors)
-            return decode(self.document["objects"][name], tensors)
-        except (ValueError, KeyError) as error:
-            raise self._malformed(name, error) from error
+            return unstage(self._catalog.read_blob(self.manifest, record.blob), record.tensors)
+        except ValueError as error:
+            raise self._malformed(record.blob, error) from error
 
     def inline_tree(self, part: str) -> Any:
         """`rng` or `position`, decoded: parts of the state file whose tensors stand in it."""

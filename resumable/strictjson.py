@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import accumulate
 from typing import Any
 
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 64
 MAX_ITEMS = 5_000_000
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# To the end where the closing quote is missing: starting anew at every quote in between would take quadratic time.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 def loads(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH, max_items: int = MAX_ITEMS) -> Any:
@@ -37,11 +40,18 @@ def _check_shape(data: bytes, *, max_depth: int, max_items: int) -> None:
     items = skeleton.count(b",") + skeleton.count(b"[") + skeleton.count(b"{")
     if items > max_items:
         raise ValueError(f"more than {max_items} items of JSON")
-    depth = 0
-    for bracket in re.finditer(rb"[\[\]{}]", skeleton):
-        depth += 1 if bracket.group() in b"[{" else -1
-        if depth > max_depth:
-            raise ValueError(f"JSON nested deeper than {max_depth}")
+    if _depth(skeleton.translate(None, _NOT_BRACKETS), up_to=max_depth) > max_depth:
+        raise ValueError(f"JSON nested deeper than {max_depth}")
+
+
+def _depth(brackets: bytes, *, up_to: int) -> int:
+    left = brackets
+    for depth in range(up_to + 1):  # each round takes away the innermost pairs
+        if not left:
+            return depth
+        left = left.replace(b"[]", b"").replace(b"{}", b"")
+    # Too deep, or brackets without a partner, about which the parser has more to say.
+    return max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets))
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import resumable.checkpointer
-from resumable import FencedError, Preempted, Run, StateError, StorageError, Trainer
-from resumable.store.attempts import begin
+from resumable import Preempted, Run, StateError, Trainer
 from resumable.store.layout import CHECKPOINTS
-from resumable.store.local import LocalStorage
-from resumable.store.storage import storage_error
-from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends, steps_of
+from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends, saved, steps_of, until_written
 
 EVERYTHING = {"last": 1000}
-
-
-class Moody(LocalStorage):
-    """A folder on a disk that is full for the next `failures` saves, and whose writes wait while `open` is not set."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.failures = 0
-        self.failing_removals = 0
-        self.open = threading.Event()
-        self.open.set()
-
-    def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
-        self.open.wait(30)
-        if self.failures and path.startswith(CHECKPOINTS):
-            self.failures -= 1
-            raise storage_error("write", path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        super().write(path, chunks)
-
-    def remove(self, path: str) -> None:
-        if self.failing_removals and path.endswith("manifest.json"):
-            self.failing_removals -= 1
-            raise storage_error("remove", path, OSError(errno.EACCES, os.strerror(errno.EACCES)))
-        super().remove(path)
 
 
 @pytest.fixture
@@ -54,23 +24,13 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.fixture
-def moody(run: Path, monkeypatch: pytest.MonkeyPatch) -> Moody:
-    storage = Moody(run)
-    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options: storage)
-    return storage
-
-
 @pytest.fixture(autouse=True)
 def _every_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "resumable")
 
 
-def until_written() -> None:
-    """Wait for the save in flight, so that what comes next does not depend on the speed of the disk."""
-    for thread in threading.enumerate():
-        if thread.name == "resumable-writer":
-            thread.join()
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("WARN")]
 
 
 def train(tiny: Tiny, epochs: int = 2) -> None:
@@ -81,11 +41,6 @@ def train(tiny: Tiny, epochs: int = 2) -> None:
                 trainer.log(loss=tiny.step(batch))
                 tiny.ends(trainer)
                 until_written()
-
-
-def saved(run: Path) -> list[tuple[int, str]]:
-    """Step and reason of every checkpoint that stands, oldest first."""
-    return [(checkpoint.step, checkpoint.manifest.reason) for checkpoint in Run(str(run)).checkpoints()]
 
 
 # -- when -------------------------------------------------------------------------------------------------------------
@@ -105,20 +60,6 @@ def test_every_epochs_saves_at_the_boundary_of_the_epoch(run: Path) -> None:
 def test_a_requested_save_is_taken_once_at_the_next_boundary(run: Path) -> None:
     train(Tiny(run, saves=[2], keep=EVERYTHING))
     assert saved(run) == [(0, "start"), (3, "request"), (8, "final")]
-
-
-def test_a_save_that_comes_due_while_one_is_written_is_taken_at_the_first_boundary_after_it(
-    run: Path, moody: Moody
-) -> None:
-    tiny = Tiny(run, every={"steps": 2, "minutes": None}, keep=EVERYTHING)
-    with tiny.trainer() as trainer:
-        for step in trainer.steps(8):
-            if step == 1:
-                moody.open.clear()
-            if step == 4:
-                moody.open.set()
-                until_written()
-    assert saved(run)[:3] == [(0, "start"), (2, "steps"), (5, "steps")]
 
 
 def test_what_retention_does_not_keep_is_deleted_after_each_save(run: Path) -> None:
@@ -330,102 +271,6 @@ def test_the_lines_of_a_run_can_be_read_by_machines(run: Path, caplog: pytest.Lo
     [resumed] = [line for line in lines if line.startswith("RESUME")]
     assert resumed.startswith("RESUME  step=6 epoch=1 batch=2/4 from=step-000000006.e0001.a0001 age=")
     assert resumed.endswith("digests=ok attempt=2")
-
-
-# -- saves that fail --------------------------------------------------------------------------------------------------
-
-
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("WARN")]
-
-
-def test_a_failed_save_is_told_and_tried_again_when_one_is_due(
-    run: Path, moody: Moody, caplog: pytest.LogCaptureFixture
-) -> None:
-    tiny = Tiny(run, saves=(), every={"steps": 2, "minutes": None}, keep=EVERYTHING)
-
-    def body(trainer: Trainer) -> None:
-        until_written()
-        moody.failures = int(trainer.step == 1)
-
-    tiny.turn(8, body)
-    assert saved(run) == [(0, "start"), (4, "steps"), (6, "steps"), (8, "final")]
-    [warning] = warnings_of(caplog)
-    assert "save failed (1 of 3 before training stops): cannot write" in warning
-    assert "No space left on device" in warning
-
-
-def test_so_many_failures_in_a_row_end_the_training_with_the_cause(run: Path, moody: Moody) -> None:
-    tiny = Tiny(run, every={"steps": 1, "minutes": None}, max_failed_saves=2)
-    steps = []
-
-    def body(trainer: Trainer) -> None:
-        steps.append(trainer.step)
-        moody.failures = 100
-        until_written()
-
-    with pytest.raises(StorageError, match="No space left") as caught:
-        tiny.turn(8, body)
-    assert steps == [0, 1, 2]
-    assert "free some space" in str(caught.value.hint)
-    assert steps_of(run) == [0]
-
-
-def test_a_success_in_between_forgives_what_failed_before(run: Path, moody: Moody) -> None:
-    tiny = Tiny(run, every={"steps": 1, "minutes": None}, max_failed_saves=2)
-
-    def body(trainer: Trainer) -> None:
-        until_written()
-        moody.failures = trainer.step % 2
-
-    tiny.turn(8, body)
-    assert Run(str(run)).latest().manifest.finished
-
-
-def test_a_run_that_cannot_save_its_beginning_does_not_begin(run: Path, moody: Moody) -> None:
-    moody.failures = 1
-    tiny = Tiny(run)
-    with pytest.raises(StorageError, match="No space left"):
-        tiny.train()
-    assert not tiny.notes["seen"]
-
-
-def test_the_final_save_is_tried_again_at_once_and_never_given_up_silently(run: Path, moody: Moody) -> None:
-    def fail(times: int) -> Callable[[Trainer], None]:
-        return lambda trainer: setattr(moody, "failures", times * (trainer.step in (3, 5)))
-
-    Tiny(run, saves=()).turn(4, fail(2))
-    assert Run(str(run)).latest().manifest.finished
-    with pytest.raises(StorageError, match="No space left"):
-        Tiny(run, saves=()).turn(6, fail(3))
-
-
-def test_a_deletion_that_fails_is_told_and_is_no_failed_save(
-    run: Path, moody: Moody, caplog: pytest.LogCaptureFixture
-) -> None:
-    moody.failing_removals = 1
-    Tiny(run, max_failed_saves=1, keep={"last": 1, "best": None}).train(1)
-    assert Run(str(run)).latest().manifest.finished
-    [warning] = warnings_of(caplog)
-    assert "could not delete" in warning
-    assert "Permission denied" in warning
-    assert steps_of(run) == [4]
-
-
-def test_a_newer_attempt_elsewhere_ends_this_one_at_its_next_save(run: Path) -> None:
-    tiny, steps = Tiny(run), []
-
-    def body(trainer: Trainer) -> None:
-        until_written()
-        steps.append(trainer.step)
-        if trainer.step == 2:
-            begin(LocalStorage(run), resumed_from=None, lineage_before=[])
-        tiny.ends(trainer)
-
-    with pytest.raises(FencedError, match=r"attempt 2 .* owns this run now; this is attempt 1"):
-        tiny.turn(8, body)
-    assert steps == [0, 1, 2, 3, 4]
-    assert steps_of(run)[-1] == 2
 
 
 # -- signals and threads ----------------------------------------------------------------------------------------------

@@ -270,7 +270,9 @@ def test_the_comparison_sees_one_flipped_bit(bench: NewBench) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_eight_kills_at_random_change_no_bit(bench: NewBench, scenario: str, seed: int) -> None:
     steps = SCENARIOS[scenario]
-    bench(scenario).crash_until_finished(kills(f"{scenario} {seed}", steps, count=8, points="step save fetch save step"))
+    bench(scenario).crash_until_finished(
+        kills(f"{scenario} {seed}", steps, count=8, points="step save fetch save step")
+    )
 
 
 @pytest.mark.matrix

@@ -93,6 +93,12 @@ def test_best_of_a_run_that_logged_nothing_is_an_error(tmp_path: Path) -> None:
         Run(str(tmp_path / "run")).best()
 
 
+def test_best_of_a_run_that_names_no_metric_is_an_error(tmp_path: Path) -> None:
+    Tiny(tmp_path / "run", keep={"best": None}).train(1)
+    with pytest.raises(NoCheckpointError, match=r"the run's config names no keep\.best\.metric"):
+        Run(str(tmp_path / "run")).best()
+
+
 def test_of_two_checkpoints_at_one_step_the_newer_is_meant(tmp_path: Path) -> None:
     tiny = Tiny(tmp_path, every={"steps": None, "minutes": None, "epochs": 1}, saves=[3])
     with tiny.trainer() as trainer:
@@ -116,7 +122,7 @@ def test_what_a_later_attempt_did_not_resume_from_is_not_in_the_history(tmp_path
     crashed(tmp_path, step=7, keep={"last": 9})
     manifest = tmp_path / "checkpoints" / "step-000000006.e0001.a0001" / "manifest.json"
     hidden = manifest.rename(tmp_path / "hidden")
-    Tiny(tmp_path, keep={"last": 9}).train()
+    Tiny(tmp_path, keep={"last": 9}, saves=[5]).train()
     hidden.rename(manifest)
     names = [checkpoint.name[-5:] + checkpoint.name[:14] for checkpoint in Run(str(tmp_path)).checkpoints()]
     assert names == [

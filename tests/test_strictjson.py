@@ -88,9 +88,14 @@ def test_brackets_and_commas_inside_strings_do_not_count() -> None:
     assert strictjson.loads(strictjson.dumps([text]), max_depth=1, max_items=1) == [text]
 
 
-def test_brackets_are_counted_although_an_unclosed_quote_stands_before_them() -> None:
-    with pytest.raises(ValueError, match="deeper than 64"):
+def test_an_unclosed_quote_ends_the_parsing_before_the_brackets_behind_it() -> None:
+    with pytest.raises(ValueError, match="not valid JSON: Unterminated string"):
         strictjson.loads(b'"' + b"[" * 100)
+
+
+def test_escaped_quotes_without_an_end_take_linear_time() -> None:
+    with pytest.raises(ValueError, match="not valid JSON"):
+        strictjson.loads(b'"' + rb"\"[:1] * 0 + b'\\"' * 1_000_000)
 
 
 def test_a_number_too_long_to_convert_is_a_value_error() -> None:

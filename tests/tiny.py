@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,15 @@ def draw_from_all_streams() -> Iterator[float]:
     yield torch.rand(()).item()
     yield float(numpy.random.rand())
     yield random.random()
+
+
+def saved(run: Path | str) -> list[tuple[int, str]]:
+    """Step and reason of every checkpoint that stands, oldest first."""
+    return [(checkpoint.step, checkpoint.manifest.reason) for checkpoint in Run(str(run)).checkpoints()]
+
+
+def until_written() -> None:
+    """Wait for the save in flight, so that what comes next does not depend on the speed of the disk."""
+    for thread in threading.enumerate():
+        if thread.name == "resumable-writer":
+            thread.join()

@@ -13,7 +13,6 @@ from resumable.cli import documents
 from resumable.cli.documents import ABSENT, Unequal
 from resumable.cli.options import Json, StorageOptions, open_checkpoint
 from resumable.cli.terminal import Column, count, print_json, print_table, say
-from resumable.errors import CorruptCheckpointError
 from resumable.run import GRADIENTS, Checkpoint
 from resumable.store.manifest import ObjectRecord, TensorRecord
 
@@ -195,22 +194,11 @@ class _Measure:
 
     def difference(self, key: str, x: TensorRecord, y: TensorRecord) -> Difference:
         if not self._loaded:
-            self._loaded = tuple(_load(side, self._name) for side in self._sides)
+            self._loaded = tuple(side.tensors(self._name) for side in self._sides)
         left, right = (tensors[key] for tensors in self._loaded)
         max_abs, elements = _distance(left, right)
         shown_a, shown_b = (f"{_sort(record)} #{record.digest[:8]}" for record in (x, y))
         return Difference(f"{self._name}.{key}", shown_a, shown_b, max_abs, elements, math.prod(x.shape))
-
-
-def _load(checkpoint: Checkpoint, name: str) -> Mapping[str, torch.Tensor]:
-    from resumable.state.stager import unstage
-
-    record = checkpoint.manifest.objects[name]
-    assert record.blob is not None
-    try:
-        return unstage(checkpoint._catalog.read_blob(checkpoint.manifest, record.blob), record.tensors)
-    except ValueError as error:
-        raise CorruptCheckpointError(f"{checkpoint.name}: {record.blob}: {error}") from error
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> tuple[float, int]:

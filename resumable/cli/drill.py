@@ -14,7 +14,7 @@ from rich.text import Text
 
 from resumable.cli.diff import Comparison, as_json, examine, print_result
 from resumable.cli.options import Json
-from resumable.cli.rehearsal import Attempt, Reference, Rehearsal, draw_kills
+from resumable.cli.rehearsal import DRILLED, Attempt, Reference, Rehearsal, draw_kills
 from resumable.cli.terminal import Column, count, err, print_json, print_table, say
 from resumable.events import duration
 from resumable.killpoints import Kill
@@ -155,7 +155,11 @@ def _tell(reference: Reference) -> None:
 
 
 def _tell_kept(scratch: Path) -> None:
-    say("both runs are kept in ", (str(scratch), "bold"), to=err)
+    if not any(scratch.iterdir()):
+        scratch.rmdir()  # the command never got as far as a run
+        return
+    what = "both runs are" if (scratch / DRILLED).exists() else "the run is"
+    say(f"{what} kept in ", (str(scratch), "bold"), to=err)
 
 
 def _print(attempts: list[Attempt], result: Comparison, *, kills: int) -> None:

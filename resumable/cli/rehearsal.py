@@ -22,6 +22,7 @@ from resumable.run import Checkpoint, Run
 from resumable.store.layout import ATTEMPTS, CHECKPOINTS, RUN_FILE
 
 SAVE_POINTS = ("save.blob", "save.manifest", "save.published")
+REFERENCE, DRILLED = "reference", "drilled"
 FOREVER = "1000000000"
 UNDISTURBED = {
     "RESUMABLE_EVERY__STEPS": "null",
@@ -75,7 +76,7 @@ class Rehearsal:
 
     def undisturbed(self) -> Reference:
         """Run the command once from beginning to end."""
-        folder = self.scratch / "reference"
+        folder = self.scratch / REFERENCE
         ended = launch(self.command, environment=self._environment(folder, UNDISTURBED), show=self._show)
         if ended.code:
             raise ResumableError(
@@ -103,8 +104,8 @@ class Rehearsal:
 
         `announce` is told the number of each attempt, the step that it resumes from, and the kill.
         """
-        folder = self.scratch / "drilled"
-        _copy_start(reference, self.scratch / "reference", folder)
+        folder = self.scratch / DRILLED
+        _copy_start(reference, self.scratch / REFERENCE, folder)
         killed_at: int | None = None
         for number, armed in enumerate([*kills, None], start=2):  # attempt 1 wrote the start
             resumed = Run(str(folder)).latest()
@@ -119,7 +120,7 @@ class Rehearsal:
 
     def final(self) -> Checkpoint:
         """Where the drilled run ended."""
-        return Run(str(self.scratch / "drilled")).latest()
+        return Run(str(self.scratch / DRILLED)).latest()
 
     def _attempt(self, folder: Path, armed: Kill | None) -> tuple[str | None, int | None]:
         log = self.scratch / "kills.jsonl"

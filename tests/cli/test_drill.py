@@ -121,6 +121,7 @@ def test_the_arguments_of_the_command_are_its_own(cli: Cli) -> None:
         "drill", "-q", sys.executable, "-c", "import sys; sys.exit(sys.argv[1:] != ['--kills', '9'])", "--kills", "9"
     )
     assert "wrote no run" in failed.err  # so it ended with 0
+    assert "kept in" not in failed.err  # there was nothing to keep
 
 
 def test_a_command_that_is_not_there_is_said(cli: Cli, tmp_path: Path) -> None:

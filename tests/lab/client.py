@@ -101,9 +101,7 @@ class Bench:
             _assert_landed(launch.kill, ended)
         return ended
 
-    def crash_and_rerun(
-        self, launches: Sequence[Launch], *, reference: Launch | None = None
-    ) -> list[Ended]:
+    def crash_and_rerun(self, launches: Sequence[Launch], *, reference: Launch | None = None) -> list[Ended]:
         """Run once undisturbed and once through `launches` and a last, undisturbed one; assert that all is equal.
 
         Compared are the final checkpoints, bit for bit, and the batches and losses of every step that ran, also of

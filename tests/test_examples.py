@@ -1,0 +1,60 @@
+"""The examples, drilled as a user would drill them: real programs, killed and rerun, that end bit-exact."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+DRILLED: dict[str, list[str]] = {
+    "char_gpt.py": ["--steps", "30", "--width", "32"],
+    "gan.py": [],
+    "ppo_cartpole.py": [],
+}
+
+
+def run(scratch: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the repository as on a terminal of one core; whatever is left over lies in `scratch`."""
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(scratch), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def is_bit_exact(ended: subprocess.CompletedProcess[str], *, kills: int) -> None:
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 0, said
+    assert "bit-exact" in ended.stdout
+    assert "kills landed" not in said, "a kill came after the end"
+    assert said.count("to be killed") == kills
+    assert "RESUME " in said
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("example", DRILLED)
+def test_an_example_survives_a_drill(tmp_path: Path, example: str) -> None:
+    drill = ["-m", "resumable", "drill", "--kills", "2", "--seed", "3"]
+    ended = run(tmp_path, *drill, "--", sys.executable, f"examples/{example}", *DRILLED[example])
+    is_bit_exact(ended, kills=2)
+    assert not list(tmp_path.glob("resumable-*")), "a drill that went well leaves nothing"
+
+
+@pytest.mark.timeout(300)
+def test_crash_and_resume_drills_the_digits(tmp_path: Path) -> None:
+    is_bit_exact(run(tmp_path, "examples/crash_and_resume.py"), kills=5)
+
+
+def test_every_example_is_drilled() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*DRILLED, "digits.py", "crash_and_resume.py"}
+
+
+def test_the_first_example_is_short() -> None:
+    assert len((EXAMPLES / "digits.py").read_text("utf-8").splitlines()) <= 60
