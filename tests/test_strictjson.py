@@ -95,7 +95,7 @@ def test_an_unclosed_quote_ends_the_parsing_before_the_brackets_behind_it() -> N
 
 def test_escaped_quotes_without_an_end_take_linear_time() -> None:
     with pytest.raises(ValueError, match="not valid JSON"):
-        strictjson.loads(b'"' + rb"\"[:1] * 0 + b'\\"' * 1_000_000)
+        strictjson.loads(b'"' + b'\\"' * 1_000_000)
 
 
 def test_a_number_too_long_to_convert_is_a_value_error() -> None:
