@@ -72,6 +72,7 @@ def get_batch():
     return windows[:, :-1], windows[:, 1:]
 
 
+torch.set_num_threads(1)  # for a model this small, more threads only wait for each other
 torch.manual_seed(1337)
 text = read_sources()
 model = GPT(args.layers, args.width, args.context)

@@ -28,6 +28,7 @@ class Instant:
     inside_epoch: bool
     logged: Mapping[str, Any]
     position: Callable[[bool], Position]
+    pass_over: bool
     epoch_ended: bool
     last: bool
 
@@ -63,7 +64,9 @@ class Boundary:
         if finished or signal or best or self.save_requested:
             reason = "final" if finished else "signal" if signal else "best" if best else "request"
             self._save_now(instant, reason, finished=finished, leaving=signal is not None)
-        elif self._due and self._may_save():
+        elif self._due and not instant.pass_over and self._may_save():
+            # With no batch left, the epoch's own boundary is next: resuming there runs the body at least once, so that
+            # what it leaves behind (the last loss, say) exists in the code behind the loop.
             self._save(instant, self._due, finished=False)
         if signal is not None:
             saved = self._checkpointer.saved == (instant.step, instant.epoch)

@@ -107,7 +107,7 @@ class Loops:
         with self._outermost("epochs", n):
             self._begin()
             while self.epoch < n and not self._ended(n):
-                self._entered = 0
+                self._entered, self._logged = 0, {}
                 yield self.epoch
                 self._leave_kept_pass()
                 self.settle()
@@ -215,7 +215,8 @@ class Loops:
             yield
             self._checkpointer.drain()
         except BaseException:
-            self._data.close()
+            if loop != "batches":  # a break there is not the end: the next pass follows, and cycles go on
+                self._data.close()
             raise
         finally:
             self._loop = None
@@ -296,6 +297,7 @@ class Loops:
             inside_epoch=self._inside_pass,
             logged=self._logged,
             position=self._position,
+            pass_over=self._inside_pass and self._batch == self._open_passes[0].length,
             epoch_ended=epoch_ended,
             last=last,
         )

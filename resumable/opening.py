@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from resumable.config import Config
-from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, RunMismatchError, StorageError
+from resumable.errors import (
+    CheckpointError,
+    CorruptCheckpointError,
+    FencedError,
+    NoCheckpointError,
+    RunMismatchError,
+    StorageError,
+)
 from resumable.events import emit
 from resumable.run import GRADIENTS, Checkpoint
 from resumable.store.attempts import Attempt, begin, create_run, lock_run
@@ -66,6 +73,13 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
 def _lock(config: Config, storage: Storage) -> Callable[[], None]:
     try:
         return lock_run(storage)
+    except FencedError as error:
+        if "this program" not in str(error.__cause__):
+            raise
+        raise FencedError(
+            f"{config.run}: this program has a Trainer on this run already",
+            "call its close() first, or use `with Trainer(...) as trainer:`; two would overwrite each other",
+        ) from error
     except OSError as error:  # the first write of an attempt: whatever is wrong with the place shows here
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise StorageError(

@@ -56,7 +56,9 @@ class Trainer:
             warn=warn,
             skipping=self._bar.skipping,
         )
-        self._finalizer = weakref.finalize(self, _close, self._checkpointer, self._data, self._preemption, self._bar)
+        self._finalizer = weakref.finalize(
+            self, _close, os.getpid(), self._checkpointer, self._data, self._preemption, self._bar
+        )
         self._boundary = Boundary(self.config, self._checkpointer, self._preemption)
         self._loops = Loops(self._checkpointer, self._boundary, self._data, self._preemption, self._bar)
         self._announce()
@@ -192,7 +194,9 @@ def _refuse_several_processes() -> None:
         )
 
 
-def _close(checkpointer: Checkpointer, data: Data, preemption: Preemption, bar: TrainingBar) -> None:
+def _close(owner: int, checkpointer: Checkpointer, data: Data, preemption: Preemption, bar: TrainingBar) -> None:
+    if os.getpid() != owner:
+        return  # a forked child that ends normally owns neither the run nor the loader workers
     bar.stop()
     preemption.uninstall()
     data.close()

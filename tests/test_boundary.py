@@ -118,6 +118,13 @@ def test_an_old_metric_is_not_that_of_a_later_checkpoint(run: Path) -> None:
     assert metrics == {0: set(), 4: {"loss", "val_loss"}, 5: {"loss"}, 8: {"loss", "val_loss"}}
 
 
+def test_epochs_without_batches_forget_what_an_earlier_one_logged(run: Path) -> None:
+    with Tiny(run).trainer() as trainer:
+        for epoch in trainer.epochs(2):
+            trainer.log(**{f"loss{epoch}": 1.0})
+    assert Run(str(run)).latest().manifest.metrics == {"loss1": 1.0}
+
+
 def test_a_logged_tensor_is_copied_at_once(run: Path) -> None:
     tiny = Tiny(run)
     with tiny.trainer() as trainer:

@@ -59,13 +59,25 @@ def cycled(tiny: Tiny, trainer: Trainer) -> None:
 
 
 def bare_passes_left_early(tiny: Tiny, trainer: Trainer) -> None:
+    cycle = trainer.cycle(tiny.loader)
     for _ in range(5):
         for batch in trainer.batches(tiny.loader):
+            tiny.backward(next(cycle))
             tiny.step(batch)
             tiny.ends(trainer)
             if trainer.step % 6 == 5:
                 break
         tiny.notes["between"] = list(draw_from_all_streams())
+
+
+def cycled_at_the_head(tiny: Tiny, trainer: Trainer) -> None:
+    cycle = trainer.cycle(tiny.loader)
+    for _ in trainer.epochs(4):
+        tiny.notes["first"] = next(cycle)[0].tolist()
+        for batch in trainer.batches(tiny.loader):
+            tiny.backward(next(cycle))
+            tiny.step(batch)
+            tiny.ends(trainer)
 
 
 def zipped(tiny: Tiny, trainer: Trainer) -> None:
@@ -77,7 +89,9 @@ def zipped(tiny: Tiny, trainer: Trainer) -> None:
 
 
 @pytest.mark.parametrize("crash_at", [3, 4, 7, 13])
-@pytest.mark.parametrize("script", [two_passes, bare_passes, bare_passes_left_early, cycled, zipped])
+@pytest.mark.parametrize(
+    "script", [two_passes, bare_passes, bare_passes_left_early, cycled, cycled_at_the_head, zipped]
+)
 def test_every_way_to_pass_over_data_goes_on_exactly(
     run: Path, whole: Path, script: Callable[..., None], crash_at: int
 ) -> None:

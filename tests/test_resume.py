@@ -95,7 +95,7 @@ def test_twenty_kills_of_the_base_loop_change_no_bit(bench: NewBench) -> None:
         "step:25+0.0021",
         "save.published:30",
     ]
-    bench("base", saves_in_turn=True).crash_and_rerun([killed(point) for point in points])
+    bench("base").crash_and_rerun([killed(point) for point in points])
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -110,6 +110,11 @@ def test_three_kills_change_no_bit_of_an_example(bench: NewBench, example: str) 
     points = "step save step"
     chosen = kills(example, steps - every_steps, points=points)
     bench("example", file=example, arguments=arguments, every_steps=every_steps).crash_and_rerun(chosen)
+
+
+def test_kills_while_saves_are_put_off_change_no_bit(bench: NewBench) -> None:
+    launches = [killed("step:7+0.0011"), killed("fetch:11"), killed("step:18")]
+    bench("base", saves_in_turn=False).crash_and_rerun(launches)
 
 
 def test_a_kill_of_a_compiled_model_changes_no_bit(bench: NewBench) -> None:

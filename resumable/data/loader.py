@@ -45,6 +45,7 @@ class Data:
         self._signals = tuple(int(number) for number in signals)
         self._warn = warn
         self._skipping = skipping
+        self._owner = os.getpid()
         self._sources: dict[tuple[str, int, str], KeyedSource | StreamSource] = {}
         self._carried: dict[str, Any] = {}
         self._last: dict[str, KeyedPass] = {}
@@ -84,7 +85,9 @@ class Data:
         self._carried = dict(state)
 
     def close(self) -> None:
-        """End every worker. Passes that are open become errors to go on with."""
+        """End every worker. Passes that are open become errors to go on with. Nothing in a forked child."""
+        if os.getpid() != self._owner:
+            return
         for opened in list(self._passes):
             opened.close()
         for source in self._sources.values():

@@ -25,7 +25,7 @@ class Script:
     def __init__(self, run: str, options: Mapping[str, Any], batches: str) -> None:
         self.run = run
         self.options = options
-        if self.option("saves_in_turn", False):
+        if self.option("saves_in_turn", True):
             _put_no_save_off()
         self._batches = os.open(batches, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
