@@ -57,6 +57,13 @@ def test_every_epochs_saves_at_the_boundary_of_the_epoch(run: Path) -> None:
     assert [checkpoint.epoch for checkpoint in Run(str(run)).checkpoints()] == [0, 1, 2, 3]
 
 
+def test_a_save_due_after_the_last_batch_is_taken_at_the_boundary_of_the_epoch(run: Path) -> None:
+    # A resume after the last batch runs no body: a name that only the body binds would not exist behind the loop.
+    train(Tiny(run, saves=(), every={"steps": BATCHES, "minutes": None}, keep=EVERYTHING), epochs=3)
+    assert saved(run) == [(0, "start"), (4, "steps"), (8, "steps"), (12, "final")]
+    assert [checkpoint.epoch for checkpoint in Run(str(run)).checkpoints()] == [0, 1, 2, 3]
+
+
 def test_a_requested_save_is_taken_once_at_the_next_boundary(run: Path) -> None:
     train(Tiny(run, saves=[2], keep=EVERYTHING))
     assert saved(run) == [(0, "start"), (3, "request"), (8, "final")]
