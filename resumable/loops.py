@@ -12,19 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from resumable import killpoints
 from resumable.boundary import Boundary, Instant
 from resumable.checkpointer import Checkpointer
 from resumable.cycle import Cycle
 from resumable.data.addresses import PassAddress
-from resumable.data.loader import Data, Pass
-from resumable.errors import LoopError, StateError
+from resumable.data.loader import Data
+from resumable.errors import LoopError
+from resumable.metrics import as_numbers, copied
 from resumable.position import Position
 from resumable.progress import TrainingBar
 from resumable.signals import Preemption
 from resumable.state import rng
+from resumable.zipped import ZippedPass
 
 _END = object()
 
@@ -49,7 +49,7 @@ class Loops:
         self._turned = False  # whether this attempt has trained a step
         self._entered = 0  # passes that this epoch's code has asked for
         self._bare_calls = 0
-        self._open_passes: list[Pass] = []
+        self._current: ZippedPass | None = None
         self._inside_pass = False
         self._left_pass = False
         self._turn_of: object = None  # the pass that control is handed out by; what a loop left and kept is not it
@@ -57,7 +57,6 @@ class Loops:
         self.step: int
         self.epoch: int  # epochs completed, which is the number of the one in progress
         self._passes: int  # finished passes of the epoch in progress
-        self._batch: int  # batches of the pass in progress
         self._evaluations: int  # since the last boundary
         self._logged: dict[str, Any]  # since this step began
         self._stand_at(self._start)
@@ -94,7 +93,7 @@ class Loops:
     def log(self, metrics: dict[str, Any]) -> None:
         self.settle()
         for name, value in metrics.items():
-            self._logged[name] = _metric(name, value)
+            self._logged[name] = copied(name, value)
 
     def restore_early(self) -> None:
         """Before the first loop: the objects as the checkpoint has them. Its exact instant comes later."""
@@ -145,12 +144,12 @@ class Loops:
         self._inside_pass, self._left_pass = True, False
         turn_of = self._turn_of = object()
         try:
-            self._open(loaders, number)
-            while not self._boundary.stopping and (batch := self._fetch()) is not _END:
+            opened = self._open(loaders, number)
+            while not self._boundary.stopping and (batch := self._fetch(opened)) is not _END:
                 self._turn()
-                yield self._batch, batch
+                yield opened.batches - 1, batch
                 self._refuse_left(turn_of)
-                self._batch, self.step = self._batch + 1, self.step + 1
+                self.step += 1
                 self._reached()
             self._end_pass()
         except GeneratorExit:
@@ -160,7 +159,7 @@ class Loops:
         finally:
             if self._turn_of is turn_of:
                 self._inside_pass = self._left_pass
-                self._close_passes()
+                self._close_pass()
 
     def _bare_pass(self, loaders: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
         """A pass without `epochs()` around it is an epoch of its own; the user's own `for` counts them."""
@@ -225,33 +224,21 @@ class Loops:
 
     # -- one pass -----------------------------------------------------------------------------------------------------
 
-    def _open(self, loaders: tuple[Any, ...], number: int) -> None:
-        resume: list[Any] = [None] * len(loaders)
-        if self._pending is not None:
-            resume = self._pending.loaders or resume
+    def _open(self, loaders: tuple[Any, ...], number: int) -> ZippedPass:
+        pending = self._pending
+        if pending is not None:
             self._restore_everything()  # before loader workers fork: their copies of the dataset are restored ones
-        if len(resume) != len(loaders):
-            raise LoopError(
-                f"batches() was given {len(loaders)} loaders; the checkpoint was taken in a pass over {len(resume)}",
-                "give it the same loaders in the same order",
-            )
-        self._batch = resume[0]["batches"] if resume[0] else 0
-        name = "batches" if len(loaders) == 1 else "batches:{}"
-        for i, (loader, position) in enumerate(zip(loaders, resume, strict=True)):
-            address = PassAddress(loop=name.format(i), number=number, epoch=self.epoch)
-            self._open_passes.append(self._data.open(loader, address, position, set_epoch=self.epoch))
-        if self._pending is not None:
-            if any(opened.replayed for opened in self._open_passes):
+        resume = pending.loaders if pending is not None else []
+        opened = self._current = ZippedPass(self._data, loaders, resume, number=number, epoch=self.epoch)
+        if pending is not None:
+            if opened.replayed:
                 self._restore_everything()  # what was replayed may have drawn from, or changed, what was restored
             self._pending = None
+        return opened
 
-    def _fetch(self) -> Any:
+    def _fetch(self, opened: ZippedPass) -> Any:
         killpoints.reach("fetch", self.step)
-        try:
-            batch = tuple([next(opened) for opened in self._open_passes])
-        except StopIteration:
-            return _END
-        return batch if len(batch) > 1 else batch[0]
+        return next(opened, _END)
 
     def _turn(self) -> None:
         """Hand control to the body: what it logs and steps from here on belongs to the next step."""
@@ -272,11 +259,12 @@ class Loops:
         # A `break` does not close an iterator that the code still holds, but control is back all the same.
         if self._inside_pass and not self._left_pass:
             self._left_pass, self._turn_of = True, None
-            self._close_passes()
+            self._close_pass()
 
-    def _close_passes(self) -> None:
-        while self._open_passes:
-            self._open_passes.pop().close()
+    def _close_pass(self) -> None:
+        if self._current is not None:
+            self._current.close()
+            self._current = None
 
     # -- the boundary -------------------------------------------------------------------------------------------------
 
@@ -297,7 +285,7 @@ class Loops:
             inside_epoch=self._inside_pass,
             logged=self._logged,
             position=self._position,
-            pass_over=self._inside_pass and self._batch == self._open_passes[0].length,
+            pass_over=self._current is not None and self._current.batches == self._current.length,
             epoch_ended=epoch_ended,
             last=last,
         )
@@ -310,10 +298,10 @@ class Loops:
             total=self._total,
             inside_epoch=self._inside_pass,
             passes=self._passes,
-            loaders=[opened.position() | {"length": opened.length} for opened in self._open_passes],
+            loaders=self._current.positions() if self._current is not None else [],
             samplers=self._data.state(),
             cycles=self._start.cycles | {name: cycle.position() for name, cycle in self._cycles.items()},
-            metrics={name: float(value) for name, value in self._logged.items()},
+            metrics=as_numbers(self._logged),
             finished=finished,
             stopped=self._boundary.stopping,
         )
@@ -321,10 +309,9 @@ class Loops:
     def _total_steps(self) -> int | None:
         if self._loop == "steps":
             return self._total
-        length = self._open_passes[0].length if self._open_passes else None
-        if length is None or self._total is None:
+        if self._current is None or self._current.length is None or self._total is None:
             return None
-        return self.step - self._batch + length * (self._total - self.epoch)
+        return self.step - self._current.batches + self._current.length * (self._total - self.epoch)
 
     # -- restoring ----------------------------------------------------------------------------------------------------
 
@@ -352,7 +339,6 @@ class Loops:
         self.step, self.epoch, self._passes = position.step, position.epoch, position.passes
         self._logged = dict(position.metrics)
         self._evaluations = 0
-        self._batch = position.loaders[0]["batches"] if position.loaders else 0
 
     def _ended(self, n: int) -> bool:
         """Whether `stop()` ended the loops, in this attempt or in the one that finished a run of at least this `n`."""
@@ -399,13 +385,3 @@ def _count(loop: str, n: Any) -> int:
         found = n if isinstance(n, int | float) else type(n).__name__
         raise LoopError(f"{loop}(n): expected a whole number, found {found}", f"say how many {loop}")
     return n
-
-
-def _metric(name: str, value: Any) -> Any:
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        return value.detach().reshape(()).clone()
-    if isinstance(value, int | float) or (hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0):
-        return float(value)
-    raise StateError(
-        f"log({name}=...): expected a number or a 0-d tensor, found {type(value).__name__}", "log one number per name"
-    )

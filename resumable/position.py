@@ -12,10 +12,9 @@ class Position:
     """The instant between two steps or two epochs at which a checkpoint was taken.
 
     `step` and `epoch` count what is completed. Inside an epoch, `passes` of its passes are finished and `loaders` holds
-    the data positions of the pass in progress; `samplers` holds the states of samplers that live from pass to
-    pass. `total` is what the outermost loop was asked for; `metrics` are those
-    logged since this step began. `stopped` says that `stop()` was called: the run ends at the next boundary of its
-    outermost loop, or has ended there.
+    the data positions of the pass in progress; `samplers` holds the states of samplers that live from pass to pass.
+    `total` is what the outermost loop was asked for; `metrics` are those logged since this step began. `stopped` says
+    that `stop()` was called: the run ends at the next boundary of its outermost loop, or has ended there.
     """
 
     loop: str = "epochs"

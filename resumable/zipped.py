@@ -1,0 +1,57 @@
+"""One pass over one or several loaders, side by side as `zip`; knows no boundary and no storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from resumable.data.addresses import PassAddress
+from resumable.data.loader import Data, Pass
+from resumable.errors import LoopError
+
+
+class ZippedPass:
+    """An iterator of batches, of tuples of them where there are several loaders.
+
+    `resume` holds what `positions()` gave, or nothing. `batches` counts those handed out since the start of the pass.
+    """
+
+    def __init__(
+        self, data: Data, loaders: Sequence[Any], resume: Sequence[Mapping[str, Any]], *, number: int, epoch: int
+    ) -> None:
+        if resume and len(resume) != len(loaders):
+            raise LoopError(
+                f"batches() was given {len(loaders)} loaders; the checkpoint was taken in a pass over {len(resume)}",
+                "give it the same loaders in the same order",
+            )
+        self.batches: int = resume[0]["batches"] if resume else 0
+        self._passes: list[Pass] = []
+        try:
+            for i, loader in enumerate(loaders):
+                loop = "batches" if len(loaders) == 1 else f"batches:{i}"
+                address = PassAddress(loop=loop, number=number, epoch=epoch)
+                position = resume[i] if resume else None
+                self._passes.append(data.open(loader, address, position, set_epoch=epoch))
+        except BaseException:
+            self.close()
+            raise
+        lengths = [opened.length for opened in self._passes if opened.length is not None]
+        self.length = min(lengths) if len(lengths) == len(self._passes) else None
+        self.replayed = any(opened.replayed for opened in self._passes)
+
+    def __iter__(self) -> ZippedPass:
+        return self
+
+    def __next__(self) -> Any:
+        batch = tuple([next(opened) for opened in self._passes])
+        self.batches += 1
+        return batch if len(batch) > 1 else batch[0]
+
+    def positions(self) -> list[dict[str, Any]]:
+        """Where each loader stands, as plain values."""
+        return [opened.position() | {"length": opened.length} for opened in self._passes]
+
+    def close(self) -> None:
+        """Let go of workers and iterators; safe to call again."""
+        while self._passes:
+            self._passes.pop().close()
