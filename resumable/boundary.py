@@ -10,7 +10,7 @@ from typing import Any
 from resumable import killpoints, policy
 from resumable.checkpointer import Checkpointer
 from resumable.config import Config
-from resumable.errors import Preempted, ResumableError
+from resumable.errors import Preempted
 from resumable.events import emit, warn
 from resumable.position import Position
 from resumable.retention import is_best
@@ -41,7 +41,7 @@ class Boundary:
         self._preemption = preemption
         self._config = config
         self._schedule = config.every.schedule()
-        self._asked_step = checkpointer.resumed.step if checkpointer.resumed else 0
+        self._place = checkpointer.saved or (0, 0)  # (step, epoch) of the last boundary
         self._due: str | None = None
         self._unclean = 0
         self.stopping = False
@@ -50,44 +50,46 @@ class Boundary:
     def forget(self, *, stopping: bool) -> None:
         """After a restore: what the code asked for since did not happen; what it had asked for before did."""
         self.stopping, self.save_requested = stopping, False
-        self._due, self._unclean = None, 0
+        self._due = None
 
     def reached(self, instant: Instant) -> None:
         """Save if something asks for it, leave if a signal did. Raises `Preempted`, and what a save failed with."""
         killpoints.reach("epoch" if instant.epoch_ended else "step", instant.step)
         self._checkpointer.notice_failure()
-        finished = instant.last or (self.stopping and not instant.inside_epoch)
-        signal = self._preemption.pending
         self._due = self._due or self._policy_says(instant)
-        self._asked_step = instant.step
-        best = self._is_best(instant)
-        if finished or signal or best or self.save_requested:
-            reason = "final" if finished else "signal" if signal else "best" if best else "request"
-            self._save_now(instant, reason, finished=finished, leaving=signal is not None)
-        elif self._due and not instant.pass_over and self._may_save():
-            # With no batch left, the epoch's own boundary is next: resuming there runs the body at least once, so that
-            # what it leaves behind (the last loss, say) exists in the code behind the loop.
-            self._save(instant, self._due, finished=False)
-        if signal is not None:
-            saved = self._checkpointer.saved == (instant.step, instant.epoch)
-            self._leave(instant.step, saved=saved)
+        self._place = instant.step, instant.epoch
+        finished = instant.last or (self.stopping and not instant.inside_epoch)
+        if finished and self._preemption.pending is None:
+            self._save_final(instant)
+        elif self._preemption.pending is None:
+            self._save_if_asked(instant)
+        if self._preemption.pending is not None:  # asked once more: it may have come while a save was written
+            self._save_before_leaving(instant, finished=finished)
+            self.leave_if_asked()
 
     def save_start(self, instant: Instant) -> None:
         """The checkpoint before the first batch: refusals, permissions and full disks show at second 0."""
-        self._save(instant, "start", finished=False)
+        self._save(instant, "start")
         self._checkpointer.drain()
 
-    def leave_if_asked(self, step: int) -> None:
-        """For places that are no boundary: leave with what was saved before."""
-        if self._preemption.pending is not None:
+    def leave_if_asked(self) -> None:
+        """Raise `Preempted` if a signal came; for places that are no boundary, with what was saved before."""
+        signal = self._preemption.pending
+        if signal is None:
+            return
+        try:
             self._checkpointer.drain()
-            self._leave(step, saved=False)
+        except Exception as error:
+            warn(f"the last save before leaving failed: {error}")
+        saved, code = self._checkpointer.saved == self._place, exit_code(signal)
+        emit("PREEMPT", signal=signal.name, step=self._place[0], saved="yes" if saved else "no", exit=code)
+        raise Preempted(code, signal=signal.name, step=self._place[0], saved=saved)
 
     def _policy_says(self, instant: Instant) -> str | None:
         return policy.due(
             self._schedule,
             step=instant.step,
-            last_step=self._asked_step,
+            last_step=self._place[0],
             epoch_ended=instant.epoch if instant.epoch_ended else None,
             seconds_since_save=time.monotonic() - self._checkpointer.saved_at_seconds,
             save_seconds=self._checkpointer.save_seconds,
@@ -102,6 +104,17 @@ class Boundary:
         value = float(instant.logged[best.metric])
         return is_best(value, self._checkpointer.values_of(best.metric), self._config.keep.rule())
 
+    def _save_if_asked(self, instant: Instant) -> None:
+        asked = "best" if self._is_best(instant) else "request" if self.save_requested else None
+        if asked is not None:
+            if not self._is_saved(instant):
+                self._save(instant, asked)
+            self.save_requested = False
+        elif self._due and not instant.pass_over and self._may_save():
+            # With no batch left, the epoch's own boundary is next: resuming there runs the body at least once, so that
+            # what it leaves behind (the last loss, say) exists in the code behind the loop.
+            self._save(instant, self._due)
+
     def _may_save(self) -> bool:
         # One save in flight; and gradients that no optimizer has used yet are better waited out than stored.
         if self._checkpointer.busy:
@@ -110,36 +123,33 @@ class Boundary:
         if self._config.gradients == "always" or not gradients.ever_stepped or gradients.clean():
             return True
         self._unclean += 1
-        return self._unclean > MAX_UNCLEAN_BOUNDARIES
+        if self._unclean > MAX_UNCLEAN_BOUNDARIES:
+            self._unclean = MAX_UNCLEAN_BOUNDARIES  # this loop is never clean: later saves do not wait in vain
+            return True
+        return False
 
-    def _save_now(self, instant: Instant, reason: str, *, finished: bool, leaving: bool) -> None:
-        try:
-            if finished or self._checkpointer.saved != (instant.step, instant.epoch):
-                self._save(instant, reason, finished=finished)
-            if finished or leaving:
+    def _save_final(self, instant: Instant) -> None:
+        # No save comes due after this one, so it is tried again until a failure in a row too many is raised.
+        self._save(instant, "final", finished=True)
+        self._checkpointer.drain()
+        while self._checkpointer.saved is None:
+            self._save(instant, "final", finished=True)
+            self._checkpointer.drain()
+
+    def _save_before_leaving(self, instant: Instant, *, finished: bool) -> None:
+        for _ in range(2):  # the first failure may be that of an earlier save that was still in flight
+            try:
+                if not self._is_saved(instant):
+                    self._save(instant, "final" if finished else "signal", finished=finished)
                 self._checkpointer.drain()
-            while finished and not leaving and self._checkpointer.saved is None:
-                # No save comes due after this one. Ends: a failure in a row too many is raised.
-                self._save(instant, reason, finished=True)
-                self._checkpointer.drain()
-        except ResumableError as error:
-            if not leaving:
-                raise
-            warn(f"could not save before leaving: {error.message}")
+            except Exception as error:
+                warn(f"could not save before leaving: {error}")
+            if self._is_saved(instant):
+                return
 
-    def _save(self, instant: Instant, reason: str, *, finished: bool) -> None:
-        gradients = self._checkpointer.gradients
-        unused = not (gradients.ever_stepped and gradients.clean())
-        self._checkpointer.save(
-            instant.position(finished),
-            reason=reason,
-            with_gradients=unused or self._config.gradients == "always",
-        )
-        self._due, self._unclean, self.save_requested = None, 0, False
+    def _is_saved(self, instant: Instant) -> bool:
+        return self._checkpointer.saved == (instant.step, instant.epoch)
 
-    def _leave(self, step: int, *, saved: bool) -> None:
-        signal = self._preemption.pending
-        assert signal is not None
-        code = exit_code(signal)
-        emit("PREEMPT", signal=signal.name, step=step, saved="yes" if saved else "no", exit=code)
-        raise Preempted(code, signal=signal.name, step=step, saved=saved)
+    def _save(self, instant: Instant, reason: str, *, finished: bool = False) -> None:
+        self._checkpointer.save(instant.position(finished), reason=reason)
+        self._due, self.save_requested = None, False

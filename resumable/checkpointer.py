@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ class Snapshot:
     position: Position
     objects: Mapping[str, Captured]
     document: bytes
+    environment: Mapping[str, Any]
     reason: str
     stall_seconds: float
 
@@ -69,13 +70,15 @@ class Checkpointer:
         self._stager = Stager()
         self._background = Background()
         self._rule = config.keep.rule()
+        self._standing: Sequence[CheckpointName] | None = None  # since the last save, or unknown
         self._failed_saves = 0
         self._saves = 0
-        self.saved: tuple[int, int] | None = None
         self.saved_at_seconds = time.monotonic()
         self.save_seconds = 0.0
         self._opened = open_run(config, self._storage, self._catalog, self._adapters)
         self.resumed, self.attempt = self._opened.resumed, self._opened.attempt
+        # (step, epoch) of the newest checkpoint; None if it failed, or there is none
+        self.saved = (self.resumed.step, self.resumed.epoch) if self.resumed else None
         self.data_seed = self._opened.run_file.data_seed
 
     # -- saving -------------------------------------------------------------------------------------------------------
@@ -85,7 +88,7 @@ class Checkpointer:
         """Whether a save is still being written."""
         return self._background.busy
 
-    def save(self, position: Position, *, reason: str, with_gradients: bool) -> None:
+    def save(self, position: Position, *, reason: str) -> None:
         """Capture and stage now, write behind; blocks only while an earlier save is still being written.
 
         Raises `StateError` for a state that cannot be stored, and what an earlier save failed with.
@@ -93,7 +96,7 @@ class Checkpointer:
         self.drain()
         killpoints.reach("save.capture", position.step)
         started = time.monotonic()
-        objects = self._capture(with_gradients=with_gradients)
+        objects = self._capture()
         document = strictjson.dumps(
             {
                 "objects": {name: captured.encoded.document for name, captured in objects.items()},
@@ -105,10 +108,10 @@ class Checkpointer:
         self.saved = (position.step, position.epoch)
         self.saved_at_seconds = time.monotonic()
         stall_seconds = self.saved_at_seconds - started
-        snapshot = Snapshot(position, objects, document, reason, stall_seconds)
+        snapshot = Snapshot(position, objects, document, environment(), reason, stall_seconds)
         self._background.submit(lambda: self._write(snapshot))
 
-    def _capture(self, *, with_gradients: bool) -> dict[str, Captured]:
+    def _capture(self) -> dict[str, Captured]:
         captured = {}
         for name, adapter in self._adapters.items():
             tree = adapter.capture()
@@ -117,7 +120,8 @@ class Checkpointer:
                 warn(f"{name}: its state is empty, so nothing of it will come back ({adapter.type})")
             encoded = encode(tree, key_of=adapter.key_of, where=name)
             captured[name] = Captured(adapter.kind, adapter.type, encoded, self._stage(name, encoded))
-        encoded = encode(self.gradients.capture(grads=with_gradients), key_of=".".join, where=GRADIENTS)
+        tree = self.gradients.capture(everything=self.config.gradients == "always")
+        encoded = encode(tree, key_of=".".join, where=GRADIENTS)
         captured[GRADIENTS] = Captured(GRADIENTS, GRADIENTS, encoded, self._stage(GRADIENTS, encoded))
         return captured
 
@@ -153,8 +157,10 @@ class Checkpointer:
 
     def _prune(self) -> int | None:
         """How many checkpoints stay. One that cannot be deleted now spoils no save: the next one tries again."""
+        self._standing = None
         try:
-            return len(prune(self._storage, self._catalog, self.attempt, self._rule).keep)
+            self._standing = prune(self._storage, self._catalog, self.attempt, self._rule).keep
+            return len(self._standing)
         except StorageError as error:
             warn(f"could not delete old checkpoints: {error.message}")
             return None
@@ -174,7 +180,7 @@ class Checkpointer:
             metrics=position.metrics,
             config=self.config.public(),
             versions=versions(),
-            environment=environment(),
+            environment=dict(snapshot.environment),
             world=1,
             finished=position.finished,
             reason=snapshot.reason,
@@ -185,7 +191,13 @@ class Checkpointer:
 
     def values_of(self, metric: str) -> list[float | None]:
         """The values of `metric` in every checkpoint that stands."""
-        return [manifest.metrics.get(metric) for _, manifest in self._catalog.history()]
+        if self._standing is None:
+            self._standing = [name for name, _ in self._catalog.history()]
+        return [self._catalog.manifest(name).metrics.get(metric) for name in self._standing]
+
+    def wait(self) -> None:
+        """Wait until nothing is in flight; a failure waits to be noticed."""
+        self._background.wait()
 
     def drain(self) -> None:
         """Wait until what is in flight is durable; a failure is counted, or raised when it may not pass.
@@ -297,12 +309,13 @@ def versions() -> dict[str, str]:
 
 def environment() -> dict[str, Any]:
     """What of the machine could change bits."""
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    # Asking for a device's name would initialise CUDA in a program that does not use it.
+    used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     return {
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
         "matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "devices": devices,
+        "devices": [torch.cuda.get_device_name(i) for i in used],
     }

@@ -10,10 +10,10 @@ log = logging.getLogger("resumable")
 QUIET = {"WARN", "REJECT", "CHANGED"}
 
 
-def emit(event: str, /, **fields: object) -> None:
-    """Log `EVENT key=value ...`; warnings at WARNING, everything else at INFO. Values with spaces are quoted."""
+def emit(event: str, /, *subject: str, **fields: object) -> None:
+    """Log `EVENT subject key=value ...`; warnings at WARNING, the rest at INFO. Values with spaces are quoted."""
     level = logging.WARNING if event in QUIET else logging.INFO
-    words = " ".join(f"{key}={_word(value)}" for key, value in fields.items() if value is not None)
+    words = " ".join((*subject, *(f"{key}={_word(value)}" for key, value in fields.items() if value is not None)))
     log.log(level, "%-7s %s", event, words)
 
 

@@ -46,7 +46,8 @@ class Loops:
         self._loop: str | None = None  # the outermost loop that is running
         self._used: str | None = None  # the one that this run is made of
         self._total: int | None = None
-        self._turned = False  # whether this attempt has trained a step
+        self._begun = False  # whether a loop of this attempt has begun
+        self._turned = False  # whether it has trained a step
         self._entered = 0  # passes that this epoch's code has asked for
         self._bare_calls = 0
         self._current: ZippedPass | None = None
@@ -75,6 +76,11 @@ class Loops:
         return self._pass(*loaders)
 
     def cycle(self, loader: Any, name: str | None) -> Cycle:
+        if self._loop is not None:
+            raise LoopError(
+                f"cycle() inside {self._loop}(): after a resume another one would be the first",
+                "make cycles before the loop, and call next() on them inside it",
+            )
         chosen = name or f"cycle{len(self._cycles)}"
         if chosen in self._cycles:
             raise LoopError(
@@ -94,6 +100,14 @@ class Loops:
         self.settle()
         for name, value in metrics.items():
             self._logged[name] = copied(name, value)
+
+    def stop(self) -> None:
+        if self._used is None:
+            raise LoopError(
+                "stop() before the first loop: there is nothing to end",
+                "call it in the loop's body, or do not begin the loop",
+            )
+        self._boundary.stopping = True
 
     def restore_early(self) -> None:
         """Before the first loop: the objects as the checkpoint has them. Its exact instant comes later."""
@@ -134,7 +148,8 @@ class Loops:
                 f"batches() inside a turn of {'another batches()' if self._inside_pass else f'{self._loop}()'}: "
                 "steps would be counted twice",
                 "use trainer.batches(a, b) for two loaders side by side, trainer.cycle(loader) for next() inside "
-                "another loop, trainer.evaluate(loader) for validation",
+                "another loop, trainer.evaluate(loader) for validation; if the other one was left by break, do not "
+                "keep its iterator in a variable",
             )
 
     def _epoch_pass(self, loaders: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
@@ -188,14 +203,18 @@ class Loops:
         address = PassAddress(loop="evaluate", number=self._evaluations, epoch=self.step)
         self._evaluations += 1
         before, here = rng.capture(), (self.step, self.epoch)
+        watched = self._preemption.active
+        self._preemption.install()
         batches = self._data.open(loader, address, None, set_epoch=self.epoch)
         try:
             for batch in batches:
                 killpoints.reach("evaluate", self.step)
-                self._boundary.leave_if_asked(self.step)
+                self._boundary.leave_if_asked()
                 yield batch
         finally:
             batches.close()
+            if not watched:
+                self._preemption.uninstall()
             if here == (self.step, self.epoch):  # an iterator that was kept and dropped later undoes nothing
                 rng.restore(before)
 
@@ -214,13 +233,15 @@ class Loops:
             yield
             self._checkpointer.drain()
         except BaseException:
+            self._checkpointer.wait()  # what is in flight becomes durable while the program can still do all it needs
             if loop != "batches":  # a break there is not the end: the next pass follows, and cycles go on
                 self._data.close()
             raise
         finally:
             self._loop = None
             self._bar.stop()
-            self._preemption.uninstall()
+            if loop != "batches":  # between bare passes signals are still the run's, until the trainer is closed
+                self._preemption.uninstall()
 
     # -- one pass -----------------------------------------------------------------------------------------------------
 
@@ -243,7 +264,6 @@ class Loops:
     def _turn(self) -> None:
         """Hand control to the body: what it logs and steps from here on belongs to the next step."""
         self._turned, self._logged = True, {}
-        self._checkpointer.gradients.next_step()
 
     def settle(self) -> None:
         """Let a `break` take effect: the step counts, the pass is over."""
@@ -318,9 +338,12 @@ class Loops:
     def _begin(self) -> None:
         """The start of the outermost loop: restore what there is, or save the very beginning."""
         if self._pending is None:
-            if self._checkpointer.resumed is None and not self._turned:
+            if self._checkpointer.resumed is None and not self._begun:
+                self._evaluations = 0  # as after a resume from here
                 self._boundary.save_start(self._instant())
+            self._begun = True
             return
+        self._begun = True
         self._restore_everything()
         if not self._pending.inside_epoch:
             self._pending = None

@@ -24,7 +24,7 @@ from resumable.run import GRADIENTS, Checkpoint
 from resumable.store.attempts import Attempt, begin, create_run, lock_run
 from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
 from resumable.store.layout import CheckpointName
-from resumable.store.manifest import ObjectRecord, RunFile
+from resumable.store.manifest import ObjectRecord, RunFile, TensorRecord
 from resumable.store.storage import Storage
 
 
@@ -35,6 +35,9 @@ class Sort(Protocol):
     def kind(self) -> str: ...
     @property
     def type(self) -> str: ...
+
+    def misfits(self, tensors: Mapping[str, TensorRecord]) -> list[str]:
+        """What can be seen at once not to fit: names, shapes and dtypes of tensors."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def discover(config: Config, catalog: Catalog) -> Checkpoint | None:
     rejected: dict[str, str] = {}
     found = _newest_valid(catalog, rejected)
     for rejected_name, reason in rejected.items():
-        emit("REJECT", checkpoint=rejected_name, reason=reason, next=found.name if found else "none")
+        emit("REJECT", rejected_name, reason=reason, next=found.name if found else "none")
     if found is None:
         _refuse_a_fresh_start(config, catalog, rejected)
     return found
@@ -170,6 +173,12 @@ def _refuse_other_objects(run: str, objects: Mapping[str, Sort], resumed: Checkp
             f"{name}: stored {_sort(record)}, given {_sort(objects[name])}"
             for name, record in saved.items()
             if name in objects and not _same_sort(objects[name], record)
+        ),
+        *(
+            f"{name}: {misfit}"
+            for name, record in saved.items()
+            if name in objects and _same_sort(objects[name], record)
+            for misfit in objects[name].misfits(record.tensors)
         ),
     ]
     if differences:

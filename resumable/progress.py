@@ -62,12 +62,12 @@ class TrainingBar:
 
     @contextmanager
     def skipping(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar of its own while batches are replayed; yields what is called with the number done."""
+        """A bar of its own while batches are replayed; yields what is called with the number of batches just done."""
         if not self._shown:
             yield lambda done: None
             return
         self.stop()
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(f"replaying {what}", total=total)
-            yield lambda done: bar.update(task, completed=done)
+            yield lambda done: bar.update(task, advance=done)
         self.start()

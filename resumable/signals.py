@@ -47,6 +47,11 @@ class Preemption:
         """The first signal that arrived, or None."""
         return self._pending
 
+    @property
+    def active(self) -> bool:
+        """Whether the signals are being watched."""
+        return self._active
+
     def install(self) -> None:
         """Watch the signals from now on; off the main thread, where Python forbids it, warn and do nothing."""
         if self._active or not self.numbers:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from resumable.checkpointer import Checkpointer, environment, versions
 from resumable.config import Config
 from resumable.cycle import Cycle
 from resumable.data.loader import Data
+from resumable.data.passes import Skipping
 from resumable.errors import ConfigError, LoopError
 from resumable.events import duration, emit, show_events, warn
 from resumable.loops import Loops
@@ -50,16 +52,16 @@ class Trainer:
         resumed = self._checkpointer.resumed
         self._bar = TrainingBar(self.config.progress, resumed_from=resumed.step if resumed else None)
         self._preemption = Preemption(self.config.signals, warn)
+        self._boundary = Boundary(self.config, self._checkpointer, self._preemption)
         self._data = Data(
             self._checkpointer.data_seed,
             signals=self._preemption.numbers,
             warn=warn,
-            skipping=self._bar.skipping,
+            skipping=_skipping(self._bar, self._boundary),
         )
         self._finalizer = weakref.finalize(
             self, _close, os.getpid(), self._checkpointer, self._data, self._preemption, self._bar
         )
-        self._boundary = Boundary(self.config, self._checkpointer, self._preemption)
         self._loops = Loops(self._checkpointer, self._boundary, self._data, self._preemption, self._bar)
         self._announce()
 
@@ -124,7 +126,7 @@ class Trainer:
 
         The loops end by themselves: no `break` is needed.
         """
-        self._boundary.stopping = True
+        self._loops.stop()
 
     def request_save(self) -> None:
         """Save at the next boundary, whatever the policy says."""
@@ -184,7 +186,12 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str
 
 
 def _refuse_several_processes() -> None:
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    declared = os.environ.get("WORLD_SIZE", "").strip() or "1"
+    if not declared.isdigit():
+        raise ConfigError(
+            f"WORLD_SIZE={declared!r} in the environment: expected a whole number", "unset it for a single process"
+        )
+    world = int(declared)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         world = torch.distributed.get_world_size()
     if world > 1:
@@ -192,6 +199,20 @@ def _refuse_several_processes() -> None:
             f"the world has {world} processes; this version trains in one",
             "run one process per run folder; distributed training is refused until it is exact",
         )
+
+
+def _skipping(bar: TrainingBar, boundary: Boundary) -> Skipping:
+    @contextmanager
+    def skipping(what: str, total: int) -> Iterator[Callable[[int], None]]:
+        with bar.skipping(what, total) as show:
+
+            def advance(batches: int) -> None:
+                boundary.leave_if_asked()  # a replay may take longer than the grace of a preemption
+                show(batches)
+
+            yield advance
+
+    return skipping
 
 
 def _close(owner: int, checkpointer: Checkpointer, data: Data, preemption: Preemption, bar: TrainingBar) -> None:

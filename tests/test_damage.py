@@ -101,7 +101,7 @@ def test_a_damaged_newest_checkpoint_is_named_with_the_reason_and_the_one_before
     with tiny.trainer() as trainer:
         assert trainer.resumed_from == OLDER
     [line] = rejections(caplog)
-    assert line.startswith(f'REJECT  checkpoint={NEWEST} reason="{reason}')
+    assert line.startswith(f'REJECT  {NEWEST} reason="{reason}')
     assert line.endswith(f'" next={OLDER}')
     assert (run / CHECKPOINTS / NEWEST).exists(), "a reader deletes nothing"
     Tiny(run, saves=()).train()
@@ -113,7 +113,7 @@ def test_two_damaged_checkpoints_are_both_named(run: Path, caplog: pytest.LogCap
     END(run / CHECKPOINTS / OLDER / "model.safetensors")
     with Tiny(run).trainer() as trainer:
         assert trainer.step == 2
-    assert [line.split()[1] for line in rejections(caplog)] == [f"checkpoint={NEWEST}", f"checkpoint={OLDER}"]
+    assert [line.split()[1] for line in rejections(caplog)] == [NEWEST, OLDER]
     assert all(line.endswith("next=step-000000002.e0000.a0001") for line in rejections(caplog))
 
 

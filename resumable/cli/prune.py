@@ -53,7 +53,9 @@ def prune(
         unlock = lock_run(storage)
         try:
             owner = _highest(storage)
-            sizes = _sizes(opened.catalog, pruning.plan(opened.catalog, rule, attempt=owner.number))
+            plan = pruning.plan(opened.catalog, rule, attempt=owner.number)
+            _refuse_damaged(opened.catalog, plan)
+            sizes = _sizes(opened.catalog, plan)
             plan = pruning.prune(storage, opened.catalog, owner, rule)
         finally:
             unlock()
@@ -86,6 +88,18 @@ def _highest(storage: Storage) -> Attempt:
             "if this is a copy of a run, copy that folder too; or launch the training once: it prunes by itself",
         )
     return Attempt(number, read_attempt(storage, number).token, (), storage)
+
+
+def _refuse_damaged(catalog: Catalog, plan: Plan) -> None:
+    # What stays was chosen by the cheap checks; what goes may be all that is good.
+    newest = plan.keep[0]
+    try:
+        catalog.verify(catalog.manifest(newest), newest)
+    except CorruptCheckpointError as error:
+        raise CorruptCheckpointError(
+            f"{newest} would stay as the newest, but is damaged: {error.message}; nothing was deleted",
+            "`resumable verify` names the good ones; launch the training once: it goes on from the newest good one",
+        ) from error
 
 
 def _sizes(catalog: Catalog, plan: Plan) -> dict[CheckpointName, int]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from resumable.data.addresses import loop_key
 from resumable.data.generators import Finder, Found
 from resumable.data.order import KeyedBatch, Order
-from resumable.data.passes import Opening, Pass, length_of
+from resumable.data.passes import Opening, Pass, has_epoch, length_of, tell_epoch
 from resumable.data.streams import saved_streams, seed_number, seed_streams
 from resumable.data.workers import WorkerStart, end_iterator, end_workers, signals_held, tell_worker_seed
 
@@ -55,16 +55,18 @@ class KeyedFetch:
 class KeyedDataset(Dataset[Any]):
     """The user's dataset behind a proxy that takes a `KeyedBatch` and gives the collated batch."""
 
-    def __init__(self, loader: Any, epoch: int | None) -> None:
+    def __init__(self, loader: Any) -> None:
         self.dataset = loader.dataset
         self._collate = loader.collate_fn
         self._batched = loader.batch_sampler is not None
-        self._epoch = epoch
+        self._has_epoch = has_epoch(self.dataset)
         self._fetch = KeyedFetch(self.dataset, self._collate)
 
     def __getitem__(self, batch: KeyedBatch) -> Any:
-        if batch.epoch != self._epoch:
-            self._announce(batch.epoch)
+        if self._has_epoch and batch.epoch is not None:
+            # Persistent workers hold a copy of the dataset that the main program's set_epoch does not reach; in the
+            # main program another loop over the same dataset may have told it another epoch since.
+            tell_epoch(self.dataset, batch.epoch)
         return self._fetch(batch.key, lambda: self._collate(self._read(batch.index)))
 
     def _read(self, index: Any) -> Any:
@@ -74,12 +76,6 @@ class KeyedDataset(Dataset[Any]):
         if getattr(dataset, "__getitems__", None):
             return dataset.__getitems__(index)
         return [dataset[one] for one in index]
-
-    def _announce(self, epoch: int | None) -> None:
-        # Persistent workers hold a copy of the dataset that the main program's set_epoch does not reach.
-        self._epoch = epoch
-        if epoch is not None and get_worker_info() is not None and callable(getattr(self.dataset, "set_epoch", None)):
-            self.dataset.set_epoch(epoch)
 
 
 class CurrentOrder(Sampler[KeyedBatch]):
@@ -135,7 +131,7 @@ class KeyedSource:
         """The batches of `order`; a pass of the same loop that still holds the persistent workers is closed."""
         if self._loader is None or not loader.persistent_workers:
             self._order = CurrentOrder()
-            self._loader = build_loader(loader, opening, KeyedDataset(loader, opening.epoch), self._order)
+            self._loader = build_loader(loader, opening, KeyedDataset(loader), self._order)
         elif self._active is not None:
             self._active.close()
         self._active = owner

@@ -49,6 +49,7 @@ class Data:
         self._sources: dict[tuple[str, int, str], KeyedSource | StreamSource] = {}
         self._carried: dict[str, Any] = {}
         self._last: dict[str, KeyedPass] = {}
+        self._settled = weakref.WeakValueDictionary[int, Any]()  # samplers whose state is right
         self._passes: weakref.WeakSet[Pass] = weakref.WeakSet()
         _open.add(self)
 
@@ -83,6 +84,8 @@ class Data:
     def load(self, state: Mapping[str, Any]) -> None:
         """Take what `state()` returned: each sampler gets its own before its first pass, unless that pass resumes."""
         self._carried = dict(state)
+        self._last.clear()
+        self._settled.clear()
 
     def close(self) -> None:
         """End every worker. Passes that are open become errors to go on with. Nothing in a forked child."""
@@ -95,12 +98,13 @@ class Data:
         self._sources.clear()
 
     def _open_by_address(self, loader: Any, opening: Opening) -> Pass:
-        slot = f"{opening.address.loop}/{opening.address.number}"
-        carried = self._carried.pop(slot, None)
-        if carried and opening.resume is None:
-            for role, part in stateful_parts(loader).items():
-                if role in carried:
-                    part.load_state_dict(copy.deepcopy(carried[role]))
+        slot = _slot(opening.address)
+        carried = self._carried.pop(slot, {})
+        for role, part in stateful_parts(loader).items():
+            # A sampler that several passes share goes on by itself once the first of them has begun.
+            if role in carried and opening.resume is None and self._settled.get(id(part)) is not part:
+                part.load_state_dict(copy.deepcopy(carried[role]))
+            self._settled[id(part)] = part
         opened = KeyedPass(loader, opening, self._source(loader, opening.address.loop, KeyedSource))
         if opened.order.states():
             self._last[slot] = opened
@@ -113,6 +117,11 @@ class Data:
             self._sources[place] = kind()
             weakref.finalize(loader, _forget, weakref.ref(self), place).atexit = False
         return self._sources[place]
+
+
+def _slot(address: PassAddress) -> str:
+    # Passes of an epoch may be over different loaders; those of a cycle are all over one, and have no end.
+    return address.loop if address.loop.startswith("cycle:") else f"{address.loop}/{address.number}"
 
 
 def _forget(data: weakref.ref[Data], place: tuple[str, int, str]) -> None:

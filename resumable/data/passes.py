@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -124,9 +126,32 @@ def announce_epoch(loader: Any, epoch: int | None) -> None:
     if epoch is None:
         return
     batch_sampler = getattr(loader, "batch_sampler", None)
-    parts = (loader, batch_sampler, getattr(batch_sampler, "sampler", None), getattr(loader, "sampler", None))
+    samplers = (batch_sampler, getattr(batch_sampler, "sampler", None), getattr(loader, "sampler", None))
+    parts: tuple[Any, ...] = (loader, *samplers, getattr(loader, "dataset", None))
     told: list[Any] = []
-    for part in (*parts, getattr(loader, "dataset", None)):
-        if callable(getattr(part, "set_epoch", None)) and not any(part is other for other in told):
+    for part in parts:
+        if has_epoch(part) and not any(part is other for other in told):
             told.append(part)
-            part.set_epoch(epoch)  # type: ignore[union-attr]
+            part.set_epoch(epoch)
+            _remember(part, epoch)
+
+
+def has_epoch(part: Any) -> bool:
+    """Whether the part wants to be told the epoch."""
+    return callable(getattr(part, "set_epoch", None))
+
+
+def tell_epoch(part: Any, epoch: int) -> None:
+    """Call `set_epoch` unless this is what the part was told last, by whichever loop."""
+    last = _told.get(id(part))
+    if last is None or last[0]() is not part or last[1] != epoch:
+        part.set_epoch(epoch)
+        _remember(part, epoch)
+
+
+_told: dict[int, tuple[Callable[[], Any], int]] = {}
+
+
+def _remember(part: Any, epoch: int) -> None:
+    with contextlib.suppress(TypeError):  # what cannot be weakly referred to is told each time
+        _told[id(part)] = (weakref.ref(part), epoch)

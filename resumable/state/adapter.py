@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
 
 from resumable.errors import RunMismatchError
+from resumable.state.tensors import Recorded
 
 _SHOWN = 20
 
@@ -29,6 +30,9 @@ class Adapter(Protocol):
     def restore(self, tree: Any) -> None:
         """Bring the object in place to the state of `tree`; `RunMismatchError` names everything that does not fit."""
 
+    def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:
+        """What of the stored tensors can be seen not to fit before anything is read or changed."""
+
     def comparable(self, document: Any) -> Any:
         """The encoded tree without what may rightly differ after a restore, such as the order of parameters."""
 
@@ -45,6 +49,9 @@ class Plain:
 
     def key_of(self, path: tuple[str, ...]) -> str:
         return ".".join(path)
+
+    def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:
+        return []
 
     def comparable(self, document: Any) -> Any:
         return document

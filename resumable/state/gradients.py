@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,12 +20,13 @@ from resumable.state.tensors import copy_of
 class Gradients:
     """The `.grad`s of every parameter of the registered modules and optimizers.
 
-    Hooks on the optimizers tell whose parameters were stepped since `next_step()`; `close()` removes them.
+    A gradient is *used* from the moment an optimizer has stepped with it until anything writes to it again, and while
+    it is zero. Hooks on the optimizers tell the first; `close()` removes them.
     """
 
     def __init__(self, adapters: Mapping[str, Adapter]) -> None:
         self.ever_stepped = False
-        self._stepped: set[int] = set()
+        self._used: dict[int, tuple[weakref.ref[Tensor], int]] = {}  # by parameter: its gradient then, and its version
         self._modules = [adapter for adapter in adapters.values() if isinstance(adapter, ModuleAdapter)]
         targets = {name: getattr(adapter, "target", None) for name, adapter in adapters.items()}
         self._optimizers = {name: target for name, target in targets.items() if isinstance(target, Optimizer)}
@@ -34,12 +36,8 @@ class Gradients:
                 self._hooks.append(optimizer.register_step_post_hook(self._on_step))
 
     def clean(self) -> bool:
-        """True where every parameter that holds a gradient was stepped by its optimizer in this step."""
-        return all(id(parameter) in self._stepped for _, parameter in self._parameters() if parameter.grad is not None)
-
-    def next_step(self) -> None:
-        """A new step begins: nothing was stepped in it yet."""
-        self._stepped.clear()
+        """True where no gradient waits to be used. Looks at values, so waits for the device, only where it must."""
+        return not any(self._waits(parameter) for _, parameter in self._parameters())
 
     def close(self) -> None:
         """Remove the hooks; safe to call twice."""
@@ -47,20 +45,21 @@ class Gradients:
             hook.remove()
         self._hooks.clear()
 
-    def capture(self, *, grads: bool) -> dict[str, Any]:
-        """Which parameters hold a gradient and, if `grads`, the live gradients themselves.
+    def capture(self, *, everything: bool = False) -> dict[str, Any]:
+        """Which parameters hold a gradient, and the live gradients that wait to be used; with `everything` all of them.
 
-        A gradient that was used already is only told as present: it comes back as zeros.
+        A used gradient is only told as present: it comes back as zeros, which is the same to every loop that zeroes
+        before it accumulates.
         """
-        holding = {name: parameter.grad for name, parameter in self._parameters() if parameter.grad is not None}
-        # A used sparse gradient comes back as an empty sparse one, which zeros could not stand for.
-        used = {name: _emptied(grad) for name, grad in holding.items() if grad.is_sparse}
-        return {
-            "ever_stepped": self.ever_stepped,
-            "present": sorted(holding),
-            "stepped": sorted(name for name, parameter in self._parameters() if id(parameter) in self._stepped),
-            "grads": {name: _described(name, grad) for name, grad in (holding if grads else used).items()},
-        }
+        holding = {name: parameter for name, parameter in self._parameters() if parameter.grad is not None}
+        grads = {}
+        for name, parameter in holding.items():
+            assert parameter.grad is not None
+            if everything or self._waits(parameter):
+                grads[name] = _described(name, parameter.grad)
+            elif parameter.grad.is_sparse:  # zeros would be dense
+                grads[name] = _described(name, torch.zeros_like(parameter.grad))
+        return {"present": sorted(holding), "grads": grads}
 
     def restore(self, tree: dict[str, Any]) -> None:
         """Give every parameter the gradient that it had, zeros where it was used already, None where it had none."""
@@ -68,9 +67,7 @@ class Gradients:
         unknown = sorted(set(tree["present"]) - parameters.keys())
         if unknown:
             raise mismatch("gradients", [f"no such parameters here: {', '.join(unknown[:20])}"])
-        # As the next boundary of an uninterrupted run would find them: a boundary may follow without a step in between.
-        self.ever_stepped = tree["ever_stepped"]
-        self._stepped = {id(parameter) for name, parameter in parameters.items() if name in set(tree["stepped"])}
+        self._used.clear()
         for name, parameter in parameters.items():
             if name in tree["grads"]:
                 parameter.grad = _gradient(tree["grads"][name], parameter)
@@ -81,7 +78,20 @@ class Gradients:
 
     def _on_step(self, optimizer: Optimizer, *_: Any) -> None:
         self.ever_stepped = True
-        self._stepped.update(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                grad = parameter.grad
+                if grad is not None:
+                    self._used[id(parameter)] = weakref.ref(grad), grad._version
+
+    def _waits(self, parameter: nn.Parameter) -> bool:
+        grad = parameter.grad
+        if grad is None:
+            return False
+        used, version = self._used.get(id(parameter), (_nothing, 0))
+        if used() is grad and grad._version == version:
+            return False
+        return bool((grad._values() if grad.is_sparse else grad).any())
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         seen: set[int] = set()
@@ -96,6 +106,10 @@ class Gradients:
                     if id(parameter) not in seen:
                         seen.add(id(parameter))
                         yield f"{owner}.group{number}.{place}", parameter
+
+
+def _nothing() -> None:
+    return None
 
 
 def _with_inner(target: Any) -> Iterator[Optimizer]:
@@ -122,10 +136,6 @@ def _described(name: str, grad: Tensor) -> Any:
         "shape": list(grad.shape),
         "coalesced": grad.is_coalesced(),
     }
-
-
-def _emptied(grad: Tensor) -> Tensor:
-    return torch.zeros_like(grad)
 
 
 def _gradient(saved: Any, parameter: nn.Parameter) -> Tensor:

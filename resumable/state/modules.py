@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from resumable.errors import RunMismatchError
 from resumable.state.adapter import Plain, listed
-from resumable.state.tensors import copy_of, empty, facts_of, fill, same_place
+from resumable.state.tensors import Recorded, copy_of, empty, facts_of, fill, same_place
 from resumable.state.trees import fresh
 
 _HIDDEN = "non_persistent_buffers."
@@ -42,6 +42,27 @@ class ModuleAdapter(Plain):
         if "$ordered" in state and all(type(key) is str and key[:1] != "$" for key, _ in state["$ordered"]):
             state = dict(state["$ordered"])
         return {**document, "state": state, "metadata": None}
+
+    def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:
+        live = self.target.state_dict()
+        stored = {key: record for key, record in tensors.items() if not key.startswith(_HIDDEN)}
+        # Buffers come and go with training, and an extra state may hold tensors of any name.
+        changing = {name for name, _, _ in _all_buffers(self.target)}
+        nested = tuple(f"{key}." for key, value in live.items() if not isinstance(value, Tensor))
+        here = {key for key, value in live.items() if isinstance(value, Tensor)}
+        absent = {key for key in stored.keys() - here - changing if not key.startswith(nested)}
+        other = [
+            f"{key} (checkpoint {record.dtype}{list(record.shape)}, here {_dtype(live[key])}{list(live[key].shape)})"
+            for key, record in stored.items()
+            if key in here
+            and not nn.parameter.is_lazy(live[key])
+            and (record.dtype, tuple(record.shape)) != (_dtype(live[key]), tuple(live[key].shape))
+        ]
+        return [
+            *listed("missing in the checkpoint", sorted(here - changing - stored.keys())),
+            *listed("not in this module", sorted(absent)),
+            *listed("another shape or dtype", other),
+        ]
 
     def restore(self, tree: dict[str, Any]) -> None:
         self._refuse_misfit(tree)
@@ -195,6 +216,10 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _is_extra(key: str) -> bool:
     return key.rpartition(".")[2] == "_extra_state"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _all_buffers(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:

@@ -50,6 +50,12 @@ def adapt(objects: Mapping[str, Any]) -> dict[str, Adapter]:
     adapters: dict[str, Adapter] = {}
     for name, target in inner.items():
         _check_name(name)
+        twin = next((known for known in adapters if known.casefold() == name.casefold()), None)
+        if twin is not None:
+            raise StateError(
+                f"{name}: differs from {twin} in upper and lower case only, and some filesystems see no difference",
+                "give it another name",
+            )
         other = first.setdefault(id(target), name)
         if other != name:
             raise StateError(f"{name}: the same object as {other}", "pass each object once")

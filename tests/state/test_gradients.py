@@ -43,17 +43,48 @@ def test_a_boundary_without_gradients_is_clean(bench: Bench) -> None:
     assert not bench.gradients.ever_stepped
 
 
-def test_a_boundary_is_clean_when_all_that_hold_gradients_stepped(bench: Bench) -> None:
+def test_a_boundary_is_clean_when_every_gradient_was_used(bench: Bench) -> None:
     bench.backward(bench.d, bench.g)
     bench.d_optimizer.step()
     assert not bench.gradients.clean()  # g accumulates
     bench.g_optimizer.step()
     assert bench.gradients.clean()
-    bench.gradients.next_step()
     bench.backward(bench.d)
     bench.d_optimizer.step()
-    assert not bench.gradients.clean()  # g still holds what it stepped with a step ago
-    bench.g_optimizer.zero_grad()
+    assert bench.gradients.clean()  # g still holds what it stepped with
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_a_gradient_made_after_the_step_waits_to_be_used(bench: Bench, to_none: bool) -> None:
+    bench.backward(bench.d)
+    bench.d_optimizer.step()
+    bench.d_optimizer.zero_grad(set_to_none=to_none)
+    assert bench.gradients.clean()
+    bench.backward(bench.d)
+    assert not bench.gradients.clean()
+    assert set(bench.gradients.capture()["grads"]) == {"d.weight", "d.bias"}
+
+
+def test_a_gradient_added_to_a_used_one_waits_to_be_used(bench: Bench) -> None:
+    bench.backward(bench.d)
+    bench.d_optimizer.step()
+    bench.backward(bench.d)
+    assert not bench.gradients.clean()
+
+
+def test_only_what_waits_is_stored_unless_everything_is_asked_for(bench: Bench) -> None:
+    bench.backward(bench.d, bench.g)
+    bench.d_optimizer.step()
+    auto, everything = bench.gradients.capture(), bench.gradients.capture(everything=True)
+    assert set(auto["grads"]) == {"g.weight", "g.bias"}
+    assert set(everything["grads"]) == set(auto["present"]) == {"d.weight", "d.bias", "g.weight", "g.bias"}
+
+
+def test_what_came_back_as_zeros_is_clean(bench: Bench) -> None:
+    bench.backward(bench.d)
+    bench.d_optimizer.step()
+    bench.gradients.restore(save_tree(bench.gradients.capture()).tree())
+    assert bench.d.weight.grad is not None
     assert bench.gradients.clean()
 
 
@@ -98,7 +129,7 @@ def test_gradients_come_back_with_their_bits_and_layout() -> None:
     whole, resumed = Bench(), Bench()
     whole.backward(whole.g)
     whole.g.weight.grad = torch.rand(2, 2).t()
-    tree = save_tree(whole.gradients.capture(grads=True)).tree()
+    tree = save_tree(whole.gradients.capture()).tree()
     resumed.backward(resumed.d)
     resumed.gradients.restore(tree)
     assert resumed.d.weight.grad is None
@@ -110,26 +141,29 @@ def test_a_used_gradient_comes_back_as_zeros() -> None:
     whole, resumed = Bench(), Bench()
     whole.backward(whole.g)
     whole.g_optimizer.step()
-    saved = save_tree(whole.gradients.capture(grads=False))
+    saved = save_tree(whole.gradients.capture())
     assert not saved.records
     resumed.gradients.restore(saved.tree())
     assert resumed.g.weight.grad.tolist() == [[0, 0], [0, 0]]
     assert resumed.d.weight.grad is None
 
 
-@pytest.mark.parametrize("grads", [True, False])
-def test_sparse_gradients_come_back_sparse(grads: bool) -> None:
+@pytest.mark.parametrize("used", [False, True])
+def test_sparse_gradients_come_back_sparse(used: bool) -> None:
     whole, resumed = nn.Embedding(5, 2, sparse=True), nn.Embedding(5, 2, sparse=True)
+    optimizer = torch.optim.SparseAdam(whole.parameters())
+    gradients = Gradients(adapt({"model": whole, "optimizer": optimizer}))
     whole(torch.tensor([1, 1, 3])).sum().backward()
-    tree = save_tree(Gradients(adapt({"model": whole})).capture(grads=grads)).tree()
-    Gradients(adapt({"model": resumed})).restore(tree)
+    if used:
+        optimizer.step()
+    Gradients(adapt({"model": resumed})).restore(save_tree(gradients.capture()).tree())
     grad, expected = resumed.weight.grad, whole.weight.grad
     assert grad is not None
     assert expected is not None
     assert grad.is_sparse
-    assert grad.is_coalesced() == (expected.is_coalesced() if grads else grad.is_coalesced())
-    assert grad._nnz() == (expected._nnz() if grads else 0)
-    assert torch.equal(grad.to_dense(), expected.to_dense() * grads)
+    assert grad._nnz() == (0 if used else expected._nnz())
+    assert torch.equal(grad.to_dense(), expected.to_dense() * (not used))
+    gradients.close()
 
 
 def test_gradients_of_parameters_that_are_not_here_are_named(bench: Bench) -> None:
@@ -142,5 +176,5 @@ def test_parameters_known_only_to_an_optimizer_count_too() -> None:
     gradients = Gradients(adapt({"optimizer": torch.optim.SGD([parameter], lr=0.1)}))
     parameter.grad = torch.ones(2)
     assert not gradients.clean()
-    assert gradients.capture(grads=False)["present"] == ["optimizer.group0.0"]
+    assert gradients.capture()["present"] == ["optimizer.group0.0"]
     gradients.close()
