@@ -60,7 +60,7 @@ def test_a_second_sigterm_ends_a_worker() -> None:
     os.kill(pid, signal.SIGTERM)
     for _ in range(5):
         next(opened)  # the worker goes on with its work, so it has seen the first
-    with pytest.raises(RuntimeError, match="DataLoader worker"):  # raised by torch wherever the program is just then
+    with pytest.raises(RuntimeError, match="DataLoader worker"):  # noqa: PT012  raised by torch wherever the program is
         os.kill(pid, signal.SIGTERM)
         worker.join(10)
         list(opened)
