@@ -19,6 +19,7 @@ from resumable.cycle import Cycle
 from resumable.data.addresses import PassAddress
 from resumable.data.loader import Data
 from resumable.errors import LoopError
+from resumable.events import emit
 from resumable.metrics import as_numbers, copied
 from resumable.position import Position
 from resumable.progress import TrainingBar
@@ -119,6 +120,7 @@ class Loops:
     def _epochs(self, n: int) -> Iterator[int]:
         with self._outermost("epochs", n):
             self._begin()
+            self._tell_if_done(n, self.epoch)
             while self.epoch < n and not self._ended(n):
                 self._entered, self._logged = 0, {}
                 yield self.epoch
@@ -131,6 +133,7 @@ class Loops:
     def _steps(self, n: int) -> Iterator[int]:
         with self._outermost("steps", n):
             self._begin()
+            self._tell_if_done(n, self.step)
             while self.step < n and not self._ended(n):
                 self._turn()
                 yield self.step
@@ -368,6 +371,10 @@ class Loops:
         finished_before = self._start.finished and not self._turned and n <= (self._start.total or 0)
         stopped_here = self._boundary.stopping and self._pending is None  # or the epoch it was asked in goes on first
         return stopped_here or finished_before
+
+    def _tell_if_done(self, n: int, stands_at: int) -> None:
+        if stands_at >= n or self._ended(n):
+            emit("DONE", step=self.step, epoch=self.epoch, note=f"nothing left of {self._loop}({n})")
 
     def _was_stopped(self) -> bool:
         return self._start.stopped and self._start.finished and not self._turned

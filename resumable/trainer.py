@@ -94,7 +94,10 @@ class Trainer:
         return self._kept(self._loops.steps(n))
 
     def batches(self, loader: Any, *more: Any) -> Iterator[Any]:
-        """The batches of one pass, from the exact batch on; with several loaders tuples, as `zip`."""
+        """The batches of one pass, from the exact batch on; with several loaders tuples, as `zip`.
+
+        Python's own `enumerate` around it would count from 0 again after a resume: use `trainer.enumerate`.
+        """
         return (batch for _, batch in self._kept(self._loops.batches(loader, *more)))
 
     def enumerate(self, loader: Any, *more: Any) -> Iterator[tuple[int, Any]]:
