@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -24,3 +26,15 @@ def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("RESUMABLE_"):
             monkeypatch.delenv(name)
+
+
+def _unwatched(number: int, _frame: object) -> None:
+    raise AssertionError(f"no trainer watched for signal {number}")
+
+
+@pytest.fixture
+def _sigterm_ends_no_tests() -> Iterator[None]:
+    """A SIGTERM that no trainer watches fails the test that sent it, and does not end all of them."""
+    before = signal.signal(signal.SIGTERM, _unwatched)
+    yield
+    signal.signal(signal.SIGTERM, before)

@@ -6,11 +6,13 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 
 from resumable import Preempted, Run, StateError, Trainer
 from resumable.store.layout import CHECKPOINTS
@@ -304,6 +306,75 @@ def test_a_signal_ends_the_step_saves_and_leaves(run: Path) -> None:
     assert (caught.value.code, caught.value.signal, caught.value.step, caught.value.saved) == (75, "SIGUSR1", 3, True)
     assert saved(run)[-1] == (3, "signal")
     assert signal.getsignal(signal.SIGUSR1) is before
+
+
+@pytest.mark.usefixtures("_sigterm_ends_no_tests")
+def test_a_signal_in_validation_between_two_bare_passes_leaves_and_the_run_goes_on(run: Path, tmp_path: Path) -> None:
+    def script(folder: Path, *, signalled: bool = False) -> None:
+        tiny = Tiny(folder, saves=())
+        with tiny.trainer() as trainer:
+            for epoch in range(3):
+                for batch in trainer.batches(tiny.loader):
+                    tiny.step(batch)
+                for place, _ in enumerate(trainer.evaluate(tiny.loader)):
+                    if signalled and epoch == 1:
+                        assert place == 0, "the batch after the signal was handed out"
+                        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted) as caught:
+        script(run, signalled=True)
+    assert (caught.value.code, caught.value.signal, caught.value.step) == (75, "SIGTERM", 2 * BATCHES)
+    script(run)
+    script(tmp_path / "whole")
+    assert_equal_ends(run, tmp_path / "whole")
+
+
+class Numbered:
+    """A plain iterable, which a resume replays; sends a signal before it gives the item of that number."""
+
+    def __init__(self, signal_at: int | None = None) -> None:
+        self.signal_at = signal_at
+        self.made = 0
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        for number in range(60):
+            if number == self.signal_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            self.made += 1
+            yield [torch.full((2, 2), float(number))]
+
+
+class Streamed(Numbered, IterableDataset[list[torch.Tensor]]):
+    """The same as an iterable dataset of a loader."""
+
+
+@pytest.mark.usefixtures("_sigterm_ends_no_tests")
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_signal_during_a_replay_leaves_at_once_and_the_run_goes_on(run: Path, tmp_path: Path, streamed: bool) -> None:
+    def script(folder: Path, *, crash_at: int | None = None, signal_at: int | None = None) -> Numbered:
+        tiny = Tiny(folder, saves=[49], crash_at=crash_at)
+        source = Streamed(signal_at) if streamed else Numbered(signal_at)
+        loader = DataLoader(source, batch_size=None) if isinstance(source, Streamed) else source
+        sources.append(source)
+        with tiny.trainer() as trainer:
+            for _ in trainer.epochs(1):
+                for batch in trainer.batches(loader):
+                    tiny.step(batch)
+                    tiny.ends(trainer)
+        return source
+
+    sources: list[Numbered] = []
+    with pytest.raises(Crash):
+        script(run, crash_at=52)
+    with pytest.raises(Preempted) as caught:
+        script(run, signal_at=5)
+    assert (caught.value.code, caught.value.signal, caught.value.step) == (75, "SIGTERM", 50)
+    assert sources[-1].made <= 7
+    assert steps_of(run)[-1] == 50
+    script(run)
+    script(tmp_path / "whole")
+    assert [source.made for source in sources[2:]] == [60, 60]
+    assert_equal_ends(run, tmp_path / "whole")
 
 
 def test_a_loop_in_another_thread_warns_and_trains(run: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import resumable.checkpointer
-from resumable import FencedError, Run, StorageError, Trainer
+from resumable import FencedError, Preempted, Run, StorageError, Trainer
 from resumable.store.attempts import begin
 from resumable.store.layout import CHECKPOINTS
 from resumable.store.local import LocalStorage
@@ -171,3 +172,51 @@ def test_a_newer_attempt_elsewhere_ends_this_one_at_its_next_save(run: Path) -> 
         tiny.turn(8, body)
     assert steps == [0, 1, 2, 3, 4]
     assert steps_of(run)[-1] == 2
+
+
+# -- signals while a save is written, or fails ------------------------------------------------------------------------
+
+
+class Signalling(LocalStorage):
+    """A folder on a machine that asks its programs to end while the manifest of step 4 is written."""
+
+    def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
+        if "step-000000004" in path and path.endswith("manifest.json"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        super().write(path, chunks)
+
+
+@pytest.mark.usefixtures("_sigterm_ends_no_tests")
+@pytest.mark.parametrize(("steps", "last"), [(4, (4, "final")), (8, (5, "signal"))])
+def test_a_signal_that_comes_while_a_save_is_written_leaves_at_that_boundary_or_the_next(
+    run: Path, monkeypatch: pytest.MonkeyPatch, steps: int, last: tuple[int, str]
+) -> None:
+    storage, tiny = Signalling(run), Tiny(run)
+    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options: storage)
+
+    def body(trainer: Trainer) -> None:
+        until_written()
+        tiny.ends(trainer)
+
+    with pytest.raises(Preempted) as caught:
+        tiny.turn(steps, body)
+    assert (caught.value.code, caught.value.signal, caught.value.saved) == (75, "SIGTERM", True)
+    assert (caught.value.step, saved(run)[-1]) == (last[0], last)
+    assert Run(str(run)).latest().manifest.finished is (steps == 4)
+
+
+@pytest.mark.usefixtures("_sigterm_ends_no_tests")
+@pytest.mark.parametrize(("failures", "is_saved"), [(1, True), (2, False)])
+def test_the_save_of_a_signal_is_tried_twice(
+    run: Path, moody: Moody, caplog: pytest.LogCaptureFixture, failures: int, is_saved: bool
+) -> None:
+    def body(trainer: Trainer) -> None:
+        if trainer.step == 2:
+            moody.failures = failures
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted) as caught:
+        Tiny(run, saves=()).turn(8, body)
+    assert (caught.value.code, caught.value.step, caught.value.saved) == (75, 3, is_saved)
+    assert saved(run) == [(0, "start"), *([(3, "signal")] if is_saved else [])]
+    assert "No space left on device" in " ".join(warnings_of(caplog))

@@ -139,6 +139,13 @@ def test_the_same_object_under_two_names_is_refused(run: Path) -> None:
     says(caught, "ema: the same object as model", "hint: pass each object once")
 
 
+def test_names_that_differ_in_case_only_are_refused(run: Path) -> None:
+    with pytest.raises(StateError) as caught:
+        Trainer({"run": str(run)}, model=nn.Linear(1, 1), Model=nn.Linear(1, 1))
+    says(caught, "Model: differs from model in upper and lower case only", "hint: give it another name")
+    assert not run.exists()
+
+
 @pytest.mark.parametrize(
     ("value", "phrases"),
     [
@@ -239,6 +246,27 @@ def two_cycles_of_one_name(tiny: Tiny, trainer: Trainer) -> None:
     trainer.cycle(tiny.loader, name="more")
 
 
+def cycle_in_epochs(tiny: Tiny, trainer: Trainer) -> None:
+    for _ in trainer.epochs(2):
+        trainer.cycle(tiny.loader)
+
+
+def cycle_in_steps(tiny: Tiny, trainer: Trainer) -> None:
+    for _ in trainer.steps(2):
+        trainer.cycle(tiny.loader, name="more")
+
+
+def cycle_in_a_bare_pass(tiny: Tiny, trainer: Trainer) -> None:
+    for _ in trainer.batches(tiny.loader):
+        trainer.cycle(tiny.loader)
+
+
+def stop_before_the_loop(tiny: Tiny, trainer: Trainer) -> None:
+    trainer.stop()
+    list(trainer.epochs(2))
+
+
+MAKE_BEFORE = "hint: make cycles before the loop, and call next() on them inside it"
 COUNTED_TWICE = "steps would be counted twice"
 SIDE_BY_SIDE = "hint: use trainer.batches(a, b) for two loaders side by side, trainer.cycle(loader)"
 LOOPS: dict[Callable[[Tiny, Trainer], None], list[str]] = {
@@ -258,6 +286,10 @@ LOOPS: dict[Callable[[Tiny, Trainer], None], list[str]] = {
     batches_of_a_number: ["int cannot be iterated", "hint: pass a DataLoader or another iterable"],
     endless_nothing: ["cycle 'cycle0': a whole pass over the loader gave no batch", "hint: is the dataset smaller"],
     two_cycles_of_one_name: ["cycle 'more' exists already", "hint: give every cycle a name of its own"],
+    cycle_in_epochs: ["cycle() inside epochs()", MAKE_BEFORE],
+    cycle_in_steps: ["cycle() inside steps()", MAKE_BEFORE],
+    cycle_in_a_bare_pass: ["cycle() inside batches()", MAKE_BEFORE],
+    stop_before_the_loop: ["stop() before the first loop", "hint: call it in the loop's body"],
 }
 
 

@@ -8,12 +8,13 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import resumable
 from resumable import ConfigError, FencedError, NoCheckpointError, Run, RunMismatchError, Trainer
@@ -178,6 +179,22 @@ def test_a_world_of_several_processes_is_refused(run: Path, monkeypatch: pytest.
     assert not run.exists()
 
 
+@pytest.mark.parametrize("declared", ["", " ", "1"])
+def test_a_world_that_is_empty_or_one_is_this_process(
+    run: Path, monkeypatch: pytest.MonkeyPatch, declared: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", declared)
+    Tiny(run).train(1)
+    assert Run(str(run)).latest().manifest.finished
+
+
+def test_a_world_that_is_no_number_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ConfigError, match="WORLD_SIZE='two' in the environment: expected a whole number"):
+        Tiny(run).trainer()
+    assert not run.exists()
+
+
 @pytest.mark.parametrize("change", ["missing", "unexpected", "another sort"])
 def test_a_run_of_other_objects_is_refused_with_the_difference(run: Path, change: str) -> None:
     crashed(run, step=5)
@@ -197,3 +214,46 @@ def test_a_run_of_other_objects_is_refused_with_the_difference(run: Path, change
     with pytest.raises(RunMismatchError, match=expected[change]) as caught:
         Trainer(tiny.config, **objects)
     assert "the same objects under the same names" in str(caught.value.hint)
+
+
+def a_wider_layer(tiny: Tiny) -> None:
+    tiny.model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.25), nn.Linear(8, 1))
+
+
+def another_dtype(tiny: Tiny) -> None:
+    tiny.model.double()
+
+
+def one_more_layer(tiny: Tiny) -> None:
+    tiny.model.append(nn.Linear(1, 1))
+
+
+def one_layer_less(tiny: Tiny) -> None:
+    del tiny.model[3]
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        (a_wider_layer, "0.weight (checkpoint float32[4, 2], here float32[8, 2])"),
+        (another_dtype, "0.weight (checkpoint float32[4, 2], here float64[4, 2])"),
+        (one_more_layer, "4.weight"),
+        (one_layer_less, "3.weight"),
+    ],
+)
+def test_a_model_of_another_shape_is_refused_before_an_attempt_is_claimed(
+    run: Path, change: Callable[[Tiny], None], phrase: str
+) -> None:
+    crashed(run, step=5)
+    before = sorted(run.rglob("*"))
+    tiny = Tiny(run)
+    change(tiny)
+    tiny.optimizer = torch.optim.SGD(tiny.model.parameters(), lr=0.05, momentum=0.9)
+    with pytest.raises(RunMismatchError) as caught:
+        tiny.trainer()
+    assert phrase in caught.value.message
+    assert sorted(run.rglob("*")) == before
+    assert not (run / "attempts" / "000002.json").exists()
+    with Tiny(run).trainer() as trainer:
+        assert trainer.step == 4
+    assert (run / "attempts" / "000002.json").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from resumable import Run, Trainer
 from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends, crashed, draw_from_all_streams
@@ -104,6 +105,138 @@ def test_every_way_to_pass_over_data_goes_on_exactly(
             script(tiny, trainer)
         assert trainer.step == 16
     assert_equal_ends(run, whole)
+
+
+def turn(script: Callable[..., None], folder: Path, *crashes: int, **options: Any) -> Tiny:
+    """Run a script through crashes in the bodies of these steps, and once more to its end."""
+    for crash_at in crashes:
+        tiny = Tiny(folder, crash_at=crash_at, **options)
+        with pytest.raises(Crash), tiny.trainer() as trainer:
+            script(tiny, trainer)
+    tiny = Tiny(folder)
+    with tiny.trainer() as trainer:
+        script(tiny, trainer)
+    return tiny
+
+
+class Counts(Sampler[int]):
+    """An order that goes on from pass to pass: every index depends on how many this sampler gave, which it tells."""
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def __len__(self) -> int:
+        return 2 * BATCHES
+
+    def __iter__(self) -> Iterator[int]:
+        for _ in range(len(self)):
+            self.given += 1
+            yield self.given**2 // 5 % len(self)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"given": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.given = state["given"]
+
+
+def in_turn(tiny: Tiny) -> DataLoader[Any]:
+    """The tiny samples in an order that goes on from pass to pass."""
+    return DataLoader(tiny.loader.dataset, batch_size=2, sampler=Counts())
+
+
+def two_passes_in_turn(tiny: Tiny, trainer: Trainer) -> None:
+    tiny.loader = in_turn(tiny)
+    two_passes(tiny, trainer)
+
+
+def two_loaders_of_one_sampler(tiny: Tiny, trainer: Trainer) -> None:
+    one = in_turn(tiny)
+    other = DataLoader(tiny.loader.dataset, batch_size=2, sampler=one.sampler)
+    for _ in trainer.epochs(2):
+        for loader in (one, other):
+            for batch in trainer.batches(loader):
+                tiny.step(batch)
+                tiny.ends(trainer)
+
+
+@pytest.mark.parametrize("crashes", [[3], [11], [3, 11], [1, 3, 6, 9, 11]])
+@pytest.mark.parametrize("script", [two_passes_in_turn, two_loaders_of_one_sampler])
+def test_a_sampler_with_a_state_that_two_passes_share_goes_on_exactly(
+    run: Path, whole: Path, script: Callable[..., None], crashes: list[int]
+) -> None:
+    turn(script, run, *crashes)
+    undisturbed = turn(script, whole)
+    passes = [undisturbed.notes["seen"][start : start + BATCHES] for start in range(0, 16, BATCHES)]
+    assert len({str(each) for each in passes}) == 4
+    assert_equal_ends(run, whole)
+
+
+def validates_in_turn(tiny: Tiny, trainer: Trainer) -> None:
+    loader = in_turn(tiny)
+    tiny.notes["validated"] = []
+    for _ in trainer.epochs(4):
+        tiny.notes["validated"].append([x[:, 0].tolist() for [x] in trainer.evaluate(loader)])
+        for batch in trainer.batches(tiny.loader):
+            tiny.step(batch)
+            tiny.ends(trainer)
+
+
+@pytest.mark.parametrize("crashes", [[5], [6, 7], [5, 6, 7, 10, 11], list(range(1, 16))])
+def test_a_sampler_with_a_state_that_validates_at_the_head_of_an_epoch_counts_no_rerun(
+    run: Path, whole: Path, crashes: list[int]
+) -> None:
+    turn(validates_in_turn, run, *crashes, saves=range(1000))
+    undisturbed = turn(validates_in_turn, whole)
+    assert len({str(each) for each in undisturbed.notes["validated"]}) == 4
+    assert_equal_ends(run, whole)
+
+
+class TellsItsEpoch(Dataset[tuple[torch.Tensor]]):
+    """Samples that show the epoch that the dataset was told last."""
+
+    epoch = -1
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return 2 * BATCHES
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor]:
+        return (torch.tensor([self.epoch + index / 16, float(index)]),)
+
+
+def shares_a_dataset(tiny: Tiny, trainer: Trainer) -> None:
+    dataset = TellsItsEpoch()
+    loader = DataLoader(dataset, batch_size=2, shuffle=True)
+    cycle = trainer.cycle(DataLoader(dataset, batch_size=4, shuffle=True))
+    for _ in trainer.epochs(4):
+        for batch in trainer.batches(loader):
+            if trainer.step % 5 == 0:
+                tiny.backward(next(cycle))
+            tiny.step(batch)
+            tiny.ends(trainer)
+
+
+@pytest.mark.parametrize("crashes", [[3], [7], [9], [13], [3, 7, 9, 13]])
+def test_a_dataset_that_a_pass_and_a_cycle_share_shows_to_each_its_own_epoch(
+    run: Path, whole: Path, crashes: list[int]
+) -> None:
+    turn(shares_a_dataset, run, *crashes)
+    undisturbed = turn(shares_a_dataset, whole)
+    told = [{int(shown) for shown in batch} for batch in undisturbed.notes["seen"] if len(batch) == 2]
+    assert told == [{epoch} for epoch in range(4) for _ in range(BATCHES)]
+    assert_equal_ends(run, whole)
+
+
+def test_bare_passes_over_a_loader_without_a_batch_are_epochs_without_a_step(run: Path) -> None:
+    tiny = Tiny(run)
+    empty = DataLoader(tiny.loader.dataset, batch_size=64, drop_last=True)
+    for _ in range(2):
+        with Tiny(run).trainer() as trainer:
+            assert [list(trainer.batches(empty)) for _ in range(3)] == [[], [], []]
+        assert (trainer.step, trainer.epoch) == (0, 3)
 
 
 def test_passes_over_one_loader_in_one_epoch_come_in_different_orders(run: Path) -> None:
@@ -209,3 +342,52 @@ def test_validation_before_the_first_loop_sees_the_restored_objects(run: Path) -
         assert sum(1 for _ in trainer.evaluate(tiny.loader)) == BATCHES
         assert torch.equal(tiny.model[0].weight, saved["0.weight"])
         assert trainer.step == 4
+
+
+class Drawn(Dataset[torch.Tensor]):
+    """Samples that are nothing but draws."""
+
+    def __len__(self) -> int:
+        return BATCHES
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.rand(2)
+
+
+def validated(tiny: Tiny, trainer: Trainer) -> list[float]:
+    return [drawn.sum().item() for drawn in trainer.evaluate(DataLoader(Drawn()))]
+
+
+def validates_around_epochs(tiny: Tiny, trainer: Trainer) -> None:
+    validated(tiny, trainer)
+    for _ in trainer.epochs(2):
+        tiny.notes["seen"].append(validated(tiny, trainer))
+        for batch in trainer.batches(tiny.loader):
+            tiny.notes["seen"].append(validated(tiny, trainer))
+            tiny.step(batch)
+            tiny.ends(trainer)
+
+
+def validates_around_bare_passes(tiny: Tiny, trainer: Trainer) -> None:
+    validated(tiny, trainer)
+    for _ in range(2):
+        for batch in trainer.batches(tiny.loader):
+            tiny.notes["seen"].append(validated(tiny, trainer))
+            tiny.step(batch)
+            tiny.ends(trainer)
+
+
+def validates_around_steps(tiny: Tiny, trainer: Trainer) -> None:
+    validated(tiny, trainer)
+    for _ in trainer.steps(8):
+        tiny.notes["seen"].append(validated(tiny, trainer))
+        tiny.ends(trainer)
+
+
+@pytest.mark.parametrize("script", [validates_around_epochs, validates_around_bare_passes, validates_around_steps])
+def test_validation_before_the_loop_changes_none_inside_it_after_a_crash_before_the_first_interval(
+    run: Path, whole: Path, script: Callable[..., None]
+) -> None:
+    turn(script, run, 0, 1)
+    turn(script, whole)
+    assert_equal_ends(run, whole)

@@ -34,6 +34,8 @@ SCENARIOS = {
     "stateful_data_loader": 20,
     "accelerate_loop": 20,
     "two_cadences": 30,
+    "step_at_head": 30,
+    "gan_zeroing_after_step": 30,
     "plateau_and_best": 50,
     "old_style_scheduler": 30,
     "leaves_epochs_early": 34,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resumable import FencedError, Run, Trainer
+from resumable import FencedError, LoopError, Run, Trainer
 from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends, crashed, draw_from_all_streams, steps_of
 
 
@@ -325,3 +325,12 @@ def test_a_larger_number_continues_a_stopped_run(run: Path) -> None:
 def test_no_epochs_at_all_train_nothing(run: Path) -> None:
     Tiny(run).train(0)
     assert steps_of(run) == [0]
+
+
+def test_a_stop_that_was_refused_before_the_loop_stops_nothing(run: Path) -> None:
+    tiny = Tiny(run)
+    with tiny.trainer() as trainer:
+        with pytest.raises(LoopError, match=r"stop\(\) before the first loop"):
+            trainer.stop()
+        assert list(trainer.steps(3)) == [0, 1, 2]
+    assert Run(str(run)).latest().step == 3

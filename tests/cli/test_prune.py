@@ -4,7 +4,7 @@ from pathlib import Path
 
 from resumable.store.attempts import lock_run
 from resumable.store.storage import open_storage
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, flip_a_bit, newest
 from tests.tiny import steps_of
 
 
@@ -63,3 +63,14 @@ def test_a_copy_without_attempts_is_refused(run: Path, cli: Cli) -> None:
 
 def test_keeping_none_is_a_usage_error(run: Path, cli: Cli) -> None:
     assert cli("prune", run, "--keep-last", 0).code == 2
+
+
+def test_nothing_is_deleted_while_what_would_stay_as_the_newest_is_damaged(run: Path, cli: Cli) -> None:
+    flip_a_bit(newest(run) / "model.safetensors")
+    before = sorted(run.rglob("*"))
+    failed = cli("prune", run, "--keep-last", 1)
+    assert failed.code == 1
+    said = " ".join(failed.err.split())
+    assert f"{newest(run).name} would stay as the newest, but is damaged" in said
+    assert "nothing was deleted" in said
+    assert sorted(run.rglob("*")) == before

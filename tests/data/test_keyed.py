@@ -311,3 +311,17 @@ def test_a_failing_sample_raises_its_own_error_and_leaves_the_streams(way: str) 
     assert opened.position()["batches"] == 2
     assert torch.equal(state, torch.get_rng_state())
     bench.data.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_passes_over_one_dataset_at_a_time_are_each_shown_their_own_epoch(way: str) -> None:
+    dataset, bench = Epoched(), Bench()
+    one, other = (DataLoader(dataset, 4, **WAYS[way]) for _ in range(2))
+    first = bench.data.open(one, PassAddress("batches", 0, 3), set_epoch=3)
+    told = [next(first)]
+    second = bench.data.open(other, PassAddress("cycle:more", 5, 0), set_epoch=5)
+    for mine, its in zip(first, second, strict=False):
+        told.append(mine)
+        assert {row[1].item() for row in its} == {5.0}
+    assert {row[1].item() for batch in told for row in batch} == {3.0}
+    bench.data.close()

@@ -116,6 +116,58 @@ def two_cadences(script: Script) -> None:
 
 
 @scenario
+def step_at_head(script: Script) -> None:
+    """The optimizer steps at the head of the body, every fourth time: no boundary is without waiting gradients."""
+    seed_all()
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    loader = train_loader(script)
+    trainer = script.trainer(model=model, optimizer=optimizer)
+    for _ in trainer.epochs(3):
+        for x, y in trainer.batches(loader):
+            if trainer.step % 4 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+            loss = loss_of(model(x), y) / 4
+            loss.backward()
+            trainer.log(loss=loss)
+            if trainer.step % 3 == 0:
+                trainer.request_save()  # one that is only due would wait for a boundary without waiting gradients
+            script.saw(trainer, x, y, loss)
+
+
+@scenario
+def gan_zeroing_after_step(script: Script) -> None:
+    """A GAN that zeroes after each step: what the generator's loss leaves in the critic is part of its next step."""
+    seed_all()
+    generator, critic = nn.Linear(3, 6), nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+    generator_optimizer = torch.optim.Adam(generator.parameters(), lr=0.01)
+    critic_optimizer = torch.optim.Adam(critic.parameters(), lr=0.01)
+    loader = train_loader(script)
+    trainer = script.trainer(
+        generator=generator,
+        critic=critic,
+        generator_optimizer=generator_optimizer,
+        critic_optimizer=critic_optimizer,
+    )
+    for _ in trainer.epochs(3):
+        for x, _ in trainer.batches(loader):
+            made = generator(torch.randn(len(x), 3))
+            critic_loss = nn.functional.softplus(critic(made.detach()) - critic(x)).mean()
+            critic_loss.backward()
+            critic_optimizer.step()
+            critic_optimizer.zero_grad()
+            generator_loss = nn.functional.softplus(-critic(made)).mean()
+            generator_loss.backward()
+            generator_optimizer.step()
+            generator_optimizer.zero_grad()
+            trainer.log(critic_loss=critic_loss, generator_loss=generator_loss)
+            if trainer.step % 3 == 0:
+                trainer.request_save()
+            script.saw(trainer, x, made, critic_loss, generator_loss)
+
+
+@scenario
 def plateau_and_best(script: Script) -> None:
     """A schedule driven by validation, the best weights kept in a dict, and the best checkpoints kept on disk."""
     seed_all()
