@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
-from resumable import killpoints
+from resumable import killpoints, misuse
 from resumable.boundary import Boundary, Instant
 from resumable.checkpointer import Checkpointer
 from resumable.cycle import Cycle
 from resumable.data.addresses import PassAddress
 from resumable.data.loader import Data
-from resumable.errors import LoopError
 from resumable.events import emit
 from resumable.metrics import as_numbers, copied
 from resumable.position import Position
@@ -67,26 +66,21 @@ class Loops:
 
     def epochs(self, n: int) -> Iterator[int]:
         self._refuse_second_loop("epochs")
-        return self._epochs(_count("epochs", n))
+        return self._epochs(misuse.whole("epochs", n))
 
     def steps(self, n: int) -> Iterator[int]:
         self._refuse_second_loop("steps")
-        return self._steps(_count("steps", n))
+        return self._steps(misuse.whole("steps", n))
 
     def batches(self, *loaders: Any) -> Iterator[tuple[int, Any]]:
         return self._pass(*loaders)
 
     def cycle(self, loader: Any, name: str | None) -> Cycle:
         if self._loop is not None:
-            raise LoopError(
-                f"cycle() inside {self._loop}(): after a resume another one would be the first",
-                "make cycles before the loop, and call next() on them inside it",
-            )
+            raise misuse.cycle_inside(self._loop)
         chosen = name or f"cycle{len(self._cycles)}"
         if chosen in self._cycles:
-            raise LoopError(
-                f"cycle {chosen!r} exists already", "give every cycle a name of its own: cycle(loader, name=...)"
-            )
+            raise misuse.cycle_twice(chosen)
         cycle = Cycle(self._data, loader, chosen, begin=self.restore_early)
         cycle.rewind(self._start.cycles.get(chosen))
         self._cycles[chosen] = cycle
@@ -104,10 +98,7 @@ class Loops:
 
     def stop(self) -> None:
         if self._used is None:
-            raise LoopError(
-                "stop() before the first loop: there is nothing to end",
-                "call it in the loop's body, or do not begin the loop",
-            )
+            raise misuse.nothing_to_stop()
         self._boundary.stopping = True
 
     def restore_early(self) -> None:
@@ -126,7 +117,8 @@ class Loops:
                 yield self.epoch
                 self._leave_kept_pass()
                 self.settle()
-                self._refuse_unreached()
+                if self._pending is not None:
+                    raise misuse.unreached(epoch=self.epoch, passes=self._pending.passes, step=self._pending.step)
                 self.epoch, self._passes = self.epoch + 1, 0
                 self._reached(epoch_ended=True, last=self.epoch >= n)
 
@@ -147,13 +139,7 @@ class Loops:
         elif self._loop is None:
             yield from self._bare_pass(loaders)
         else:
-            raise LoopError(
-                f"batches() inside a turn of {'another batches()' if self._inside_pass else f'{self._loop}()'}: "
-                "steps would be counted twice",
-                "use trainer.batches(a, b) for two loaders side by side, trainer.cycle(loader) for next() inside "
-                "another loop, trainer.evaluate(loader) for validation; if the other one was left by break, do not "
-                "keep its iterator in a variable",
-            )
+            raise misuse.nested_batches("another batches()" if self._inside_pass else f"{self._loop}()")
 
     def _epoch_pass(self, loaders: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
         number, self._entered = self._entered, self._entered + 1
@@ -166,7 +152,8 @@ class Loops:
             while not self._boundary.stopping and (batch := self._fetch(opened)) is not _END:
                 self._turn()
                 yield opened.batches - 1, batch
-                self._refuse_left(turn_of)
+                if self._turn_of is not turn_of:
+                    raise misuse.left_iterator()
                 self.step += 1
                 self._reached()
             self._end_pass()
@@ -208,14 +195,13 @@ class Loops:
         before, here = rng.capture(), (self.step, self.epoch)
         watched = self._preemption.active
         self._preemption.install()
-        batches = self._data.open(loader, address, None, set_epoch=self.epoch)
         try:
-            for batch in batches:
-                killpoints.reach("evaluate", self.step)
-                self._boundary.leave_if_asked()
-                yield batch
+            with closing(self._data.open(loader, address, None, set_epoch=self.epoch)) as batches:
+                for batch in batches:
+                    killpoints.reach("evaluate", self.step)
+                    self._boundary.leave_if_asked()
+                    yield batch
         finally:
-            batches.close()
             if not watched:
                 self._preemption.uninstall()
             if here == (self.step, self.epoch):  # an iterator that was kept and dropped later undoes nothing
@@ -225,10 +211,7 @@ class Loops:
     def _outermost(self, loop: str, total: int | None) -> Iterator[None]:
         self._refuse_second_loop(loop)
         if self._pending is not None and self._pending.loop != loop:
-            raise LoopError(
-                f"this run was trained with {self._pending.loop}(), and resumes here with {loop}()",
-                f"use trainer.{self._pending.loop}(...) again, or name another folder in `run` for a new run",
-            )
+            raise misuse.other_loop(loop, before=self._pending.loop)
         self._loop, self._used, self._total = loop, loop, total
         self._preemption.install()
         self._bar.start()
@@ -379,39 +362,8 @@ class Loops:
     def _was_stopped(self) -> bool:
         return self._start.stopped and self._start.finished and not self._turned
 
-    # -- refusals -----------------------------------------------------------------------------------------------------
-
     def _refuse_second_loop(self, loop: str) -> None:
         if self._loop is not None:
-            raise LoopError(
-                f"{loop}() inside {self._loop}(): a run has one outermost loop",
-                "inside epochs() use trainer.batches(loader); trainer.batches(range(n)) turns n times",
-            )
+            raise misuse.nested(loop, running=self._loop)
         if self._used is not None and (loop, self._used) != ("batches", "batches"):
-            raise LoopError(
-                f"{loop}() after {self._used}(): this run's loop is over, and a second one has no position of its own",
-                "use one loop for the whole run (a larger n continues a finished run), or a second Trainer with "
-                "another `run` for a second phase",
-            )
-
-    def _refuse_left(self, turn_of: object) -> None:
-        if self._turn_of is not turn_of:
-            raise LoopError(
-                "this iterator of batches() was left in an earlier epoch, and its pass is over",
-                "call trainer.batches(loader) anew in each epoch",
-            )
-
-    def _refuse_unreached(self) -> None:
-        if self._pending is not None:
-            raise LoopError(
-                f"epoch {self.epoch} ended before the loop reached pass {self._pending.passes}, where this run "
-                f"stands (step {self._pending.step})",
-                "the code must call trainer.batches(...) as often as when the checkpoint was taken",
-            )
-
-
-def _count(loop: str, n: Any) -> int:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-        found = n if isinstance(n, int | float) else type(n).__name__
-        raise LoopError(f"{loop}(n): expected a whole number, found {found}", f"say how many {loop}")
-    return n
+            raise misuse.second(loop, after=self._used)

@@ -1,0 +1,78 @@
+"""How loops may not be used, as errors in words; knows no state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resumable.errors import LoopError
+
+
+def whole(loop: str, n: Any) -> int:
+    """`n` itself, if it can say how often a loop turns; otherwise raises `LoopError`."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        found = n if isinstance(n, int | float) else type(n).__name__
+        raise LoopError(f"{loop}(n): expected a whole number, found {found}", f"say how many {loop}")
+    return n
+
+
+def nested(loop: str, *, running: str) -> LoopError:
+    return LoopError(
+        f"{loop}() inside {running}(): a run has one outermost loop",
+        "inside epochs() use trainer.batches(loader); trainer.batches(range(n)) turns n times",
+    )
+
+
+def nested_batches(inside: str) -> LoopError:
+    return LoopError(
+        f"batches() inside a turn of {inside}: steps would be counted twice",
+        "use trainer.batches(a, b) for two loaders side by side, trainer.cycle(loader) for next() inside another loop, "
+        "trainer.evaluate(loader) for validation; if the other one was left by break, do not keep its iterator in a "
+        "variable",
+    )
+
+
+def second(loop: str, *, after: str) -> LoopError:
+    return LoopError(
+        f"{loop}() after {after}(): this run's loop is over, and a second one has no position of its own",
+        "use one loop for the whole run (a larger n continues a finished run), or a second Trainer with another `run` "
+        "for a second phase",
+    )
+
+
+def other_loop(loop: str, *, before: str) -> LoopError:
+    return LoopError(
+        f"this run was trained with {before}(), and resumes here with {loop}()",
+        f"use trainer.{before}(...) again, or name another folder in `run` for a new run",
+    )
+
+
+def cycle_inside(running: str) -> LoopError:
+    return LoopError(
+        f"cycle() inside {running}(): after a resume another one would be the first",
+        "make cycles before the loop, and call next() on them inside it",
+    )
+
+
+def cycle_twice(name: str) -> LoopError:
+    return LoopError(f"cycle {name!r} exists already", "give every cycle a name of its own: cycle(loader, name=...)")
+
+
+def nothing_to_stop() -> LoopError:
+    return LoopError(
+        "stop() before the first loop: there is nothing to end",
+        "call it in the loop's body, or do not begin the loop",
+    )
+
+
+def left_iterator() -> LoopError:
+    return LoopError(
+        "this iterator of batches() was left in an earlier epoch, and its pass is over",
+        "call trainer.batches(loader) anew in each epoch",
+    )
+
+
+def unreached(*, epoch: int, passes: int, step: int) -> LoopError:
+    return LoopError(
+        f"epoch {epoch} ended before the loop reached pass {passes}, where this run stands (step {step})",
+        "the code must call trainer.batches(...) as often as when the checkpoint was taken",
+    )
