@@ -64,7 +64,6 @@ class Checkpointer:
     def __init__(self, config: Config, objects: Mapping[str, Any]) -> None:
         self.config = config
         self._adapters = adapt(objects)
-        self.gradients = Gradients(self._adapters)
         self._storage = open_storage(config.run, config.storage_options)
         self._catalog = Catalog(self._storage)
         self._stager = Stager()
@@ -80,6 +79,7 @@ class Checkpointer:
         # (step, epoch) of the newest checkpoint; None if it failed, or there is none
         self.saved = (self.resumed.step, self.resumed.epoch) if self.resumed else None
         self.data_seed = self._opened.run_file.data_seed
+        self.gradients = Gradients(self._adapters)  # hooks only once nothing refuses the run any more
 
     # -- saving -------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,11 @@ class CalmStart:
         _ignore(self._signals)
         if self._user is not None:
             self._user(worker)
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            os._exit(
+                1
+            )  # torch's own watch, which begins now, sees only a parent that dies later; a spawn takes seconds
 
 
 class WorkerStart(CalmStart):

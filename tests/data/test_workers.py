@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from resumable.data.addresses import PassAddress
+from resumable.data.workers import CalmStart
 from tests.data.kinds import Augmented, Bench, OwnIter, equal
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -49,6 +51,29 @@ def test_workers_of_a_replayed_loader_let_them_pass_too(persistent: bool) -> Non
         os.kill(worker.pid or 0, number)
     assert len(list(opened)) == 99
     assert loader.worker_init_fn is None
+
+
+def _start_late(said: Any) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    said.send("the parent is gone")
+    CalmStart(None, ())(0)
+    said.send("the worker went on")
+
+
+def test_a_worker_whose_parent_died_while_it_started_ends() -> None:
+    context = multiprocessing.get_context("spawn")
+    heard, said = context.Pipe(duplex=False)
+    parent = os.fork()
+    if parent == 0:
+        context.Process(target=_start_late, args=(said,)).start()
+        os._exit(0)
+    os.waitpid(parent, 0)
+    said.close()
+    assert heard.recv() == "the parent is gone"
+    with pytest.raises(EOFError):
+        heard.recv()
 
 
 def test_a_second_sigterm_ends_a_worker() -> None:
