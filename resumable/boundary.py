@@ -81,7 +81,7 @@ class Boundary:
             self._checkpointer.drain()
         except Exception as error:
             warn(f"the last save before leaving failed: {error}")
-        saved, code = self._checkpointer.saved == self._place, exit_code(signal)
+        saved, code = self._is_saved(), exit_code(signal)
         emit("PREEMPT", signal=signal.name, step=self._place[0], saved="yes" if saved else "no", exit=code)
         raise Preempted(code, signal=signal.name, step=self._place[0], saved=saved)
 
@@ -107,7 +107,7 @@ class Boundary:
     def _save_if_asked(self, instant: Instant) -> None:
         asked = "best" if self._is_best(instant) else "request" if self.save_requested else None
         if asked is not None:
-            if not self._is_saved(instant):
+            if not self._is_saved():
                 self._save(instant, asked)
             self.save_requested = False
         elif self._due and not instant.pass_over and self._may_save():
@@ -130,25 +130,25 @@ class Boundary:
 
     def _save_final(self, instant: Instant) -> None:
         # No save comes due after this one, so it is tried again until a failure in a row too many is raised.
-        self._save(instant, "final", finished=True)
-        self._checkpointer.drain()
-        while self._checkpointer.saved is None:
+        while True:
             self._save(instant, "final", finished=True)
             self._checkpointer.drain()
+            if self._is_saved():
+                return
 
     def _save_before_leaving(self, instant: Instant, *, finished: bool) -> None:
         for _ in range(2):  # the first failure may be that of an earlier save that was still in flight
             try:
-                if not self._is_saved(instant):
+                if not self._is_saved():
                     self._save(instant, "final" if finished else "signal", finished=finished)
                 self._checkpointer.drain()
             except Exception as error:
                 warn(f"could not save before leaving: {error}")
-            if self._is_saved(instant):
+            if self._is_saved():
                 return
 
-    def _is_saved(self, instant: Instant) -> bool:
-        return self._checkpointer.saved == (instant.step, instant.epoch)
+    def _is_saved(self) -> bool:
+        return self._checkpointer.saved == self._place
 
     def _save(self, instant: Instant, reason: str, *, finished: bool = False) -> None:
         self._checkpointer.save(instant.position(finished), reason=reason)

@@ -41,7 +41,6 @@ class Data:
     ) -> None:
         """`signals` are ignored by loader workers; `skipping(what, total)` shows the progress of a replay."""
         self._data_seed = data_seed
-        self._program = os.getpid()
         self._signals = tuple(int(number) for number in signals)
         self._warn = warn
         self._skipping = skipping
@@ -90,7 +89,7 @@ class Data:
     def close(self) -> None:
         """End every worker. Passes that are open become errors to go on with. Nothing in a forked child."""
         if os.getpid() != self._owner:
-            return
+            return  # the workers of a parent are not ours to end
         for opened in list(self._passes):
             opened.close()
         for source in self._sources.values():
@@ -135,8 +134,7 @@ def _forget(data: weakref.ref[Data], place: tuple[str, int, str]) -> None:
 def _close_all() -> None:
     # Registered after torch's own, so run before it: once that ran, workers are no longer ended in an orderly way.
     for data in list(_open):
-        if data._program == os.getpid():  # the workers of a parent are not ours to end
-            data.close()
+        data.close()
 
 
 def _refuse(loader: Any, address: PassAddress) -> None:
