@@ -64,7 +64,7 @@ class Checkpointer:
     def __init__(self, config: Config, objects: Mapping[str, Any]) -> None:
         self.config = config
         self._adapters = adapt(objects)
-        self._storage = open_storage(config.run, config.storage_options)
+        self._storage = open_storage(config.run, config.storage_options, probe=config.fencing != "off")
         self._catalog = Catalog(self._storage)
         self._stager = Stager()
         self._background = Background()
@@ -130,6 +130,7 @@ class Checkpointer:
 
     def _write(self, snapshot: Snapshot) -> None:
         started = time.monotonic()
+        self._storage.renew()
         position = snapshot.position
         name = CheckpointName(position.step, position.epoch, self.attempt.number)
         blobs = [Blob(STATE_BLOB, [memoryview(snapshot.document)])]
@@ -190,10 +191,13 @@ class Checkpointer:
         )
 
     def values_of(self, metric: str) -> list[float | None]:
-        """The values of `metric` in every checkpoint that stands."""
-        if self._standing is None:
-            self._standing = [name for name, _ in self._catalog.history()]
-        return [self._catalog.manifest(name).metrics.get(metric) for name in self._standing]
+        """The values of `metric` in every checkpoint that stands; none where the storage cannot tell now."""
+        try:
+            if self._standing is None:
+                self._standing = [name for name, _ in self._catalog.history()]
+            return [self._catalog.manifest(name).metrics.get(metric) for name in self._standing]
+        except StorageError:
+            return []  # then every value is the best yet, and the save that follows says what is wrong
 
     def wait(self) -> None:
         """Wait until nothing is in flight; a failure waits to be noticed."""

@@ -118,6 +118,7 @@ class Config(_Section):
     resume: Literal["auto", "must", "never"] = "auto"
     signals: tuple[Annotated[str, BeforeValidator(_a_signal)], ...] = ("SIGTERM", "SIGUSR1", "SIGINT")
     gradients: Literal["auto", "always"] = "auto"
+    fencing: Literal["auto", "require", "off"] = "auto"
     max_failed_saves: Annotated[int, BeforeValidator(_a_number), Field(ge=0)] = 3
     progress: Literal["auto", "always", "never"] = "auto"
 

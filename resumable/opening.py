@@ -6,6 +6,7 @@ Knows no tensors. Nothing is written into a run before everything about it was f
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,9 +20,9 @@ from resumable.errors import (
     RunMismatchError,
     StorageError,
 )
-from resumable.events import emit
+from resumable.events import emit, warn
 from resumable.run import GRADIENTS, Checkpoint
-from resumable.store.attempts import Attempt, begin, create_run, lock_run
+from resumable.store.attempts import Attempt, begin, create_run, displaced, lock_run
 from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import ObjectRecord, RunFile, TensorRecord
@@ -62,11 +63,14 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
         resumed = discover(config, catalog) if _exists(config, catalog) else None
         if resumed is not None:
             _refuse_other_objects(config.run, objects, resumed)
+        _refuse_unfenced(config, storage)
         run_file = create_run(storage, data_seed=_fresh_seed() if config.data_seed is None else config.data_seed)
         _refuse_other_seed(config, run_file)
         lineage = resumed.manifest.lineage if resumed else []
         name = CheckpointName.parse(resumed.name) if resumed else None
         attempt = begin(storage, resumed_from=name, lineage_before=lineage)
+        if resumed is None or not resumed.manifest.finished:
+            _name_displaced(storage, attempt)
     except BaseException:
         unlock()
         raise
@@ -89,6 +93,36 @@ def _lock(config: Config, storage: Storage) -> Callable[[], None]:
             f"{config.run}: cannot be written to: {cause.strerror or cause}",
             getattr(error, "hint", None) or "name a folder in `run` that this user may write to",
         ) from error
+
+
+def _refuse_unfenced(config: Config, storage: Storage) -> None:
+    """Where two launches at one instant may both take one number, that is said, or refused as the config wants it."""
+    if config.fencing == "off" or storage.exclusive:
+        return
+    if config.fencing == "require":
+        raise StorageError(
+            f"{config.run}: this storage does not create files exclusively, and the config says fencing: require",
+            "name a storage in `run` that does (a folder, S3 with conditional writes), or say fencing: auto",
+        )
+    warn(
+        f"{config.run}: this storage does not create files exclusively: do not launch this run twice at the same "
+        "instant (`fencing: off` silences this line, `fencing: require` refuses such a storage)"
+    )
+
+
+def _name_displaced(storage: Storage, attempt: Attempt) -> None:
+    """Say which launch lost the run to this one, where it may still live: no lock of this machine tells."""
+    before = displaced(storage, attempt)
+    if before is None or (storage.locks and before.host == socket.gethostname()):
+        return  # the first, or one that the lock proves to be gone
+    emit(
+        "DISPLACE",
+        attempt=before.attempt,
+        host=before.host,
+        pid=before.pid,
+        by=attempt.number,
+        note="if it still runs, it stops at its next save",
+    )
 
 
 def discover(config: Config, catalog: Catalog) -> Checkpoint | None:

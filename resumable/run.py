@@ -33,7 +33,8 @@ class Run:
 
     def __init__(self, url: str, *, storage_options: Mapping[str, Any] | None = None) -> None:
         self.url = str(url)
-        self.catalog = Catalog(open_storage(self.url, storage_options))
+        self._storage = open_storage(self.url, storage_options)
+        self.catalog = Catalog(self._storage)
 
     def __repr__(self) -> str:
         return f"Run({self.url!r})"
@@ -43,6 +44,7 @@ class Run:
 
         Whatever is skipped and newer than the newest good one is told to `reject(name, reason)`.
         """
+        self._storage.renew()
         history = self.catalog.history(reject) if reject else self.catalog.history()
         return [Checkpoint(self.catalog, name, manifest) for name, manifest in reversed(history)]
 

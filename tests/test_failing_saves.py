@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from resumable import FencedError, Preempted, Run, StorageError, Trainer
 from resumable.store.attempts import begin
 from resumable.store.layout import CHECKPOINTS
 from resumable.store.local import LocalStorage
+from resumable.store.patience import PatientStorage
 from resumable.store.storage import storage_error
 from tests.tiny import Tiny, saved, steps_of, until_written
 
@@ -55,7 +57,7 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def moody(run: Path, monkeypatch: pytest.MonkeyPatch) -> Moody:
     storage = Moody(run)
-    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options: storage)
+    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage))
     return storage
 
 
@@ -174,6 +176,57 @@ def test_a_newer_attempt_elsewhere_ends_this_one_at_its_next_save(run: Path) -> 
     assert steps_of(run)[-1] == 2
 
 
+# -- a storage that is away -------------------------------------------------------------------------------------------
+
+
+class Distant(LocalStorage):
+    """A folder behind a network that does not answer while `away`."""
+
+    patience_seconds = 0.02
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.away = False
+
+    def _folder(self, path: str) -> AbstractContextManager[int]:
+        if self.away:
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        return super()._folder(path)
+
+
+def test_training_goes_on_while_the_storage_is_away_and_saves_again_when_it_is_back(
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Distant(run)
+    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage))
+    tiny = Tiny(run, every={"steps": 1, "minutes": None}, keep={"last": 1, "best": {"metric": "score"}})
+    steps = []
+
+    def body(trainer: Trainer) -> None:
+        until_written()
+        steps.append(trainer.step)
+        storage.away = trainer.step in (3, 4)
+        trainer.log(score=1.0)  # is it the best? that too is asked of the storage
+
+    tiny.turn(8, body)
+    assert steps == list(range(8))
+    assert any("save failed (1 of 3" in warning and "timed out" in warning for warning in warnings_of(caplog))
+    assert Run(str(run)).latest().manifest.finished
+
+
+def test_a_best_that_cannot_be_compared_now_is_saved(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Distant(run)
+    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage))
+    Tiny(run, saves=()).turn(4, lambda trainer: None)
+
+    def body(trainer: Trainer) -> None:
+        storage.away = trainer.step == 4
+        trainer.log(val_loss=1.0)
+
+    Tiny(run, saves=()).turn(8, body)
+    assert Run(str(run)).latest().manifest.finished
+
+
 # -- signals while a save is written, or fails ------------------------------------------------------------------------
 
 
@@ -192,7 +245,7 @@ def test_a_signal_that_comes_while_a_save_is_written_leaves_at_that_boundary_or_
     run: Path, monkeypatch: pytest.MonkeyPatch, steps: int, last: tuple[int, str]
 ) -> None:
     storage, tiny = Signalling(run), Tiny(run)
-    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options: storage)
+    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage))
 
     def body(trainer: Trainer) -> None:
         until_written()

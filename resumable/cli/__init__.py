@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from resumable.cli import diff, drill, ls, prune, show, verify
+from resumable.cli import diff, drill, ls, pin, prune, show, verify
 from resumable.cli.terminal import print_error
 from resumable.errors import ResumableError
 
@@ -27,6 +27,7 @@ app.command("show")(show.show)
 app.command("verify")(verify.verify)
 app.command("diff")(diff.diff)
 app.command("prune")(prune.prune)
+app.command("pin")(pin.pin)
 app.command("drill", context_settings={"allow_interspersed_args": False})(drill.drill)
 
 

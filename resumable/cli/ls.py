@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from rich.text import Text
@@ -37,14 +37,14 @@ def ls(run: RunUrl, json: Json = False, storage_options: StorageOptions = "{}") 
 
     --json: {"run", "checkpoints": [{"name", "step", "epoch", "position", "metrics", "size_bytes", "created",
     "age_seconds", "attempt", "resumed_from", "reason", "flags"}], "rejected": [{"name", "reason"}]}; `flags` are among
-    "latest", "best" and "finished", `resumed_from` is what the attempt that wrote it resumed from, or null.
+    "latest", "best", "pinned" and "finished", `resumed_from` is what the attempt that wrote it resumed from, or null.
     """
     opened = open_run(run, storage_options)
     rejected: dict[str, str] = {}
     checkpoints = opened.checkpoints(rejected.__setitem__)
     if not checkpoints:
         opened.latest()  # says what is wrong: no run, or none that can be read
-    rows = describe(checkpoints, now=time.time())
+    rows = describe(checkpoints, pinned=opened.catalog.pinned(), now=time.time())
     if json:
         rejects = [{"name": name, "reason": reason} for name, reason in rejected.items()]
         print_json({"run": opened.url, "checkpoints": rows, "rejected": rejects})
@@ -54,9 +54,10 @@ def ls(run: RunUrl, json: Json = False, storage_options: StorageOptions = "{}") 
         say(("rejected ", "yellow"), f"{name}: {reason}")
 
 
-def describe(checkpoints: Sequence[Checkpoint], *, now: float) -> list[dict[str, Any]]:
+def describe(checkpoints: Sequence[Checkpoint], *, pinned: Set[CheckpointName], now: float) -> list[dict[str, Any]]:
     """What there is to say about each checkpoint, given the whole history, oldest first."""
     winner = best_of(checkpoints)
+    kept = {str(name) for name in pinned}
     return [
         {
             "name": checkpoint.name,
@@ -70,7 +71,7 @@ def describe(checkpoints: Sequence[Checkpoint], *, now: float) -> list[dict[str,
             "attempt": checkpoint.manifest.attempt,
             "resumed_from": checkpoint.manifest.lineage[-1][1] if checkpoint.manifest.lineage else None,
             "reason": checkpoint.manifest.reason,
-            "flags": _flags(checkpoint, latest=checkpoints[-1], winner=winner),
+            "flags": _flags(checkpoint, latest=checkpoints[-1], winner=winner, pinned=kept),
         }
         for checkpoint in checkpoints
     ]
@@ -84,8 +85,13 @@ def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
     return next((checkpoint for checkpoint in checkpoints if checkpoint.name in names), None)
 
 
-def _flags(checkpoint: Checkpoint, *, latest: Checkpoint, winner: Checkpoint | None) -> list[str]:
-    facts = {"latest": checkpoint is latest, "best": checkpoint is winner, "finished": checkpoint.manifest.finished}
+def _flags(checkpoint: Checkpoint, *, latest: Checkpoint, winner: Checkpoint | None, pinned: Set[str]) -> list[str]:
+    facts = {
+        "latest": checkpoint is latest,
+        "best": checkpoint is winner,
+        "pinned": checkpoint.name in pinned,
+        "finished": checkpoint.manifest.finished,
+    }
     return [flag for flag, true in facts.items() if true]
 
 

@@ -41,6 +41,15 @@ class Attempt:
 _LOST = "nothing of the newer attempt was touched; stop one of the two jobs, or give each its own run"
 
 
+def displaced(storage: Storage, attempt: Attempt) -> AttemptFile | None:
+    """The launch before this one, which stops at its next save if it still lives; None if this is the first."""
+    before = max((number for number in _numbers(storage) if number < attempt.number), default=0)
+    try:
+        return read_attempt(storage, before) if before else None
+    except (CheckpointError, FencedError):
+        return None
+
+
 def lock_run(storage: Storage) -> Callable[[], None]:
     """Keep other programs of this machine off the run; returns the release. `FencedError` if one is on it.
 

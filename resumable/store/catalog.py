@@ -17,6 +17,7 @@ from resumable.store.manifest import (
     parse,
     parse_run_file,
 )
+from resumable.store.pins import pinned
 from resumable.store.storage import Storage
 
 PIECE_BYTES = 32 * 2**20
@@ -51,6 +52,10 @@ class Catalog:
         """Every checkpoint folder, committed or not, newest first."""
         found = (CheckpointName.parse(entry.name) for entry in self._storage.list(CHECKPOINTS) if entry.is_dir)
         return sorted((name for name in found if name), key=lambda name: name.order, reverse=True)
+
+    def pinned(self) -> set[CheckpointName]:
+        """The checkpoints that nothing prunes."""
+        return pinned(self._storage)
 
     def manifest(self, name: CheckpointName) -> Manifest:
         """The manifest of a checkpoint.
@@ -150,13 +155,15 @@ class Catalog:
         except FileNotFoundError as error:
             self._refuse_pruned(manifest.name)
             raise CorruptCheckpointError(f"{file_name}: missing") from error
+        except ValueError as error:
+            raise CorruptCheckpointError(f"{file_name}: {error}") from error
         if size != record.size:
             raise CorruptCheckpointError(f"{file_name}: {size} bytes, expected {record.size}")
 
     def _refuse_pruned(self, name: CheckpointName) -> None:
         try:
             self._storage.size(checkpoint_path(name, MANIFEST))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ValueError) as error:
             raise NoCheckpointError(f"{name}: was pruned meanwhile") from error
 
     def _fill(self, manifest: Manifest, file_name: str, pieces: Iterator[tuple[int, memoryview]]) -> None:
@@ -169,6 +176,8 @@ class Catalog:
             except FileNotFoundError as error:
                 self._refuse_pruned(manifest.name)
                 raise CorruptCheckpointError(f"{file_name}: missing") from error
+            except ValueError as error:
+                raise CorruptCheckpointError(f"{file_name}: {error}") from error
             if got != len(piece):
                 raise CorruptCheckpointError(f"{file_name}: {start + got} bytes, expected {record.size}")
             seen.update(piece)

@@ -10,6 +10,7 @@ LOCK = "lock"
 ATTEMPTS = "attempts"
 CHECKPOINTS = "checkpoints"
 JOURNAL = "journal"
+PINS = "pins"
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
 PROBE = ".probe-"
@@ -59,6 +60,10 @@ def checkpoint_path(name: CheckpointName, file: str = "") -> str:
 
 def attempt_path(number: int) -> str:
     return f"{ATTEMPTS}/{number:06d}.json"
+
+
+def pin_path(name: CheckpointName) -> str:
+    return f"{PINS}/{name}"
 
 
 def parse_attempt(file_name: str) -> int | None:

@@ -2,6 +2,9 @@
 
 A file becomes visible whole and durable: temporary file beside it, write, fsync, rename, fsync of the folder. A folder
 that was made is not durable before the folder that names it is synced, so that happens too, once per folder.
+
+The bytes of a run may come from anybody, so no symbolic link inside it is ever followed: every path is walked by
+descriptors, from the root on (which may be a link: the user named it).
 """
 
 from __future__ import annotations
@@ -15,12 +18,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from resumable.store.layout import TEMPORARY
-from resumable.store.storage import Entry, asked, checked, reported, storage_error
+from resumable.store.storage import Entry, checked, looked_up, reported, storage_error
 
 PIECE_BYTES = 32 * 2**20
 
+# To pass through a folder needs no right to list it.
+_FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _STILL_IN_USE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR)
@@ -31,12 +37,22 @@ _held: set[tuple[int, Path]] = set()
 _held_guard = threading.Lock()
 
 
+class Place(NamedTuple):
+    """A name in an open folder."""
+
+    name: str
+    folder: int
+
+
 class LocalStorage:
     """`Storage` in `root`, which is made at the first write."""
 
+    patience_seconds = 3.0
+    locks = True
+
     def __init__(self, root: Path) -> None:
         self._root = Path(os.path.abspath(root))
-        self._durable: set[Path] = set()
+        self._durable: set[str] = set()
         self.url = str(self._root)
 
     @property
@@ -44,129 +60,162 @@ class LocalStorage:
         return True
 
     def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
-        def attempt() -> bytes | int:
-            with _opened(self._at(path)) as file:
-                size = os.fstat(file).st_size
-                if max_bytes is not None and size > max_bytes:
-                    return size
-                buffer = bytearray(size)
-                return bytes(buffer[: _fill(file, memoryview(buffer), 0)])
-
-        with reported("read", self._shown(path)):
-            result = asked(attempt)
-        if isinstance(result, int):
-            raise ValueError(f"{result} bytes, more than the {max_bytes} allowed")
-        return result
+        with looked_up("read", self._shown(path)), self._place(path) as place, _opened(place) as file:
+            size = os.fstat(file).st_size
+            if max_bytes is not None and size > max_bytes:
+                raise ValueError(f"{size} bytes, more than the {max_bytes} allowed")
+            buffer = bytearray(size)
+            return bytes(buffer[: _fill(file, memoryview(buffer), 0)])
 
     def read_into(self, path: str, buffer: memoryview, *, offset: int = 0) -> int:
-        def attempt() -> int:
-            with _opened(self._at(path)) as file:
-                return _fill(file, buffer.cast("B"), offset)
-
-        with reported("read", self._shown(path)):
-            return asked(attempt)
+        with looked_up("read", self._shown(path)), self._place(path) as place, _opened(place) as file:
+            return _fill(file, buffer.cast("B"), offset)
 
     def size(self, path: str) -> int:
-        def attempt() -> int:
-            return _regular(os.stat(self._at(path))).st_size
-
-        with reported("look at", self._shown(path)):
-            return asked(attempt)
+        with looked_up("look at", self._shown(path)), self._place(path) as place:
+            return _regular(os.stat(place.name, dir_fd=place.folder, follow_symlinks=False)).st_size
 
     def list(self, path: str) -> list[Entry]:
-        def attempt() -> list[Entry]:
-            with os.scandir(self._at(path)) as children:
-                return sorted(Entry(child.name, child.is_dir()) for child in children)
-
-        try:
-            with reported("list", self._shown(path)):
-                return asked(attempt)
-        except FileNotFoundError:
-            return []
+        with (
+            reported("list", self._shown(path)),
+            suppress(FileNotFoundError, NotADirectoryError),
+            self._folder(path) as folder,
+            _listable(folder) as opened,
+            os.scandir(opened) as children,
+        ):
+            # A link to a folder is shown as one, so that whoever opens it is told, and does not take it for nothing.
+            return sorted(Entry(child.name, child.is_dir() or child.is_symlink()) for child in children)
+        return []
 
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
-        target = self._at(path)
-        with self._placing(path) as temporary:
+        with self._placing(path) as (temporary, target):
             _write_durably(temporary, chunks)
-            os.replace(temporary, target)
-            _sync_folder(target.parent)
+            os.replace(temporary.name, target.name, src_dir_fd=target.folder, dst_dir_fd=target.folder)
+            _sync_folder(target.folder)
 
     def create(self, path: str, data: bytes) -> None:
-        target = self._at(path)
-        with self._placing(path) as temporary:
+        with self._placing(path) as (temporary, target):
             _write_durably(temporary, [data])
             _link(temporary, target, data)
-            temporary.unlink()
-            _sync_folder(target.parent)
+            _unlink(temporary)
+            _sync_folder(target.folder)
 
     def remove(self, path: str) -> None:
-        target = self._at(path)
-        with reported("remove", self._shown(path)), suppress(FileNotFoundError):
-            target.unlink()
-            _sync_folder(target.parent)
+        with reported("remove", self._shown(path)), suppress(FileNotFoundError), self._place(path) as place:
+            _unlink(place)
+            _sync_folder(place.folder)
 
     def remove_dir(self, path: str) -> None:
-        folder = self._at(path)
-        self._durable.discard(folder)
+        self._durable.discard(path)
         with reported("remove", self._shown(path)):
             try:
-                folder.rmdir()
+                with self._place(path) as place:
+                    os.rmdir(place.name, dir_fd=place.folder)
             except OSError as error:
                 if error.errno not in _STILL_IN_USE:
                     raise
 
+    def free_bytes(self) -> int | None:
+        folder = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
+        with reported("look at", str(folder)):
+            found = os.statvfs(folder)
+        # With what is reserved for root, who may be writing: less than this is certainly too little. Some network
+        # mounts count nothing.
+        return found.f_bfree * found.f_frsize if found.f_blocks else None
+
     def lock(self, path: str) -> Callable[[], None]:
         """Nothing else may ever open this file: closing any descriptor of it would release the lock."""
-        target = self._at(path)
-        with reported("lock", self._shown(path)):
-            self._ensure_folder(target.parent)
+        target = self._root / checked(path)
+        with reported("lock", str(target)):
+            self._ensure_folder(path.rpartition("/")[0])
             return _lock(target)
 
-    def _at(self, path: str) -> Path:
-        return self._root / checked(path) if path else self._root
-
     def _shown(self, path: str) -> str:
-        return str(self._at(path))
+        return str(self._root / checked(path) if path else self._root)
 
     @contextmanager
-    def _placing(self, path: str) -> Iterator[Path]:
-        target = self._at(path)
-        temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    def _folder(self, path: str) -> Iterator[int]:
+        """A descriptor of a folder of the run, for naming what is in it."""
+        folder = os.open(self._root, _FOLDER)
+        try:
+            for part in path.split("/") if path else ():
+                inner = _open_inside(Place(part, folder))
+                os.close(folder)
+                folder = inner
+            yield folder
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def _place(self, path: str) -> Iterator[Place]:
+        above, _, name = checked(path).rpartition("/")
+        with self._folder(above) as folder:
+            yield Place(name, folder)
+
+    @contextmanager
+    def _placing(self, path: str) -> Iterator[tuple[Place, Place]]:
+        """Where to write and where it belongs; what is left under the first name goes away."""
+        above = checked(path).rpartition("/")[0]
         try:
             with reported("write", self._shown(path)):
-                self._ensure_folder(target.parent)
-                yield temporary
+                self._ensure_folder(above)
+                with self._place(path) as target:
+                    temporary = Place(f"{TEMPORARY}{secrets.token_hex(8)}", target.folder)
+                    try:
+                        yield temporary, target
+                    finally:
+                        with suppress(OSError):
+                            _unlink(temporary)
         except FileNotFoundError as error:  # no answer here: somebody removed the folder under our hands
+            self._durable.clear()
             raise storage_error("write", self._shown(path), error) from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
 
-    def _ensure_folder(self, folder: Path) -> None:
-        if not _make_folder(folder, self._ensure_folder):
-            # A launch that was killed may have made it without syncing its name, so being there is not enough.
-            if folder in self._durable or not folder.is_relative_to(self._root):
-                return
-            if folder == self._root and not os.access(folder.parent, os.R_OK):
-                return
-        _sync_folder(folder.parent)
-        self._durable.add(folder)
+    def _ensure_folder(self, path: str) -> None:
+        """Make a folder and those above it, and make their names durable, once.
+
+        A launch that was killed may have made one without syncing its name, so being there is not enough.
+        """
+        if path in self._durable:
+            return
+        if path:
+            above, _, name = path.rpartition("/")
+            self._ensure_folder(above)
+            with self._folder(above) as folder:
+                with suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=folder)
+                _sync_folder(folder)
+        else:
+            self._root.mkdir(parents=True, exist_ok=True)
+            _sync_names_of(self._root)
+        self._durable.add(path)
 
 
-def _make_folder(folder: Path, ensure_parent: Callable[[Path], None]) -> bool:
-    """Whether it had to be made."""
+def _sync_names_of(root: Path) -> None:
+    """Make the name of the root durable, and the names above it, as far as its file system goes and we may read."""
+    device = root.stat().st_dev
+    for folder in root.parents:
+        if folder.stat().st_dev != device:
+            return
+        with suppress(PermissionError):
+            _sync_folder(folder)
+
+
+def _open_inside(place: Place) -> int:
     try:
-        folder.mkdir()
-    except FileExistsError:
-        return False
-    except FileNotFoundError:
-        ensure_parent(folder.parent)
-        folder.mkdir(exist_ok=True)
-    return True
+        return os.open(place.name, _FOLDER | os.O_NOFOLLOW, dir_fd=place.folder)
+    except NotADirectoryError as error:
+        if stat.S_ISLNK(os.stat(place.name, dir_fd=place.folder, follow_symlinks=False).st_mode):
+            raise _is_a_link(place.name) from error
+        raise
 
 
-def _write_durably(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+def _is_a_link(name: str) -> OSError:
+    return OSError(errno.ELOOP, f"{name} is a symbolic link")
+
+
+def _write_durably(place: Place, chunks: Iterable[bytes | memoryview]) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    file = os.open(place.name, flags, 0o666, dir_fd=place.folder)
     try:
         for chunk in chunks:
             rest = memoryview(chunk).cast("B")
@@ -177,32 +226,59 @@ def _write_durably(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         os.close(file)
 
 
-def _link(temporary: Path, target: Path, data: bytes) -> None:
-    """Give a finished file its name, unless the name is taken: `FileExistsError`."""
+def _link(temporary: Place, target: Place, data: bytes) -> None:
+    """Give a finished file its name; `FileExistsError` if the name is taken by anything but this very data."""
     try:
-        os.link(temporary, target)
+        os.link(temporary.name, target.name, src_dir_fd=temporary.folder, dst_dir_fd=target.folder)
     except FileExistsError:
-        # Over NFS a repeated request is refused because of the first, whose answer was lost.
-        if os.stat(temporary).st_nlink != 2:
+        if not _holds(target, data):
             raise
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        _write_durably(target, [data])  # exclusive too, but not complete from the first moment
+        _create_unlinked(target, data)
 
 
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _create_unlinked(target: Place, data: bytes) -> None:
+    """Exclusive too, but not complete from the first moment."""
     try:
+        _write_durably(target, [data])
+    except FileExistsError:
+        if not _holds(target, data):
+            raise
+
+
+def _holds(place: Place, data: bytes) -> bool:
+    with _opened(place) as file:
+        found = bytearray(len(data) + 1)
+        return found[: _fill(file, memoryview(found), 0)] == data
+
+
+def _unlink(place: Place) -> None:
+    os.unlink(place.name, dir_fd=place.folder)
+
+
+def _sync_folder(folder: int | Path) -> None:
+    with _listable(folder) as file:
         os.fsync(file)
+
+
+@contextmanager
+def _listable(folder: int | Path) -> Iterator[int]:
+    """A folder opened for reading: one that was opened to pass through can neither be listed nor synced."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    file = os.open(".", flags, dir_fd=folder) if isinstance(folder, int) else os.open(folder, flags)
+    try:
+        yield file
     finally:
         os.close(file)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _opened(place: Place) -> Iterator[int]:
     # O_NONBLOCK: opening a FIFO that somebody put into a run must not wait for its other end.
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    file = os.open(place.name, flags, dir_fd=place.folder)
     try:
         _regular(os.fstat(file))
         yield file
@@ -211,6 +287,8 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _regular(found: os.stat_result) -> os.stat_result:
+    if stat.S_ISLNK(found.st_mode):
+        raise _is_a_link("it")
     if not stat.S_ISREG(found.st_mode):
         raise FileNotFoundError(errno.ENOENT, "not a regular file")
     return found
@@ -231,7 +309,7 @@ def _lock(path: Path) -> Callable[[], None]:
     with _held_guard:
         if mine in _held:
             raise BlockingIOError(errno.EAGAIN, "this program holds the lock already")
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -1,11 +1,12 @@
 """Storage behind any fsspec filesystem; knows nothing of runs and checkpoints, and believes no cache.
 
-Object stores show a file when it is complete. Some others (sftp, ftp) show it while it grows, and keep the torn piece
-after a crash: readers must judge by what is in a file, never by its being there.
+Object stores show a file when it is complete, and so does sftp, by a rename. Some others (ftp) show it while it grows,
+and keep the torn piece after a crash: readers must judge by what is in a file, never by its being there.
 """
 
 from __future__ import annotations
 
+import errno
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -14,10 +15,12 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
 
-from fsspec.spec import AbstractBufferedFile, AbstractFileSystem  # type: ignore[import-untyped]
+from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
+from resumable.errors import StorageError
+from resumable.store.backends import Backend, backend_of
 from resumable.store.layout import ATTEMPTS, PROBE
-from resumable.store.storage import Entry, asked, checked, reported
+from resumable.store.storage import Entry, checked, looked_up, reported
 
 T = TypeVar("T")
 
@@ -29,79 +32,84 @@ _creating = threading.Lock()
 
 
 class FsspecStorage:
-    """`Storage` below `root` of a filesystem that nothing else uses (its listing cache is turned off)."""
+    """`Storage` below `root` of a filesystem that nothing else uses (its listing cache is turned off).
 
-    def __init__(self, file_system: AbstractFileSystem, root: str, url: str) -> None:
-        self._fs = file_system
+    Without `probe` it is never tried out whether create is exclusive, and taken that it is not.
+    """
+
+    patience_seconds = 60.0
+    locks = False
+
+    def __init__(self, file_system: AbstractFileSystem, root: str, url: str, *, probe: bool = True) -> None:
+        self._backend: Backend = backend_of(file_system)
         self._root = root.rstrip("/")
+        self._may_probe = probe
+        # The same at each try, so that what one could not remove the next does.
+        self._probe = f"{ATTEMPTS}/{PROBE}{secrets.token_hex(8)}"
         self.url = url.rstrip("/")
-        # Not an argument of the constructor: sftp hands all of those to the connection.
-        with suppress(AttributeError):
-            file_system.dircache.use_listings_cache = False
 
     @cached_property
     def exclusive(self) -> bool:
         """Found out by trying: servers that ignore the condition answer as if all were well."""
-        if type(self._fs).pipe_file is AbstractFileSystem.pipe_file:
-            return False  # asks, and then writes
-        path = f"{ATTEMPTS}/{PROBE}{secrets.token_hex(8)}"
-        try:
-            with reported("write", self._shown(path), Exception):
-                return self._refuses_second(path)
-        finally:
-            self.remove(path)
+        if not self._may_probe or not self._backend.conditional:
+            return False
+        with reported("write", self._shown(self._probe), Exception):
+            try:
+                return self._refuses_second()
+            finally:
+                self.remove(self._probe)
 
-    def _refuses_second(self, path: str) -> bool:
-        self._in_folder(path, lambda: self._fs.pipe_file(self._at(path), b"first", mode="create"))
+    def _refuses_second(self) -> bool:
         try:
-            self._fs.pipe_file(self._at(path), b"second", mode="create")
+            self._in_folder(self._probe, lambda: self._backend.put_new(self._at(self._probe), b"first"))
+            self._backend.put_new(self._at(self._probe), b"second")
         except FileExistsError:
-            return True
+            return True  # also where it refuses the first, whose answer was lost
+        except (NotImplementedError, TypeError):
+            pass
         return False
 
     def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
-        if max_bytes is not None and (size := self.size(path)) > max_bytes:
-            raise ValueError(f"{size} bytes, more than the {max_bytes} allowed")
-        with reported("read", self._shown(path), Exception):
-            return bytes(asked(lambda: self._fs.cat_file(self._at(path))))
+        if max_bytes is None:
+            buffer = bytearray(self.size(path))
+            return bytes(buffer[: self.read_into(path, memoryview(buffer))])
+        # One question: how long it is shows when there is one byte too many.
+        data = self._range(path, 0, max_bytes + 1)
+        if len(data) > max_bytes:
+            raise ValueError(f"{self.size(path)} bytes, more than the {max_bytes} allowed")
+        return data
 
     def read_into(self, path: str, buffer: memoryview, *, offset: int = 0) -> int:
         target = buffer.cast("B")
-        end = min(offset + len(target), self.size(path))  # a range that starts at the end is an error to some
-        for start in range(offset, end, PIECE_BYTES):
-            stop = min(start + PIECE_BYTES, end)
-            piece = self._read_range(path, start, stop)
-            target[start - offset : start - offset + len(piece)] = piece
-            if len(piece) < stop - start:
-                return start - offset + len(piece)
-        return max(end - offset, 0)
+        for start in range(0, len(target), PIECE_BYTES):
+            rest = target[start : start + PIECE_BYTES]
+            piece = self._range(path, offset + start, offset + start + len(rest))
+            rest[: len(piece)] = piece
+            if len(piece) < len(rest):
+                return start + len(piece)
+        return len(target)
 
-    def _read_range(self, path: str, start: int, stop: int) -> bytes:
-        with reported("read", self._shown(path), Exception):
-            piece: bytes = asked(lambda: self._fs.cat_file(self._at(path), start=start, end=stop))
-        return piece[: stop - start]
+    def _range(self, path: str, start: int, stop: int) -> bytes:
+        with looked_up("read", self._shown(path), Exception):
+            return self._backend.get(self._at(path), start, stop)
 
     def size(self, path: str) -> int:
-        self._fs.invalidate_cache(self._fs._parent(self._at(path)))
-        with reported("look at", self._shown(path), Exception):
-            found = asked(lambda: self._fs.info(self._at(path)))
-        if found["type"] != "file":
-            raise FileNotFoundError(f"{self._shown(path)} is not a file")
-        return int(found["size"])
+        with looked_up("look at", self._shown(path), Exception):
+            return self._backend.size(self._at(path))
 
     def list(self, path: str) -> list[Entry]:
         folder = self._at(path)
-        self._fs.invalidate_cache(folder)
         try:
             with reported("list", self._shown(path), Exception):
-                children = asked(lambda: self._fs.ls(folder, detail=True))
+                children = self._backend.children(folder)
         except FileNotFoundError:
             return []
         return sorted(set(_entries(children, folder)))
 
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         pieces = _pieces(chunks)
-        head, head_bytes = [], 0
+        head: list[memoryview] = []
+        head_bytes = 0
         with reported("write", self._shown(path), Exception):
             for piece in pieces:
                 head.append(piece)
@@ -109,19 +117,16 @@ class FsspecStorage:
                 if head_bytes > SINGLE_REQUEST_BYTES:
                     self._stream(path, chain(head, pieces))
                     return
-            self._in_folder(path, lambda: self._fs.pipe_file(self._at(path), b"".join(head)))
+            self._in_folder(path, lambda: self._backend.put(self._at(path), b"".join(head)))
 
     def _stream(self, path: str, pieces: Iterator[memoryview]) -> None:
-        file = self._in_folder(path, lambda: self._fs.open(self._at(path), "wb"))
+        upload = self._in_folder(path, lambda: self._backend.begin(self._at(path)))
         try:
             for piece in pieces:
-                file.write(piece)
-            file.close()
+                upload.write(piece)
+            upload.commit()
         except BaseException:
-            _abandon(file)
-            if not isinstance(file, AbstractBufferedFile):
-                with suppress(Exception):
-                    self._fs.rm_file(self._at(path))
+            upload.abandon()
             raise
 
     def create(self, path: str, data: bytes) -> None:
@@ -132,29 +137,42 @@ class FsspecStorage:
 
     def _create_exclusively(self, path: str, data: bytes) -> None:
         try:
-            self._in_folder(path, lambda: self._fs.pipe_file(self._at(path), data, mode="create"))
+            self._in_folder(path, lambda: self._backend.put_new(self._at(path), data))
         except FileExistsError:
-            # A request whose answer was lost is repeated below us, and refused because of itself.
-            if self.read(path) != data:
+            if not self._is_own(path, data):
                 raise
 
     def _create_politely(self, path: str, data: bytes) -> None:
+        """Look, write, read back."""
         with suppress(FileNotFoundError):
             self.size(path)
-            raise FileExistsError(f"{self._shown(path)} is there already")
+            if self._is_own(path, data):
+                return
+            raise FileExistsError(errno.EEXIST, f"{self._shown(path)} is there already")
         self.write(path, [data])
-        if self.read(path) != data:
-            raise FileExistsError(f"{self._shown(path)} was written by another program at the same time")
+        if not self._is_own(path, data):
+            raise FileExistsError(errno.EEXIST, f"{self._shown(path)} was written by another program at the same time")
+
+    def _is_own(self, path: str, data: bytes) -> bool:
+        """Whether it is there because of this very call: a request whose answer was lost is refused when repeated."""
+        try:
+            return self.read(path, max_bytes=len(data)) == data
+        except ValueError:
+            return False
 
     def remove(self, path: str) -> None:
         with reported("remove", self._shown(path), Exception), suppress(FileNotFoundError):
-            self._fs.rm_file(self._at(path))
+            self._backend.remove(self._at(path))
 
     def remove_dir(self, path: str) -> None:
-        if self.list(path):  # some backends would remove what is in it
+        checked(path)
+        if not self._backend.has_folders or self.list(path):  # some backends would remove what is in it
             return
         with suppress(OSError, NotImplementedError):
-            self._fs.rmdir(self._at(path))
+            self._backend.remove_folder(self._at(path))
+
+    def free_bytes(self) -> int | None:
+        return None
 
     def lock(self, path: str) -> Callable[[], None]:
         """There is none: here the newer attempt takes over."""
@@ -173,19 +191,31 @@ class FsspecStorage:
             return action()
         except FileNotFoundError:
             self._make_folder(self._at(path).rpartition("/")[0])
+        try:
             return action()
+        except FileNotFoundError as error:
+            raise self._nowhere(path, error) from error
 
     def _make_folder(self, folder: str) -> None:
         parent = folder.rpartition("/")[0]
         if not parent.strip("/"):
             return  # a bucket, or a share: the user's to make
         try:
-            self._fs.mkdir(folder, create_parents=False)
+            self._backend.make_folder(folder)
         except FileExistsError:
             pass
         except FileNotFoundError:
             self._make_folder(parent)
-            self._fs.mkdir(folder, create_parents=False)
+            with suppress(FileNotFoundError, FileExistsError):
+                self._backend.make_folder(folder)
+
+    def _nowhere(self, path: str, error: Exception) -> StorageError:
+        result = StorageError(
+            f"cannot write {self._shown(path)}: {getattr(error, 'strerror', None) or error}",
+            "make the bucket (or the share) first, and check its name in `run`",
+        )
+        result.errno = errno.ENOENT
+        return result
 
 
 def _entries(children: Iterable[dict[str, Any]], folder: str) -> Iterator[Entry]:
@@ -204,14 +234,3 @@ def _pieces(chunks: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
         view = memoryview(chunk).cast("B")
         for start in range(0, len(view), PIECE_BYTES):
             yield view[start : start + PIECE_BYTES]
-
-
-def _abandon(file: Any) -> None:
-    """Leave a half-written file so that closing it, also when it is collected, does not publish what there is."""
-    with suppress(Exception):
-        file.discard()
-    if isinstance(file, AbstractBufferedFile):
-        file.closed = True
-    else:
-        with suppress(Exception):
-            file.close()

@@ -1,7 +1,8 @@
 """What the rest of the store asks of a place that keeps bytes; knows nothing of runs and checkpoints.
 
-Paths are relative POSIX paths below the storage's root. Every failure that is not one of the three answers
-(`FileNotFoundError`, `FileExistsError`, `BlockingIOError`) leaves as a `StorageError` that names the place.
+Paths are relative POSIX paths below the storage's root. Every failure that is not an answer (`FileNotFoundError`,
+`FileExistsError`, `BlockingIOError`, and `ValueError` for what no run holds) leaves as a `StorageError` that names the
+place. Nothing here is asked twice: `patience` does that.
 """
 
 from __future__ import annotations
@@ -9,17 +10,15 @@ from __future__ import annotations
 import errno
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from resumable.errors import ConfigError, ResumableError, StorageError
 
-T = TypeVar("T")
-
-RETRY_DELAYS_SECONDS = (0.1, 0.5, 2.0)
+if TYPE_CHECKING:
+    from resumable.store.patience import PatientStorage
 
 _LOCAL = re.compile(r"(file|local)://")
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
@@ -43,16 +42,8 @@ _HINTS = {
     errno.EACCES: "check who owns it and who may write there",
     errno.EPERM: "check who owns it and who may write there",
     errno.EROFS: "it is mounted read-only: mount it writable, or name another folder in `run`",
+    errno.ELOOP: "a run is read and written without following links: put the folder itself there, or name it in `run`",
 }
-
-# An answer that asking again does not change.
-_PERMANENT = (
-    FileNotFoundError,
-    FileExistsError,
-    PermissionError,
-    ResumableError,
-    NotImplementedError,
-)
 
 
 class Entry(NamedTuple):
@@ -63,10 +54,16 @@ class Entry(NamedTuple):
 
 
 class Storage(Protocol):
-    """A place that keeps bytes. All calls block; all but `create` and `lock` may be repeated without harm."""
+    """A place that keeps bytes. All calls block; all but `lock` may be repeated without harm."""
 
     url: str
     """What messages show; never holds a password."""
+
+    patience_seconds: float
+    """How long failing may go on before it is told: disks that fail seldom recover, networks mostly do."""
+
+    locks: bool
+    """Whether `lock` keeps the other programs of this machine away."""
 
     @property
     def exclusive(self) -> bool:
@@ -74,15 +71,19 @@ class Storage(Protocol):
         ...
 
     def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
-        """The whole file. `FileNotFoundError`; `ValueError` when it is larger than `max_bytes`."""
+        """The whole file.
+
+        `FileNotFoundError`, also for what is not a regular file; `ValueError` when it is larger than `max_bytes`, or
+        reached through a symbolic link.
+        """
         ...
 
     def read_into(self, path: str, buffer: memoryview, *, offset: int = 0) -> int:
-        """Fill `buffer` from `offset` on; how many bytes there were, at most `len(buffer)`. `FileNotFoundError`."""
+        """Fill `buffer` from `offset` on; how many bytes there were, at most `len(buffer)`. Raises as `read`."""
         ...
 
     def size(self, path: str) -> int:
-        """In bytes. `FileNotFoundError` also for what is not a regular file."""
+        """In bytes. Raises as `read`."""
         ...
 
     def list(self, path: str) -> list[Entry]:
@@ -90,14 +91,18 @@ class Storage(Protocol):
         ...
 
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
-        """Put a whole file there, with the folders it needs. Durable on return, never half visible."""
+        """Put a whole file there, with the folders it needs. Durable on return, never half visible.
+
+        `chunks` is iterated from its start at each try, and gives the same bytes each time.
+        """
         ...
 
     def create(self, path: str, data: bytes) -> None:
         """As `write`, but `FileExistsError` if the file is there.
 
-        `data` must hold something that no other caller writes (a token): a store that repeats a request whose answer
-        was lost refuses it because of itself, and only the content tells.
+        `data` must hold something that no other caller writes (a token): a request whose answer was lost is repeated,
+        and then refused because of itself; only the content tells. So of what is there already, this very `data` is
+        no failure.
         """
         ...
 
@@ -109,6 +114,10 @@ class Storage(Protocol):
         """Remove an empty folder; nothing happens where it is not empty, or where there are no folders."""
         ...
 
+    def free_bytes(self) -> int | None:
+        """How much may still be written; None where the storage cannot tell."""
+        ...
+
     def lock(self, path: str) -> Callable[[], None]:
         """Hold a lock that ends with this program at the latest; returns what releases it.
 
@@ -118,21 +127,23 @@ class Storage(Protocol):
         ...
 
 
-def open_storage(url: str, options: Mapping[str, Any] | None = None) -> Storage:
+def open_storage(url: str, options: Mapping[str, Any] | None = None, *, probe: bool = True) -> PatientStorage:
     """The storage at a path or any fsspec URL; `options` go to fsspec. Writes nothing.
 
+    Without `probe` it is never tried out whether create is exclusive; where that is not known it counts as not.
     Raises `ConfigError` for a protocol that is unknown, whose package is missing, or that does not take `options`.
     """
     from resumable.store.local import LocalStorage
+    from resumable.store.patience import PatientStorage
 
     if _LOCAL.match(url):
-        return LocalStorage(Path(_LOCAL.sub("", url, count=1)))
+        return PatientStorage(LocalStorage(Path(_LOCAL.sub("", url, count=1))))
     if "://" not in url and "::" not in url:
-        return LocalStorage(Path(url).expanduser())
-    return _open_remote(url, dict(options or {}))
+        return PatientStorage(LocalStorage(Path(url).expanduser()))
+    return PatientStorage(_open_remote(url, dict(options or {}), probe=probe))
 
 
-def _open_remote(url: str, options: dict[str, Any]) -> Storage:
+def _open_remote(url: str, options: dict[str, Any], *, probe: bool) -> Storage:
     from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
     from resumable.store.remote import FsspecStorage
@@ -151,7 +162,7 @@ def _open_remote(url: str, options: dict[str, Any]) -> Storage:
         if isinstance(cause, ValueError | TypeError):
             raise ConfigError(f"{shown}: {cause}", "check the URL and `storage_options`") from cause
         raise
-    return FsspecStorage(file_system, root, shown)
+    return FsspecStorage(file_system, root, shown, probe=probe)
 
 
 def _install_hint(protocol: str) -> str | None:
@@ -181,29 +192,26 @@ def reported(action: str, where: str, caught: type[Exception] = OSError) -> Iter
         raise storage_error(action, where, error) from error
 
 
+@contextmanager
+def looked_up(action: str, where: str, caught: type[Exception] = OSError) -> Iterator[None]:
+    """As `reported`, around reading: what is found instead of a file is an answer too.
+
+    A folder where a file was expected, or the reverse, is a `FileNotFoundError`; a symbolic link a `ValueError`.
+    """
+    with reported(action, where, caught):
+        try:
+            yield
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise ValueError("a symbolic link, and a run holds none") from error
+            raise
+
+
 def storage_error(action: str, where: str, error: Exception) -> StorageError:
     number = getattr(error, "errno", None)
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     result = StorageError(f"cannot {action} {where}: {reason}", _HINTS.get(number) if number else None)
     result.errno = number
     return result
-
-
-def asked(question: Callable[[], T]) -> T:
-    """The answer of the storage; a failure that may pass is waited out a few times (`RETRY_DELAYS_SECONDS`).
-
-    A folder where a file was expected, or the reverse, is an answer too: `FileNotFoundError`.
-    """
-    delays_seconds = iter(RETRY_DELAYS_SECONDS)
-    while True:
-        try:
-            return question()
-        except (IsADirectoryError, NotADirectoryError) as error:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
-        except _PERMANENT:
-            raise
-        except Exception:
-            delay_seconds = next(delays_seconds, None)
-            if delay_seconds is None:
-                raise
-            time.sleep(delay_seconds)

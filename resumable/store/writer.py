@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -10,11 +12,13 @@ from dataclasses import dataclass
 import xxhash
 
 from resumable.errors import FencedError
+from resumable.events import size
 from resumable.killpoints import reach
 from resumable.store.attempts import Attempt
 from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_path, is_blob_name, is_own_name
 from resumable.store.manifest import BlobRecord, Manifest
-from resumable.store.storage import Storage
+from resumable.store.pins import pinned
+from resumable.store.storage import Storage, storage_error
 
 PIECE_BYTES = 8 * 2**20
 
@@ -38,10 +42,12 @@ def publish(
     """Write the blobs and then the manifest that `manifest` makes of their records: the checkpoint exists.
 
     Blocks until all is durable. `FencedError` if a newer attempt owns the run: then nothing more is touched. After any
-    other failure what was written is removed again, as far as the storage lets us.
+    other failure what was written is removed again, as far as the storage lets us. Where the storage can tell that
+    there is too little space, nothing is written at all.
     """
     attempt.check()
     _refuse_unpublishable(storage, name, blobs)
+    _refuse_without_space(storage, name, blobs)
     try:
         records = {blob.file_name: _write_blob(storage, name, blob) for blob in blobs}
         reach("save.manifest", name.step)
@@ -62,8 +68,11 @@ def publish(
 def delete(storage: Storage, attempt: Attempt, name: CheckpointName) -> None:
     """Remove a checkpoint, or what an unfinished save left: the manifest first, and only names of this format.
 
-    Blocks. `FencedError` if a newer attempt owns the run. A crash in between leaves a folder without a manifest.
+    Blocks. One that is pinned stays, also if it was pinned a moment ago. `FencedError` if a newer attempt owns the run.
+    A crash in between leaves a folder without a manifest.
     """
+    if name in pinned(storage):
+        return
     attempt.check()
     reach("save.prune", name.step)
     _clear(storage, name)
@@ -85,6 +94,14 @@ def _refuse_unpublishable(storage: Storage, name: CheckpointName, blobs: Sequenc
         raise ValueError(f"blobs of {name} differ in upper and lower case only, and some filesystems see no difference")
     if any(entry.name == MANIFEST for entry in storage.list(checkpoint_path(name))):
         raise ValueError(f"{name} is published already, and nothing published is rewritten")
+
+
+def _refuse_without_space(storage: Storage, name: CheckpointName, blobs: Sequence[Blob]) -> None:
+    needed_bytes = sum(chunk.nbytes for blob in blobs for chunk in blob.chunks)
+    free_bytes = storage.free_bytes()
+    if free_bytes is not None and free_bytes < needed_bytes:
+        figures = f"{os.strerror(errno.ENOSPC)}: {size(needed_bytes)} needed, {size(free_bytes)} free"
+        raise storage_error("save", f"{storage.url}/{checkpoint_path(name)}", OSError(errno.ENOSPC, figures))
 
 
 def _refuse_foreign(manifest: Manifest, attempt: Attempt, name: CheckpointName) -> None:

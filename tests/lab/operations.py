@@ -62,10 +62,10 @@ class _System:
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
 
-    def open(self, path: Any, flags: int, *mode: int) -> int:
+    def open(self, path: Any, flags: int, *mode: int, dir_fd: int | None = None) -> int:
         if flags & os.O_CREAT:
             self._operations.reached("open")
-        return os.open(path, flags, *mode)
+        return os.open(path, flags, *mode, dir_fd=dir_fd)
 
     def write(self, file: int, data: memoryview) -> int:
         self._operations.reached("fill", lambda: os.write(file, data[: len(data) // 2]))
@@ -75,10 +75,18 @@ class _System:
         self._operations.reached("fsync")
         os.fsync(file)
 
-    def replace(self, source: Any, target: Any) -> None:
+    def replace(self, source: Any, target: Any, **folders: int) -> None:
         self._operations.reached("replace")
-        os.replace(source, target)
+        os.replace(source, target, **folders)
 
-    def link(self, source: Any, target: Any) -> None:
+    def link(self, source: Any, target: Any, **folders: int) -> None:
         self._operations.reached("link")
-        os.link(source, target)
+        os.link(source, target, **folders)
+
+    def unlink(self, path: Any, **folder: int) -> None:
+        self._operations.reached("unlink")
+        os.unlink(path, **folder)
+
+    def mkdir(self, path: Any, **folder: int) -> None:
+        self._operations.reached("mkdir")
+        os.mkdir(path, **folder)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from resumable.errors import CorruptCheckpointError, FormatVersionError, NoCheckpointError, StorageError
-from resumable.store import storage as storage_module
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName, checkpoint_path
 from resumable.store.local import LocalStorage
@@ -185,7 +184,6 @@ def test_a_newer_format_is_never_silently_fallen_behind(place: LocalStorage) -> 
 
 
 def test_an_io_error_is_never_taken_for_damage(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_module, "RETRY_DELAYS_SECONDS", ())
     save(launch(place), 100)
 
     def fail(*_: Any) -> Any:

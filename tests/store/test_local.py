@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from typing import Any
 import pytest
 
 from resumable.errors import StorageError
-from resumable.store import storage
 from resumable.store.local import LocalStorage
 from tests.store.tracing import Trace
 
@@ -45,9 +45,9 @@ def test_a_folder_that_a_killed_launch_made_is_made_durable_too(
     (tmp_path / "runs" / "run" / "a").mkdir(parents=True)
     trace = Trace(monkeypatch)
     place.write("a/f", [b"data"])
-    assert [tmp_path / "runs" / "run", tmp_path / "runs" / "run" / "a"] == [
-        path for path in trace.synced_folders if path != tmp_path / "runs"
-    ]
+    runs = tmp_path / "runs"
+    synced = [path for path in trace.synced_folders if path.is_relative_to(tmp_path)]
+    assert synced == [runs, tmp_path, runs / "run", runs / "run" / "a"]
     trace.synced_folders.clear()
     place.write("a/g", [b"data"])
     assert trace.synced_folders == [tmp_path / "runs" / "run" / "a"]
@@ -104,9 +104,9 @@ def test_create_succeeds_when_the_answer_of_its_link_was_lost(
 ) -> None:
     link = os.link
 
-    def repeated(source: Path, target: Path) -> None:
-        link(source, target)
-        link(source, target)
+    def repeated(*names: str, **folders: int) -> None:
+        link(*names, **folders)
+        link(*names, **folders)
 
     monkeypatch.setattr(os, "link", repeated)
     place.create("a/f", b"mine")
@@ -139,30 +139,88 @@ def test_a_change_of_the_working_directory_does_not_move_the_run(
 def test_a_pipe_or_a_device_is_no_file_and_is_not_waited_for(place: LocalStorage, tmp_path: Path) -> None:
     place.write("a/f", [b"x"])
     os.mkfifo(tmp_path / "runs" / "run" / "a" / "fifo")
-    (tmp_path / "runs" / "run" / "a" / "zero").symlink_to("/dev/zero")
-    for path in ("a/fifo", "a/zero"):
-        with pytest.raises(FileNotFoundError):
-            place.read(path)
-        with pytest.raises(FileNotFoundError):
-            place.size(path)
+    os.mknod(tmp_path / "runs" / "run" / "a" / "socket", stat.S_IFSOCK | 0o600)
+    for path in ("a/fifo", "a/socket"):
+        for call in (place.read, place.size):
+            with pytest.raises((FileNotFoundError, StorageError)):
+                call(path)
 
 
-def test_an_io_error_is_asked_about_again_and_then_told(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_io_error_is_told_with_the_place(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     place.write("f", [b"data"])
-    monkeypatch.setattr(storage, "RETRY_DELAYS_SECONDS", (0.0, 0.0))
-    failures = iter([errno.EIO, errno.ESTALE])
-    preadv = os.preadv
-
-    def flaky(*arguments: Any) -> int:
-        for number in failures:
-            raise OSError(number, os.strerror(number))
-        return preadv(*arguments)
-
-    monkeypatch.setattr(os, "preadv", flaky)
-    assert place.read("f") == b"data"
     monkeypatch.setattr(os, "preadv", failing(errno.EIO))
     with pytest.raises(StorageError, match=r"cannot read .*f: Input/output error"):
         place.read("f")
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder with a file `f`, which links in the run lead to."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "f").write_bytes(b"private")
+    return folder
+
+
+def test_a_link_in_a_run_is_not_read_through(place: LocalStorage, outside: Path) -> None:
+    place.write("a/g", [b"x"])
+    Path(place.url, "a", "file").symlink_to(outside / "f")
+    Path(place.url, "a", "folder").symlink_to(outside)
+    for path in ("a/file", "a/folder/f"):
+        for call in (place.read, place.size, lambda path: place.read_into(path, memoryview(bytearray(1)))):
+            with pytest.raises(ValueError, match="a symbolic link, and a run holds none"):
+                call(path)
+    with pytest.raises(StorageError, match=r"cannot list .*folder is a symbolic link") as caught:
+        place.list("a/folder")
+    assert "without following links" in str(caught.value.hint)
+
+
+def test_a_link_in_a_run_is_not_written_or_removed_through(place: LocalStorage, outside: Path) -> None:
+    place.write("a/g", [b"x"])
+    Path(place.url, "a", "folder").symlink_to(outside)
+    for attempt in (
+        lambda: place.write("a/folder/f", [b"other"]),
+        lambda: place.write("a/folder/new", [b"other"]),
+        lambda: place.create("a/folder/new", b"other"),
+        lambda: place.remove("a/folder/f"),
+    ):
+        with pytest.raises(StorageError, match="symbolic link"):
+            attempt()
+    assert [path.name for path in outside.iterdir()] == ["f"]
+    assert (outside / "f").read_bytes() == b"private"
+
+
+def test_a_link_is_replaced_or_removed_itself_and_never_what_it_leads_to(place: LocalStorage, outside: Path) -> None:
+    place.write("g", [b"x"])
+    for name in ("one", "two"):
+        Path(place.url, name).symlink_to(outside / "f")
+    place.write("one", [b"mine"])
+    place.remove("two")
+    assert not Path(place.url, "one").is_symlink()
+    assert (outside / "f").read_bytes() == b"private"
+
+
+def test_the_root_itself_may_be_a_link(outside: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(outside)
+    place = LocalStorage(tmp_path / "link")
+    place.write("a/g", [b"x"])
+    assert (outside / "a" / "g").read_bytes() == place.read("a/g") == b"x"
+
+
+def test_the_lock_is_no_link(place: LocalStorage, outside: Path) -> None:
+    place.write("g", [b"x"])
+    Path(place.url, "lock").symlink_to(outside / "made")
+    with pytest.raises(StorageError, match=r"cannot lock .*symbolic link"):
+        place.lock("lock")
+    assert not (outside / "made").exists()
+
+
+def test_free_space_is_that_of_the_disk_also_before_the_folder_is_there(place: LocalStorage, tmp_path: Path) -> None:
+    disk = os.statvfs(tmp_path)
+    free = place.free_bytes()
+    assert free is not None
+    assert 0 < free <= disk.f_blocks * disk.f_frsize
+    assert not Path(place.url).exists()
 
 
 HOLD = """

@@ -182,3 +182,29 @@ def test_a_failure_waits_until_it_is_fetched_and_blocks_the_next_job() -> None:
     assert background.failure() is None
     background.submit(lambda: None)
     background.wait()
+
+
+# -- a full disk, seen before the first byte --------------------------------------------------------------------------
+
+
+class Small(LocalStorage):
+    """A folder on a disk with 100 bytes left."""
+
+    def free_bytes(self) -> int | None:
+        return 100
+
+
+def test_a_save_that_cannot_fit_is_refused_with_both_figures_before_anything_is_written(tmp_path: Path) -> None:
+    attempt = launch(Small(tmp_path / "run"))
+    with pytest.raises(StorageError, match=r"No space left on device: 330B needed, 100B free") as caught:
+        save(attempt, 100)
+    assert caught.value.errno == 28
+    assert "keep.last" in str(caught.value.hint)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_storage_that_cannot_tell_its_space_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Small, "free_bytes", lambda self: None)
+    attempt = launch(Small(tmp_path / "run"))
+    name = save(attempt, 100)
+    assert line(attempt.storage) == [str(name)]

@@ -27,7 +27,7 @@ class Trace:
 
     def _fsync(self, file: int) -> None:
         self._real["fsync"](file)
-        path = Path(os.readlink(f"/proc/self/fd/{file}"))
+        path = _of(file)
         if path.is_dir():
             self.synced_folders.append(path)
             self._durable |= {name for name in self.named if name.parent == path and self._has_content(name)}
@@ -37,14 +37,18 @@ class Trace:
     def _has_content(self, path: Path) -> bool:
         return path.is_dir() or path.stat().st_ino in self._synced_files
 
-    def _replace(self, source: Path, target: Path) -> None:
-        self._real["replace"](source, target)
-        self.named.append(target)
+    def _replace(self, source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        self._real["replace"](source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        self.named.append(_of(dst_dir_fd) / target)
 
-    def _link(self, source: Path, target: Path) -> None:
-        self._real["link"](source, target)
-        self.named.append(target)
+    def _link(self, source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        self._real["link"](source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        self.named.append(_of(dst_dir_fd) / target)
 
-    def _mkdir(self, path: Path, *arguments: Any) -> None:
-        self._real["mkdir"](path, *arguments)
-        self.named.append(Path(path))
+    def _mkdir(self, path: str | Path, *arguments: Any, dir_fd: int | None = None) -> None:
+        self._real["mkdir"](path, *arguments, dir_fd=dir_fd)
+        self.named.append(Path(path) if dir_fd is None else _of(dir_fd) / path)
+
+
+def _of(descriptor: int) -> Path:
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
