@@ -179,7 +179,7 @@ class Checkpointer:
             epoch=position.epoch,
             position=position.summary(),
             metrics=position.metrics,
-            config=self.config.public(),
+            config=self.config.public() | {"data_seed": self.data_seed},  # run.json's, which may be damaged one day
             versions=versions(),
             environment=dict(snapshot.environment),
             world=1,

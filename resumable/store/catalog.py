@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import xxhash
 
 from resumable.errors import CorruptCheckpointError, NoCheckpointError
+from resumable.events import warn
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName, checkpoint_path
 from resumable.store.manifest import (
     MAX_MANIFEST_BYTES,
@@ -40,13 +42,30 @@ class Catalog:
         self._checked: set[CheckpointName] = set()
 
     def run_file(self) -> RunFile | None:
-        """`run.json`, or None where there is no run (or a copy of one whose `run.json` has yet to arrive)."""
+        """`run.json`, or None where there is no run (or a copy of one whose `run.json` has yet to arrive).
+
+        What a damaged one said is taken from the manifests, where they agree, with a WARN.
+        """
         if self._run is None:
             try:
                 self._run = parse_run_file(self._read(RUN_FILE, MAX_RECORD_BYTES))
             except FileNotFoundError:
                 return None
+            except CorruptCheckpointError as error:
+                self._run = self._repeated(error)
         return self._run
+
+    def _repeated(self, damage: CorruptCheckpointError) -> RunFile:
+        said = {}
+        for name in self.names():
+            with suppress(CorruptCheckpointError, NoCheckpointError):
+                manifest = self.manifest(name)
+                said[manifest.run_id, manifest.config.get("data_seed")] = name, manifest.created
+        for (run_id, data_seed), (name, created) in said.items():
+            if len(said) == 1 and isinstance(data_seed, int):
+                warn(f"{damage.message}: what it said stands in the manifests too, and is taken from {name}")
+                return RunFile(run_id=run_id, data_seed=data_seed, created=created)
+        raise damage
 
     def names(self) -> list[CheckpointName]:
         """Every checkpoint folder, committed or not, newest first."""

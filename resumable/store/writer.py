@@ -112,20 +112,31 @@ def _refuse_foreign(manifest: Manifest, attempt: Attempt, name: CheckpointName) 
 def _write_blob(storage: Storage, name: CheckpointName, blob: Blob) -> BlobRecord:
     reach("save.blob", name.step)
     path = checkpoint_path(name, blob.file_name)
-    seen = xxhash.xxh3_128()
+    content = _Hashed(blob.chunks)
     size_bytes = sum(chunk.nbytes for chunk in blob.chunks)
-    storage.write(path, _hashed(blob.chunks, seen.update))
-    return BlobRecord(path=path, rank=blob.rank, size=size_bytes, digest=seen.hexdigest())
+    storage.write(path, content)
+    return BlobRecord(path=path, rank=blob.rank, size=size_bytes, digest=content.hexdigest())
 
 
-def _hashed(chunks: Sequence[memoryview], update: Callable[[memoryview], None]) -> Iterator[memoryview]:
-    # In pieces that are still in the CPU's cache when they are written.
-    for chunk in chunks:
-        view = chunk.cast("B")
-        for start in range(0, len(view), PIECE_BYTES):
-            piece = view[start : start + PIECE_BYTES]
-            update(piece)
-            yield piece
+class _Hashed:
+    """The pieces of a blob, hashed while they are written; a storage that tries again asks for all of them again."""
+
+    def __init__(self, chunks: Sequence[memoryview]) -> None:
+        self._chunks = chunks
+        self._seen = xxhash.xxh3_128()
+
+    def __iter__(self) -> Iterator[memoryview]:
+        self._seen.reset()
+        for chunk in self._chunks:
+            view = chunk.cast("B")
+            for start in range(0, len(view), PIECE_BYTES):  # small enough to be in the CPU's cache when it is written
+                piece = view[start : start + PIECE_BYTES]
+                self._seen.update(piece)
+                yield piece
+
+    def hexdigest(self) -> str:
+        """Of what was asked for last."""
+        return self._seen.hexdigest()
 
 
 class Background:

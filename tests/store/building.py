@@ -28,7 +28,7 @@ def manifest(name: CheckpointName, blobs: Mapping[str, BlobRecord], attempt: Att
         "epoch": name.epoch,
         "position": {"batch": 3},
         "metrics": {},
-        "config": {"run": "runs/x"},
+        "config": {"run": "runs/x", "data_seed": run.data_seed},
         "versions": {"torch": "2.13.0"},
         "environment": {},
         "world": 1,

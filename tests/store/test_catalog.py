@@ -275,3 +275,43 @@ def test_reading_writes_nothing(place: LocalStorage, tmp_path: Path) -> None:
     catalog = Catalog(place)
     catalog.verify(catalog.history()[0][1], name)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+# -- a damaged run.json -----------------------------------------------------------------------------------------------
+
+
+def damage_run_file(place: LocalStorage) -> None:
+    Path(place.url, "run.json").write_bytes(b"{}")
+
+
+def test_what_a_damaged_run_file_said_is_taken_from_the_manifests_and_told(
+    place: LocalStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = save(launch(place), 100)
+    before = Catalog(place).run_file()
+    assert before
+    damage_run_file(place)
+    found = Catalog(place).run_file()
+    assert found
+    assert (found.run_id, found.data_seed) == (before.run_id, before.data_seed)
+    assert line(place) == [str(name)]
+    assert "run.json: cut short, or not of this format" in caplog.text
+    assert f"taken from {name}" in caplog.text
+
+
+def test_where_the_manifests_do_not_agree_a_damaged_run_file_is_an_error(place: LocalStorage, tmp_path: Path) -> None:
+    attempt = launch(place)
+    save(attempt, 100)
+    other = launch(LocalStorage(tmp_path / "other"))
+    foreign = save(other, 200)
+    shutil.copytree(Path(other.storage.url, checkpoint_path(foreign)), Path(place.url, checkpoint_path(foreign)))
+    damage_run_file(place)
+    with pytest.raises(CorruptCheckpointError, match=r"run\.json: cut short"):
+        Catalog(place).run_file()
+
+
+def test_a_damaged_run_file_without_a_checkpoint_is_an_error(place: LocalStorage) -> None:
+    launch(place)
+    damage_run_file(place)
+    with pytest.raises(CorruptCheckpointError, match=r"run\.json: cut short"):
+        Catalog(place).run_file()

@@ -13,7 +13,8 @@ from resumable.store.attempts import begin
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName, checkpoint_path
 from resumable.store.local import LocalStorage
-from resumable.store.storage import open_storage
+from resumable.store.patience import PatientStorage
+from resumable.store.storage import open_storage, storage_error
 from resumable.store.writer import Background, Blob, delete, publish
 from tests.store.building import BLOBS, launch, line, manifest, save
 from tests.store.tracing import Trace
@@ -208,3 +209,32 @@ def test_a_storage_that_cannot_tell_its_space_is_written_to(tmp_path: Path, monk
     attempt = launch(Small(tmp_path / "run"))
     name = save(attempt, 100)
     assert line(attempt.storage) == [str(name)]
+
+
+# -- a storage that fails once ----------------------------------------------------------------------------------------
+
+
+class Stumbling(LocalStorage):
+    """A folder whose first write of each file stops after its first piece."""
+
+    patience_seconds = 60.0
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.stumbled: set[str] = set()
+
+    def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
+        if path not in self.stumbled:
+            self.stumbled.add(path)
+            next(iter(chunks))
+            raise storage_error("write", path, OSError(5, "Input/output error"))
+        super().write(path, chunks)
+
+
+def test_a_blob_that_is_written_again_is_written_whole(tmp_path: Path) -> None:
+    attempt = launch(PatientStorage(Stumbling(tmp_path / "run"), sleep=lambda seconds: None))
+    name = save(attempt, 100)
+    catalog = Catalog(LocalStorage(tmp_path / "run"))
+    catalog.verify(catalog.manifest(name), name)
+    for file_name, data in BLOBS.items():
+        assert (tmp_path / "run" / checkpoint_path(name, file_name)).read_bytes() == data

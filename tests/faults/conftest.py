@@ -1,0 +1,53 @@
+"""What the tests of the fault laboratory share: one fork server, and folders in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.experiments import lacking, quick_folder
+from tests.faults.forks import Forks
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    with Forks() as server:
+        yield server
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with quick_folder() as place:
+        yield place
+
+
+@pytest.fixture
+def _quiet() -> Iterator[None]:
+    """Log lines by the thousand are of no use to anybody."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def _need(*programs: str) -> None:
+    missing = lacking(*programs)
+    if missing:
+        pytest.skip(f"needs {missing}")
+
+
+@pytest.fixture
+def _strace() -> None:
+    _need("strace")
+
+
+@pytest.fixture
+def _fuse() -> None:
+    _need("fusermount3")
+
+
+@pytest.fixture
+def _mounts() -> None:
+    _need("mount")
