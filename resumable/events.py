@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from resumable.errors import printable
+
 log = logging.getLogger("resumable")
 
 QUIET = {"WARN", "REJECT", "CHANGED"}
@@ -43,6 +45,7 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 def _word(value: object) -> str:
     text = str(value)
+    text = text if text.isprintable() else "".join(c if c == "\n" else printable(c) for c in text)
     return (
         text if text and not any(c in text for c in ' "\n') else '"' + text.replace('"', "'").replace("\n", " ") + '"'
     )

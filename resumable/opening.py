@@ -25,7 +25,7 @@ from resumable.run import GRADIENTS, Checkpoint
 from resumable.store.attempts import Attempt, begin, create_run, displaced, lock_run
 from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
 from resumable.store.layout import CheckpointName
-from resumable.store.manifest import ObjectRecord, RunFile, TensorRecord
+from resumable.store.manifest import Manifest, ObjectRecord, RunFile, TensorRecord
 from resumable.store.storage import Storage
 
 
@@ -60,9 +60,9 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
     """
     unlock = _lock(config, storage)
     try:
-        resumed = discover(config, catalog) if _exists(config, catalog) else None
-        if resumed is not None:
-            _refuse_other_objects(config.run, objects, resumed)
+        resumed = None
+        if _exists(config, catalog):
+            resumed = discover(config, catalog, refuse=lambda found: _refuse_other_objects(config.run, objects, found))
         _refuse_unfenced(config, storage)
         run_file = create_run(storage, data_seed=_fresh_seed() if config.data_seed is None else config.data_seed)
         _refuse_other_seed(config, run_file)
@@ -125,10 +125,15 @@ def _name_displaced(storage: Storage, attempt: Attempt) -> None:
     )
 
 
-def discover(config: Config, catalog: Catalog) -> Checkpoint | None:
-    """The newest checkpoint whose every byte is right; each bad one on the way is named in a REJECT line."""
+def discover(
+    config: Config, catalog: Catalog, *, refuse: Callable[[Manifest], None] = lambda manifest: None
+) -> Checkpoint | None:
+    """The newest checkpoint whose every byte is right; each bad one on the way is named in a REJECT line.
+
+    `refuse` raises for what cannot be used; it is asked before the bytes are read.
+    """
     rejected: dict[str, str] = {}
-    found = _newest_valid(catalog, rejected)
+    found = _newest_valid(catalog, rejected, refuse)
     for rejected_name, reason in rejected.items():
         emit("REJECT", rejected_name, reason=reason, next=found.name if found else "none")
     if found is None:
@@ -136,11 +141,12 @@ def discover(config: Config, catalog: Catalog) -> Checkpoint | None:
     return found
 
 
-def _newest_valid(catalog: Catalog, rejected: dict[str, str]) -> Checkpoint | None:
+def _newest_valid(catalog: Catalog, rejected: dict[str, str], refuse: Callable[[Manifest], None]) -> Checkpoint | None:
     for _ in range(LISTING_ATTEMPTS):
         rejected.clear()
         try:
             for name, manifest in catalog.history(rejected.__setitem__):
+                refuse(manifest)
                 try:
                     catalog.verify(manifest, name)
                 except CorruptCheckpointError as error:
@@ -197,8 +203,8 @@ def _was_committed(catalog: Catalog, name: str) -> bool:
     return True
 
 
-def _refuse_other_objects(run: str, objects: Mapping[str, Sort], resumed: Checkpoint) -> None:
-    saved = {name: record for name, record in resumed.manifest.objects.items() if name != GRADIENTS}
+def _refuse_other_objects(run: str, objects: Mapping[str, Sort], found: Manifest) -> None:
+    saved = {name: record for name, record in found.objects.items() if name != GRADIENTS}
     missing, unexpected = sorted(saved.keys() - objects.keys()), sorted(objects.keys() - saved.keys())
     differences = [
         *([f"missing: {', '.join(missing)}"] if missing else []),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -38,9 +38,13 @@ class Position:
     def from_tree(cls, tree: Mapping[str, Any]) -> Position:
         """`ValueError` for a tree that is not a position."""
         try:
-            return cls(**tree)
+            position = cls(**tree)
         except TypeError as error:
             raise ValueError(f"not a position: {error}") from error
+        wrong = [name for name, fits in _FITS.items() if not fits(getattr(position, name))]
+        if wrong:
+            raise ValueError(f"not a position: {', '.join(wrong)}")
+        return position
 
     def summary(self) -> dict[str, Any]:
         """The few numbers that a person wants to see."""
@@ -49,6 +53,41 @@ class Position:
             shown |= {"batch": self.loaders[0]["batches"], "length": self.loaders[0].get("length")}
         return shown
 
-    def __post_init__(self) -> None:
-        if not (isinstance(self.step, int) and isinstance(self.epoch, int)):
-            raise ValueError("not a position: step and epoch are whole numbers")
+
+def _is_count(value: Any) -> bool:
+    # One more step must still have a name, and there is nobody who gets there.
+    return type(value) is int and 0 <= value < 10**17
+
+
+def _is_flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _is_loader(value: Any) -> bool:
+    return isinstance(value, dict) and _is_count(value.get("batches"))
+
+
+def _is_cycle(value: Any) -> bool:
+    if not isinstance(value, dict) or not {"number", "loader"} <= value.keys():
+        return False
+    return _is_count(value["number"]) and (value["loader"] is None or _is_loader(value["loader"]))
+
+
+def _is_table(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(type(k) is str and fits(v) for k, v in value.items())
+
+
+_FITS: Mapping[str, Callable[[Any], bool]] = {
+    "loop": lambda value: value in ("epochs", "steps", "batches", ""),
+    "step": _is_count,
+    "epoch": _is_count,
+    "total": lambda value: value is None or (type(value) is int and value >= 0),
+    "inside_epoch": _is_flag,
+    "passes": _is_count,
+    "loaders": lambda value: isinstance(value, list) and all(map(_is_loader, value)),
+    "samplers": _is_table(lambda states: isinstance(states, dict)),
+    "cycles": _is_table(_is_cycle),
+    "metrics": _is_table(lambda value: type(value) is float),
+    "finished": _is_flag,
+    "stopped": _is_flag,
+}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resumable import strictjson
-from resumable.errors import CorruptCheckpointError, NoCheckpointError, RunMismatchError
+from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, RunMismatchError, quoted
+from resumable.events import size
 from resumable.retention import Candidate, Rule, best
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
@@ -55,15 +57,14 @@ class Run:
     def best(self) -> Checkpoint:
         """The checkpoint with the best value of the metric named in the run's own `keep.best`; NaN is never best."""
         checkpoints = self._existing()
-        wanted = checkpoints[-1].manifest.config.get("keep", {}).get("best") or {}
-        metric = wanted.get("metric")
+        wanted = best_rule(checkpoints[-1].manifest)
+        metric = wanted.best_metric
         if metric is None:
             raise NoCheckpointError(
                 f"{self.url}: none is best, for the run's config names no keep.best.metric",
                 "choose @latest or @STEP; for later runs, name a metric and log it with trainer.log(...)",
             )
-        rule = Rule(best_metric=metric, best_mode=wanted.get("mode", "min"))
-        winner = best([checkpoint.candidate(metric) for checkpoint in reversed(checkpoints)], rule)
+        winner = best([checkpoint.candidate(metric) for checkpoint in reversed(checkpoints)], wanted)
         if not winner:
             raise NoCheckpointError(
                 f"{self.url}: no checkpoint carries a value of the metric {metric!r}",
@@ -159,7 +160,11 @@ class Checkpoint:
         """
         from resumable.state.objects import weights
 
-        return weights(self._record(name).kind, self.tree(name))
+        kind, tree = self._record(name).kind, self.tree(name)
+        try:
+            return weights(kind, tree)
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._malformed(name, error) from error
 
     def load_into(self, model: nn.Module, *, name: str | None = None, strict: bool = True) -> Loaded:
         """Copy a module's weights and buffers into `model`, in place; optimizer and RNG are left alone.
@@ -177,7 +182,7 @@ class Checkpoint:
 
         try:
             return decode(self.document["objects"][name], self.tensors(name))
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise self._malformed(name, error) from error
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
@@ -187,6 +192,7 @@ class Checkpoint:
         record = self._record(name)
         if record.blob is None:
             return {}
+        self._refuse_more_than_memory(record.blob)
         try:
             return unstage(self._catalog.read_blob(self.manifest, record.blob), record.tensors)
         except ValueError as error:
@@ -205,12 +211,23 @@ class Checkpoint:
     def document(self) -> dict[str, Any]:
         """The verified state file: everything that is not a tensor, still in the codec's JSON."""
         try:
-            document = strictjson.loads(bytes(self._catalog.read_blob(self.manifest, STATE_BLOB)))
+            document: dict[str, Any] = strictjson.loads(bytes(self._catalog.read_blob(self.manifest, STATE_BLOB)))
+        except KeyError as error:
+            raise self._malformed(STATE_BLOB, ValueError("not among the blobs")) from error
         except ValueError as error:
             raise self._malformed(STATE_BLOB, error) from error
-        if not isinstance(document, dict):
-            raise self._malformed(STATE_BLOB, ValueError("not a JSON object"))
+        if not _is_state(document, self.manifest.objects.keys()):
+            raise self._malformed(STATE_BLOB, ValueError("not a document for each object, rng and position"))
         return document
+
+    def _refuse_more_than_memory(self, blob: str) -> None:
+        # A sparse file of a terabyte is as cheap for a forger as its record; finding out by reading it is not.
+        needed = self.manifest.blobs[blob].size
+        if needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+            raise CheckpointError(
+                f"{self.name}: {blob} has {size(needed)}, more than the memory of this machine",
+                "load it on a larger machine, or verify it here: `resumable verify` needs no memory",
+            )
 
     def _record(self, name: str) -> Any:
         try:
@@ -232,8 +249,23 @@ class Checkpoint:
 
     def _malformed(self, where: str, error: Exception) -> CorruptCheckpointError:
         return CorruptCheckpointError(
-            f"{self.name}: {where}: {error}", "`resumable verify` tells which checkpoints are good"
+            f"{self.name}: {where}: {quoted(error)}", "`resumable verify` tells which checkpoints are good"
         )
+
+
+def best_rule(manifest: Manifest) -> Rule:
+    """What "best" means to a run, by the config in a checkpoint of it; without a metric where that does not say."""
+    keep = manifest.config.get("keep")
+    wanted = keep.get("best") if isinstance(keep, dict) else None
+    if not isinstance(wanted, dict) or not isinstance(wanted.get("metric"), str):
+        return Rule()
+    return Rule(best_metric=wanted["metric"], best_mode="max" if wanted.get("mode") == "max" else "min")
+
+
+def _is_state(document: Any, objects: Iterable[str]) -> bool:
+    if not isinstance(document, dict) or document.keys() != {"objects", "rng", "position"}:
+        return False
+    return isinstance(document["objects"], dict) and document["objects"].keys() == set(objects)
 
 
 _TARGET = re.compile(r"(?P<url>.+?)(?:@(?P<selector>latest|best|\d+|step-[0-9.ea]+))?")

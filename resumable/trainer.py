@@ -171,7 +171,7 @@ class Trainer:
             "RESUME",
             step=resumed.step,
             epoch=resumed.epoch,
-            batch=f"{summary['batch']}/{summary['length'] or '?'}" if "batch" in summary else None,
+            batch=f"{summary['batch']}/{summary.get('length') or '?'}" if "batch" in summary else None,
             finished="yes" if resumed.manifest.finished else None,
             **{"from": resumed.name},
             age=duration(max(time.time() - resumed.manifest.created, 0)),

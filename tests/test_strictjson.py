@@ -101,3 +101,29 @@ def test_escaped_quotes_without_an_end_take_linear_time() -> None:
 def test_a_number_too_long_to_convert_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="digits"):
         strictjson.loads(b"1" * 10_000)
+
+
+@pytest.mark.parametrize("text", [b"1e999", b"[-1e999]", b"1" * 400 + b".0"])
+def test_a_float_beyond_all_floats_is_refused_and_never_infinity(text: bytes) -> None:
+    with pytest.raises(ValueError, match="no finite number"):
+        strictjson.loads(text)
+
+
+def test_nothing_is_dumped_that_would_not_be_loaded() -> None:
+    with pytest.raises(ValueError, match="9 bytes of JSON, more than the 8 allowed"):
+        strictjson.dumps([1, 2, 3, 4], max_bytes=8)
+    with pytest.raises(ValueError, match="more than 3 items"):
+        strictjson.dumps([1, 2, 3, 4], max_items=3)
+    assert strictjson.dumps(["[,{" * 99], max_items=1) == b'["' + b"[,{" * 99 + b'"]'
+
+
+def test_brackets_that_only_close_are_counted_too() -> None:
+    with pytest.raises(ValueError, match="more than 5 items"):
+        strictjson.loads(b"]" * 6, max_items=5)
+    with pytest.raises(ValueError, match="or brackets without partners"):
+        strictjson.loads(b"[]" * 1000 + b"]" * 1000)
+
+
+def test_strings_are_told_from_the_rest_across_the_pieces_that_are_looked_at() -> None:
+    text = '\\"[' * 50_000
+    assert strictjson.loads(strictjson.dumps([text, [text]]), max_depth=2, max_items=3) == [text, [text]]

@@ -11,8 +11,8 @@ from rich.text import Text
 from resumable.cli.options import Json, RunUrl, StorageOptions, open_run
 from resumable.cli.terminal import Column, print_json, print_table, say
 from resumable.events import duration, size
-from resumable.retention import Rule, best
-from resumable.run import Checkpoint
+from resumable.retention import best
+from resumable.run import Checkpoint, best_rule
 from resumable.store.layout import CheckpointName
 
 COLUMNS = (
@@ -79,9 +79,8 @@ def describe(checkpoints: Sequence[Checkpoint], *, pinned: Set[CheckpointName], 
 
 def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
     """The one that @best names, found in the history at hand instead of by reading it once more."""
-    wanted = (checkpoints[-1].manifest.config.get("keep") or {}).get("best") or {}
-    candidates = [checkpoint.candidate(wanted.get("metric")) for checkpoint in reversed(checkpoints)]
-    names = best(candidates, Rule(best_mode=wanted.get("mode", "min"), best_count=1))
+    wanted = best_rule(checkpoints[-1].manifest)
+    names = best([checkpoint.candidate(wanted.best_metric) for checkpoint in reversed(checkpoints)], wanted)
     return next((checkpoint for checkpoint in checkpoints if checkpoint.name in names), None)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from resumable.errors import ResumableError
+from resumable.errors import ResumableError, printable
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,6 @@ class Column:
     justify: Literal["left", "right"] = "left"
     drop: int = 0
     wrap: bool = False
-
-
-# What is in a manifest or a file name must not steer the terminal: escape sequences among them.
-_CONTROL = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\N{REPLACEMENT CHARACTER}") | {0x0A: "\n", 0x09: "\t"}
 
 
 def out() -> Console:
@@ -62,7 +58,8 @@ def count(number: int, word: str) -> str:
 
 
 def _visible(text: str) -> str:
-    return text.translate(_CONTROL)
+    # What is in a manifest or a file name must not steer the terminal: no escape sequences, no writing backwards.
+    return text if text.isprintable() else "".join(c if c in "\n\t" else printable(c) for c in text)
 
 
 def print_error(error: ResumableError) -> None:
@@ -74,7 +71,13 @@ def print_error(error: ResumableError) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout; numbers that JSON lacks become the strings "nan", "inf" and "-inf"."""
-    sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(_json(value) + "\n")
+
+
+def _json(value: Any) -> str:
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    # What does not print stands inside of a string, where an escape means the same.
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from resumable.data.addresses import key_of
 from resumable.data.keyed import KeyedFetch, build_loader, iterate
-from resumable.data.passes import Opening, Pass, length_of
+from resumable.data.passes import Opening, Pass, length_of, taking
 from resumable.data.replay import check_workers, replay, type_of, workers_of
 from resumable.data.workers import end_iterator, end_workers
 from resumable.errors import LoopError
@@ -147,7 +147,8 @@ class StreamPass(Pass):
         self._check_kind(opening)
         self._count = opening.batches_done if self._stateful else 0
         if self._stateful and opening.resume:
-            self._dataset.load_state_dict(opening.resume["dataset"])
+            with taking(opening.address, type_of(self._dataset)):
+                self._dataset.load_state_dict(opening.resume["dataset"])
             self.replayed = True
         self._batches: Iterator[Any] | None = source.start(loader, opening, self, first=self._count)
         self._live = source.stream.live if source.stream else None
@@ -173,7 +174,8 @@ class StreamPass(Pass):
         iterator = self._live.items if self._live else None
         state = opening.resume.get("iterator") if opening.resume else None
         if state is not None and iterator is not self._dataset:
-            iterator.load_state_dict(state)  # type: ignore[union-attr]
+            with taking(opening.address, type_of(iterator)):
+                iterator.load_state_dict(state)  # type: ignore[union-attr]
 
     def _fetch(self) -> Any:
         assert self._batches is not None

@@ -19,11 +19,18 @@ from resumable.data.addresses import PassAddress
 from resumable.data.iterable import StreamPass, StreamSource
 from resumable.data.keyed import KeyedPass, KeyedSource
 from resumable.data.order import stateful_parts
-from resumable.data.passes import FinishedPass, Opening, Pass, Position, Skipping, announce_epoch, length_of
+from resumable.data.passes import FinishedPass, Opening, Pass, Position, Skipping, announce_epoch, length_of, taking
 from resumable.data.replay import ReplayPass, type_of, workers_of
-from resumable.errors import LoopError
+from resumable.errors import CorruptCheckpointError, LoopError
 
 __all__ = ["Data", "Pass", "PassAddress"]
+
+# What a position by each way of reading holds at least.
+_PARTS = {
+    "address": {"batches", "order", "dataset_length", "sampler"},
+    "state": {"batches", "workers", "dataset"},
+    "replay": {"batches", "workers"},
+}
 
 _open: weakref.WeakSet[Data] = weakref.WeakSet()
 
@@ -102,7 +109,8 @@ class Data:
         for role, part in stateful_parts(loader).items():
             # A sampler that several passes share goes on by itself once the first of them has begun.
             if role in carried and opening.resume is None and self._settled.get(id(part)) is not part:
-                part.load_state_dict(copy.deepcopy(carried[role]))
+                with taking(opening.address, role):
+                    part.load_state_dict(copy.deepcopy(carried[role]))
             self._settled[id(part)] = part
         opened = KeyedPass(loader, opening, self._source(loader, opening.address.loop, KeyedSource))
         if opened.order.states():
@@ -174,3 +182,5 @@ def _check_kind(kind: str, opening: Opening) -> None:
             f"{opening.address}: the checkpoint holds a position by {before}, but this loader goes by {kind}",
             "resume with the kind of loader and dataset that the run began with",
         )
+    if not _PARTS[before] <= opening.resume.keys() or not isinstance(opening.resume.get("sampler", {}), dict):
+        raise CorruptCheckpointError(f"{opening.address}: not the position of a pass by {before}")

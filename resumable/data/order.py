@@ -27,7 +27,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from resumable.data.generators import find_generators
-from resumable.data.passes import Opening, Position
+from resumable.data.passes import Opening, Position, taking
 from resumable.data.streams import PrivateStreams
 from resumable.errors import LoopError
 
@@ -130,7 +130,8 @@ class Order(Iterator[KeyedBatch]):
                 "use the sampler that the run began with",
             )
         for role, part in self._stateful.items():
-            part.load_state_dict(copy.deepcopy(states[role]))
+            with taking(self._opening.address, role):
+                part.load_state_dict(copy.deepcopy(states[role]))
 
     def _skip(self, resume: Position) -> None:
         wanted = int(resume["batches"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from resumable.data.addresses import PassAddress, batch_key, pass_key
-from resumable.errors import LoopError
+from resumable.errors import LoopError, ResumableError, quoted
 
 Position = Mapping[str, Any]
 Skipping = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -39,6 +39,20 @@ class Opening:
 
     def batch_key(self, batch: int) -> bytes:
         return batch_key(self.data_seed, self.address, batch)
+
+
+@contextlib.contextmanager
+def taking(address: PassAddress, what: str) -> Iterator[None]:
+    """Around a `load_state_dict` of the user's: whatever a state that is none of its own makes it raise, in words."""
+    try:
+        yield
+    except ResumableError:
+        raise
+    except Exception as error:
+        raise LoopError(
+            f"{address}: {what} did not take its state from the checkpoint: {type(error).__name__}: {quoted(error)}",
+            "load_state_dict must take what state_dict gave before",
+        ) from error
 
 
 class Pass(ABC):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 
-from resumable.errors import RunMismatchError
+from resumable.errors import ResumableError, RunMismatchError, quoted
 from resumable.state.tensors import Recorded
 
 _SHOWN = 20
@@ -50,6 +51,13 @@ class Plain:
     def key_of(self, path: tuple[str, ...]) -> str:
         return ".".join(path)
 
+    def restore(self, tree: Any) -> None:
+        with taking(self.name):
+            self._restore(tree)
+
+    def _restore(self, tree: Any) -> None:
+        raise NotImplementedError
+
     def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:
         return []
 
@@ -66,6 +74,20 @@ def mismatch(name: str, reasons: Iterable[str]) -> RunMismatchError:
         f"{name} does not fit the checkpoint: {'; '.join(reasons)}",
         "build the object as it was when the checkpoint was written, or name another folder in `run` for a new run",
     )
+
+
+@contextmanager
+def taking(name: str) -> Iterator[None]:
+    """Around code that takes a stored tree as it is: whatever one of another shape makes it raise becomes a mismatch.
+
+    A checkpoint may come from anybody, so a tree that was decoded need not be one that this object ever gave.
+    """
+    try:
+        yield
+    except ResumableError:
+        raise
+    except Exception as error:
+        raise mismatch(name, [f"{type(error).__name__}: {quoted(error)}"]) from error
 
 
 def listed(what: str, names: Iterable[str]) -> list[str]:

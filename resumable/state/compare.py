@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from resumable.errors import StateError
-from resumable.state.adapter import Adapter
+from resumable.state.adapter import Adapter, taking
 from resumable.state.encoder import encode
 from resumable.state.tensors import Recorded, TensorFacts, facts_of, tensor_digest
 
@@ -43,7 +43,8 @@ def differences(adapter: Adapter, document: Any, records: Mapping[str, Record]) 
     """Where the live object differs from its stored state, as `path: stored X, here Y`; empty where nowhere."""
     live = encode(adapter.capture(), key_of=adapter.key_of, where=adapter.name)
     comparison = _Comparison(records, live.tensors)
-    return list(comparison.nodes(adapter.comparable(document), adapter.comparable(live.document), adapter.name))
+    with taking(adapter.name):
+        return list(comparison.nodes(adapter.comparable(document), adapter.comparable(live.document), adapter.name))
 
 
 class _Comparison:

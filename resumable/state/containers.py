@@ -25,7 +25,7 @@ class ContainerAdapter(Plain):
     def capture(self) -> Any:
         return self.target
 
-    def restore(self, tree: Any) -> None:
+    def _restore(self, tree: Any) -> None:
         if type(tree) is not type(self.target):
             raise self.mismatch(
                 [f"the checkpoint holds a {type(tree).__name__}, here is a {type(self.target).__name__}"]

@@ -16,7 +16,11 @@ from torch import Tensor
 
 from resumable.state.tensors import DTYPES, TensorFacts, empty, fill
 
-_NUMPY_DTYPE = re.compile(r"[<>|=][biufcSUmM]\d{1,9}(\[\d{0,9}[A-Za-z]{1,2}\])?")
+# Reading takes time quadratic in the number of keys with one hash. Those of strings are random; those of numbers and
+# tuples of them can be chosen.
+MAX_KEYS_OF_ONE_HASH = 16
+
+_NUMPY_DTYPE = re.compile(r"[<>|][biufcSUmM]\d{1,9}(\[([1-9]\d{0,8})?[A-Za-z]{1,2}\])?")
 
 
 def decode(document: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -61,7 +65,7 @@ class _Decoder:
             return read(self, content, path)
         except _MalformedError:
             raise
-        except (ValueError, TypeError, OverflowError, RuntimeError, KeyError, struct.error) as error:
+        except (ValueError, TypeError, ArithmeticError, RuntimeError, KeyError, struct.error, MemoryError) as error:
             self.fail(path, f"malformed {tag}: {error!r}", cause=error)
 
     # Scalars
@@ -110,7 +114,9 @@ class _Decoder:
         return counter
 
     def unordered(self, content: list[Any], path: tuple[str, ...]) -> set[Any]:
-        items = set(self._items(content, path))
+        members = self._items(content, path)
+        self._check_hashes(members, path)
+        items = set(members)
         if len(items) != len(content):
             self.fail(path, "a set with a value twice")
         return items
@@ -126,6 +132,7 @@ class _Decoder:
         data = self.octets(content["data"], path)
         if order not in ("C", "F") or len(content) != 4 or len(data) != math.prod(shape) * dtype.itemsize:
             self.fail(path, "malformed $ndarray")
+        self._check_values(data, dtype, path)
         return np.ndarray(shape, dtype, buffer=bytearray(data) or None, order=order)
 
     def scalar(self, content: dict[str, Any], path: tuple[str, ...]) -> Any:
@@ -133,6 +140,7 @@ class _Decoder:
         data = self.octets(content["data"], path)
         if len(content) != 2 or len(data) != dtype.itemsize:
             self.fail(path, "malformed $scalar")
+        self._check_values(data, dtype, path)
         return np.ndarray((), dtype, buffer=data or None)[()]
 
     def stored_array(self, content: str, path: tuple[str, ...]) -> np.ndarray[Any, Any]:
@@ -151,6 +159,8 @@ class _Decoder:
         facts = TensorFacts(content["dtype"], tuple(content["shape"]), None if strides is None else tuple(strides))
         if len(data) != facts.nbytes or len(content) != 4:
             self.fail(path, "malformed $inline")
+        if facts.torch_dtype is torch.bool:
+            self._check_bools(data, path)
         tensor = empty(facts)
         if data:
             flat = torch.frombuffer(data, dtype=torch.uint8)
@@ -192,9 +202,14 @@ class _Decoder:
                 self.fail(path, "expected pairs of key and value")
             key = self.node(pair[0], path)
             pairs.append((key, self.node(pair[1], (*path, str(key)))))
+        self._check_hashes([key for key, _ in pairs], path)
         if len(dict(pairs)) != len(pairs):
             self.fail(path, "a key stands twice")
         return pairs
+
+    def _check_hashes(self, keys: list[Any], path: tuple[str, ...]) -> None:
+        if max(collections.Counter(map(hash, keys)).values(), default=0) > MAX_KEYS_OF_ONE_HASH:
+            self.fail(path, "more keys of one hash than chance explains")
 
     def _wrap(
         self, tag: str, content: dict[str, Any], path: tuple[str, ...], make: Callable[[Tensor], Tensor]
@@ -211,6 +226,16 @@ class _Decoder:
         if type(text) is not str or not _NUMPY_DTYPE.fullmatch(text):
             self.fail(path, f"malformed NumPy dtype {text!r}")
         return np.dtype(text)
+
+    def _check_values(self, data: bytes, dtype: np.dtype[Any], path: tuple[str, ...]) -> None:
+        if dtype.kind == "b":
+            self._check_bools(data, path)
+        elif dtype.kind == "U":
+            data.decode("utf-32-be" if dtype.str[0] == ">" else "utf-32-le", "surrogatepass")
+
+    def _check_bools(self, data: bytes | bytearray, path: tuple[str, ...]) -> None:
+        if data.translate(None, b"\0\1"):
+            self.fail(path, "a bool that is neither 0 nor 1")
 
     def _check_shape(self, shape: Any, path: tuple[str, ...]) -> None:
         if type(shape) is not list or len(shape) > 64 or any(type(n) is not int or not 0 <= n < 2**48 for n in shape):

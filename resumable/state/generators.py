@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from resumable.state.adapter import Plain
+from resumable.state.unchecked import check_numpy_seed, check_numpy_stream, check_torch_stream
 
 GENERATOR_TYPES = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
@@ -28,16 +29,19 @@ class GeneratorAdapter(Plain):
             return {"numpy": target.get_state(legacy=False)}
         return {"python": target.getstate()}
 
-    def restore(self, tree: dict[str, Any]) -> None:
+    def _restore(self, tree: dict[str, Any]) -> None:
         saved, here = _sort(tree), _sort(self.capture())
         if saved != here:
             raise self.mismatch([f"the checkpoint holds {saved}, here is {here}"])
         target = self.target
         if isinstance(target, torch.Generator):
+            if target.device.type == "cpu":
+                check_torch_stream(tree["torch"])
             target.set_state(tree["torch"].clone())
         elif isinstance(target, np.random.Generator):
             _set_numpy(target.bit_generator, tree["numpy"], tree["seed"])
         elif isinstance(target, np.random.RandomState):
+            check_numpy_stream(tree["numpy"])
             target.set_state(tree["numpy"])
         else:
             target.setstate(tree["python"])
@@ -54,9 +58,11 @@ def _seed(sequence: Any) -> dict[str, Any] | None:
 
 
 def _set_numpy(bit_generator: Any, state: dict[str, Any], seed: dict[str, Any] | None) -> None:
+    check_numpy_stream(state)
     if seed is None or seed == _seed(bit_generator.seed_seq):
         bit_generator.state = state
     else:
+        check_numpy_seed(seed)
         bit_generator.__setstate__((state, np.random.SeedSequence(**seed)))
 
 

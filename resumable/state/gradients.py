@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from resumable.errors import StateError
-from resumable.state.adapter import Adapter, mismatch
+from resumable.state.adapter import Adapter, mismatch, taking
 from resumable.state.modules import ModuleAdapter
 from resumable.state.tensors import copy_of
 
@@ -63,6 +63,10 @@ class Gradients:
 
     def restore(self, tree: dict[str, Any]) -> None:
         """Give every parameter the gradient that it had, zeros where it was used already, None where it had none."""
+        with taking("gradients"):
+            self._restore(tree)
+
+    def _restore(self, tree: dict[str, Any]) -> None:
         parameters = dict(self._parameters())
         unknown = sorted(set(tree["present"]) - parameters.keys())
         if unknown:

@@ -31,7 +31,7 @@ TAG_BYTES: Mapping[str, int] = {
     "C64": 8,
 }
 MAX_HEADER_BYTES = 64 * 2**20
-MAX_HEADER_ITEMS = 2_000_000
+MAX_HEADER_ITEMS = 3_000_000
 
 _METADATA = "__metadata__"
 _ALIGNMENT_BYTES = 64
@@ -65,7 +65,8 @@ class Layout:
                 raise ValueError(f"tensor {key!r}: {nbytes} bytes do not hold {tag}{list(shape)}")
             table[key] = {"dtype": tag, "shape": list(shape), "data_offsets": [offset, offset + nbytes]}
             offset += nbytes
-        self.header = _padded(strictjson.dumps(table))
+        text = strictjson.dumps(table, max_bytes=MAX_HEADER_BYTES, max_items=MAX_HEADER_ITEMS)
+        self.header = _padded(text)
         self.slices = {
             key: _slice(key, entry, base=len(self.header)) for key, entry in table.items() if key != _METADATA
         }
@@ -97,7 +98,7 @@ def _padded(text: bytes) -> bytes:
 
 def _item_bytes(tag: str) -> int:
     if tag not in TAG_BYTES:
-        raise ValueError(f"unknown dtype tag {tag!r}")
+        raise ValueError(f"unknown dtype tag {tag[:80]!r}")
     return TAG_BYTES[tag]
 
 

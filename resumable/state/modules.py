@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resumable.errors import RunMismatchError
-from resumable.state.adapter import Plain, listed
+from resumable.state.adapter import Plain, listed, taking
 from resumable.state.tensors import Recorded, copy_of, empty, facts_of, fill, same_place
 from resumable.state.trees import fresh
 
@@ -64,7 +64,7 @@ class ModuleAdapter(Plain):
             *listed("another shape or dtype", other),
         ]
 
-    def restore(self, tree: dict[str, Any]) -> None:
+    def _restore(self, tree: dict[str, Any]) -> None:
         self._refuse_misfit(tree)
         state = weights(tree)
         self._place_buffers({**_tensors(state), **tree["buffers"]})
@@ -116,10 +116,20 @@ class ModuleAdapter(Plain):
 
 
 def weights(tree: Mapping[str, Any]) -> collections.OrderedDict[str, Any]:
-    """The `state_dict` of a stored module, with its metadata, as the module itself would have given it."""
-    state: Any = collections.OrderedDict(tree["state"])
-    if tree["metadata"] is not None:
-        state._metadata = tree["metadata"]
+    """The `state_dict` of a stored module, with its metadata, as the module itself would have given it.
+
+    `ValueError`, `KeyError` or `TypeError` for a tree that is none of a module.
+    """
+    stored, metadata = tree["state"], tree["metadata"]
+    if not isinstance(stored, dict) or not all(type(key) is str for key in stored):
+        raise ValueError("its state is no dict by name")
+    if metadata is not None and not (
+        isinstance(metadata, dict) and all(isinstance(m, dict) for m in metadata.values())
+    ):
+        raise ValueError("its metadata is no dict of dicts")
+    state: Any = collections.OrderedDict(stored)
+    if metadata is not None:
+        state._metadata = metadata
     ordered: collections.OrderedDict[str, Any] = state
     return ordered
 
@@ -142,7 +152,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], *, strict: bool = T
             "build the model as it was when the checkpoint was written"
             + ("" if shapes else ", or pass strict=False to take what fits"),
         )
-    model.load_state_dict(state, strict=False)
+    with taking(type(model).__name__):
+        model.load_state_dict(state, strict=False)
     return missing, unexpected
 
 

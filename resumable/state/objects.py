@@ -31,7 +31,7 @@ class StatefulAdapter(Plain):
     def capture(self) -> Any:
         return self.target.state_dict()
 
-    def restore(self, tree: Any) -> None:
+    def _restore(self, tree: Any) -> None:
         # A copy: some implementations change what they are given, and most keep parts of it.
         try:
             self.target.load_state_dict(fresh(tree, self.target.state_dict()))

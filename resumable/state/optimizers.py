@@ -12,6 +12,7 @@ from torch import Tensor
 from resumable.state.adapter import Plain, listed
 from resumable.state.tensors import facts_of, tensor_digest
 from resumable.state.trees import fresh
+from resumable.state.unchecked import misshapen
 
 Names = Callable[[], Mapping[int, str]]
 
@@ -53,7 +54,7 @@ class OptimizerAdapter(Plain):
         groups = [{**group, "params": sorted(group["params"])} for group in document["groups"]]
         return {**document, "groups": groups}
 
-    def restore(self, tree: dict[str, Any]) -> None:
+    def _restore(self, tree: dict[str, Any]) -> None:
         self._refuse_misfit(tree)
         index = {name: number for number, name in enumerate(chain.from_iterable(self._group_names()))}
         saved = {index[name]: state for name, state in tree["state"].items()}
@@ -121,6 +122,11 @@ class OptimizerAdapter(Plain):
             reasons += listed(f"group {number}, missing in the checkpoint", sorted(set(now) - set(then)))
             reasons += listed(f"group {number}, not in this optimizer", sorted(set(then) - set(now)))
         reasons += self._other_shapes(tree["shapes"])
+        reasons += self._misshapen(tree["state"])
+        numbers = range(len(list(chain.from_iterable(live))))
+        reasons += listed(
+            "state beside the parameters' under a number of one", [str(k) for k in tree["extra"] if k in numbers]
+        )
         if not reasons and isinstance(self.target, torch.optim.LBFGS) and saved != live:
             reasons.append("LBFGS keeps all parameters in one vector, and their order is another one")
         if reasons:
@@ -130,6 +136,16 @@ class OptimizerAdapter(Plain):
         live = self._shapes()
         apart = [name for name, shape in saved.items() if live.get(name, shape) != shape]
         return listed("another shape", [f"{name} (checkpoint {saved[name]}, here {live[name]})" for name in apart])
+
+    def _misshapen(self, saved: Mapping[str, Any]) -> list[str]:
+        names = chain.from_iterable(self._group_names())
+        parameters = chain.from_iterable(group["params"] for group in self.target.param_groups)
+        return [
+            reason
+            for name, parameter in zip(names, parameters, strict=True)
+            if name in saved
+            for reason in listed(f"state of {name} in another shape than its own", misshapen(parameter, saved[name]))
+        ]
 
     def _shapes(self) -> dict[str, list[int]]:
         names = chain.from_iterable(self._group_names())

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resumable.state.adapter import taking
+from resumable.state.unchecked import check_numpy_stream, check_torch_stream
+
 
 def capture() -> dict[str, Any]:
     """The state of the streams of Python, NumPy, torch on the CPU, and every accelerator that this program uses."""
@@ -25,8 +28,15 @@ def capture() -> dict[str, Any]:
 def restore(tree: dict[str, Any]) -> list[str]:
     """Put every stream back; returns the names of those that this machine does not have, such as `cuda:1`.
 
-    Raises `ValueError` where a state does not fit its stream.
+    Raises `RunMismatchError` where a state does not fit its stream.
     """
+    with taking("rng"):
+        return _restored(tree)
+
+
+def _restored(tree: dict[str, Any]) -> list[str]:
+    check_numpy_stream(tree["numpy"])
+    check_torch_stream(tree["torch"])
     random.setstate(tree["python"])
     np.random.set_state(tree["numpy"])
     torch.set_rng_state(tree["torch"].clone())

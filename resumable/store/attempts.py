@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from resumable.errors import CheckpointError, CorruptCheckpointError, FencedError
 from resumable.store.catalog import Catalog
-from resumable.store.layout import ATTEMPTS, LOCK, RUN_FILE, CheckpointName, attempt_path, parse_attempt
+from resumable.store.layout import ATTEMPTS, LOCK, MAX_NUMBER, RUN_FILE, CheckpointName, attempt_path, parse_attempt
 from resumable.store.manifest import MAX_RECORD_BYTES, AttemptFile, RunFile, parse_attempt_file
 from resumable.store.storage import Storage
 
@@ -104,6 +104,11 @@ def begin(
     number = max([*_numbers(storage), *(name.attempt for name in Catalog(storage).names())], default=0)
     while True:
         number += 1
+        if number > MAX_NUMBER:
+            raise CorruptCheckpointError(
+                f"{storage.url}: attempt {number - 1} leaves no number for another one",
+                "no run has that many: somebody made that file or folder; remove it",
+            )
         record = AttemptFile(attempt=number, token=token, host=socket.gethostname(), pid=os.getpid(), started=clock())
         try:
             storage.create(attempt_path(number), record.dump())

@@ -16,6 +16,7 @@ TEMPORARY = ".tmp-"
 PROBE = ".probe-"
 
 MAX_BLOB_NAME_BYTES = 200
+MAX_NUMBER = 10**18 - 1  # of steps, epochs and attempts: what their digits in a name can say
 
 _CHECKPOINT = re.compile(r"step-([0-9]{9,18})\.e([0-9]{4,18})\.a([0-9]{4,18})")
 _ATTEMPT = re.compile(r"([0-9]{6,18})\.json")
@@ -30,6 +31,11 @@ class CheckpointName:
     step: int
     epoch: int
     attempt: int
+
+    def __post_init__(self) -> None:
+        # A folder with more digits would be none of this format: what is saved there would never be found.
+        if not all(0 <= number <= MAX_NUMBER for number in (self.step, self.epoch, self.attempt)):
+            raise ValueError(f"step {self.step}, epoch {self.epoch}, attempt {self.attempt}: no name can say that")
 
     def __str__(self) -> str:
         return f"step-{self.step:09d}.e{self.epoch:04d}.a{self.attempt:04d}"
@@ -59,6 +65,8 @@ def checkpoint_path(name: CheckpointName, file: str = "") -> str:
 
 
 def attempt_path(number: int) -> str:
+    if not 1 <= number <= MAX_NUMBER:
+        raise ValueError(f"attempt {number}: no name can say that")
     return f"{ATTEMPTS}/{number:06d}.json"
 
 
@@ -79,6 +87,11 @@ def is_blob_name(file_name: str) -> bool:
     if not match or len(file_name.encode("utf-8", "replace")) > MAX_BLOB_NAME_BYTES:
         return False
     return match[1] is None or match[1].isidentifier()
+
+
+def is_object_name(name: str) -> bool:
+    """Whether an object may be called so."""
+    return name.isidentifier() and len(name.encode()) <= MAX_BLOB_NAME_BYTES
 
 
 def is_blob_path(path: str) -> bool:

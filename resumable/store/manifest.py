@@ -15,12 +15,21 @@ import xxhash
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from resumable import strictjson
-from resumable.errors import CorruptCheckpointError, FormatVersionError
-from resumable.store.layout import CheckpointName, is_blob_name, is_blob_path
+from resumable.errors import CorruptCheckpointError, FormatVersionError, StateError, quoted
+from resumable.store.layout import MAX_NUMBER, CheckpointName, is_blob_name, is_blob_path, is_object_name
 
 FORMAT_VERSION = 1
 MAX_RECORD_BYTES = 64 * 2**10
 MAX_MANIFEST_BYTES = strictjson.MAX_BYTES
+MAX_TENSORS = 250_000
+MAX_OBJECTS = 10_000
+MAX_BLOBS = 100_000
+MAX_LINEAGE = 100_000
+MAX_DIMENSIONS = 64
+
+# What a blob may take up besides its tensors: the header of one, or all of a JSON document.
+MAX_OVERHEAD_BYTES = 8 + strictjson.MAX_BYTES
+WIDEST_ITEM_BYTES = 16
 
 # The last bytes of every document, in this and in all later versions of the format.
 _TRAILER = re.compile(rb',"digest":"([0-9a-f]{32})"\}')
@@ -40,11 +49,23 @@ def _to_text(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
+def _plain(value: Any) -> Any:
+    if value is not None and type(value) not in (int, str):
+        raise ValueError(f"a {type(value).__name__}, expected a number or a word")
+    return value
+
+
 Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+Sizes = Annotated[list[Natural], Field(max_length=MAX_DIMENSIONS)]
+Seconds = Annotated[float, Field(ge=0, lt=250_000_000_000)]  # since 1970; the calendars of programs end in year 9999
 Number = Annotated[float, BeforeValidator(_from_text), PlainSerializer(_to_text)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Descent = Annotated[tuple[Natural, str | None], Field(strict=False)]
+Text = Annotated[str, Field(max_length=1000)]
+Plain = Annotated[Any, BeforeValidator(_plain)]
+Dtype = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]
+Descent = Annotated[tuple[Count, Name | None], Field(strict=False)]
 FormatVersion = Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
 
 
@@ -55,7 +76,15 @@ class Record(BaseModel):
 
     def dump(self) -> bytes:
         """The document as JSON; its last key is `digest`, of the same bytes without that key."""
-        body = strictjson.dumps(self.model_dump())
+        document = self.model_dump()
+        try:
+            _refuse_too_much(document)
+            body = strictjson.dumps(document)
+        except ValueError as error:
+            raise StateError(
+                f"no reader would take this {type(self).__name__.lower()}: {quoted(error)}",
+                "keep the state in fewer and larger tensors",
+            ) from error
         return body[:-1] + b',"digest":"%s"}' % digest(body).encode()
 
 
@@ -65,7 +94,7 @@ class RunFile(Record):
     format_version: FormatVersion = FORMAT_VERSION
     run_id: Name
     data_seed: int
-    created: float
+    created: Seconds
 
     @classmethod
     def new(cls, *, data_seed: int) -> RunFile:
@@ -77,21 +106,21 @@ class AttemptFile(Record):
     """`attempts/000003.json`: one launch of the program, its time in seconds since 1970."""
 
     format_version: FormatVersion = FORMAT_VERSION
-    attempt: Natural
+    attempt: Count
     token: Name
-    host: str
-    pid: int
-    started: float
+    host: Text
+    pid: Natural
+    started: Seconds
 
 
 class TensorRecord(Record):
     """One tensor of a blob. Without `strides` it is row-major; with `alias` it is another name of that tensor."""
 
-    dtype: Name
-    shape: list[Natural]
-    global_shape: list[Natural]
-    offsets: list[Natural]
-    strides: list[Natural] | None = None
+    dtype: Dtype
+    shape: Sizes
+    global_shape: Sizes
+    offsets: Sizes
+    strides: Sizes | None = None
     alias: str | None = None
     digest: Digest
 
@@ -102,12 +131,17 @@ class TensorRecord(Record):
             raise ValueError("shape, global_shape, offsets and strides differ in length")
         return self
 
+    @property
+    def elements(self) -> int:
+        """How many of its elements lie in the blob: none of an alias."""
+        return math.prod(self.shape) if self.alias is None else 0
+
 
 class BlobRecord(Record):
     """One file: its path within the run, which may lead into another checkpoint, and its size in bytes."""
 
     path: str
-    rank: Natural
+    rank: Annotated[int, Field(ge=0, lt=100_000)]
     size: Natural
     digest: Digest
 
@@ -122,8 +156,8 @@ class ObjectRecord(Record):
     """One object the user passed: what it was, and which blob holds its tensors (None: it has none)."""
 
     kind: Name
-    type: str
-    blob: str | None
+    type: Text
+    blob: Name | None
     tensors: dict[str, TensorRecord]
 
     @model_validator(mode="after")
@@ -132,6 +166,8 @@ class ObjectRecord(Record):
             target = self.tensors.get(tensor.alias) if tensor.alias is not None else None
             if tensor.alias is not None and (target is None or target.alias is not None):
                 raise ValueError(f"{key!r} is an alias of {tensor.alias!r}, which is no tensor of its own")
+            if target is not None and tensor.model_copy(update={"alias": None}) != target:
+                raise ValueError(f"{key!r} is an alias of {tensor.alias!r}, which is another tensor")
         return self
 
 
@@ -140,20 +176,20 @@ class Manifest(Record):
 
     format_version: FormatVersion = FORMAT_VERSION
     run_id: Name
-    attempt: Natural
+    attempt: Count
     token: Name
     lineage: list[Descent]
-    step: Natural
-    epoch: Natural
-    position: dict[str, Any]
+    step: Count
+    epoch: Count
+    position: dict[str, Plain]
     metrics: dict[str, Number]
     config: dict[str, Any]
     versions: dict[str, str]
     environment: dict[str, Any]
-    world: Annotated[int, Field(ge=1)]
+    world: Annotated[int, Field(ge=1, lt=2**31)]
     finished: bool
-    reason: str
-    created: float
+    reason: Text
+    created: Seconds
     objects: dict[str, ObjectRecord]
     blobs: dict[str, BlobRecord]
 
@@ -167,7 +203,8 @@ class Manifest(Record):
         before: int | None = None
         for attempt, resumed_from in self.lineage:
             parent = CheckpointName.parse(resumed_from) if resumed_from is not None else None
-            if (parent.attempt if parent else None) != before or attempt <= (before or 0):
+            known = parent is not None if resumed_from is not None else True
+            if not known or (parent.attempt if parent else None) != before or attempt <= (before or 0):
                 raise ValueError(f"lineage: attempt {attempt} cannot have resumed from {resumed_from}")
             before = attempt
         if before != self.attempt:
@@ -180,12 +217,35 @@ class Manifest(Record):
             if not is_blob_name(file_name):
                 raise ValueError(f"blobs: {file_name!r} is not the name of a blob")
         for name, record in self.objects.items():
+            if not is_object_name(name):
+                raise ValueError(f"objects: {name!r} is not the name of an object")
             if record.blob is not None and record.blob not in self.blobs:
                 raise ValueError(f"objects.{name}: its blob {record.blob!r} is not among the blobs")
         return self
 
+    @model_validator(mode="after")
+    def _blobs_are_no_larger_than_what_is_in_them(self) -> Manifest:
+        # So that a few bytes of JSON beside a sparse file do not ask for a terabyte of memory.
+        elements = dict.fromkeys(self.blobs, 0)
+        for record in self.objects.values():
+            if record.blob is not None:
+                elements[record.blob] += sum(tensor.elements for tensor in record.tensors.values())
+        for file_name, blob in self.blobs.items():
+            most = MAX_OVERHEAD_BYTES + WIDEST_ITEM_BYTES * elements[file_name]
+            if blob.size > most:
+                raise ValueError(
+                    f"blobs.{file_name}: {blob.size} bytes; what is recorded of it takes up {most} at most"
+                )
+        return self
+
 
 R = TypeVar("R", bound=Record)
+
+_PARTS = {"blobs": MAX_BLOBS, "lineage": MAX_LINEAGE}
+
+
+def _is_sized(value: Any) -> bool:
+    return isinstance(value, dict | list)
 
 
 def parse(data: bytes) -> Manifest:
@@ -207,12 +267,31 @@ def _parse(kind: type[R], data: bytes, what: str) -> R:
     try:
         document = strictjson.loads(_undamaged(data))
     except ValueError as error:
-        raise CorruptCheckpointError(f"{what}: {error}") from error
+        raise CorruptCheckpointError(f"{what}: {quoted(error)}") from error
     _refuse_newer(document, what)
     try:
+        _refuse_too_much(document)
         return kind.model_validate(document)
     except ValidationError as error:
-        raise CorruptCheckpointError(f"{what}: {_first(error)}") from error
+        raise CorruptCheckpointError(f"{what}: {quoted(_first(error))}") from error
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{what}: {quoted(error)}") from error
+
+
+def _refuse_too_much(document: Any) -> None:
+    """`ValueError` for more parts than a manifest may have: counted before each of them becomes a record."""
+    if not isinstance(document, dict):
+        return
+    objects = document.get("objects")
+    parts = objects.values() if isinstance(objects, dict) else ()
+    tensors = sum(len(part["tensors"]) for part in parts if isinstance(part, dict) and _is_sized(part.get("tensors")))
+    for what, count, most in (
+        ("objects", len(parts), MAX_OBJECTS),
+        ("tensors", tensors, MAX_TENSORS),
+        *((name, len(document[name]), most) for name, most in _PARTS.items() if _is_sized(document.get(name))),
+    ):
+        if count > most:
+            raise ValueError(f"{count} {what}, more than the {most} allowed")
 
 
 def _undamaged(data: bytes) -> bytes:

@@ -272,3 +272,28 @@ def test_whatever_is_stored_is_within_the_bounds_of_the_parser() -> None:
 def test_a_hostile_document_is_a_value_error(document: Any) -> None:
     with pytest.raises(ValueError, match=r"^x"):
         decode({"x": [document]}, {})
+
+
+def test_more_keys_of_one_hash_than_chance_explains_are_refused() -> None:
+    """Each would be compared with all before it: 100,000 of them take hours."""
+    colliding = [{"$tuple": [-1 if number >> bit & 1 else -2 for bit in range(10)]} for number in range(1000)]
+    for document in ({"$set": colliding}, {"$dict": [[key, 1] for key in colliding]}):
+        with pytest.raises(ValueError, match="more keys of one hash than chance explains"):
+            decode(document, {})
+    assert len(decode({"$set": list(range(100_000))}, {})) == 100_000
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"$scalar": {"dtype": "|b1", "data": "Ag=="}},
+        {"$ndarray": {"dtype": "|b1", "shape": [1], "order": "C", "data": "Ag=="}},
+        {"$inline": {"dtype": "bool", "shape": [1], "strides": None, "data": "Ag=="}},
+        {"$scalar": {"dtype": "<U1", "data": "////fw=="}},
+        {"$ndarray": {"dtype": ">U1", "shape": [1], "order": "C", "data": "fwAAAA=="}},
+        {"$scalar": {"dtype": "<m8[0s]", "data": "AAAAAAAAAAA="}},
+    ],
+)
+def test_bits_that_are_no_value_of_their_dtype_are_refused(node: Any) -> None:
+    with pytest.raises(ValueError, match=r"bool|malformed"):
+        decode(node, {})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resumable.errors import CorruptCheckpointError, FormatVersionError
+from resumable.errors import CorruptCheckpointError, FormatVersionError, StateError
 from resumable.store import manifest as manifest_module
 from resumable.store.manifest import (
     AttemptFile,
@@ -188,6 +188,59 @@ def test_an_alias_must_lead_to_a_tensor_of_its_own() -> None:
     ):
         with pytest.raises(ValueError, match="is no tensor of its own"):
             ObjectRecord(kind="module", type="x", blob=None, tensors=tensors)
+
+
+def test_an_alias_must_be_the_tensor_that_it_leads_to() -> None:
+    with pytest.raises(ValueError, match="'b' is an alias of 'a', which is another tensor"):
+        ObjectRecord(kind="module", type="x", blob=None, tensors={"a": tensor(), "b": scalar_of("a")})
+
+
+def scalar_of(alias: str) -> TensorRecord:
+    return tensor(shape=[], global_shape=[], offsets=[], alias=alias)
+
+
+def test_a_blob_may_be_no_larger_than_what_is_recorded_of_it() -> None:
+    most = 8 + 64 * 2**20 + 16 * (6 + 1)  # the header, and the tensors of `example` at 16 bytes an element
+    record = blob(f"{FOLDER}/model.safetensors", size=most)
+    assert parse(changed(blobs={"model.safetensors": record})).blobs["model.safetensors"].size == most
+    with pytest.raises(
+        CorruptCheckpointError, match=f"{most + 1} bytes; what is recorded of it takes up {most} at most"
+    ):
+        parse(changed(blobs={"model.safetensors": {**record, "size": most + 1}}))
+
+
+@pytest.mark.parametrize("bound", ["MAX_TENSORS", "MAX_OBJECTS"])
+def test_what_no_reader_would_take_is_neither_read_nor_written(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = example().dump()
+    monkeypatch.setattr(manifest_module, bound, 0)
+    with pytest.raises(CorruptCheckpointError, match="more than the 0 allowed"):
+        parse(data)
+    with pytest.raises(StateError, match=r"no reader would take this manifest: .* more than the 0 allowed"):
+        example().dump()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"created": 1e300},
+        {"created": -1.0},
+        {"step": 10**18},
+        {"position": {"loop": []}},
+        {"lineage": [[3, "no checkpoint"]]},
+        {"world": 2**31},
+        {"objects": {"a b": {"kind": "x", "type": "x", "blob": None, "tensors": {}}}},
+    ],
+)
+def test_values_that_no_writer_would_write_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(CorruptCheckpointError):
+        parse(changed(**fields))
+
+
+def test_a_reason_is_short_and_holds_nothing_that_steers_a_terminal() -> None:
+    with pytest.raises(CorruptCheckpointError) as caught:
+        parse(changed(**{"\x1b[2J" + "x" * 10_000: 1}))
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 1000
 
 
 def test_a_tensor_has_one_number_per_dimension() -> None:
