@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +15,11 @@ import torch
 
 from resumable import killpoints, strictjson
 from resumable.config import Config
-from resumable.errors import CorruptCheckpointError, ResumableError, StateError, StorageError
+from resumable.errors import CorruptCheckpointError, NoCheckpointError, ResumableError, StateError, StorageError
 from resumable.events import duration, emit, size, warn
 from resumable.opening import open_run
 from resumable.position import Position
-from resumable.prune import prune
+from resumable.prune import make_room, prune
 from resumable.run import GRADIENTS, STATE_BLOB
 from resumable.state import rng
 from resumable.state.codec import Encoded, encode
@@ -140,9 +142,15 @@ class Checkpointer:
             if captured.staged
         ]
         records = {object_name: _object_record(object_name, c) for object_name, c in snapshot.objects.items()}
-        manifest = publish(
-            self._storage, self.attempt, name, blobs, lambda written: self._manifest(snapshot, records, written)
-        )
+        try:
+            manifest = publish(
+                self._storage, self.attempt, name, blobs, lambda written: self._manifest(snapshot, records, written)
+            )
+        except StorageError as failure:
+            if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+                with suppress(StorageError):  # the failure above is the one to tell
+                    make_room(self._storage, self._catalog, self.attempt)
+            raise
         self._failed_saves = 0
         kept = self._prune()
         self.save_seconds = snapshot.stall_seconds + time.monotonic() - started
@@ -242,8 +250,15 @@ class Checkpointer:
         """Put every object, the gradients and all RNG streams back to the checkpoint, in place, and prove it.
 
         Objects that still have exactly that state are left alone. Raises `RunMismatchError` naming what does not fit,
-        `StateError` naming what did not come back as it was saved.
+        `StateError` naming what did not come back as it was saved, `FencedError` if a newer attempt pruned it.
         """
+        try:
+            self._restore()
+        except NoCheckpointError:
+            self.attempt.check()
+            raise
+
+    def _restore(self) -> None:
         assert self.resumed is not None
         for name, adapter in self._adapters.items():
             if self._differs(name, adapter) is not None:

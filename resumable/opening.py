@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from resumable.config import Config
@@ -69,6 +69,7 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
         lineage = resumed.manifest.lineage if resumed else []
         name = CheckpointName.parse(resumed.name) if resumed else None
         attempt = begin(storage, resumed_from=name, lineage_before=lineage)
+        resumed, attempt = _settled(config, storage, objects, resumed, attempt)
         if resumed is None or not resumed.manifest.finished:
             _name_displaced(storage, attempt)
     except BaseException:
@@ -125,6 +126,30 @@ def _name_displaced(storage: Storage, attempt: Attempt) -> None:
     )
 
 
+def _settled(
+    config: Config, storage: Storage, objects: Mapping[str, Sort], resumed: Checkpoint | None, attempt: Attempt
+) -> tuple[Checkpoint | None, Attempt]:
+    """What is newest now that every earlier attempt is fenced: while we looked, one may have saved and pruned.
+
+    Looked at with fresh eyes, for nothing that was seen before the claim need still be there.
+    """
+    catalog, rejected = Catalog(storage), dict[str, str]()
+    newest = _newest_valid(
+        catalog, rejected, lambda found: _refuse_other_objects(config.run, objects, found), proven=resumed
+    )
+    if newest is None:
+        _refuse_a_fresh_start(config, catalog, rejected)
+        if resumed is not None:
+            raise NoCheckpointError(
+                f"{config.run}: {resumed.name} was the newest a moment ago, and now there is none",
+                "another program deletes in this run: stop it, and restore the run from a copy",
+            )
+    if newest is None or (resumed is not None and newest.name == resumed.name):
+        return newest, attempt
+    lineage = (*newest.manifest.lineage, (attempt.number, newest.name))
+    return newest, replace(attempt, lineage=lineage)
+
+
 def discover(
     config: Config, catalog: Catalog, *, refuse: Callable[[Manifest], None] = lambda manifest: None
 ) -> Checkpoint | None:
@@ -141,11 +166,20 @@ def discover(
     return found
 
 
-def _newest_valid(catalog: Catalog, rejected: dict[str, str], refuse: Callable[[Manifest], None]) -> Checkpoint | None:
+def _newest_valid(
+    catalog: Catalog,
+    rejected: dict[str, str],
+    refuse: Callable[[Manifest], None],
+    *,
+    proven: Checkpoint | None = None,
+) -> Checkpoint | None:
+    """The newest that is right in every byte; `proven` was read already and is not read again."""
     for _ in range(LISTING_ATTEMPTS):
         rejected.clear()
         try:
             for name, manifest in catalog.history(rejected.__setitem__):
+                if proven is not None and str(name) == proven.name:
+                    return proven
                 refuse(manifest)
                 try:
                     catalog.verify(manifest, name)

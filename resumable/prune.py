@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resumable import retention
-from resumable.errors import StorageError
+from resumable.errors import CheckpointError, NoCheckpointError, StorageError
 from resumable.store.attempts import Attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
@@ -59,3 +59,20 @@ def prune(storage: Storage, catalog: Catalog, attempt: Attempt, rule: retention.
     if failures:
         raise failures[0]
     return decided
+
+
+def make_room(storage: Storage, catalog: Catalog, attempt: Attempt) -> None:
+    """On a full disk: remove at once what saves of earlier attempts left without a manifest. Raises as `prune`."""
+    for name in catalog.names():
+        if name.attempt < attempt.number and not _is_committed(catalog, name):
+            delete(storage, attempt, name)
+
+
+def _is_committed(catalog: Catalog, name: CheckpointName) -> bool:
+    try:
+        catalog.manifest(name)
+    except NoCheckpointError:
+        return False
+    except CheckpointError:
+        pass  # damaged, or newer than we know: somebody may want to look at it
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable
@@ -20,7 +21,7 @@ from resumable.store.layout import CHECKPOINTS
 from resumable.store.local import LocalStorage
 from resumable.store.patience import PatientStorage
 from resumable.store.storage import storage_error
-from tests.tiny import Tiny, saved, steps_of, until_written
+from tests.tiny import Tiny, crashed, saved, steps_of, until_written
 
 EVERYTHING = {"last": 1000}
 
@@ -174,6 +175,40 @@ def test_a_newer_attempt_elsewhere_ends_this_one_at_its_next_save(run: Path) -> 
         tiny.turn(8, body)
     assert steps == [0, 1, 2, 3, 4]
     assert steps_of(run)[-1] == 2
+
+
+def test_a_full_disk_is_cleared_of_what_a_killed_save_left_and_the_next_save_finds_room(
+    run: Path, moody: Moody, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Tiny(run)
+    first.turn(6, first.ends)
+    newest = max((run / CHECKPOINTS).iterdir())
+    (newest / "manifest.json").unlink()
+    tiny = Tiny(run, every={"steps": 1, "minutes": None}, keep=EVERYTHING)
+    left = []
+
+    def body(trainer: Trainer) -> None:
+        until_written()
+        left.append(newest.exists())
+        moody.failures = int(len(left) == 1)
+
+    tiny.turn(8, body)
+    assert left[0]
+    assert not left[-1]
+    assert len(warnings_of(caplog)) == 1
+    assert Run(str(run)).latest().manifest.finished
+
+
+def test_a_displaced_launch_whose_checkpoint_was_pruned_before_it_restored_is_told_that_it_is_displaced(
+    run: Path,
+) -> None:
+    crashed(run, step=7)
+    with Tiny(run).trainer() as trainer:
+        begin(LocalStorage(run), resumed_from=None, lineage_before=[])
+        for folder in (run / CHECKPOINTS).iterdir():
+            shutil.rmtree(folder)
+        with pytest.raises(FencedError, match="owns this run now"):
+            trainer.restore()
 
 
 # -- a storage that is away -------------------------------------------------------------------------------------------

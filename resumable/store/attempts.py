@@ -27,15 +27,17 @@ class Attempt:
     token: str
     lineage: Lineage
     storage: Storage = field(repr=False, compare=False)
+    published: set[CheckpointName] = field(default_factory=set, repr=False, compare=False)
+    """What this attempt has told to be saved; what else is there under its number is of a save that failed."""
 
     def check(self) -> None:
         """Return if this attempt still owns the run; otherwise `FencedError`, naming who does. Asks the storage."""
-        highest = max(_numbers(self.storage), default=0)
+        if read_attempt(self.storage, self.number).token != self.token:
+            raise FencedError(f"{describe(self.storage, self.number)} took the number of this attempt", _LOST)
+        highest = max(_numbers(self.storage), default=0)  # last: nothing comes between it and what it allows
         if highest > self.number:
             newer = describe(self.storage, highest)
             raise FencedError(f"{newer} owns this run now; this is attempt {self.number}", _LOST)
-        if read_attempt(self.storage, self.number).token != self.token:
-            raise FencedError(f"{describe(self.storage, self.number)} took the number of this attempt", _LOST)
 
 
 _LOST = "nothing of the newer attempt was touched; stop one of the two jobs, or give each its own run"
@@ -73,13 +75,15 @@ def create_run(storage: Storage, *, data_seed: int) -> RunFile:
     """
     catalog = Catalog(storage)
     existing = catalog.run_file()
+    if existing is None and catalog.names():
+        existing = catalog.run_file()  # another launch may have begun the run in between: run.json comes first
+        if existing is None:
+            raise CorruptCheckpointError(
+                f"{storage.url} has checkpoints but no {RUN_FILE}",
+                "if it is being copied, wait; otherwise copy that file too",
+            )
     if existing is not None:
         return existing
-    if catalog.names():
-        raise CorruptCheckpointError(
-            f"{storage.url} has checkpoints but no {RUN_FILE}",
-            "if it is being copied, wait; otherwise copy that file too",
-        )
     run = RunFile.new(data_seed=data_seed)
     try:
         storage.create(RUN_FILE, run.dump())

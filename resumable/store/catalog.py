@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import xxhash
 
-from resumable.errors import CorruptCheckpointError, NoCheckpointError
+from resumable.errors import CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.events import warn
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName, checkpoint_path
 from resumable.store.manifest import (
@@ -23,7 +23,7 @@ from resumable.store.pins import pinned
 from resumable.store.storage import Storage
 
 PIECE_BYTES = 32 * 2**20
-LISTING_ATTEMPTS = 5
+LISTING_ATTEMPTS = 20
 
 Reject = Callable[[str, str], None]
 
@@ -130,14 +130,22 @@ class Catalog:
         the next one resumed from them. What was skipped before the newest valid one goes to `reject(name, reason)`.
         Raises `FormatVersionError` rather than silently falling back behind what a newer version wrote.
         """
+        names, before = self.names(), None
         for _ in range(LISTING_ATTEMPTS):
-            names = self.names()
             rejected: list[tuple[str, str]] = []
             missing: list[CheckpointName] = []
             line = list(self._walk(names, rejected, missing))
-            # A pruned checkpoint is no fault; but what was committed before it was pruned is not in our listing.
-            if not missing or self.names() == names:
+            # A folder without a manifest that is newer than all we found: unfinished, or pruned? A writer may have
+            # committed it behind our back and pruned what is next. So only what is the same twice is believed.
+            again = self.names() if missing else names
+            if not missing or (again == names and missing == before):
                 break
+            names, before = again, missing if again == names else None
+        else:
+            raise StorageError(
+                "the checkpoints of this run change faster than they can be listed",
+                "try again; if it stays so, save less often, or keep more checkpoints (keep.last)",
+            )
         for name, reason in rejected:
             reject(name, reason)
         return line
@@ -152,7 +160,7 @@ class Catalog:
             try:
                 manifest = self._valid(name)
             except (NoCheckpointError, CorruptCheckpointError) as error:
-                if isinstance(error, NoCheckpointError):
+                if isinstance(error, NoCheckpointError) and newest_place is None:
                     missing.append(name)
                 if newest_place is None:
                     rejected.append((str(name), error.message.removeprefix(f"{name}: ")))
@@ -183,6 +191,8 @@ class Catalog:
         try:
             self._storage.size(checkpoint_path(name, MANIFEST))
         except (FileNotFoundError, ValueError) as error:
+            self._manifests.pop(name, None)
+            self._checked.discard(name)
             raise NoCheckpointError(f"{name}: was pruned meanwhile") from error
 
     def _fill(self, manifest: Manifest, file_name: str, pieces: Iterator[tuple[int, memoryview]]) -> None:

@@ -83,6 +83,8 @@ class PatientStorage:
         return self._patiently(lambda: self._inner.list(path))
 
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
+        if iter(chunks) is chunks:
+            raise TypeError("chunks can be iterated only once, and a repeated write needs them again")
         self._patiently(lambda: self._inner.write(path, chunks))
 
     def create(self, path: str, data: bytes) -> None:

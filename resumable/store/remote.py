@@ -18,8 +18,10 @@ from typing import Any, TypeVar
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
 from resumable.errors import StorageError
-from resumable.store.backends import Backend, backend_of
+from resumable.store.backends import Backend
 from resumable.store.layout import ATTEMPTS, PROBE
+from resumable.store.s3 import S3
+from resumable.store.sftp import Sftp
 from resumable.store.storage import Entry, checked, looked_up, reported
 
 T = TypeVar("T")
@@ -41,7 +43,7 @@ class FsspecStorage:
     locks = False
 
     def __init__(self, file_system: AbstractFileSystem, root: str, url: str, *, probe: bool = True) -> None:
-        self._backend: Backend = backend_of(file_system)
+        self._backend = _backend_of(file_system)
         self._root = root.rstrip("/")
         self._may_probe = probe
         # The same at each try, so that what one could not remove the next does.
@@ -165,11 +167,11 @@ class FsspecStorage:
             self._backend.remove(self._at(path))
 
     def remove_dir(self, path: str) -> None:
-        checked(path)
+        folder = self._at(path)
         if not self._backend.has_folders or self.list(path):  # some backends would remove what is in it
             return
         with suppress(OSError, NotImplementedError):
-            self._backend.remove_folder(self._at(path))
+            self._backend.remove_folder(folder)
 
     def free_bytes(self) -> int | None:
         return None
@@ -216,6 +218,16 @@ class FsspecStorage:
         )
         result.errno = errno.ENOENT
         return result
+
+
+def _backend_of(file_system: AbstractFileSystem) -> Backend:
+    """The backend that knows this filesystem best."""
+    protocols = {file_system.protocol} if isinstance(file_system.protocol, str) else set(file_system.protocol)
+    if "s3" in protocols and hasattr(file_system, "call_s3"):
+        return S3(file_system)
+    if "sftp" in protocols and hasattr(file_system, "ftp"):
+        return Sftp(file_system)
+    return Backend(file_system)
 
 
 def _entries(children: Iterable[dict[str, Any]], folder: str) -> Iterator[Entry]:

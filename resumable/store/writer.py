@@ -46,7 +46,8 @@ def publish(
     there is too little space, nothing is written at all.
     """
     attempt.check()
-    _refuse_unpublishable(storage, name, blobs)
+    _refuse_unpublishable(attempt, name, blobs)
+    _take_back(storage, name)
     _refuse_without_space(storage, name, blobs)
     try:
         records = {blob.file_name: _write_blob(storage, name, blob) for blob in blobs}
@@ -59,8 +60,10 @@ def publish(
         raise
     except BaseException:
         with suppress(Exception):  # the failure above is the one to tell
+            attempt.check()  # a newer attempt may have resumed from it: a publication that seemed to fail may not have
             _clear(storage, name)
         raise
+    attempt.published.add(name)
     reach("save.published", name.step)
     return document
 
@@ -86,13 +89,21 @@ def _clear(storage: Storage, name: CheckpointName) -> None:
     storage.remove_dir(checkpoint_path(name))
 
 
-def _refuse_unpublishable(storage: Storage, name: CheckpointName, blobs: Sequence[Blob]) -> None:
+def _take_back(storage: Storage, name: CheckpointName) -> None:
+    """What an earlier save of this name left that failed, and could not be removed then: nobody was told of it."""
+    if storage.list(checkpoint_path(name)):
+        _clear(storage, name)
+
+
+def _refuse_unpublishable(attempt: Attempt, name: CheckpointName, blobs: Sequence[Blob]) -> None:
     for blob in blobs:
         if not is_blob_name(blob.file_name):
             raise ValueError(f"{blob.file_name!r} is not the name of a blob")
     if len({blob.file_name.casefold() for blob in blobs}) != len(blobs):
         raise ValueError(f"blobs of {name} differ in upper and lower case only, and some filesystems see no difference")
-    if any(entry.name == MANIFEST for entry in storage.list(checkpoint_path(name))):
+    if name.attempt != attempt.number:
+        raise ValueError(f"{name} does not belong to attempt {attempt.number}")
+    if name in attempt.published:
         raise ValueError(f"{name} is published already, and nothing published is rewritten")
 
 

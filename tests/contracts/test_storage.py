@@ -6,24 +6,33 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from resumable.errors import StorageError
-from resumable.store import remote, storage
+from resumable.store import remote
 from resumable.store.local import LocalStorage
 from resumable.store.remote import FsspecStorage
 from resumable.store.storage import Entry, Storage, open_storage
+from tests.faults.servers import S3Server, botocore_session, shared_moto, shared_rclone, shared_sftp
 from tests.store.flat import CarelessStore, FlatStore
 
 Opened = Callable[[], Storage]
 
 
-@pytest.fixture(params=["local", "memory", "flat", "careless", "folders"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opened:
+@pytest.fixture(params=["local", "memory", "flat", "careless", "folders", "s3", "s3-careless", "sftp"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
     """Opens one and the same empty place anew at each call."""
-    monkeypatch.setattr(storage, "RETRY_DELAYS_SECONDS", (0.0, 0.0))
+    if request.param == "s3":
+        return bucket_of(shared_moto())
+    if request.param == "s3-careless":
+        return bucket_of(shared_rclone())
+    if request.param == "sftp":
+        server = shared_sftp()
+        return lambda: raw(server.url(tmp_path / "new" / "run"), server.options)
     unique = secrets.token_hex(4)
     flat = {"skip_instance_cache": True, "folder": str(tmp_path)}
     openers: dict[str, Opened] = {
@@ -35,6 +44,18 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         "folders": lambda: FsspecStorage(LocalFileSystem(), str(tmp_path / "new" / "run"), "folders://run"),
     }
     return openers[str(request.param)]
+
+
+def bucket_of(server: S3Server) -> Opened:
+    """Opens a run in a new bucket of a real server."""
+    url = f"s3://{server.new_bucket()}/run"
+    return lambda: raw(url, {**server.options(), "session": botocore_session()})
+
+
+def raw(url: str, options: dict[str, Any]) -> Storage:
+    """The storage itself, without the patience around it."""
+    file_system, root = url_to_fs(url, **options, skip_instance_cache=True)
+    return FsspecStorage(file_system, root, url)
 
 
 @pytest.fixture

@@ -73,9 +73,13 @@ class Bench:
         """The folder of a run."""
         return self.folder / run
 
+    def url(self, run: str) -> str:
+        """What a launch is told as its run."""
+        return str(self.path(run))
+
     def open(self, run: str) -> Run:
         """The read side of a run."""
-        return Run(str(self.path(run)))
+        return Run(self.url(run))
 
     def launch(self, run: str, launch: Launch | None = None) -> Ended:
         """Launch once, and assert that it ended as it was meant to, where it was meant to."""
@@ -87,7 +91,7 @@ class Bench:
         batches = Path(f"{side}.batches")
         code = self.lab.launch(
             scenario=self.scenario,
-            run=str(self.path(run)),
+            run=self.url(run),
             env=env,
             options={**self.options, **launch.options},
             out=f"{side}.out",

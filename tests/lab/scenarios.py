@@ -12,7 +12,14 @@ import tests.lab.leaving
 import tests.lab.loops  # noqa: F401  # importing registers them
 from tests.lab.script import SCENARIOS, Script
 
-SLOW_IMPORTS = ("resumable.trainer", "accelerate", "torchdata.stateful_dataloader", "sklearn.datasets")
+SLOW_IMPORTS = (
+    "resumable.trainer",
+    "accelerate",
+    "torchdata.stateful_dataloader",
+    "sklearn.datasets",
+    "s3fs",
+    "paramiko",
+)
 
 
 def preload() -> None:

@@ -13,6 +13,7 @@ import torch
 import xxhash
 
 from resumable import Trainer
+from resumable.store.remote import FsspecStorage
 from resumable.store.writer import Background
 
 DATA_SEED = 20_260_101
@@ -27,6 +28,7 @@ class Script:
         self.options = options
         if self.option("saves_in_turn", True):
             _put_no_save_off()
+        FsspecStorage.patience_seconds = self.option("patience_seconds", FsspecStorage.patience_seconds)
         self._batches = os.open(batches, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def option(self, name: str, default: Any) -> Any:
@@ -34,14 +36,17 @@ class Script:
         return self.options.get(name, default)
 
     def config(self, **changes: Any) -> dict[str, Any]:
-        """The config of this laboratory with some keys changed; a seed of None is drawn, as for any user."""
+        """The config of this laboratory with some keys changed, here or by the test's option `config`.
+
+        A seed of None is drawn, as for any user.
+        """
         config: dict[str, Any] = {
             "run": self.run,
             "data_seed": DATA_SEED,
             "every": {"steps": SAVE_EVERY, "minutes": None},
             "keep": {"last": 2},
         }
-        return config | changes
+        return config | changes | self.option("config", {})
 
     def trainer(self, **objects: Any) -> Trainer:
         """A trainer with this laboratory's config."""

@@ -12,7 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from resumable.errors import ConfigError, StorageError
 from resumable.store import remote, storage
-from resumable.store.local import LocalStorage
+from resumable.store.patience import PatientStorage
 from resumable.store.remote import FsspecStorage
 from resumable.store.storage import open_storage
 from tests.store.flat import CarelessStore, FlatStore
@@ -34,11 +34,12 @@ def test_exists_then_write_does_not_count_as_exclusive(tmp_path: Path) -> None:
 
 
 def test_reading_never_probes(tmp_path: Path) -> None:
-    place = stored(FlatStore, tmp_path)
+    store = FlatStore(folder=str(tmp_path), skip_instance_cache=True)
+    place = FsspecStorage(store, "bucket/run", "flat://bucket/run")
     place.list("attempts")
     with pytest.raises(FileNotFoundError):
         place.read("run.json", max_bytes=10)
-    assert not [request for request in place._fs.requests if request.startswith("put")]
+    assert not [request for request in store.requests if request.startswith("put")]
 
 
 def test_a_create_that_is_refused_because_of_its_own_lost_answer_succeeds(tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_a_half_written_file_is_not_published_when_it_is_collected(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_read_that_fails_for_a_while_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_that_fails_for_a_while_is_repeated(tmp_path: Path) -> None:
     failures = iter([TimeoutError("timed out"), RuntimeError("a driver's own kind of error")])
 
     class Flaky(FlatStore):
@@ -99,25 +100,21 @@ def test_a_read_that_fails_for_a_while_is_repeated(tmp_path: Path, monkeypatch: 
                 raise failure
             return super().cat_file(path, start, end)
 
-    monkeypatch.setattr(storage, "RETRY_DELAYS_SECONDS", (0.0, 0.0))
-    place = stored(Flaky, tmp_path)
+    place = PatientStorage(stored(Flaky, tmp_path))
     place.write("f", [b"data"])
     assert place.read("f") == b"data"
 
 
-def test_a_storage_that_stays_away_is_a_storage_error_with_the_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_storage_that_stays_away_is_a_storage_error_with_the_place(tmp_path: Path) -> None:
     class Away(FlatStore):
         def _list(self, path: str) -> list[dict[str, Any]]:
             raise RuntimeError("no route to host")
 
-    monkeypatch.setattr(storage, "RETRY_DELAYS_SECONDS", (0.0,))
     with pytest.raises(StorageError, match="cannot list flat://bucket/run/checkpoints: no route to host"):
         stored(Away, tmp_path).list("checkpoints")
 
 
-def test_a_refused_permission_is_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_permission_is_not_asked_for_again(tmp_path: Path) -> None:
     asked = []
 
     class Forbids(FlatStore):
@@ -125,9 +122,8 @@ def test_a_refused_permission_is_not_asked_for_again(tmp_path: Path, monkeypatch
             asked.append(path)
             raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(storage, "RETRY_DELAYS_SECONDS", (60.0,))
     with pytest.raises(StorageError, match="Permission denied") as caught:
-        stored(Forbids, tmp_path).list("checkpoints")
+        PatientStorage(stored(Forbids, tmp_path)).list("checkpoints")
     assert len(asked) == 1
     assert caught.value.errno == 13
     assert "who may write" in str(caught.value.hint)
@@ -142,6 +138,70 @@ def test_a_folder_is_never_removed_with_what_is_in_it(tmp_path: Path) -> None:
     place.write("a/f", [b"x"])
     place.remove_dir("a")
     assert place.read("a/f") == b"x"
+
+
+def test_an_answer_that_ends_early_is_never_taken_for_a_short_file(tmp_path: Path) -> None:
+    class Cuts(FlatStore):
+        cut = True
+
+        def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+            data = super().cat_file(path, start, end)
+            return data[: len(data) // 2] if self.cut else data
+
+    place, buffer = stored(Cuts, tmp_path), bytearray(10)
+    place.write("f", [b"0123456789"])
+    for read in (
+        lambda: place.read("f"),
+        lambda: place.read("f", max_bytes=100),
+        lambda: place.read_into("f", memoryview(buffer)),
+    ):
+        with pytest.raises(StorageError, match=r"cannot read flat://bucket/run/f: the answer ended after \d+ bytes"):
+            read()
+    Cuts.cut = False
+    assert place.read("f", max_bytes=100) == b"0123456789"
+
+
+@pytest.mark.parametrize("failure", [NotImplementedError("no conditions here"), TypeError("unexpected keyword: mode")])
+def test_a_backend_that_knows_no_condition_is_not_exclusive(tmp_path: Path, failure: Exception) -> None:
+    class Simple(FlatStore):
+        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+            if mode == "create":
+                raise failure
+            super().pipe_file(path, value)
+
+    place = stored(Simple, tmp_path)
+    assert not place.exclusive
+    place.create("a/f", b"mine")
+    place.create("a/f", b"mine")  # repeated, because its answer was lost
+    with pytest.raises(FileExistsError):
+        place.create("a/f", b"of another")
+
+
+def test_what_a_failed_probe_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    failures = iter([TimeoutError("timed out")])
+
+    class Flaky(FlatStore):
+        def rm_file(self, path: str) -> None:
+            for failure in failures:
+                raise failure
+            super().rm_file(path)
+
+    place = stored(Flaky, tmp_path)
+    with pytest.raises(StorageError, match="timed out"):
+        _ = place.exclusive
+    assert len(list(tmp_path.iterdir())) == 1
+    assert place.exclusive
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_probing_nothing_is_tried_and_create_looks_first(tmp_path: Path) -> None:
+    store = FlatStore(folder=str(tmp_path), skip_instance_cache=True)
+    place = FsspecStorage(store, "bucket/run", "flat://bucket/run", probe=False)
+    assert not place.exclusive
+    place.create("a/f", b"mine")
+    with pytest.raises(FileExistsError):
+        place.create("a/f", b"of another")
+    assert [request for request in store.requests if request.startswith("put")] == ["put bucket/run/a/f"]
 
 
 @pytest.mark.parametrize(
@@ -159,17 +219,17 @@ def test_a_url_that_cannot_work_is_a_config_error(url: str, options: dict[str, A
 
 
 def test_a_missing_package_is_a_config_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(ConfigError, match="s3://bucket/x") as caught:
-        open_storage("s3://bucket/x")
-    assert caught.value.hint == "pip install 'resumable[s3]'"
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(ConfigError, match="gs://bucket/x") as caught:
+        open_storage("gs://bucket/x")
+    assert caught.value.hint == "pip install 'resumable[gcs]'"
 
 
 def test_paths_and_file_urls_are_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for url in (str(tmp_path / "run"), "run", f"file://{tmp_path}/run"):
         place = open_storage(url, {"ignored": "here"})
-        assert isinstance(place, LocalStorage)
+        assert place.locks
         assert place.url == str(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

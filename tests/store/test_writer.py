@@ -211,6 +211,53 @@ def test_a_storage_that_cannot_tell_its_space_is_written_to(tmp_path: Path, monk
     assert line(attempt.storage) == [str(name)]
 
 
+class Silent(LocalStorage):
+    """A folder that loses its answers from the manifest on, while `away`."""
+
+    away = False
+
+    def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
+        super().write(path, chunks)
+        if self.away and path.endswith("manifest.json"):
+            raise storage_error("write", path, OSError(110, "Connection timed out"))
+
+    def remove(self, path: str) -> None:
+        if self.away:
+            raise storage_error("remove", path, OSError(110, "Connection timed out"))
+        super().remove(path)
+
+
+def test_a_save_that_failed_but_is_there_may_be_saved_again(tmp_path: Path) -> None:
+    place = Silent(tmp_path / "run")
+    attempt = launch(place)
+    place.away = True
+    with pytest.raises(StorageError, match="timed out"):
+        save(attempt, 100)
+    assert line(place) == ["step-000000100.e0000.a0001"]  # nobody was told of it
+    place.away = False
+    name = save(attempt, 100, contents=BLOBS | {"extra.safetensors": b"once more"})
+    assert set(Catalog(place).manifest(name).blobs) == {*BLOBS, "extra.safetensors"}
+    with pytest.raises(ValueError, match="is published already"):
+        save(attempt, 100)
+
+
+def test_a_zombie_does_not_take_back_what_a_newer_attempt_may_have_resumed_from(tmp_path: Path) -> None:
+    place = Silent(tmp_path / "run")
+    attempt = launch(place)
+    write = place.write
+
+    def displaced_at_the_manifest(path: str, chunks: Iterable[bytes | memoryview]) -> None:
+        write(path, chunks)
+        if path.endswith("manifest.json"):
+            begin(place, resumed_from=None, lineage_before=[])
+            raise storage_error("write", path, OSError(110, "Connection timed out"))
+
+    place.write = displaced_at_the_manifest  # type: ignore[method-assign]
+    with pytest.raises(StorageError, match="timed out"):
+        save(attempt, 100)
+    assert line(place) == ["step-000000100.e0000.a0001"]
+
+
 # -- a storage that fails once ----------------------------------------------------------------------------------------
 
 
