@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import platform
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,14 @@ import torch
 
 from resumable import killpoints, strictjson
 from resumable.config import Config
-from resumable.errors import CorruptCheckpointError, NoCheckpointError, ResumableError, StateError, StorageError
+from resumable.errors import (
+    CheckpointError,
+    CorruptCheckpointError,
+    NoCheckpointError,
+    ResumableError,
+    StateError,
+    StorageError,
+)
 from resumable.events import duration, emit, size, warn
 from resumable.opening import open_run
 from resumable.position import Position
@@ -99,13 +106,14 @@ class Checkpointer:
         killpoints.reach("save.capture", position.step)
         started = time.monotonic()
         objects = self._capture()
-        document = strictjson.dumps(
-            {
-                "objects": {name: captured.encoded.document for name, captured in objects.items()},
-                "rng": encode(rng.capture(), key_of=None, where="rng").document,
-                "position": encode(position.tree(), key_of=None, where="position").document,
-            }
-        )
+        with _readable("the state"):
+            document = strictjson.dumps(
+                {
+                    "objects": {name: captured.encoded.document for name, captured in objects.items()},
+                    "rng": encode(rng.capture(), key_of=None, where="rng").document,
+                    "position": encode(position.tree(), key_of=None, where="position").document,
+                }
+            )
         self._saves += 1
         self.saved = (position.step, position.epoch)
         self.saved_at_seconds = time.monotonic()
@@ -128,7 +136,8 @@ class Checkpointer:
         return captured
 
     def _stage(self, name: str, encoded: Encoded) -> Staged | None:
-        return self._stager.stage(f"{name}.safetensors", encoded.tensors) if encoded.tensors else None
+        with _readable(name):
+            return self._stager.stage(f"{name}.safetensors", encoded.tensors) if encoded.tensors else None
 
     def _write(self, snapshot: Snapshot) -> None:
         started = time.monotonic()
@@ -170,7 +179,7 @@ class Checkpointer:
         try:
             self._standing = prune(self._storage, self._catalog, self.attempt, self._rule).keep
             return len(self._standing)
-        except StorageError as error:
+        except (StorageError, CheckpointError) as error:
             warn(f"could not delete old checkpoints: {error.message}")
             return None
 
@@ -204,7 +213,7 @@ class Checkpointer:
             if self._standing is None:
                 self._standing = [name for name, _ in self._catalog.history()]
             return [self._catalog.manifest(name).metrics.get(metric) for name in self._standing]
-        except StorageError:
+        except (StorageError, CheckpointError):
             return []  # then every value is the best yet, and the save that follows says what is wrong
 
     def wait(self) -> None:
@@ -229,7 +238,7 @@ class Checkpointer:
             return
         self._failed_saves += 1
         self.saved = None
-        fatal = not isinstance(failure, StorageError) or (self._saves == 1 and self.resumed is None)
+        fatal = not isinstance(failure, OSError) or (self._saves == 1 and self.resumed is None)
         if fatal or self._failed_saves >= self.config.max_failed_saves:
             raise failure
         message = failure.message if isinstance(failure, ResumableError) else str(failure)
@@ -293,6 +302,20 @@ class Checkpointer:
         finally:
             self.gradients.close()
             self._opened.unlock()
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Refuse to write what is beyond the bounds of readers."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, ResumableError):
+            raise
+        raise StateError(
+            f"{what}: no reader would take it: {error}",
+            "keep long lists in tensors, and few large tensors, not many",
+        ) from error
 
 
 def _object_record(name: str, captured: Captured) -> ObjectRecord:

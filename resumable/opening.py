@@ -177,7 +177,7 @@ def _newest_valid(
     for _ in range(LISTING_ATTEMPTS):
         rejected.clear()
         try:
-            for name, manifest in catalog.history(rejected.__setitem__):
+            for name, manifest in catalog.line(rejected.__setitem__):
                 if proven is not None and str(name) == proven.name:
                     return proven
                 refuse(manifest)

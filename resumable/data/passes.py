@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from resumable.data.addresses import PassAddress, batch_key, pass_key
 from resumable.errors import LoopError, ResumableError, quoted
 
@@ -46,8 +48,8 @@ def taking(address: PassAddress, what: str) -> Iterator[None]:
     """Around a `load_state_dict` of the user's: whatever a state that is none of its own makes it raise, in words."""
     try:
         yield
-    except ResumableError:
-        raise
+    except (ResumableError, MemoryError, torch.OutOfMemoryError, OSError):
+        raise  # these say nothing about the state
     except Exception as error:
         raise LoopError(
             f"{address}: {what} did not take its state from the checkpoint: {type(error).__name__}: {quoted(error)}",

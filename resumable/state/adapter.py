@@ -84,8 +84,8 @@ def taking(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except ResumableError:
-        raise
+    except (ResumableError, MemoryError, torch.OutOfMemoryError, OSError):
+        raise  # these say nothing about the tree
     except Exception as error:
         raise mismatch(name, [f"{type(error).__name__}: {quoted(error)}"]) from error
 

@@ -14,11 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resumable.state.limits import are_crowded, is_text
 from resumable.state.tensors import DTYPES, TensorFacts, empty, fill
-
-# Reading takes time quadratic in the number of keys with one hash. Those of strings are random; those of numbers and
-# tuples of them can be chosen.
-MAX_KEYS_OF_ONE_HASH = 16
 
 _NUMPY_DTYPE = re.compile(r"[<>|][biufcSUmM]\d{1,9}(\[([1-9]\d{0,8})?[A-Za-z]{1,2}\])?")
 
@@ -159,8 +156,6 @@ class _Decoder:
         facts = TensorFacts(content["dtype"], tuple(content["shape"]), None if strides is None else tuple(strides))
         if len(data) != facts.nbytes or len(content) != 4:
             self.fail(path, "malformed $inline")
-        if facts.torch_dtype is torch.bool:
-            self._check_bools(data, path)
         tensor = empty(facts)
         if data:
             flat = torch.frombuffer(data, dtype=torch.uint8)
@@ -208,7 +203,7 @@ class _Decoder:
         return pairs
 
     def _check_hashes(self, keys: list[Any], path: tuple[str, ...]) -> None:
-        if max(collections.Counter(map(hash, keys)).values(), default=0) > MAX_KEYS_OF_ONE_HASH:
+        if are_crowded(keys):
             self.fail(path, "more keys of one hash than chance explains")
 
     def _wrap(
@@ -228,14 +223,8 @@ class _Decoder:
         return np.dtype(text)
 
     def _check_values(self, data: bytes, dtype: np.dtype[Any], path: tuple[str, ...]) -> None:
-        if dtype.kind == "b":
-            self._check_bools(data, path)
-        elif dtype.kind == "U":
-            data.decode("utf-32-be" if dtype.str[0] == ">" else "utf-32-le", "surrogatepass")
-
-    def _check_bools(self, data: bytes | bytearray, path: tuple[str, ...]) -> None:
-        if data.translate(None, b"\0\1"):
-            self.fail(path, "a bool that is neither 0 nor 1")
+        if not is_text(data, dtype):
+            self.fail(path, "malformed text in an array")
 
     def _check_shape(self, shape: Any, path: tuple[str, ...]) -> None:
         if type(shape) is not list or len(shape) > 64 or any(type(n) is not int or not 0 <= n < 2**48 for n in shape):

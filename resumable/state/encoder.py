@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from resumable.errors import StateError
+from resumable.state.limits import are_crowded, is_text
 from resumable.state.tensors import bytes_of, facts_of, refusal, same_place
 
 Path = tuple[str, ...]
@@ -138,7 +139,10 @@ class _Encoder:
         if self.key_of is not None and value.nbytes >= INLINE_BYTES and _fits_torch(value.dtype):
             return {"$array": self._stored(_as_tensor(value), path)}
         order: Literal["F", "C"] = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
-        data = self._base64(value.tobytes(order=order), path)
+        content = value.tobytes(order=order)
+        if not is_text(content, value.dtype):
+            self.refuse(path, "an array of strings that are none cannot be stored", "fill it before the first save")
+        data = self._base64(content, path)
         return {"$ndarray": {"dtype": value.dtype.str, "shape": list(value.shape), "order": order, "data": data}}
 
     def scalar(self, value: np.generic, path: Path, depth: int) -> Any:
@@ -171,6 +175,7 @@ class _Encoder:
             return [self.node(item, (*path, str(index)), depth + 1) for index, item in enumerate(values)]
 
     def _pairs(self, value: Mapping[Any, Any], path: Path, depth: int) -> list[list[Any]]:
+        self._refuse_crowded(value, path)
         with self._entered(value, path):
             return [
                 [self._hashable(key, (*path, str(key)), depth + 3), self.node(item, (*path, str(key)), depth + 3)]
@@ -178,8 +183,13 @@ class _Encoder:
             ]
 
     def _sorted(self, value: Iterable[Any], path: Path, depth: int) -> list[Any]:
+        self._refuse_crowded(value, path)
         nodes = [self._hashable(item, (*path, "*"), depth + 2) for item in value]
         return sorted(nodes, key=lambda node: json.dumps(node, sort_keys=True))
+
+    def _refuse_crowded(self, keys: Iterable[Any], path: Path) -> None:
+        if are_crowded(keys):
+            self.refuse(path, "more keys of one hash than a reader would take", "keep their texts as keys")
 
     def _hashable(self, value: Any, path: Path, depth: int) -> Any:
         if type(value) in (Tensor, torch.nn.Parameter):

@@ -34,9 +34,11 @@ def check_torch_stream(state: Tensor) -> None:
 
 def check_numpy_stream(state: Any) -> None:
     """`ValueError` for the state of a NumPy bit generator whose place lies outside of its words."""
-    if not isinstance(state, dict) or not isinstance(state.get("state"), dict):
+    if not isinstance(state, dict):
         raise ValueError(f"a {type(state).__name__} is no state of a NumPy generator")
-    for part in (state, state["state"]):
+    for part in (state, state.get("state")):
+        if not isinstance(part, dict):
+            continue  # of a bit generator that is not NumPy's own
         for name, most in _NUMPY_PLACES.items():
             if name in part and (type(part[name]) is not int or not 0 <= part[name] <= most):
                 raise ValueError(f"a NumPy generator whose {name} is {part[name]!r}, expected 0 to {most}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain, islice
 
 import xxhash
 
@@ -124,17 +125,23 @@ class Catalog:
         return image
 
     def history(self, reject: Reject = ignore) -> list[tuple[CheckpointName, Manifest]]:
+        """The whole `line`."""
+        return list(self.line(reject))
+
+    def line(self, reject: Reject = ignore) -> Iterator[tuple[CheckpointName, Manifest]]:
         """The one line of checkpoints that leads to the newest valid one, newest first, after the cheap checks.
 
         It is the highest attempt that has a valid checkpoint, and of the attempts before it what they had saved when
         the next one resumed from them. What was skipped before the newest valid one goes to `reject(name, reason)`.
-        Raises `FormatVersionError` rather than silently falling back behind what a newer version wrote.
+        The newest is found at once, the others when they are asked for. Raises `FormatVersionError` rather than
+        silently falling back behind what a newer version wrote.
         """
         names, before = self.names(), None
         for _ in range(LISTING_ATTEMPTS):
             rejected: list[tuple[str, str]] = []
             missing: list[CheckpointName] = []
-            line = list(self._walk(names, rejected, missing))
+            line = self._walk(names, rejected, missing)
+            head = list(islice(line, 1))
             # A folder without a manifest that is newer than all we found: unfinished, or pruned? A writer may have
             # committed it behind our back and pruned what is next. So only what is the same twice is believed.
             again = self.names() if missing else names
@@ -148,7 +155,7 @@ class Catalog:
             )
         for name, reason in rejected:
             reject(name, reason)
-        return line
+        return chain(head, line)
 
     def _walk(
         self, names: list[CheckpointName], rejected: list[tuple[str, str]], missing: list[CheckpointName]

@@ -116,9 +116,8 @@ class LocalStorage:
                     raise
 
     def free_bytes(self) -> int | None:
-        folder = next(folder for folder in (self._root, *self._root.parents) if folder.exists())
-        with reported("look at", str(folder)):
-            found = os.statvfs(folder)
+        with reported("look at", str(self._root)):
+            found = os.statvfs(next(folder for folder in (self._root, *self._root.parents) if folder.exists()))
         # With what is reserved for root, who may be writing: less than this is certainly too little. Some network
         # mounts count nothing.
         return found.f_bfree * found.f_frsize if found.f_blocks else None
@@ -185,7 +184,8 @@ class LocalStorage:
                     os.mkdir(name, dir_fd=folder)
                 _sync_folder(folder)
         else:
-            self._root.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                self._root.mkdir(parents=True)
             _sync_names_of(self._root)
         self._durable.add(path)
 
@@ -246,6 +246,10 @@ def _create_unlinked(target: Place, data: bytes) -> None:
     except FileExistsError:
         if not _holds(target, data):
             raise
+    except BaseException:
+        with suppress(OSError):
+            _unlink(target)  # ours: it was not there before
+        raise
 
 
 def _holds(place: Place, data: bytes) -> bool:

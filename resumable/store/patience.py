@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from resumable.errors import StorageError
+from resumable.events import duration, warn
 from resumable.store.storage import Entry, Storage
 
 T = TypeVar("T")
@@ -65,6 +66,7 @@ class PatientStorage:
     def renew(self) -> None:
         """Begin a new budget: a new save, a new start."""
         self._left_seconds = self.patience_seconds
+        self._told = False
 
     @property
     def exclusive(self) -> bool:
@@ -102,6 +104,12 @@ class PatientStorage:
     def lock(self, path: str) -> Callable[[], None]:
         return self._inner.lock(path)
 
+    def _tell(self, error: StorageError) -> None:
+        """Once a budget: who waits must know for what."""
+        if not self._told:
+            self._told = True
+            warn(f"{error.message}; asking again, for up to {duration(self.patience_seconds)} of failing")
+
     def _patiently(self, question: Callable[[], T]) -> T:
         tries = 0
         while True:
@@ -115,5 +123,6 @@ class PatientStorage:
                 self._left_seconds -= self._clock() - started + delay_seconds
                 if self._left_seconds < 0:
                     raise
+                self._tell(error)
             self._sleep(delay_seconds)
             tries += 1

@@ -25,6 +25,7 @@ REQUEST_SECONDS = 600  # with its repetitions; the timeouts above do not see a s
 
 _REFUSED = ("PreconditionFailed", "412")
 _UNKNOWN_CONDITION = ("NotImplemented", "501", "InvalidArgument", "MethodNotAllowed", "405")
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")  # of botocore, which need not be there
 _DAMAGED_ON_THE_WAY = ("IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "NoSuchUpload", "RequestTimeout")
 
 
@@ -145,7 +146,11 @@ def _translated() -> Iterator[None]:
     """Failures of s3fs in the words of the rest."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        if type(error).__name__ in _NO_CREDENTIALS:  # waiting brings none
+            raise PermissionError(errno.EACCES, str(error)) from error
+        if not isinstance(error, OSError):
+            raise
         code = _code(error)
         if code in _REFUSED:  # not every server names the condition, as s3fs expects
             raise FileExistsError(errno.EEXIST, "refused by the server: it is there already") from error

@@ -84,8 +84,9 @@ class Sftp(Backend):
             upload.close()
             with self.using() as file_system:
                 yield file_system, upload.temporary
-        finally:
+        except BaseException:
             upload.abandon()
+            raise
 
 
 class SftpUpload(Upload):

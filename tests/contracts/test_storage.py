@@ -180,12 +180,13 @@ def test_of_many_creators_one_wins(opened: Opened) -> None:
 def test_a_failing_source_leaves_nothing_behind(place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "SINGLE_REQUEST_BYTES", 100)
 
-    def source() -> Iterator[bytes]:
-        yield bytes(1000)
-        raise OSError(28, "No space left on device")
+    class Source:
+        def __iter__(self) -> Iterator[bytes]:
+            yield bytes(1000)
+            raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match="No space left on device") as caught:
-        place.write("a/file", source())
+        place.write("a/file", Source())
     assert f"{place.url}/a/file" in str(caught.value)
     assert "keep.last" in str(caught.value.hint)
     assert place.list("a") == []

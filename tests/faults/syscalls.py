@@ -23,7 +23,7 @@ from tests.faults.verdicts import Verdict, judge
 KILL, FAULTS = "SIGKILL", ("SIGKILL", "ENOSPC", "EIO")
 
 CALLS = (
-    *("write", "writev", "pwritev", "pwritev2", "copy_file_range", "sendfile", "ftruncate", "fallocate"),
+    *("write", "writev", "pwrite64", "pwritev", "pwritev2", "copy_file_range", "sendfile", "ftruncate", "fallocate"),
     *("openat", "creat", "fsync", "fdatasync", "sync_file_range", "rename", "renameat", "renameat2", "link", "linkat"),
     *("unlink", "unlinkat", "mkdir", "mkdirat", "rmdir"),
 )

@@ -379,7 +379,6 @@ REFUSED: dict[str, Harm] = {
     "an array of terabytes": notes(array(shape=[2**40])),
     "an array of overflowing shape": notes(array(shape=[2**47, 2**47, 0, 2**47])),
     "an array of texts beyond Unicode": notes(array(dtype="<U1", data="////fw==")),
-    "an array of odd bools": notes(array(dtype="|b1", data="Ag==")),
     "an array of Python objects": notes(array(dtype="|O8", data="AAAAAAAAAAA=")),
     "a time span divided by nothing": notes({"$scalar": {"dtype": "<m8[0D]", "data": "AAAAAAAAAAA="}}),
     "a tensor of terabytes": notes(inline(shape=[2**40])),

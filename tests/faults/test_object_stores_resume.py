@@ -167,7 +167,7 @@ def test_training_goes_on_while_the_storage_is_away(proxy: FaultProxy, tmp_path:
     def come_back_once_told() -> None:
         assert trigger.firing.wait(60)
         everything = proxy.inject(fault, ".*", "/away/|prefix=away", times=None)
-        while "WARN" not in output.read_text():
+        while "save failed" not in output.read_text():
             time.sleep(0.01)
         assert everything.fired
         proxy.heal()

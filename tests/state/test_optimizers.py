@@ -105,6 +105,28 @@ def test_sparse_adam_goes_on_as_if_nothing_had_happened() -> None:
     verify_same(whole, resumed)
 
 
+class LowRank(torch.optim.Optimizer):
+    """Keeps its moment in fewer numbers than the parameter has, under the name that torch's own use."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            moment = self.state[parameter].setdefault("exp_avg", torch.zeros(parameter.shape[0]))
+            moment.mul_(0.9).add_(parameter.grad.flatten(1).mean(1) if parameter.ndim > 1 else parameter.grad)
+            parameter.sub_(0.1 * moment.reshape(-1, *[1] * (parameter.ndim - 1)))
+
+
+def test_an_optimizer_of_ones_own_may_keep_state_in_another_shape() -> None:
+    source, target = model(), model()
+    optimizers = LowRank(source.parameters()), LowRank(target.parameters())
+    source(torch.ones(2, 4)).sum().backward()
+    optimizers[0].step()
+    transfer({"model": source, "optimizer": optimizers[0]}, {"model": target, "optimizer": optimizers[1]})
+
+
 def test_state_before_the_first_step_comes_back_as_empty() -> None:
     whole, resumed = pair(torch.optim.AdamW), pair(torch.optim.AdamW)
     steps(resumed["model"], resumed["optimizer"], range(2))

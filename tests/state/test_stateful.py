@@ -183,3 +183,17 @@ def test_a_wrapped_module_is_the_same_object() -> None:
     net = nn.Linear(2, 2)
     with pytest.raises(StateError, match="the same object as"):
         adapt({"a": net, "b": nn.DataParallel(net)})
+
+
+@pytest.mark.parametrize("failure", [MemoryError("none"), torch.OutOfMemoryError("CUDA out of memory"), OSError(5)])
+def test_a_machine_that_cannot_restore_is_not_taken_for_a_checkpoint_that_does_not_fit(failure: Exception) -> None:
+    class Heavy:
+        def state_dict(self) -> dict[str, int]:
+            return {"n": 1}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            raise failure
+
+    [adapter] = adapt({"heavy": Heavy()}).values()
+    with pytest.raises(type(failure)):
+        adapter.restore({"n": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 import subprocess
@@ -294,3 +295,35 @@ def test_a_filesystem_without_locks_has_none(place: LocalStorage, monkeypatch: p
     monkeypatch.setattr(fcntl, "lockf", failing(errno.EIO))
     with pytest.raises(StorageError, match="cannot lock"):
         place.lock("lock")
+
+
+def test_a_folder_that_cannot_be_looked_at_for_its_space_is_a_storage_error(
+    place: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(self: Path, **_: Any) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "stat", stale)
+    with pytest.raises(StorageError, match=r"cannot look at .*: Stale file handle"):
+        place.free_bytes()
+
+
+def test_where_there_are_no_hard_links_a_create_that_fails_leaves_nothing(
+    place: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write("a/other", [b""])
+    monkeypatch.setattr(os, "link", failing(errno.EPERM))
+    write, calls = os.write, itertools.count()
+
+    def full_at_the_second(file: int, data: memoryview) -> int:
+        if next(calls) == 1:
+            write(file, data[:2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", full_at_the_second)
+    with pytest.raises(StorageError, match="No space left"):
+        place.create("a/f", b"token")
+    assert [entry.name for entry in place.list("a")] == ["other"]
+    place.create("a/f", b"token")
+    assert place.read("a/f") == b"token"

@@ -171,3 +171,14 @@ def test_the_random_streams_of_the_training_are_left_alone(failing: Failing, pat
     failing.failures = [away() for _ in range(3)]
     patient.read("f")
     assert random.getstate() == before
+
+
+def test_who_waits_is_told_once_for_what(
+    failing: Failing, patient: PatientStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing.failures = [away() for _ in range(5)]
+    patient.read("f")
+    failing.failures = [away()]
+    patient.read("f")
+    [told] = [record.getMessage() for record in caplog.records]
+    assert told.endswith("cannot read f: Input/output error; asking again, for up to 60.0s of failing")
