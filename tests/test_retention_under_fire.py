@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -409,6 +409,11 @@ class TestUnderFire(UnderFire.TestCase):
 @pytest.mark.matrix
 @pytest.mark.timeout(420)
 class TestLongUnderFire(UnderFire.TestCase):
-    """A long one."""
+    """A long one, which tells what it found as it found it: to make that shorter takes minutes."""
 
-    settings = settings(max_examples=150, stateful_step_count=40, suppress_health_check=list(HealthCheck))
+    settings = settings(
+        max_examples=150,
+        stateful_step_count=40,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.explicit, Phase.generate],
+    )
