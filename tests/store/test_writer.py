@@ -232,11 +232,13 @@ def test_a_save_that_failed_but_is_there_may_be_saved_again(tmp_path: Path) -> N
     attempt = launch(place)
     place.away = True
     with pytest.raises(StorageError, match="timed out"):
-        save(attempt, 100)
+        save(attempt, 100, contents=BLOBS | {"earlier.safetensors": b"not of the later save"})
     assert line(place) == ["step-000000100.e0000.a0001"]  # nobody was told of it
     place.away = False
     name = save(attempt, 100, contents=BLOBS | {"extra.safetensors": b"once more"})
     assert set(Catalog(place).manifest(name).blobs) == {*BLOBS, "extra.safetensors"}
+    there = {entry.name for entry in place.list(checkpoint_path(name))}
+    assert there == {*BLOBS, "extra.safetensors", "manifest.json"}  # what was there before was taken back first
     with pytest.raises(ValueError, match="is published already"):
         save(attempt, 100)
 
