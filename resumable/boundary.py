@@ -10,6 +10,7 @@ from typing import Any
 from resumable import killpoints, policy
 from resumable.checkpointer import Checkpointer
 from resumable.config import Config
+from resumable.cost import Cost
 from resumable.errors import Preempted
 from resumable.events import emit, warn
 from resumable.position import Position
@@ -17,6 +18,7 @@ from resumable.retention import is_best
 from resumable.signals import Preemption, exit_code
 
 MAX_UNCLEAN_BOUNDARIES = 16
+TOO_SOON = 2  # saves in a row that cost more than their share: one alone may have been unlucky
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Boundary:
         self._place = checkpointer.saved or (0, 0)  # (step, epoch) of the last boundary
         self._due: str | None = None
         self._unclean = 0
+        self._cost = Cost()
+        self._elsewhere = True  # whether control was also elsewhere than in a step since the last boundary
+        self._after_save = 0  # boundaries since the last save became durable, while its cost is not known
+        self._too_soon = 0  # saves in a row that cost more than their share; none is counted once it was told
         self.stopping = False
         self.save_requested = False
 
@@ -51,12 +57,15 @@ class Boundary:
         """After a restore: what the code asked for since did not happen; what it had asked for before did."""
         self.stopping, self.save_requested = stopping, False
         self._due = None
+        self._elsewhere = True
 
     def reached(self, instant: Instant) -> None:
         """Save if something asks for it, leave if a signal did. Raises `Preempted`, and what a save failed with."""
         killpoints.reach("epoch" if instant.epoch_ended else "step", instant.step)
         self._checkpointer.notice_failure()
-        self._due = self._due or self._policy_says(instant)
+        now = time.monotonic()
+        self._learn_cost(now, instant)
+        self._due = self._due or self._checkpointer.retake or self._policy_says(now, instant)
         self._place = instant.step, instant.epoch
         finished = instant.last or (self.stopping and not instant.inside_epoch)
         if finished and self._preemption.pending is None:
@@ -70,10 +79,12 @@ class Boundary:
     def save_start(self, instant: Instant) -> None:
         """The checkpoint before the first batch: refusals, permissions and full disks show at second 0."""
         self._save(instant, "start")
+        self._cost.first(self._checkpointer.stalled_seconds)
         self._checkpointer.drain()
 
     def leave_if_asked(self) -> None:
         """Raise `Preempted` if a signal came; for places that are no boundary, with what was saved before."""
+        self._elsewhere = True
         signal = self._preemption.pending
         if signal is None:
             return
@@ -85,14 +96,39 @@ class Boundary:
         emit("PREEMPT", signal=signal.name, step=self._place[0], saved="yes" if saved else "no", exit=code)
         raise Preempted(code, signal=signal.name, step=self._place[0], saved=saved)
 
-    def _policy_says(self, instant: Instant) -> str | None:
+    def _learn_cost(self, now: float, instant: Instant) -> None:
+        if self._schedule.overhead_percent is None:
+            return
+        # What lies between two passes or epochs, an evaluation and a replay are no step, however long they take.
+        is_step = not self._elsewhere and instant.step == self._place[0] + 1 and not instant.epoch_ended
+        self._elsewhere = instant.epoch_ended or instant.pass_over
+        self._cost.reached(
+            now,
+            is_step=is_step,
+            beside_save=self._beside_save(),
+            stalled_seconds=self._checkpointer.stalled_seconds,
+            save_seconds=self._checkpointer.save_seconds,
+        )
+
+    def _beside_save(self) -> bool:
+        # Until the window of accumulation is over in which the save became durable: a save begins right after the
+        # optimizer's step, and so would be compared with the shorter kind of steps only.
+        if not self._cost.in_flight:
+            return False
+        if self._checkpointer.busy:
+            self._after_save = 0
+            return True
+        self._after_save += 1
+        return self._after_save <= MAX_UNCLEAN_BOUNDARIES and not self._clean()
+
+    def _policy_says(self, now: float, instant: Instant) -> str | None:
         return policy.due(
             self._schedule,
             step=instant.step,
             last_step=self._place[0],
             epoch_ended=instant.epoch if instant.epoch_ended else None,
-            seconds_since_save=time.monotonic() - self._checkpointer.saved_at_seconds,
-            save_seconds=self._checkpointer.save_seconds,
+            seconds_since_save=now - self._checkpointer.saved_at_seconds,
+            cost_seconds=self._cost.seconds,
         )
 
     def _is_best(self, instant: Instant) -> bool:
@@ -113,20 +149,25 @@ class Boundary:
         elif self._due and not instant.pass_over and self._may_save():
             # With no batch left, the epoch's own boundary is next: resuming there runs the body at least once, so that
             # what it leaves behind (the last loss, say) exists in the code behind the loop.
-            self._save(instant, self._due)
+            self._save(instant, self._due, late=not instant.epoch_ended)
+        elif not self._due:
+            self._checkpointer.prepare()
 
     def _may_save(self) -> bool:
         # One save in flight; and gradients that no optimizer has used yet are better waited out than stored.
         if self._checkpointer.busy:
             return False
-        gradients = self._checkpointer.gradients
-        if self._config.gradients == "always" or not gradients.ever_stepped or gradients.clean():
+        if self._clean():
             return True
         self._unclean += 1
         if self._unclean > MAX_UNCLEAN_BOUNDARIES:
             self._unclean = MAX_UNCLEAN_BOUNDARIES  # this loop is never clean: later saves do not wait in vain
             return True
         return False
+
+    def _clean(self) -> bool:
+        gradients = self._checkpointer.gradients
+        return self._config.gradients == "always" or not gradients.ever_stepped or gradients.clean()
 
     def _save_final(self, instant: Instant) -> None:
         # No save comes due after this one, so it is tried again until a failure in a row too many is raised.
@@ -150,6 +191,21 @@ class Boundary:
     def _is_saved(self) -> bool:
         return self._checkpointer.saved == self._place
 
-    def _save(self, instant: Instant, reason: str, *, finished: bool = False) -> None:
-        self._checkpointer.save(instant.position(finished), reason=reason)
+    def _save(self, instant: Instant, reason: str, *, finished: bool = False, late: bool = False) -> None:
+        self._tell_conflict(reason)
+        checkpointer = self._checkpointer
+        self._cost.begin(stalled_seconds=checkpointer.stalled_seconds, save_seconds=checkpointer.save_seconds)
+        checkpointer.save(instant.position(finished), reason=reason, late=late)
         self._due, self.save_requested = None, False
+
+    def _tell_conflict(self, reason: str) -> None:
+        """Once, when saves come too soon for their share again and again, because another key asks for them."""
+        told, retaken = self._too_soon == TOO_SOON, self._checkpointer.retake is not None
+        if told or retaken or reason not in ("steps", "epochs", "minutes", "overhead"):
+            return
+        seconds = time.monotonic() - self._checkpointer.saved_at_seconds
+        cost = self._cost.measured_seconds
+        exceeds = policy.exceeds(self._schedule, seconds_since_save=seconds, cost_seconds=cost)
+        self._too_soon = self._too_soon + 1 if exceeds and reason != "overhead" else 0
+        if self._too_soon == TOO_SOON and cost is not None:
+            warn(policy.conflict(self._schedule, reason, seconds_since_save=seconds, cost_seconds=cost))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -58,12 +58,24 @@ class _Section(BaseModel):
 
 
 class Every(_Section):
-    """When to save, whichever comes first; null switches one off."""
+    """When to save, whichever comes first; null switches one off.
+
+    `minutes` is the most that may be lost. `overhead_percent` is the share of the time that saving may cost: its waits
+    and the slower steps beside it, as measured. Where that is given and `steps` is not, `steps` is null: 500 steps may
+    well be over sooner than the share allows.
+    """
 
     steps: Count | None = 500
     minutes: Amount | None = 10.0
     epochs: Count | None = None
     overhead_percent: Annotated[Amount, Field(le=100)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_before_steps(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("overhead_percent") is not None:
+            return {"steps": None} | dict(values)
+        return values
 
     def schedule(self) -> Schedule:
         """The same as the plain value that `policy.due` takes."""
@@ -107,6 +119,13 @@ class Keep(_Section):
         )
 
 
+class Staging(_Section):
+    """How the state gets out of training's way, and how much memory of the host that may take."""
+
+    mode: Literal["eager", "overlap"] = "eager"
+    max_bytes: Annotated[int, BeforeValidator(_a_number), Field(ge=2**20)] | None = None
+
+
 class Config(_Section):
     """Everything that can be chosen about a run. Frozen; every failure is a `ConfigError` that says where."""
 
@@ -118,6 +137,7 @@ class Config(_Section):
     resume: Literal["auto", "must", "never"] = "auto"
     signals: tuple[Annotated[str, BeforeValidator(_a_signal)], ...] = ("SIGTERM", "SIGUSR1", "SIGINT")
     gradients: Literal["auto", "always"] = "auto"
+    staging: Staging = Staging()
     fencing: Literal["auto", "require", "off"] = "auto"
     max_failed_saves: Annotated[int, BeforeValidator(_a_number), Field(ge=0)] = 3
     progress: Literal["auto", "always", "never"] = "auto"
@@ -185,7 +205,7 @@ Location: TypeAlias = tuple[int | str, ...]
 
 def _given(source: str | os.PathLike[str] | Mapping[str, Any] | Config) -> _Source:
     if isinstance(source, Config):
-        return _Source("the Config given", source.model_dump())
+        return _Source("the Config given", source.model_dump(exclude_unset=True))
     if isinstance(source, Mapping):
         return _Source("the mapping given", _plain(source, "the mapping given"))
     if isinstance(source, (str, os.PathLike)):

@@ -1,7 +1,8 @@
 """Named instants at which a drill ends this very program with SIGKILL; knows nothing of what happens there.
 
 `RESUMABLE_KILL=POINT:STEP[+SECONDS]` arms one kill: at the first `reach(POINT, step)` with `step >= STEP`, at once or
-`SECONDS` later from a thread, that is, at any instruction. Without it every `reach` is one dictionary look-up.
+`SECONDS` later from a thread, that is, at any instruction. It is read at import and when loops are made (`arm`): a look
+into the environment at every point of every step would cost microseconds each.
 """
 
 from __future__ import annotations
@@ -46,18 +47,24 @@ class Kill:
         return f"{self.point}:{self.step}" + (f"+{self.delay_seconds}" if self.delay_seconds else "")
 
 
+_armed = os.environ.get("RESUMABLE_KILL")
 _last_step = 0
 _fired = False
+
+
+def arm() -> None:
+    """Look again whether this program is to be killed."""
+    global _armed
+    _armed = os.environ.get("RESUMABLE_KILL")
 
 
 def reach(point: str, step: int) -> None:
     """Say that the program is at `point` in `step`; returns, unless a kill is armed for it."""
     global _fired, _last_step
-    armed = os.environ.get("RESUMABLE_KILL")
-    if armed is None:
+    if _armed is None:
         return
     _last_step = max(_last_step, step)
-    kill = Kill.parse(armed)
+    kill = Kill.parse(_armed)
     if _fired or kill.point != point or step < kill.step:
         return
     _fired = True

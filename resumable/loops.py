@@ -35,6 +35,7 @@ class Loops:
     def __init__(
         self, checkpointer: Checkpointer, boundary: Boundary, data: Data, preemption: Preemption, bar: TrainingBar
     ) -> None:
+        killpoints.arm()
         self._checkpointer = checkpointer
         self._boundary = boundary
         self._data = data
@@ -277,12 +278,13 @@ class Loops:
     def _reached(self, *, epoch_ended: bool = False, last: bool = False) -> None:
         self._evaluations = 0
         self._boundary.reached(self._instant(epoch_ended=epoch_ended, last=last))
-        self._bar.update(
-            step=self.step,
-            epoch=self.epoch,
-            total_steps=self._total_steps(),
-            saved_seconds=time.monotonic() - self._checkpointer.saved_at_seconds,
-        )
+        if self._bar.running:
+            self._bar.update(
+                step=self.step,
+                epoch=self.epoch,
+                total_steps=self._total_steps(),
+                saved_seconds=time.monotonic() - self._checkpointer.saved_at_seconds,
+            )
 
     def _instant(self, *, epoch_ended: bool = False, last: bool = False) -> Instant:
         return Instant(

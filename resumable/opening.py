@@ -9,6 +9,7 @@ import random
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from resumable.config import Config
@@ -27,6 +28,8 @@ from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord, RunFile, TensorRecord
 from resumable.store.storage import Storage
+
+Refuse = Callable[[Manifest], None]  # raises for what cannot be used
 
 
 class Sort(Protocol):
@@ -60,16 +63,15 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
     """
     unlock = _lock(config, storage)
     try:
-        resumed = None
-        if _exists(config, catalog):
-            resumed = discover(config, catalog, refuse=lambda found: _refuse_other_objects(config.run, objects, found))
+        refuse = partial(_refuse_other_objects, config.run, objects)
+        resumed = discover(config, catalog, refuse=refuse) if _exists(config, catalog) else None
         _refuse_unfenced(config, storage)
         run_file = create_run(storage, data_seed=_fresh_seed() if config.data_seed is None else config.data_seed)
         _refuse_other_seed(config, run_file)
         lineage = resumed.manifest.lineage if resumed else []
         name = CheckpointName.parse(resumed.name) if resumed else None
         attempt = begin(storage, resumed_from=name, lineage_before=lineage)
-        resumed, attempt = _settled(config, storage, objects, resumed, attempt)
+        resumed, attempt = _settled(config, catalog.anew(), refuse, resumed, attempt)
         if resumed is None or not resumed.manifest.finished:
             _name_displaced(storage, attempt)
     except BaseException:
@@ -127,16 +129,14 @@ def _name_displaced(storage: Storage, attempt: Attempt) -> None:
 
 
 def _settled(
-    config: Config, storage: Storage, objects: Mapping[str, Sort], resumed: Checkpoint | None, attempt: Attempt
+    config: Config, catalog: Catalog, refuse: Refuse, resumed: Checkpoint | None, attempt: Attempt
 ) -> tuple[Checkpoint | None, Attempt]:
     """What is newest now that every earlier attempt is fenced: while we looked, one may have saved and pruned.
 
     Looked at with fresh eyes, for nothing that was seen before the claim need still be there.
     """
-    catalog, rejected = Catalog(storage), dict[str, str]()
-    newest = _newest_valid(
-        catalog, rejected, lambda found: _refuse_other_objects(config.run, objects, found), proven=resumed
-    )
+    rejected: dict[str, str] = {}
+    newest = _newest_valid(catalog, rejected, refuse, proven=resumed)
     if newest is None:
         _refuse_a_fresh_start(config, catalog, rejected)
         if resumed is not None:
@@ -150,9 +150,7 @@ def _settled(
     return newest, replace(attempt, lineage=lineage)
 
 
-def discover(
-    config: Config, catalog: Catalog, *, refuse: Callable[[Manifest], None] = lambda manifest: None
-) -> Checkpoint | None:
+def discover(config: Config, catalog: Catalog, *, refuse: Refuse = lambda manifest: None) -> Checkpoint | None:
     """The newest checkpoint whose every byte is right; each bad one on the way is named in a REJECT line.
 
     `refuse` raises for what cannot be used; it is asked before the bytes are read.
@@ -167,11 +165,7 @@ def discover(
 
 
 def _newest_valid(
-    catalog: Catalog,
-    rejected: dict[str, str],
-    refuse: Callable[[Manifest], None],
-    *,
-    proven: Checkpoint | None = None,
+    catalog: Catalog, rejected: dict[str, str], refuse: Refuse, *, proven: Checkpoint | None = None
 ) -> Checkpoint | None:
     """The newest that is right in every byte; `proven` was read already and is not read again."""
     for _ in range(LISTING_ATTEMPTS):

@@ -7,10 +7,15 @@ from typing import Literal
 
 Reason = Literal["steps", "epochs", "minutes", "overhead"]
 
+TOLERANCE = 0.9  # a save this much sooner than it should be breaks no promise: noise is as large
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """How often to save, whichever comes first; None switches one off, all None leaves signals and the run's end."""
+    """How often to save, whichever comes first; None switches one off, all None leaves signals and the run's end.
+
+    `minutes` is the most that may be lost. `overhead_percent` is the share of the time that saving may cost.
+    """
 
     steps: int | None = None
     minutes: float | None = None
@@ -25,13 +30,14 @@ def due(
     last_step: int,
     epoch_ended: int | None = None,
     seconds_since_save: float,
-    save_seconds: float | None,
+    cost_seconds: float | None,
 ) -> Reason | None:
     """Why a checkpoint is due at this boundary, or None. Pure: the same arguments, the same answer.
 
     `step` is where the run stands, `last_step` where it stood at its last checkpoint (or where it resumed).
     `epoch_ended` is the number of epochs completed, given only at the boundary at which one of them ended.
-    `seconds_since_save` counts from the end of the last save, `save_seconds` is what that save took, None if unknown.
+    `seconds_since_save` counts from when training went on after the last save; `cost_seconds` is what a save costs
+    training in all, None while that is not known.
     """
     if _crossed(schedule.steps, step=step, last_step=last_step):
         return "steps"
@@ -39,9 +45,34 @@ def due(
         return "epochs"
     if schedule.minutes is not None and seconds_since_save >= schedule.minutes * 60:
         return "minutes"
-    if _affordable(schedule.overhead_percent, seconds_since_save=seconds_since_save, save_seconds=save_seconds):
+    if _paid_off(schedule.overhead_percent, seconds_since_save=seconds_since_save, cost_seconds=cost_seconds):
         return "overhead"
     return None
+
+
+def interval_seconds(cost_seconds: float, percent: float) -> float:
+    """How long to train between two saves of this cost, so that they cost at most this share of the time."""
+    return cost_seconds * 100 / percent
+
+
+def exceeds(schedule: Schedule, *, seconds_since_save: float, cost_seconds: float | None) -> bool:
+    """Whether a save after so many seconds costs more than the share; never where there is none to hold. Pure."""
+    percent = schedule.overhead_percent
+    if percent is None or cost_seconds is None:
+        return False
+    return seconds_since_save < TOLERANCE * interval_seconds(cost_seconds, percent)
+
+
+def conflict(schedule: Schedule, reason: str, *, seconds_since_save: float, cost_seconds: float) -> str:
+    """Two keys that cannot both hold, with what each asks for, in one sentence. Pure."""
+    percent = schedule.overhead_percent
+    assert percent is not None
+    share = 100 * cost_seconds / seconds_since_save
+    return (
+        f"every.{reason}: {getattr(schedule, reason):g} asks for a save each {seconds_since_save:.3g} s, "
+        f"every.overhead_percent: {percent:g} allows one each {interval_seconds(cost_seconds, percent):.3g} s: "
+        f"saving costs {share:.2g} % of the time; raise one of the two"
+    )
 
 
 def _crossed(every_steps: int | None, *, step: int, last_step: int) -> bool:
@@ -50,7 +81,7 @@ def _crossed(every_steps: int | None, *, step: int, last_step: int) -> bool:
     return every_steps is not None and step // every_steps > last_step // every_steps
 
 
-def _affordable(percent: float | None, *, seconds_since_save: float, save_seconds: float | None) -> bool:
-    if percent is None or save_seconds is None:
+def _paid_off(percent: float | None, *, seconds_since_save: float, cost_seconds: float | None) -> bool:
+    if percent is None or cost_seconds is None:
         return False
-    return seconds_since_save >= save_seconds * 100 / percent
+    return seconds_since_save >= interval_seconds(cost_seconds, percent)

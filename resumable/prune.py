@@ -1,24 +1,30 @@
-"""Deletes what retention does not keep; knows no tensors. Refuses to touch what this format did not write."""
+"""Deletes what retention does not keep, and nothing that what stays is made of; knows no tensors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from resumable import retention
-from resumable.errors import CheckpointError, NoCheckpointError, StorageError
+from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.store.attempts import Attempt
 from resumable.store.catalog import Catalog
-from resumable.store.layout import CheckpointName
+from resumable.store.layout import CheckpointName, checkpoint_of
 from resumable.store.storage import Storage
 from resumable.store.writer import delete
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays and what goes, newest first."""
+    """What stays and what goes, newest first.
+
+    In this order no manifest ever lacks a blob: `shares` says whose blobs a checkpoint names, and they are of older
+    ones.
+    """
 
     keep: tuple[CheckpointName, ...]
     delete: tuple[CheckpointName, ...]
+    shares: Mapping[CheckpointName, frozenset[CheckpointName]] = field(default_factory=dict, repr=False, compare=False)
 
 
 def plan(catalog: Catalog, rule: retention.Rule, *, attempt: int) -> Plan:
@@ -26,7 +32,8 @@ def plan(catalog: Catalog, rule: retention.Rule, *, attempt: int) -> Plan:
 
     Of the history everything that the rule does not keep. Outside of it (rejected, unfinished, written late by a
     displaced attempt) only folders of lower attempts, and only once `rule.last` checkpoints of this attempt exist.
-    What is pinned stays in any case.
+    What is pinned stays in any case, and whatever holds a blob that something which stays names, on the line or off
+    it. Raises `StorageError` where a manifest cannot be read now: nobody knows what it names.
     """
     pinned = catalog.pinned()
     history = catalog.history()
@@ -35,27 +42,61 @@ def plan(catalog: Catalog, rule: retention.Rule, *, attempt: int) -> Plan:
         for name, m in history
     ]
     kept = retention.keep(candidates, rule)
-    keep = tuple(name for name, _ in history if str(name) in kept)
     rest = [name for name, _ in history if str(name) not in kept]
     if sum(name.attempt == attempt for name, _ in history) >= max(rule.last, 1):
         known = {name for name, _ in history} | pinned
         rest += [name for name in catalog.names() if name not in known and name.attempt < attempt]
-    return Plan(keep, tuple(rest))
+    shares = _shares(catalog) if rest else {}
+    delete = _unshared(rest, shares)
+    return Plan(tuple(name for name, _ in history if name not in delete), delete, shares)
+
+
+def _shares(catalog: Catalog) -> dict[CheckpointName, frozenset[CheckpointName]]:
+    """Of each checkpoint that stands, the others whose blobs it names."""
+    shares = {}
+    for name in catalog.names():
+        try:
+            blobs = catalog.manifest(name).blobs.values()
+        except (NoCheckpointError, CorruptCheckpointError):
+            continue  # it does not stand, and never will by those bytes
+        shares[name] = frozenset(checkpoint_of(blob.path) for blob in blobs) - {name}
+    return shares
+
+
+def _unshared(
+    candidates: Iterable[CheckpointName], shares: Mapping[CheckpointName, frozenset[CheckpointName]]
+) -> tuple[CheckpointName, ...]:
+    """What of `candidates` may go, newest first: what nothing names that stays, or goes later."""
+    going = set(candidates)
+    while True:
+        needed = {
+            other
+            for name, others in shares.items()
+            for other in others
+            if name not in going or other.order > name.order  # no writer names a newer one
+        }
+        if not going & needed:
+            return tuple(sorted(going, key=lambda name: name.order, reverse=True))
+        going -= needed
 
 
 def prune(storage: Storage, catalog: Catalog, attempt: Attempt, rule: retention.Rule) -> Plan:
     """Carry the plan out, the manifest of each checkpoint first.
 
-    `FencedError` as soon as a newer attempt owns the run. One that cannot be deleted keeps no other from being
-    deleted; its `StorageError` is raised at the end.
+    `FencedError` as soon as a newer attempt owns the run. One that cannot be deleted keeps no other from being deleted
+    but those whose blobs it names; its `StorageError` is raised at the end.
     """
     decided = plan(catalog, rule, attempt=attempt.number)
     failures: list[StorageError] = []
+    needed: set[CheckpointName] = set()
     for name in decided.delete:
+        gone = False
         try:
-            delete(storage, attempt, name)
+            gone = name not in needed and delete(storage, attempt, name)
         except StorageError as failure:
             failures.append(failure)
+        if not gone:
+            needed |= decided.shares.get(name, frozenset())
     if failures:
         raise failures[0]
     return decided
@@ -63,9 +104,10 @@ def prune(storage: Storage, catalog: Catalog, attempt: Attempt, rule: retention.
 
 def make_room(storage: Storage, catalog: Catalog, attempt: Attempt) -> None:
     """On a full disk: remove at once what saves of earlier attempts left without a manifest. Raises as `prune`."""
-    for name in catalog.names():
-        if name.attempt < attempt.number and not _is_committed(catalog, name):
-            delete(storage, attempt, name)
+    earlier = [name for name in catalog.names() if name.attempt < attempt.number]
+    # A copy that is still arriving may lack the manifest of a checkpoint whose blobs another one shares.
+    for name in _unshared([name for name in earlier if not _is_committed(catalog, name)], _shares(catalog)):
+        delete(storage, attempt, name)
 
 
 def _is_committed(catalog: Catalog, name: CheckpointName) -> bool:

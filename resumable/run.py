@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -158,45 +158,65 @@ class Checkpoint:
 
         Tensors come on the CPU with their type, bits and memory format. Raises `NoCheckpointError` for an unknown name.
         """
+        return self._weights(name, self.tree(name))
+
+    def _weights(self, name: str, tree: Any) -> Any:
         from resumable.state.objects import weights
 
-        kind, tree = self._record(name).kind, self.tree(name)
         try:
-            return weights(kind, tree)
+            return weights(self._record(name).kind, tree)
         except (ValueError, KeyError, TypeError) as error:
             raise self._malformed(name, error) from error
 
     def load_into(self, model: nn.Module, *, name: str | None = None, strict: bool = True) -> Loaded:
         """Copy a module's weights and buffers into `model`, in place; optimizer and RNG are left alone.
 
-        With `strict`, a missing or unexpected key is a `RunMismatchError`; another shape always is.
+        With `strict`, a missing or unexpected key is a `RunMismatchError`; another shape always is. After a
+        `CorruptCheckpointError` the values of the model are undefined.
         """
-        from resumable.state.modules import load_weights
+        from resumable.state.modules import load_weights, places_for
 
-        missing, unexpected = load_weights(model, self.load(name or self._only_module()), strict=strict)
+        name = name or self._only_module()
+        # Of a model that fits, the very tensors are filled and handed to it; of any other, nothing is touched yet.
+        into = places_for(model, self._record(name).tensors)
+        state = self._weights(name, self.decoded(name, self.tensors(name, into=into)))
+        missing, unexpected = load_weights(model, state, strict=strict)
         return Loaded(tuple(missing), tuple(unexpected))
 
     def tree(self, name: str) -> Any:
         """The whole stored tree of one object, decoded."""
+        return self.decoded(name, self.tensors(name))
+
+    def decoded(self, name: str, tensors: Mapping[str, torch.Tensor]) -> Any:
+        """The stored tree of one object, made of `tensors`."""
         from resumable.state.codec import decode
 
         try:
-            return decode(self.document["objects"][name], self.tensors(name))
+            return decode(self.document["objects"][name], tensors)
         except (ValueError, KeyError, TypeError) as error:
             raise self._malformed(name, error) from error
 
-    def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        """The tensors of one object by their keys in its blob; none where it has no blob."""
-        from resumable.state.stager import unstage
+    def tensors(
+        self, name: str, *, into: Mapping[str, torch.Tensor] | None = None, keys: Collection[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of one object by their keys in its blobs, on the CPU; none where it has no blob.
+
+        Those of `into` that are alike, and alone in their memory on the CPU, are filled in place and returned
+        themselves; with `keys`, only these are read, and for all others what `into` has is returned. Every byte is
+        verified, but where it is to stay: after an error the contents of `into` are undefined.
+        """
+        from resumable.state.filling import read_tensors
 
         record = self._record(name)
-        if record.blob is None:
+        if not record.blobs:
             return {}
-        self._refuse_more_than_memory(record.blob)
+        for blob in record.blobs:
+            self._refuse_more_than_memory(blob)
+        sources = [self._catalog.reader(self.manifest, blob) for blob in record.blobs]
         try:
-            return unstage(self._catalog.read_blob(self.manifest, record.blob), record.tensors)
+            return read_tensors(sources, record.tensors, into=into or {}, keys=record.tensors if keys is None else keys)
         except ValueError as error:
-            raise self._malformed(record.blob, error) from error
+            raise self._malformed(" and ".join(record.blobs), error) from error
 
     def inline_tree(self, part: str) -> Any:
         """`rng` or `position`, decoded: parts of the state file whose tensors stand in it."""

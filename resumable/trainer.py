@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import torch
 
 from resumable.boundary import Boundary
-from resumable.checkpointer import Checkpointer, environment, versions
+from resumable.capture import environment, versions
+from resumable.checkpointer import Checkpointer
 from resumable.config import Config
 from resumable.cycle import Cycle
 from resumable.data.loader import Data

@@ -43,9 +43,10 @@ class ZippedPass:
         return self
 
     def __next__(self) -> Any:
-        batch = tuple([next(opened) for opened in self._passes])
+        passes = self._passes
+        batch = next(passes[0]) if len(passes) == 1 else tuple([next(opened) for opened in passes])
         self.batches += 1
-        return batch if len(batch) > 1 else batch[0]
+        return batch
 
     def positions(self) -> list[dict[str, Any]]:
         """Where each loader stands, as plain values."""

@@ -131,6 +131,19 @@ def test_all_of_every_may_be_null_and_best_may_be_null() -> None:
     assert config.keep.rule() == Rule(last=3, best_metric=None)
 
 
+def test_a_share_switches_off_the_steps_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    share = {"overhead_percent": 2}
+    assert Every(overhead_percent=2).schedule() == Schedule(steps=None, minutes=10, overhead_percent=2)
+    assert Config.load({"run": "x", "every": share}).every.steps is None
+    assert Config.load(Config.load({"run": "x", "every": share})).every.steps is None
+    assert Config.load({"run": "x", "every": share | {"steps": 500}}).every.steps == 500
+    assert Config.load({"run": "x", "every": {"overhead_percent": None}}).every.steps == 500
+    assert Config.load(Config(run="x"), every=share).every.steps is None
+    monkeypatch.setenv("RESUMABLE_EVERY__OVERHEAD_PERCENT", "2")
+    assert Config.load({"run": "x"}).every.steps is None
+    assert Config.load({"run": "x", "every": {"steps": 500}}).every.steps == 500
+
+
 def test_sections_turn_into_the_plain_values_of_policy_and_retention() -> None:
     every = Every(steps=1, minutes=2.0, epochs=3, overhead_percent=4.0)
     assert every.schedule() == Schedule(steps=1, minutes=2.0, epochs=3, overhead_percent=4.0)

@@ -78,7 +78,9 @@ def test_a_kill_is_written_as_it_is_read(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "step", "step:", "step:x", "stop:3", "step:3+", "step:-1", "step:3 "])
 def test_a_kill_that_means_nothing_is_an_error_and_no_kill(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(killpoints, "_armed", None)
     monkeypatch.setenv("RESUMABLE_KILL", text)
+    killpoints.arm()
     with pytest.raises(ValueError, match="expected POINT:STEP"):
         reach("step", 1)
 

@@ -77,3 +77,19 @@ def test_a_thousand_checkpoints_are_listed_without_torch(torchless: dict[str, st
 @pytest.mark.parametrize("verb", ["show", "verify"])
 def test_other_verbs_that_compare_no_tensors_need_no_torch(torchless: dict[str, str], run: Path, verb: str) -> None:
     assert python(torchless, "-m", "resumable", verb, "--json", f"{run}@latest")
+
+
+def test_each_verb_imports_no_other_and_the_config_only_where_it_is_needed(
+    torchless: dict[str, str], run: Path
+) -> None:
+    script = """
+import sys
+from resumable.cli import app
+try:
+    app(["ls", "--json", sys.argv[1]])
+except SystemExit:
+    pass
+heavy = {"numpy", "fsspec", "yaml", "asyncio", "pydantic_settings", "resumable.config", "resumable.cli.diff"}
+print("\\nimported:", sorted(heavy & set(sys.modules)))
+"""
+    assert python(torchless, "-c", script, str(run)).splitlines()[-1] == "imported: []"

@@ -84,10 +84,10 @@ def test_the_constraints_pin_torch() -> None:
 
 
 def test_the_verbs_of_the_readme_are_those_of_the_command_line() -> None:
-    from resumable.cli import app
+    from resumable.cli import command_line
 
     named = set(re.findall(r"^resumable (\w+)", "\n".join(blocks("bash")), re.MULTILINE))
-    assert named == set(get_command(app).commands)
+    assert named == set(get_command(command_line()).commands)
 
 
 # -- names ------------------------------------------------------------------------------------------------------------

@@ -23,11 +23,11 @@ from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpoi
 from resumable.opening import OpenedRun, open_run
 from resumable.prune import prune
 from resumable.store.catalog import Catalog
-from resumable.store.layout import MANIFEST, CheckpointName
+from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_of
 from resumable.store.local import LocalStorage
 from resumable.store.pins import pin, pinned, unpin
 from resumable.store.storage import Entry
-from tests.store.training import STEPS_PER_EPOCH, save
+from tests.store.training import STEPS_PER_EPOCH, Sharing, save
 
 BLOB = "model.safetensors"
 NEVER = 10**9
@@ -38,10 +38,11 @@ class Killed(BaseException):
 
 
 class Fragile(LocalStorage):
-    """A folder whose user dies at a chosen call, and that fails where it is told to."""
+    """A folder whose user dies at a chosen call, and that fails where it is told to; hard links it may have or not."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, links: bool) -> None:
         super().__init__(root)
+        self.links = links
         self.calls_to_live = NEVER
         self.failing_removals = 0
         self.failing_writes = 0
@@ -65,6 +66,10 @@ class Fragile(LocalStorage):
             self.failing_writes -= 1
             raise StorageError("no space left")
         super().write(path, chunks)
+
+    def link(self, source: str, target: str) -> bool:
+        self._live()
+        return self.links and super().link(source, target)
 
     def create(self, path: str, data: bytes) -> None:
         self._live()
@@ -96,9 +101,10 @@ def standing(root: Path) -> set[CheckpointName]:
 class Training:
     """One launch: opens the run; each save takes the next step and prunes."""
 
-    def __init__(self, root: Path, rule: retention.Rule, *, calls_to_live: int = NEVER) -> None:
+    def __init__(self, root: Path, rule: retention.Rule, *, calls_to_live: int = NEVER, links: bool = True) -> None:
         self.rule = rule
-        self.storage = Fragile(root)
+        self.sharing = Sharing()
+        self.storage = Fragile(root, links=links)
         self.storage.calls_to_live = calls_to_live
         self.catalog = Catalog(self.storage)
         self.opened: OpenedRun = open_run(Config(run=str(root), data_seed=7), self.storage, self.catalog, {})
@@ -111,7 +117,7 @@ class Training:
 
     def save(self, loss: float) -> None:
         self.step += 10
-        self.saved.append(save(self.storage, self.opened, self.step, loss=loss))
+        self.saved.append(save(self.storage, self.opened, self.step, loss=loss, sharing=self.sharing))
 
     def prune(self) -> None:
         prune(self.storage, self.catalog, self.opened.attempt, self.rule)
@@ -142,11 +148,15 @@ class UnderFire(RuleBasedStateMachine):
         self.losses: dict[CheckpointName, float] = {}
         self.parents: dict[int, CheckpointName | None] = {}
         self.foreign: dict[Path, bytes] = {}
+        self.links = True
+        self.shares: dict[CheckpointName, set[CheckpointName]] = {}
+        """Of each checkpoint that ever stood, those whose blobs it names."""
 
     # -- what a program does ------------------------------------------------------------------------------------------
 
-    @initialize(keep=RULES)
-    def a_run_with_something_foreign_beside_a_checkpoint(self, keep: retention.Rule) -> None:
+    @initialize(keep=RULES, links=st.booleans())
+    def a_run_with_something_foreign_beside_a_checkpoint(self, keep: retention.Rule, links: bool) -> None:
+        self.links = links
         self._start(keep, NEVER)
         self._save(3.0)
         self.put_something_foreign(0, 0, True)
@@ -195,7 +205,7 @@ class UnderFire(RuleBasedStateMachine):
 
     # -- what people do -----------------------------------------------------------------------------------------------
 
-    @rule(which=st.integers(0, 9), file=st.sampled_from([MANIFEST, BLOB, None]))
+    @rule(which=st.integers(0, 9), file=st.sampled_from([MANIFEST, BLOB, Sharing.FILE_NAME, None]))
     def delete_by_hand(self, which: int, file: str | None) -> None:
         name = self._one(which)
         if name is None:
@@ -208,6 +218,8 @@ class UnderFire(RuleBasedStateMachine):
             (folder / file).unlink(missing_ok=True)
             if self.training:
                 self.training.touched.add(name)
+        if self.training and file in (None, Sharing.FILE_NAME):
+            self.training.touched |= {other for other, named in self.shares.items() if name in named}
 
     @rule(which=st.integers(0, 9))
     def pin(self, which: int) -> None:
@@ -256,7 +268,7 @@ class UnderFire(RuleBasedStateMachine):
     def _start(self, keep: retention.Rule, calls: int) -> None:
         good = standing(self.root)
         try:
-            training = Training(self.root, keep, calls_to_live=calls)
+            training = Training(self.root, keep, calls_to_live=calls, links=self.links)
         except Killed:
             return
         except (CorruptCheckpointError, NoCheckpointError):
@@ -282,6 +294,8 @@ class UnderFire(RuleBasedStateMachine):
                 return
             except Killed:
                 return
+            finally:
+                self._note_what_is_shared()
             before, folders = standing(self.root), self._folders()
             assert training.saved[-1] in before
             with suppress(StorageError, Killed):
@@ -291,7 +305,8 @@ class UnderFire(RuleBasedStateMachine):
     def _exactly_the_rest_went(
         self, training: Training, before: set[CheckpointName], folders: set[CheckpointName]
     ) -> None:
-        """After a prune that went well: of the line what the rule keeps, and what is pinned; no other of the line.
+        """After a prune that went well: of the line what the rule keeps, what is pinned, and what these and all that
+        stands beside the line share; no other of the line.
 
         Off the line nothing of this attempt, and nothing at all before there is enough of this attempt.
         """
@@ -299,7 +314,15 @@ class UnderFire(RuleBasedStateMachine):
         line = self._lineage(training.saved[-1])
         known = [name for name in line if name in before or name in training.touched]
         kept = [self._kept(view, training.rule) | pins for view in self._views(known, before)]
-        assert after & set(line) in [before & set(line) & each for each in kept]
+        whole, beside = before & set(line), self._folders() - set(line)
+        assert any(
+            # What somebody took the manifest of is remembered by a program that has read it, and names nothing for
+            # one that has not.
+            whole & self._needed(each | beside, certain=True)
+            <= after & set(line)
+            <= whole & self._needed(each | beside, certain=False)
+            for each in kept
+        )
         gone = {name for name in folders - self._folders() if name not in known}
         assert not gone & pins
         assert all(name.attempt < number for name in gone)
@@ -312,6 +335,20 @@ class UnderFire(RuleBasedStateMachine):
         for count in range(len(damaged) + 1):
             for unseen in itertools.combinations(damaged, count):
                 yield [name for name in known if name not in unseen]
+
+    def _note_what_is_shared(self) -> None:
+        catalog = Catalog(LocalStorage(self.root))
+        for name in catalog.names():
+            with suppress(CheckpointError):
+                self.shares[name] = {checkpoint_of(blob.path) for blob in catalog.manifest(name).blobs.values()}
+
+    def _needed(self, names: set[CheckpointName], *, certain: bool) -> set[CheckpointName]:
+        """These, and whatever holds a blob that one of these names; if `certain`, only one that has its manifest."""
+        found = set(names)
+        for name in names:
+            if not certain or (self.root / "checkpoints" / str(name) / MANIFEST).exists():
+                found |= self.shares.get(name, set())
+        return found
 
     def _folders(self) -> set[CheckpointName]:
         return set(Catalog(LocalStorage(self.root)).names())
@@ -392,11 +429,14 @@ class UnderFire(RuleBasedStateMachine):
         for _ in range(4):
             self._save(1.0)
         pins = pinned(LocalStorage(self.root))
-        assert standing(self.root) - pins == set(self.training.saved[-2:]) - pins
+        kept = self._needed(set(self.training.saved[-2:]) | pins, certain=True)
+        assert standing(self.root) - pins == standing(self.root) & kept - pins
+        assert set(self.training.saved[-2:]) <= standing(self.root)
+        assert not self.links or kept == set(self.training.saved[-2:]) | pins
         for name in Catalog(LocalStorage(self.root)).names():
             folder = self.root / "checkpoints" / str(name)
             ours = {path for path in folder.iterdir() if path not in self.foreign}
-            assert not ours or name in self.training.saved[-2:] or name in pins, f"{ours} stays for ever"
+            assert not ours or name in kept, f"{ours} stays for ever"
 
 
 @pytest.fixture(autouse=True)

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from typing import NoReturn
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NoReturn
 
 import typer
 
-from resumable.cli import diff, drill, ls, pin, prune, show, verify
-from resumable.cli.terminal import print_error
 from resumable.errors import ResumableError
 
-app = typer.Typer(
-    name="resumable",
-    help="Look at the checkpoints of training runs, compare them, and prove that yours survives being killed.\n\n"
-    "RUN is a folder or any fsspec URL. RUN@latest, RUN@best and RUN@STEP name one checkpoint of it.\n\n"
-    "Exit codes: 0 fine, 1 a problem was found, 2 usage.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("ls")(ls.ls)
-app.command("show")(show.show)
-app.command("verify")(verify.verify)
-app.command("diff")(diff.diff)
-app.command("prune")(prune.prune)
-app.command("pin")(pin.pin)
-app.command("drill", context_settings={"allow_interspersed_args": False})(drill.drill)
+# Each verb is the function of its name in the module of its name, imported when it is asked for: `ls` starts at once.
+VERBS: Mapping[str, Mapping[str, Any]] = {
+    "ls": {},
+    "show": {},
+    "verify": {},
+    "diff": {},
+    "prune": {},
+    "pin": {},
+    "drill": {"context_settings": {"allow_interspersed_args": False}},
+}
+
+
+def app(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line on `arguments`, or on `sys.argv`; leaves with `SystemExit`, or with a `ResumableError`."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    command_line(arguments[:1] if arguments and arguments[0] in VERBS else VERBS)(arguments)
+
+
+def command_line(verbs: Collection[str] = tuple(VERBS)) -> typer.Typer:
+    """The command line with these verbs."""
+    made = typer.Typer(
+        name="resumable",
+        help="Look at the checkpoints of training runs, compare them, and prove that yours survives being killed.\n\n"
+        "RUN is a folder or any fsspec URL. RUN@latest, RUN@best and RUN@STEP name one checkpoint of it.\n\n"
+        "Exit codes: 0 fine, 1 a problem was found, 2 usage.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_no_verb)  # or typer would take a verb that is alone for the whole
+    for verb in verbs:
+        made.command(verb, **VERBS[verb])(getattr(importlib.import_module(f"resumable.cli.{verb}"), verb))
+    return made
+
+
+def _no_verb() -> None:
+    pass
 
 
 def main() -> NoReturn:
@@ -36,6 +57,8 @@ def main() -> NoReturn:
     try:
         app()
     except ResumableError as error:
+        from resumable.cli.terminal import print_error
+
         print_error(error)
         sys.exit(1)
     sys.exit(0)

@@ -49,7 +49,7 @@ def _summary(manifest: Manifest, name: str) -> dict[str, Any]:
         "type": record.type,
         "tensors": len(record.tensors),
         "elements": _elements(record),
-        "size_bytes": manifest.blobs[record.blob].size if record.blob else 0,
+        "size_bytes": sum(manifest.blobs[blob].size for blob in record.blobs),
     }
 
 

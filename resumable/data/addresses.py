@@ -6,6 +6,8 @@ one encoding: sums and packed bits would let neighbours collide.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import xxhash
@@ -31,7 +33,18 @@ def pass_key(data_seed: int, address: PassAddress) -> bytes:
 
 def batch_key(data_seed: int, address: PassAddress, batch: int) -> bytes:
     """The 16 bytes that decide everything random about fetching one batch."""
-    return key_of("batch", data_seed, *_parts(address), batch)
+    return batch_keys(data_seed, address)(batch)
+
+
+def batch_keys(data_seed: int, address: PassAddress) -> Callable[[int], bytes]:
+    """`batch_key` of one pass, as a function of the batch."""
+    start = _framed("batch", data_seed, *_parts(address))
+
+    def key(batch: int) -> bytes:
+        number = b"%d" % batch
+        return xxhash.xxh3_128_digest(b"%bi%b%b" % (start, len(number).to_bytes(8, "little"), number))  # as _encode
+
+    return key
 
 
 def loop_key(data_seed: int, loop: str) -> bytes:
@@ -41,7 +54,16 @@ def loop_key(data_seed: int, loop: str) -> bytes:
 
 def key_of(*parts: str | int | bytes) -> bytes:
     """XXH3-128 of an unambiguous encoding of `parts`."""
-    return xxhash.xxh3_128_digest(b"".join(map(_encode, parts)))
+    return xxhash.xxh3_128_digest(_framed(*parts))
+
+
+def derived(key: bytes, name: str) -> bytes:
+    """`key_of(key, name)`."""
+    return xxhash.xxh3_128_digest(_encode(key) + _encoded_name(name))
+
+
+def _framed(*parts: str | int | bytes) -> bytes:
+    return b"".join(map(_encode, parts))
 
 
 def _parts(address: PassAddress) -> tuple[str, int, int, int]:
@@ -56,3 +78,6 @@ def _encode(part: str | int | bytes) -> bytes:
     else:
         data, tag = str(int(part)).encode(), b"i"
     return tag + len(data).to_bytes(8, "little") + data
+
+
+_encoded_name = functools.cache(_encode)  # of the few names that keys are derived for

@@ -41,7 +41,8 @@ class KeyedFetch:
                 result = self._run(key, before, fetch)
         else:
             result = self._run(key, before, fetch)
-        if again and self._finder.find().keys() - before.keys():
+        # The very same dict is the usual case: then nothing can have come into being.
+        if again and (after := self._finder.find()) is not before and after.keys() - before.keys():
             # Made lazily, it was seeded by whatever its maker chose; from the next batch on it would have a key.
             return self(key, fetch, again=False)
         return result
@@ -53,7 +54,7 @@ class KeyedFetch:
 
 
 class KeyedDataset(Dataset[Any]):
-    """The user's dataset behind a proxy that takes a `KeyedBatch` and gives the collated batch."""
+    """The user's dataset behind a proxy that takes a keyed batch and gives the collated batch."""
 
     def __init__(self, loader: Any) -> None:
         self.dataset = loader.dataset
@@ -63,11 +64,12 @@ class KeyedDataset(Dataset[Any]):
         self._fetch = KeyedFetch(self.dataset, self._collate)
 
     def __getitem__(self, batch: KeyedBatch) -> Any:
-        if self._has_epoch and batch.epoch is not None:
+        key, index, epoch = batch
+        if self._has_epoch and epoch is not None:
             # Persistent workers hold a copy of the dataset that the main program's set_epoch does not reach; in the
             # main program another loop over the same dataset may have told it another epoch since.
-            tell_epoch(self.dataset, batch.epoch)
-        return self._fetch(batch.key, lambda: self._collate(self._read(batch.index)))
+            tell_epoch(self.dataset, epoch)
+        return self._fetch(key, lambda: self._collate(self._read(index)))
 
     def _read(self, index: Any) -> Any:
         dataset = self.dataset

@@ -1,93 +1,148 @@
-"""NumPy's global stream, captured and put back in a few microseconds; knows nothing of keys.
+"""NumPy's global stream, captured, put back and seeded in about a microsecond; knows nothing of addresses.
 
-`np.random.get_state` and `set_state` copy 624 words one by one, 40 microseconds each, twice per batch. The words lie at
-an address that NumPy publishes (`BitGenerator.ctypes.state_address`) and are copied as one block. What does not lie
-there is the second value of the last legacy normal draw, kept for the next one: with the words set to a known state,
-a draw either gives the value known for that state, or the kept one.
+`np.random.get_state` and `set_state` copy 624 words one by one, 40 microseconds each, once per batch. The words and the
+position among them lie as one block at an address that NumPy publishes (`BitGenerator.ctypes.state_address`); the
+second value of the last legacy normal draw, kept for the next one, lies inside the `RandomState` itself. Where, is
+learned from a private one at import and compared with what the public functions say; where they disagree, or another
+bit generator is in use, the public functions do the work.
 """
 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
-from typing import Any
+import sys
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from resumable.data import twister
+
 _WORDS = 624
 _BLOCK_BYTES = 4 * _WORDS + 4  # 624 words and the position among them
+_KEPT_BYTES = 16  # an int that says whether a normal value is kept, padding, and the value as a double
+_AT_THE_END = _WORDS.to_bytes(4, sys.byteorder)  # the first draw makes new words
+_NOTHING_KEPT = bytes(_KEPT_BYTES)
 
 
-@dataclass(frozen=True)
-class _Block:
-    image: bytes
-    kept_normal: float | None
+class Image(NamedTuple):
+    """One state of the global stream, as it lies in memory."""
+
+    block: bytes
+    kept: bytes
+
+
+class _Place(NamedTuple):
+    """Where the state of one stream lies."""
+
+    source: Any  # the bit generator, which owns the block
+    block: memoryview
+    words: memoryview  # of the block
+    position: memoryview  # of the block
+    kept: memoryview
 
 
 def capture() -> Any:
     """The state of the global stream; the stream stays as it was."""
-    address = _address()
-    if address is None:
+    place = _find()
+    if place is None:
         return np.random.get_state(legacy=False)
-    image = ctypes.string_at(address, _BLOCK_BYTES)
-    block = _Block(image, _take_kept_normal(address))
-    put_back(block)
-    return block
+    return Image(bytes(place.block), bytes(place.kept))
 
 
 def put_back(state: Any) -> None:
     """Set the global stream to a state that `capture` returned in this program."""
-    address = _address()
-    if not isinstance(state, _Block):
-        np.random.set_state(state)
-    elif address is None or state.kept_normal is not None:
-        np.random.set_state(_as_tuple(state))
+    place = _find()
+    if place is not None and isinstance(state, Image):
+        place.block[:], place.kept[:] = state
     else:
-        _take_kept_normal(address)
-        ctypes.memmove(address, state.image, _BLOCK_BYTES)
+        np.random.set_state(_as_tuple(state) if isinstance(state, Image) else state)
 
 
-def seed(words: Any) -> None:
-    """Set the global stream to a function of all of `words`, whatever bit generator is under it."""
-    source: Any = np.random.get_bit_generator() if _BLOCK_IS_KNOWN else None  # type: ignore[attr-defined]
+def seed(key: bytes) -> None:
+    """Set the global stream to a function of all of `key`, whatever bit generator is under it.
+
+    For a Mersenne twister this is the state of `np.random.seed` with the 32-bit words of `key`.
+    """
+    place = _find()
+    words = twister.words_of(key) if place is not None else None
+    if place is not None and words is not None:
+        place.words[:] = words
+        place.position[:] = _AT_THE_END
+        place.kept[:] = _NOTHING_KEPT
+    else:
+        _seed_publicly(np.frombuffer(key, dtype="<u4"))
+
+
+def _seed_publicly(words: Any) -> None:
+    source: Any = np.random.get_bit_generator() if _CAN_BE_ASKED else None  # type: ignore[attr-defined]
     if source is None or type(source) is np.random.MT19937:
         np.random.seed(words)
     else:
         np.random.set_state(type(source)(words).state | {"has_gauss": 0, "gauss": 0.0})
 
 
-def _address() -> int | None:
-    if not _BLOCK_IS_KNOWN:
+def _find() -> _Place | None:
+    """Where the global stream lies now; None where only the public functions know."""
+    global _place
+    if _KEPT_OFFSET is None:
         return None
     source = np.random.get_bit_generator()  # type: ignore[attr-defined]
-    return int(source.ctypes.state_address) if type(source) is np.random.MT19937 else None
+    if _place is None or _place.source is not source:
+        _place = _place_of(_STREAM, source, _KEPT_OFFSET) if type(source) is np.random.MT19937 else None
+    return _place
 
 
-def _take_kept_normal(address: int) -> float | None:
-    """The value kept by the last legacy normal draw, which is kept no longer; leaves the words in the known state."""
-    ctypes.memmove(address, _KNOWN_IMAGE, _BLOCK_BYTES)
-    drawn = np.random.standard_normal()
-    if drawn != _KNOWN_NORMAL:
-        return drawn
-    np.random.standard_normal()
-    return None
+def _place_of(stream: Any, source: Any, kept_offset: int) -> _Place:
+    block = twister.memory(int(source.ctypes.state_address), _BLOCK_BYTES)
+    kept = twister.memory(id(stream) + kept_offset, _KEPT_BYTES)
+    return _Place(source, block, block[: 4 * _WORDS], block[4 * _WORDS :], kept)
 
 
-def _as_tuple(block: _Block) -> tuple[str, Any, int, int, float]:
-    words = np.frombuffer(block.image, dtype=np.uint32)
-    kept = block.kept_normal
-    return "MT19937", words[:_WORDS], int(words[_WORDS]), int(kept is not None), kept or 0.0
+def _as_tuple(image: Image) -> tuple[str, Any, int, int, float]:
+    words = np.frombuffer(image.block, dtype=np.uint32)
+    is_kept, value = np.frombuffer(image.kept, dtype=np.intc)[0], np.frombuffer(image.kept, dtype=np.float64)[1]
+    return "MT19937", words[:_WORDS], int(words[_WORDS]), int(is_kept), float(value)
 
 
-def _learn() -> tuple[bytes, float, bool]:
+def _learn() -> int | None:
+    """The offset of what is kept inside a `RandomState`; None unless all is where it is thought to be."""
+    if not _CAN_BE_ASKED or type(_STREAM) is not np.random.RandomState:
+        return None
     source = np.random.MT19937(0x7265_7375_6D61_626C)
-    stream = np.random.RandomState(source)
-    stream.bytes(4)  # so that the position is inside the block
-    image = ctypes.string_at(int(source.ctypes.state_address), _BLOCK_BYTES)
-    public: Any = stream.get_state()
-    known = image == public[1].astype(np.uint32).tobytes() + int(public[2]).to_bytes(4, _BYTE_ORDER)
-    return image, float(stream.standard_normal()), known and hasattr(np.random, "get_bit_generator")
+    stream: Any = np.random.RandomState(source)
+    stream.standard_normal()  # one value is kept now
+    value = np.float64(stream.get_state()[4]).tobytes()
+    inside = ctypes.string_at(id(stream), np.random.RandomState.__basicsize__)
+    offset = inside.find(value) - _KEPT_BYTES // 2
+    if offset < object.__basicsize__ or inside.count(value) != 1:
+        return None
+    sound = _is_there(stream, _place_of(stream, source, offset)) and _is_seeded_alike()
+    return offset if sound else None
 
 
-_BYTE_ORDER: Any = "little" if np.little_endian else "big"
-_KNOWN_IMAGE, _KNOWN_NORMAL, _BLOCK_IS_KNOWN = _learn()
+def _is_there(stream: Any, place: _Place) -> bool:
+    # Read with a value kept and with none, and written back to the first: each time as the public functions see it.
+    first, before = Image(bytes(place.block), bytes(place.kept)), stream.get_state()
+    stream.standard_normal(1001)
+    later, after = Image(bytes(place.block), bytes(place.kept)), stream.get_state()
+    place.block[:], place.kept[:] = first
+    pairs = ((_as_tuple(first), before), (_as_tuple(later), after), (stream.get_state(), before))
+    return later.kept == _NOTHING_KEPT and all(map(_equal, *zip(*pairs, strict=True)))
+
+
+def _is_seeded_alike() -> bool:
+    key = bytes(range(16))
+    words = twister.words_of(key)
+    public = np.random.RandomState(np.frombuffer(key, dtype="<u4"))  # type: ignore[arg-type]
+    state: Any = public.get_state()
+    return words is not None and words == state[1].tobytes() and state[2] == _WORDS
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return bool(np.array_equal(one[1], other[1]) and one[2:] == other[2:])
+
+
+_CAN_BE_ASKED = hasattr(np.random, "get_bit_generator")
+_STREAM: Any = getattr(np.random.mtrand, "_rand", None)
+_KEPT_OFFSET = _learn()
+_place: _Place | None = None

@@ -12,7 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -37,12 +37,9 @@ _PLAIN_ORDERS = (list, tuple, range)
 _END = object()
 
 
-class KeyedBatch(NamedTuple):
-    """What travels to whoever fetches: the key of the batch, its index (or list of indices), and the epoch."""
-
-    key: bytes
-    index: Any
-    epoch: int | None
+# What travels to whoever fetches: the key of the batch, its index (or list of indices), and the epoch. A plain tuple,
+# because to pickle a class by its name for every batch costs more than all that it holds.
+KeyedBatch: TypeAlias = tuple[bytes, Any, int | None]
 
 
 class Order(Iterator[KeyedBatch]):
@@ -59,6 +56,7 @@ class Order(Iterator[KeyedBatch]):
         self._state = {role: copy.deepcopy(part.state_dict()) for role, part in self._stateful.items()}
         self._streams = PrivateStreams(opening.key, find_generators(self._sampler, leave_out=(self._dataset,)))
         self._indices: Iterator[Any] | None = None
+        self._unswapped = False  # whether indices may be drawn without a look at the streams
         self._digest = xxhash.xxh3_128()
         self._ahead: deque[bytes] = deque()
         self._drawn = self._consumed = 0
@@ -70,7 +68,7 @@ class Order(Iterator[KeyedBatch]):
         self._ahead.append(encode_index(index))
         number = self._drawn
         self._drawn += 1
-        return KeyedBatch(self._opening.batch_key(number), index, self._opening.epoch)
+        return self._opening.batch_key(number), index, self._opening.epoch
 
     def consumed(self) -> None:
         """Count the oldest index drawn as taken by the loop."""
@@ -93,6 +91,8 @@ class Order(Iterator[KeyedBatch]):
     def _draw(self) -> Any:
         if self._indices is None:
             return self._begin()
+        if self._unswapped:
+            return next(self._indices)
         with self._streams:
             return next(self._indices)
 
@@ -105,6 +105,7 @@ class Order(Iterator[KeyedBatch]):
             index = self._first()
         if _draws_once(self._sampler):
             self._streams.leave_main_alone()
+        self._unswapped = self._streams.swaps_nothing
         if index is _END:
             raise StopIteration
         return index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from resumable.data.addresses import PassAddress, batch_key, pass_key
+from resumable.data.addresses import PassAddress, batch_keys, pass_key
 from resumable.errors import LoopError, ResumableError, quoted
 
 Position = Mapping[str, Any]
@@ -39,8 +40,10 @@ class Opening:
     def batches_done(self) -> int:
         return int(self.resume["batches"]) if self.resume else 0
 
-    def batch_key(self, batch: int) -> bytes:
-        return batch_key(self.data_seed, self.address, batch)
+    @functools.cached_property
+    def batch_key(self) -> Callable[[int], bytes]:
+        """The key of a batch, by its number."""
+        return batch_keys(self.data_seed, self.address)
 
 
 @contextlib.contextmanager
@@ -165,9 +168,20 @@ def tell_epoch(part: Any, epoch: int) -> None:
         _remember(part, epoch)
 
 
-_told: dict[int, tuple[Callable[[], Any], int]] = {}
+_told: dict[int, tuple[weakref.ref[Any], int]] = {}
 
 
 def _remember(part: Any, epoch: int) -> None:
+    place = id(part)
+    known = _told.get(place)
+    if known is not None and known[0]() is part:
+        _told[place] = (known[0], epoch)
+        return
     with contextlib.suppress(TypeError):  # what cannot be weakly referred to is told each time
-        _told[id(part)] = (weakref.ref(part), epoch)
+        _told[place] = (weakref.ref(part, functools.partial(_forget, place)), epoch)
+
+
+def _forget(place: int, gone: weakref.ref[Any]) -> None:
+    # Its id may be another's by now.
+    if place in _told and _told[place][0] is gone:
+        del _told[place]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from resumable.data import legacy
-from resumable.data.addresses import key_of
+from resumable.data import legacy, twister
+from resumable.data.addresses import derived, key_of
 from resumable.data.generators import AnyGenerator
 
 _NONE: Mapping[str, AnyGenerator] = {}
@@ -27,9 +27,10 @@ _HEAD = struct.Struct("=QiiQ")
 
 def seed_streams(key: bytes, generators: Mapping[str, AnyGenerator] = _NONE) -> None:
     """Set the torch CPU, NumPy and Python streams, and `generators`, to states that are functions of all of `key`."""
-    torch.default_generator.set_state(torch_state(key))
-    legacy.seed(_words_of(key_of(key, "numpy")))
-    random.seed(_integer_of(key_of(key, "python")))
+    _fill(_image, key)
+    torch.default_generator.set_state(_image.tensor)
+    legacy.seed(derived(key, "numpy"))
+    random.seed(_integer_of(derived(key, "python")))
     for path, generator in generators.items():
         _seed(generator, key_of(key, "generator", path))
 
@@ -39,11 +40,32 @@ def torch_state(key: bytes) -> torch.Tensor:
 
     `left` is 1, so that the first draw regenerates from the 624 words. `initial_seed()` reads the key's first 8 bytes.
     """
-    image = bytearray(_STATE_BYTES)
-    _HEAD.pack_into(image, 0, seed_number(key), 1, 1, 0)
-    words = np.frombuffer(hashlib.shake_128(key).digest(4 * _WORDS), dtype="<u4")
-    np.frombuffer(image, dtype=np.uint64)[3 : 3 + _WORDS] = words
-    return torch.frombuffer(image, dtype=torch.uint8)
+    image = _Image()
+    _fill(image, key)
+    return image.tensor
+
+
+class _Image:
+    """The memory of one torch state, as torch takes it and as it is written to."""
+
+    def __init__(self) -> None:
+        image = np.frombuffer(bytearray(_HEAD.pack(0, 1, 1, 0).ljust(_STATE_BYTES, b"\0")), dtype=np.uint64)
+        drawn = bytearray(4 * _WORDS)
+        self.tensor = torch.from_numpy(image.view(np.uint8))
+        self.seed = memoryview(image)[:1]
+        self.words = image[_HEAD.size // 8 :][:_WORDS]
+        self.drawn = memoryview(drawn)
+        self.drawn_words = np.frombuffer(drawn, dtype="<u4")
+
+
+def _fill(image: _Image, key: bytes) -> None:
+    image.seed[0] = seed_number(key)
+    image.drawn[:] = hashlib.shake_128(key).digest(4 * _WORDS)
+    image.words[:] = image.drawn_words
+
+
+# Of the global stream only, which several threads could not share either; each new one costs some microseconds.
+_image = _Image()
 
 
 def seed_number(key: bytes) -> int:
@@ -80,6 +102,11 @@ class PrivateStreams:
         """From now on swap the private generators only: the code inside is known to draw from nothing else."""
         self._quiet = True
 
+    @property
+    def swaps_nothing(self) -> bool:
+        """Whether the context would do nothing at all."""
+        return self._quiet and not self.generators
+
     def __enter__(self) -> None:
         self._outer_private = _capture(self.generators)
         _put_back(self._private)
@@ -96,13 +123,13 @@ class PrivateStreams:
 
 
 def _capture_main() -> tuple[Any, Any, Any]:
-    return torch.default_generator.get_state(), legacy.capture(), random.getstate()
+    return torch.default_generator.get_state(), legacy.capture(), twister.capture()
 
 
 def _put_back_main(state: tuple[Any, Any, Any]) -> None:
     torch.default_generator.set_state(state[0])
     legacy.put_back(state[1])
-    random.setstate(state[2])
+    twister.put_back(state[2])
 
 
 def _capture(generators: Mapping[str, AnyGenerator]) -> list[tuple[AnyGenerator, Any]]:

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from resumable.errors import ResumableError, RunMismatchError, quoted
 from resumable.state.tensors import Recorded
+from resumable.state.trees import Own, fresh, moved
 
 _SHOWN = 20
 
@@ -28,8 +30,23 @@ class Adapter(Protocol):
     def key_of(self, path: tuple[str, ...]) -> str:
         """The name that the tensor at `path` of the tree has in the object's file."""
 
+    def frozen(self) -> frozenset[str]:
+        """The names of tensors that training says it does not change; not believed, but asked first."""
+
+    def steady(self, keys: Iterable[str]) -> frozenset[str]:
+        """Those of the names of its tensors that nothing but optimizers writes to."""
+
     def restore(self, tree: Any) -> None:
         """Bring the object in place to the state of `tree`; `RunMismatchError` names everything that does not fit."""
+
+    def take(self, tree: Any) -> None:
+        """As `restore`, of a tree that is handed over: its tensors may become the object's, or are so already."""
+
+    def places(self) -> Mapping[str, Tensor] | None:
+        """The object's live tensors by key, if `take` may be given these very tensors, filled with the stored values.
+
+        None where other code than torch's own takes part in loading: it may do with the tensors what it likes.
+        """
 
     def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:
         """What of the stored tensors can be seen not to fit before anything is read or changed."""
@@ -51,11 +68,24 @@ class Plain:
     def key_of(self, path: tuple[str, ...]) -> str:
         return ".".join(path)
 
+    def frozen(self) -> frozenset[str]:
+        return frozenset()
+
+    def steady(self, keys: Iterable[str]) -> frozenset[str]:
+        return frozenset()
+
     def restore(self, tree: Any) -> None:
         with taking(self.name):
-            self._restore(tree)
+            self._restore(tree, fresh)
 
-    def _restore(self, tree: Any) -> None:
+    def take(self, tree: Any) -> None:
+        with taking(self.name):
+            self._restore(tree, moved)
+
+    def places(self) -> Mapping[str, Tensor] | None:
+        return None
+
+    def _restore(self, tree: Any, own: Own) -> None:
         raise NotImplementedError
 
     def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
 from resumable.errors import StateError
 from resumable.state.adapter import Adapter, taking
 from resumable.state.encoder import encode
-from resumable.state.tensors import Recorded, TensorFacts, facts_of, tensor_digest
+from resumable.state.filling import in_threads
+from resumable.state.tensors import DigestedRecord, TensorFacts, facts_of, same_place, tensor_digest
 
 _TENSOR_TAGS = ("$tensor", "$array", "$octets")
 _PAIR_TAGS = ("$dict", "$counter")
 _SHOWN = 5
+_THREADS = min(4, os.cpu_count() or 1)
 
 
-class Record(Recorded, Protocol):
-    """A record of a stored tensor that also has its digest."""
-
-    @property
-    def digest(self) -> str: ...
+Records = Mapping[str, DigestedRecord]
 
 
-def verify_round_trip(adapter: Adapter, document: Any, records: Mapping[str, Record]) -> None:
+@dataclass(frozen=True)
+class Compared:
+    """How a live object differs from its stored state, in words, and which of its tensors do not."""
+
+    differences: list[str]
+    unchanged: set[str]
+
+
+def verify_round_trip(
+    adapter: Adapter, document: Any, records: Records, *, proven: Mapping[str, Tensor] | None = None
+) -> None:
     """Capture the live object and compare it with its stored `document` and tensor `records`: types, dtypes, bits.
 
     Raises `StateError` that names the first differences.
     """
-    found = differences(adapter, document, records)
+    found = compare(adapter, document, records, proven=proven).differences
     if found:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise StateError(
@@ -39,19 +50,56 @@ def verify_round_trip(adapter: Adapter, document: Any, records: Mapping[str, Rec
         )
 
 
-def differences(adapter: Adapter, document: Any, records: Mapping[str, Record]) -> list[str]:
+def differences(adapter: Adapter, document: Any, records: Records) -> list[str]:
     """Where the live object differs from its stored state, as `path: stored X, here Y`; empty where nowhere."""
+    return compare(adapter, document, records).differences
+
+
+def compare(
+    adapter: Adapter, document: Any, records: Records, *, proven: Mapping[str, Tensor] | None = None
+) -> Compared:
+    """Capture the live object and compare it with its stored state.
+
+    `proven` are tensors whose digests were found right and that nobody has written to since. If all the live ones are
+    these, in the same memory, they are not digested again. If one is not, it may have been copied over another.
+    """
     live = encode(adapter.capture(), key_of=adapter.key_of, where=adapter.name)
-    comparison = _Comparison(records, live.tensors)
+    known = {key: records[key].digest for key in live.tensors if key in records}
+    if proven is None or not _are(live.tensors, proven, known):
+        alike = {
+            key: tensor for key, tensor in live.tensors.items() if key in known and _is_alike(tensor, records[key])
+        }
+        known = tensor_digests(alike)
+    comparison = _Comparison(records, live.tensors, known)
     with taking(adapter.name):
-        return list(comparison.nodes(adapter.comparable(document), adapter.comparable(live.document), adapter.name))
+        found = list(comparison.nodes(adapter.comparable(document), adapter.comparable(live.document), adapter.name))
+    return Compared(found, {key for key, digest in known.items() if digest == records[key].digest})
+
+
+def tensor_digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The digest of each tensor, several at a time."""
+    found: dict[str, str] = {}
+
+    def digest(key: str) -> None:
+        found[key] = tensor_digest(tensors[key])
+
+    in_threads([partial(digest, key) for key in tensors], _THREADS)
+    return found
+
+
+def _are(live: Mapping[str, Tensor], proven: Mapping[str, Tensor], keys: Iterable[str]) -> bool:
+    return all(key in proven and same_place(live[key]) == same_place(proven[key]) for key in keys)
+
+
+def _is_alike(tensor: Tensor, record: DigestedRecord) -> bool:
+    return facts_of(tensor) == TensorFacts.recorded(record)
 
 
 class _Comparison:
-    def __init__(self, records: Mapping[str, Record], tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, records: Records, tensors: Mapping[str, Tensor], digests: dict[str, str]) -> None:
         self._records = records
         self._tensors = tensors
-        self._digests: dict[str, str] = {}
+        self._digests = digests
 
     def nodes(self, saved: Any, live: Any, path: str) -> Iterator[str]:
         if type(saved) is not type(live):

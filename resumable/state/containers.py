@@ -10,7 +10,7 @@ from torch import Tensor
 
 from resumable.state.adapter import Plain
 from resumable.state.tensors import fill
-from resumable.state.trees import at, fresh
+from resumable.state.trees import Own, at, fresh
 
 CONTAINER_TYPES = (dict, list, collections.OrderedDict, collections.Counter, set)
 
@@ -25,7 +25,7 @@ class ContainerAdapter(Plain):
     def capture(self) -> Any:
         return self.target
 
-    def _restore(self, tree: Any) -> None:
+    def _restore(self, tree: Any, own: Own) -> None:
         if type(tree) is not type(self.target):
             raise self.mismatch(
                 [f"the checkpoint holds a {type(tree).__name__}, here is a {type(self.target).__name__}"]

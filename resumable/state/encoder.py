@@ -64,7 +64,7 @@ class _Encoder:
         self.where = where
         self.tensors: dict[str, Tensor] = {}
         self.aliases: dict[str, str] = {}
-        self._keys: dict[object, str] = {}
+        self._keys: dict[int, list[str]] = {}  # by address: at most one of each place
         self._open: set[int] = set()
         self._nodes = 0
         self._text_bytes = 0
@@ -202,14 +202,19 @@ class _Encoder:
         # Different paths may read alike ("a.b" and a, b), and one name is the format's own.
         while key in self.tensors or key in self.aliases or key == "__metadata__":
             key += "~"
-        place = same_place(tensor)
-        known = self._keys.get(place) if place is not None else None
+        known = self._same(tensor)
         if known is not None:
             self.aliases[key] = known
             return known
-        self._keys[place] = key
+        self._keys.setdefault(tensor.data_ptr(), []).append(key)
         self.tensors[key] = tensor.detach()
         return key
+
+    def _same(self, tensor: Tensor) -> str | None:
+        """The key of a tensor that is this one in memory."""
+        near = self._keys.get(tensor.data_ptr(), ()) if tensor.numel() else ()
+        place = same_place(tensor) if near else None
+        return next((key for key in near if same_place(self.tensors[key]) == place), None)
 
     def _inline(self, tensor: Tensor, path: Path) -> Any:
         facts = facts_of(tensor)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from resumable.state.adapter import Plain
+from resumable.state.trees import Own
 from resumable.state.unchecked import check_numpy_seed, check_numpy_stream, check_torch_stream
 
 GENERATOR_TYPES = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -29,7 +30,7 @@ class GeneratorAdapter(Plain):
             return {"numpy": target.get_state(legacy=False)}
         return {"python": target.getstate()}
 
-    def _restore(self, tree: dict[str, Any]) -> None:
+    def _restore(self, tree: dict[str, Any], own: Own) -> None:
         saved, here = _sort(tree), _sort(self.capture())
         if saved != here:
             raise self.mismatch([f"the checkpoint holds {saved}, here is {here}"])

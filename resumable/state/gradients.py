@@ -35,6 +35,11 @@ class Gradients:
             for optimizer in _with_inner(target):
                 self._hooks.append(optimizer.register_step_post_hook(self._on_step))
 
+    @property
+    def settled(self) -> bool:
+        """Whether the optimizers have their state: one has stepped, or there is none."""
+        return self.ever_stepped or not self._optimizers
+
     def clean(self) -> bool:
         """True where no gradient waits to be used. Looks at values, so waits for the device, only where it must."""
         return not any(self._waits(parameter) for _, parameter in self._parameters())

@@ -75,19 +75,24 @@ class Layout:
 
 def parse_header(data: bytes | bytearray | memoryview) -> dict[str, Slice]:
     """Where each tensor of a complete file image lies; `ValueError` for anything the format does not allow."""
+    return parse_table(data, size=len(data))
+
+
+def parse_table(data: bytes | bytearray | memoryview, *, size: int) -> dict[str, Slice]:
+    """As `parse_header`, of a file of `size` bytes that begins with `data`, which holds all of its header."""
     if len(data) < _PREFIX.size:
         raise ValueError(f"{len(data)} bytes are too few for a safetensors file")
     (length,) = _PREFIX.unpack_from(data)
     base = _PREFIX.size + length
     if length > MAX_HEADER_BYTES or base > len(data):
-        raise ValueError(f"a header of {length} bytes in a file of {len(data)}")
+        raise ValueError(f"a header of {length} bytes in a file of {size}")
     text = bytes(memoryview(data)[_PREFIX.size : base])
     table = strictjson.loads(text, max_bytes=MAX_HEADER_BYTES, max_depth=4, max_items=MAX_HEADER_ITEMS)
     if type(table) is not dict:
         raise ValueError("the header is not a JSON object")
     _check_metadata(table.pop(_METADATA, {}))
     slices = {key: _slice(key, entry, base=base) for key, entry in table.items()}
-    _check_coverage(slices, start=base, end=len(data))
+    _check_coverage(slices, start=base, end=size)
     return slices
 
 

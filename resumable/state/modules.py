@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,9 +12,16 @@ from torch import Tensor, nn
 from resumable.errors import RunMismatchError
 from resumable.state.adapter import Plain, listed, taking
 from resumable.state.tensors import Recorded, copy_of, empty, facts_of, fill, same_place
-from resumable.state.trees import fresh
+from resumable.state.trees import Own, fresh
 
 _HIDDEN = "non_persistent_buffers."
+_LOADING = ("state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict", "set_extra_state")
+_HOOKS = (
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
 
 
 class ModuleAdapter(Plain):
@@ -35,6 +42,16 @@ class ModuleAdapter(Plain):
 
     def key_of(self, path: tuple[str, ...]) -> str:
         return ".".join(path[1:]) if path[0] == "state" else _HIDDEN + ".".join(path[1:])
+
+    def frozen(self) -> frozenset[str]:
+        # One that trains nothing (an average, a teacher) is written by something else, or is small.
+        parameters = dict(self.target.named_parameters(remove_duplicate=False))
+        if not any(parameter.requires_grad for parameter in parameters.values()):
+            return frozenset()
+        return frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad)
+
+    def steady(self, keys: Iterable[str]) -> frozenset[str]:
+        return frozenset(name for name, _ in self.target.named_parameters(remove_duplicate=False))
 
     def comparable(self, document: Any) -> Any:
         # Versions of modules change with libraries, and attributes may be defined in another order.
@@ -64,7 +81,10 @@ class ModuleAdapter(Plain):
             *listed("another shape or dtype", other),
         ]
 
-    def _restore(self, tree: dict[str, Any]) -> None:
+    def places(self) -> Mapping[str, Tensor] | None:
+        return places(self.target)
+
+    def _restore(self, tree: dict[str, Any], own: Own) -> None:
         self._refuse_misfit(tree)
         state = weights(tree)
         self._place_buffers({**_tensors(state), **tree["buffers"]})
@@ -107,6 +127,8 @@ class ModuleAdapter(Plain):
             tensor, live = saved.get(name), module._buffers[attribute]
             if tensor is None:
                 module._buffers[attribute] = None if name in saved else live
+            elif live is tensor:
+                continue  # filled where it is
             elif live is None:
                 module._buffers[attribute] = copy_of(tensor, device)
             elif facts_of(live) == facts_of(tensor):
@@ -132,6 +154,35 @@ def weights(tree: Mapping[str, Any]) -> collections.OrderedDict[str, Any]:
         state._metadata = metadata
     ordered: collections.OrderedDict[str, Any] = state
     return ordered
+
+
+def places(module: nn.Module) -> dict[str, Tensor] | None:
+    """A module's parameters and buffers by their keys in its blobs, if only torch's own code saves and loads it."""
+    if not all(map(_is_torchs, module.modules())):
+        return None
+    state = {key: value for key, value in module.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+    hidden = {_HIDDEN + name: buffer for name, _, _, buffer in _unsaved_buffers(module) if buffer is not None}
+    return state | hidden
+
+
+def places_for(module: nn.Module, records: Mapping[str, Recorded]) -> dict[str, Tensor]:
+    """The parameters and persistent buffers of a module that has exactly the recorded ones; otherwise nothing."""
+    live = {key: tensor for key, tensor in (places(module) or {}).items() if not key.startswith(_HIDDEN)}
+    stored = {key for key in records if not key.startswith(_HIDDEN)}
+    fits = stored == live.keys() and all(
+        (records[key].dtype, tuple(records[key].shape)) == (_dtype(live[key]), tuple(live[key].shape)) for key in stored
+    )
+    return live if fits else {}
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    # Then what is loaded is copied into the parameters and buffers that are there, and nothing else becomes of it.
+    return (
+        all(getattr(getattr(type(module), name), "__module__", "").startswith("torch.nn.") for name in _LOADING)
+        and not vars(module).keys() & set(_LOADING)
+        and not any(getattr(module, hooks, None) for hooks in _HOOKS)
+        and type(module).get_extra_state is nn.Module.get_extra_state
+    )
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Any], *, strict: bool = True) -> tuple[list[str], list[str]]:

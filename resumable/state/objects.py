@@ -16,7 +16,7 @@ from resumable.state.containers import CONTAINER_TYPES, ContainerAdapter
 from resumable.state.generators import GENERATOR_TYPES, GeneratorAdapter
 from resumable.state.modules import ModuleAdapter
 from resumable.state.optimizers import OptimizerAdapter, is_standard, parameter_names
-from resumable.state.trees import fresh
+from resumable.state.trees import Own
 
 __all__ = ["Adapter", "adapt", "differences", "is_empty", "verify_round_trip", "weights"]
 
@@ -31,9 +31,9 @@ class StatefulAdapter(Plain):
     def capture(self) -> Any:
         return self.target.state_dict()
 
-    def _restore(self, tree: Any) -> None:
-        # A copy: some implementations change what they are given, and most keep parts of it.
-        self.target.load_state_dict(fresh(tree, self.target.state_dict()))
+    def _restore(self, tree: Any, own: Own) -> None:
+        # Its own: some implementations change what they are given, and most keep parts of it.
+        self.target.load_state_dict(own(tree, self.target.state_dict()))
 
 
 def adapt(objects: Mapping[str, Any]) -> dict[str, Adapter]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from resumable.state.adapter import Plain, listed
+from resumable.state.encoder import encode
 from resumable.state.tensors import facts_of, tensor_digest
-from resumable.state.trees import fresh
+from resumable.state.trees import Own, fresh
 from resumable.state.unchecked import misshapen
+
+_BESIDE_STATE = ("groups", "shapes", "extra", "rest")
 
 Names = Callable[[], Mapping[int, str]]
 
@@ -29,7 +32,8 @@ class OptimizerAdapter(Plain):
 
     def capture(self) -> dict[str, Any]:
         state_dict = self.target.state_dict()
-        names = list(chain.from_iterable(self._group_names()))
+        group_names = self._group_names()
+        names = list(chain.from_iterable(group_names))
         by_name, extra = {}, {}
         for key, value in state_dict["state"].items():
             if type(key) is int and key < len(names):
@@ -40,9 +44,9 @@ class OptimizerAdapter(Plain):
             "state": by_name,
             "groups": [
                 {**group, "params": params}
-                for group, params in zip(state_dict["param_groups"], self._group_names(), strict=True)
+                for group, params in zip(state_dict["param_groups"], group_names, strict=True)
             ],
-            "shapes": self._shapes(),
+            "shapes": self._shapes(group_names),
             "extra": extra,
             "rest": {key: value for key, value in state_dict.items() if key not in ("state", "param_groups")},
         }
@@ -50,18 +54,27 @@ class OptimizerAdapter(Plain):
     def key_of(self, path: tuple[str, ...]) -> str:
         return ".".join(path[1:]) if path[0] == "state" else ".".join(path)
 
+    def steady(self, keys: Iterable[str]) -> frozenset[str]:
+        # Learning rates that are tensors are written by schedulers.
+        return frozenset(key for key in keys if key.partition(".")[0] not in _BESIDE_STATE)
+
     def comparable(self, document: Any) -> Any:
         groups = [{**group, "params": sorted(group["params"])} for group in document["groups"]]
         return {**document, "groups": groups}
 
-    def _restore(self, tree: dict[str, Any]) -> None:
+    def places(self) -> Mapping[str, Tensor] | None:
+        if not _is_torchs(self.target):
+            return None
+        return encode({"state": self.capture()["state"]}, key_of=self.key_of, where=self.name).tensors
+
+    def _restore(self, tree: dict[str, Any], own: Own) -> None:
         self._refuse_misfit(tree)
         index = {name: number for number, name in enumerate(chain.from_iterable(self._group_names()))}
         saved = {index[name]: state for name, state in tree["state"].items()}
-        wanted = fresh(saved, self._live_state(saved))
+        wanted = own(saved, self._live_state(saved))
         groups, states = self.target.param_groups, self.target.state
         self._load(tree, wanted)
-        self._put_right(wanted)
+        self._put_right(wanted, own)
         self._keep_identity(groups, states)
 
     def _load(self, tree: dict[str, Any], wanted: dict[int, Any]) -> None:
@@ -78,14 +91,14 @@ class OptimizerAdapter(Plain):
         except (ValueError, KeyError) as error:
             raise self.mismatch([str(error)]) from error
 
-    def _put_right(self, wanted: dict[int, Any]) -> None:
+    def _put_right(self, wanted: dict[int, Any], own: Own) -> None:
         # torch casts floating point state to the parameter's dtype, and rebuilds what looks iterable.
         parameters = list(chain.from_iterable(group["params"] for group in self.target.param_groups))
         for number, state in wanted.items():
             live = self.target.state[parameters[number]]
             for key, value in state.items():
                 if not _is_same(live.get(key), value):
-                    live[key] = fresh(value, live.get(key))
+                    live[key] = own(value, live.get(key))
 
     def _keep_identity(self, groups: list[dict[str, Any]], states: Any) -> None:
         # A loop that holds `optimizer.param_groups[0]` must go on holding the group that the optimizer uses.
@@ -133,26 +146,26 @@ class OptimizerAdapter(Plain):
             raise self.mismatch(reasons)
 
     def _other_shapes(self, saved: Mapping[str, list[int]]) -> list[str]:
-        live = self._shapes()
+        live = self._shapes(self._group_names())
         apart = [name for name, shape in saved.items() if live.get(name, shape) != shape]
         return listed("another shape", [f"{name} (checkpoint {saved[name]}, here {live[name]})" for name in apart])
 
     def _misshapen(self, saved: Mapping[str, Any]) -> list[str]:
         if not type(self.target).step.__module__.startswith("torch.optim"):
             return []  # others may keep these smaller, as low-rank ones do, and look themselves
-        names = chain.from_iterable(self._group_names())
-        parameters = chain.from_iterable(group["params"] for group in self.target.param_groups)
         return [
             reason
-            for name, parameter in zip(names, parameters, strict=True)
+            for name, parameter in self._named(self._group_names())
             if name in saved
             for reason in listed(f"state of {name} in another shape than its own", misshapen(parameter, saved[name]))
         ]
 
-    def _shapes(self) -> dict[str, list[int]]:
-        names = chain.from_iterable(self._group_names())
+    def _shapes(self, names: list[list[str]]) -> dict[str, list[int]]:
+        return {name: list(parameter.shape) for name, parameter in self._named(names)}
+
+    def _named(self, names: list[list[str]]) -> Iterator[tuple[str, Tensor]]:
         parameters = chain.from_iterable(group["params"] for group in self.target.param_groups)
-        return {name: list(parameter.shape) for name, parameter in zip(names, parameters, strict=True)}
+        return zip(chain.from_iterable(names), parameters, strict=True)
 
 
 def parameter_names(modules: Mapping[str, torch.nn.Module]) -> dict[int, str]:
@@ -172,6 +185,18 @@ def is_standard(optimizer: torch.optim.Optimizer) -> bool:
     numbers = list(chain.from_iterable(group["params"] for group in state_dict["param_groups"]))
     sizes = [len(group["params"]) for group in state_dict["param_groups"]]
     return numbers == list(range(len(numbers))) and sizes == [len(group["params"]) for group in optimizer.param_groups]
+
+
+def _is_torchs(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether only torch's own code saves and loads it: then nothing changes the values on their way, or keeps them."""
+    hooks = (
+        f"_optimizer_{name}_{when}_hooks" for name in ("state_dict", "load_state_dict") for when in ("pre", "post")
+    )
+    return (
+        type(optimizer).__module__.startswith("torch.optim.")
+        and not {"state_dict", "load_state_dict"} & vars(optimizer).keys()
+        and not any(getattr(optimizer, hook, None) for hook in hooks)
+    )
 
 
 def _castable(state: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,13 @@ class Recorded(Protocol):
     def strides(self) -> Sequence[int] | None: ...
 
 
+class DigestedRecord(Recorded, Protocol):
+    """A record of a stored tensor that also has its digest."""
+
+    @property
+    def digest(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class TensorFacts:
     """A tensor without its values; `strides` is None where it lies in row-major order."""
@@ -75,15 +83,15 @@ class TensorFacts:
         """The facts that a record states; `ValueError` where they are impossible."""
         return cls(record.dtype, tuple(record.shape), None if record.strides is None else tuple(record.strides))
 
-    @property
+    @functools.cached_property
     def torch_dtype(self) -> torch.dtype:
         return DTYPES[self.dtype]
 
-    @property
+    @functools.cached_property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.torch_dtype.itemsize
 
-    @property
+    @functools.cached_property
     def stored_as(self) -> tuple[str, tuple[int, ...]]:
         """Tag and shape in a safetensors file, which lacks some dtypes: those get a trailing dimension."""
         tag, trailing = _TAGS.get(self.dtype, ("U8", (self.torch_dtype.itemsize,)))
@@ -92,14 +100,18 @@ class TensorFacts:
 
 def facts_of(tensor: Tensor) -> TensorFacts:
     """The facts of a live tensor; one with gaps or overlaps has those of the copy that `clone()` would make."""
-    shape = tuple(tensor.shape)
-    strides: tuple[int, ...] | None = tuple(tensor.stride())
-    if tensor.numel() == 0 or strides == row_major(shape):
+    return _facts(tensor.dtype, tuple(tensor.shape), tensor.stride())
+
+
+@functools.lru_cache(maxsize=100_000)  # the same few hundred come at every save
+def _facts(dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]) -> TensorFacts:
+    strides: tuple[int, ...] | None = stride
+    if 0 in shape or strides == row_major(shape):
         strides = None
-    elif not is_dense(shape, tuple(tensor.stride())):
-        strides = tuple(torch.empty_like(tensor.detach(), device="meta").stride())
+    elif not is_dense(shape, stride):
+        strides = torch.empty_like(torch.empty_strided(shape, stride, dtype=dtype, device="meta")).stride()
         strides = None if strides == row_major(shape) else strides
-    return TensorFacts(str(tensor.dtype).removeprefix("torch."), shape, strides)
+    return TensorFacts(str(dtype).removeprefix("torch."), shape, strides)
 
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:

@@ -6,8 +6,9 @@ Failures leave as the filesystem raises them. Nothing is repeated here, and what
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem  # type: ignore[import-untyped]
 
@@ -16,8 +17,24 @@ class Unconditional(NotImplementedError):
     """The server says that it knows no conditional writes."""
 
 
-class Upload:
+class Upload(Protocol):
     """A file that is written piece by piece, and there, whole, after `commit`."""
+
+    def write(self, piece: memoryview) -> None:
+        """Append to it. The memory may be used again on return."""
+        ...
+
+    def commit(self) -> None:
+        """Make it visible."""
+        ...
+
+    def abandon(self) -> None:
+        """Leave it so that nothing publishes what there is. Never raises."""
+        ...
+
+
+class FileUpload:
+    """`Upload` by the file that the filesystem opens for writing."""
 
     def __init__(self, backend: Backend, at: str) -> None:
         self._backend = backend
@@ -26,17 +43,15 @@ class Upload:
             self._file = file_system.open(at, "wb")
 
     def write(self, piece: memoryview) -> None:
-        """Append to it."""
         with self._backend.using():
             self._file.write(piece)
 
     def commit(self) -> None:
-        """Make it visible."""
         with self._backend.using():
             self._file.close()
 
     def abandon(self) -> None:
-        """Leave it so that closing it, also when it is collected, does not publish what there is. Never raises."""
+        """Leave it so that closing it, also when it is collected, does not publish what there is."""
         with suppress(Exception):
             self._file.discard()
         if isinstance(self._file, AbstractBufferedFile):
@@ -52,6 +67,8 @@ class Backend:
     """Any filesystem of fsspec that nothing else uses; its listing cache is turned off."""
 
     has_folders = True
+    parallel = 1
+    """How many files may be written at once to advantage."""
 
     def __init__(self, file_system: AbstractFileSystem) -> None:
         self._fs = file_system
@@ -84,6 +101,20 @@ class Backend:
             raise ConnectionResetError(errno.ECONNRESET, f"the answer ended after {len(data)} bytes")
         return data
 
+    def fill(self, at: str, pieces: Sequence[tuple[int, memoryview]]) -> int:
+        """Read what lies at each of these offsets, which follow each other; how many bytes there were in all.
+
+        What stands in the memory behind these is undefined. `FileNotFoundError`.
+        """
+        got = 0
+        for start, target in pieces:
+            data = self.get(at, start, start + len(target))
+            target[: len(data)] = data
+            got += len(data)
+            if len(data) < len(target):
+                break
+        return got
+
     def size(self, at: str) -> int:
         """In bytes. `FileNotFoundError` also for what is not a file."""
         with self.using() as file_system:
@@ -111,7 +142,7 @@ class Backend:
 
     def begin(self, at: str) -> Upload:
         """Begin a file. `FileNotFoundError` where a folder is missing."""
-        return Upload(self, at)
+        return FileUpload(self, at)
 
     def remove(self, at: str) -> None:
         """Remove a file. `FileNotFoundError`, or nothing."""

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
 
-import xxhash
-
-from resumable.errors import CorruptCheckpointError, NoCheckpointError, StorageError
+from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.events import warn
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName, checkpoint_path
 from resumable.store.manifest import (
     MAX_MANIFEST_BYTES,
     MAX_RECORD_BYTES,
-    BlobRecord,
     Manifest,
     RunFile,
     parse,
     parse_run_file,
 )
 from resumable.store.pins import pinned
+from resumable.store.reader import BlobReader
 from resumable.store.storage import Storage
 
-PIECE_BYTES = 32 * 2**20
 LISTING_ATTEMPTS = 20
 
 Reject = Callable[[str, str], None]
@@ -101,32 +99,65 @@ class Catalog:
             raise CorruptCheckpointError(f"{MANIFEST}: of run {manifest.run_id}, expected {run.run_id}")
         if manifest.name != name:
             raise CorruptCheckpointError(f"{MANIFEST}: of {manifest.name}, found in {name}")
+        own = checkpoint_path(name)
+        listed = {own: self._sizes(own)}
+        if MANIFEST not in listed[own]:
+            self._forget(name)
+            raise NoCheckpointError(f"{name}: was pruned meanwhile")
         for file_name, record in manifest.blobs.items():
-            self._check_size(manifest, file_name, record)
+            folder, _, base = record.path.rpartition("/")
+            if folder not in listed:
+                listed[folder] = self._sizes(folder)
+            self.reader(manifest, file_name).check_size(listed[folder].get(base))
+
+    def _sizes(self, folder: str) -> dict[str, int | None]:
+        """One question for all the files of a folder; what it does not tell, or does not have, is asked by itself."""
+        return {entry.name: entry.size for entry in self._storage.list(folder)}
 
     def verify(self, manifest: Manifest, name: CheckpointName) -> None:
-        """`check`, and the digest of every blob; reads them all, in pieces of `PIECE_BYTES`."""
+        """`check`, and the digest of every blob; reads them all, in pieces."""
         self.check(manifest, name)
-        largest = max((blob.size for blob in manifest.blobs.values()), default=0)
-        buffer = memoryview(bytearray(min(PIECE_BYTES, largest)))
-        for file_name, record in manifest.blobs.items():
-            starts = range(0, record.size, PIECE_BYTES)
-            pieces = ((start, buffer[: min(PIECE_BYTES, record.size - start)]) for start in starts)
-            self._fill(manifest, file_name, pieces)
+        for file_name in manifest.blobs:
+            self.reader(manifest, file_name).verify()
+
+    def reader(self, manifest: Manifest, blob: str) -> BlobReader:
+        """What reads one blob of a checkpoint, and raises as `check`. Reads nothing yet."""
+        return BlobReader(
+            self._storage, blob, manifest.blobs[blob], refuse_pruned=lambda: self._refuse_pruned(manifest.name)
+        )
 
     def read_blob(self, manifest: Manifest, blob: str) -> bytearray:
         """A whole blob, read and verified in one pass. Raises as `check`."""
-        record = manifest.blobs[blob]
-        self._check_size(manifest, blob, record)
-        image = bytearray(record.size)
-        with memoryview(image) as view:
-            starts = range(0, record.size, PIECE_BYTES)
-            self._fill(manifest, blob, ((start, view[start : start + PIECE_BYTES]) for start in starts))
-        return image
+        return self.reader(manifest, blob).image()
+
+    def add(self, name: CheckpointName, manifest: Manifest) -> None:
+        """Take a manifest that this program has just published as read: nobody needs to ask for it."""
+        self._manifests[name] = manifest
+        self._checked.add(name)
+
+    def anew(self) -> Catalog:
+        """The same run, looked at with fresh eyes. What a manifest says is kept, and whether it is there looked at."""
+        fresh = Catalog(self._storage)
+        fresh._manifests.update(self._manifests)
+        return fresh
 
     def history(self, reject: Reject = ignore) -> list[tuple[CheckpointName, Manifest]]:
         """The whole `line`."""
+        self._look_ahead()
         return list(self.line(reject))
+
+    def _look_ahead(self) -> None:
+        """Where many questions may be asked at once, look at many checkpoints at once; `line` then knows them."""
+        if self._storage.parallel == 1:
+            return
+        unknown = [name for name in self.names() if name not in self._checked]
+        if len(unknown) > self._storage.parallel:
+            with ThreadPoolExecutor(self._storage.parallel) as pool:
+                list(pool.map(self._glance, unknown))
+
+    def _glance(self, name: CheckpointName) -> None:
+        with suppress(CheckpointError, StorageError):  # if it matters, `line` finds out again, and tells
+            self._valid(name)
 
     def line(self, reject: Reject = ignore) -> Iterator[tuple[CheckpointName, Manifest]]:
         """The one line of checkpoints that leads to the newest valid one, newest first, after the cheap checks.
@@ -183,42 +214,16 @@ class Catalog:
             self._checked.add(name)
         return manifest
 
-    def _check_size(self, manifest: Manifest, file_name: str, record: BlobRecord) -> None:
-        try:
-            size = self._storage.size(record.path)
-        except FileNotFoundError as error:
-            self._refuse_pruned(manifest.name)
-            raise CorruptCheckpointError(f"{file_name}: missing") from error
-        except ValueError as error:
-            raise CorruptCheckpointError(f"{file_name}: {error}") from error
-        if size != record.size:
-            raise CorruptCheckpointError(f"{file_name}: {size} bytes, expected {record.size}")
-
     def _refuse_pruned(self, name: CheckpointName) -> None:
         try:
             self._storage.size(checkpoint_path(name, MANIFEST))
         except (FileNotFoundError, ValueError) as error:
-            self._manifests.pop(name, None)
-            self._checked.discard(name)
+            self._forget(name)
             raise NoCheckpointError(f"{name}: was pruned meanwhile") from error
 
-    def _fill(self, manifest: Manifest, file_name: str, pieces: Iterator[tuple[int, memoryview]]) -> None:
-        """Read a blob into `pieces` of memory, each with its offset; raises unless all its bytes are as written."""
-        record = manifest.blobs[file_name]
-        seen = xxhash.xxh3_128()
-        for start, piece in pieces:
-            try:
-                got = self._storage.read_into(record.path, piece, offset=start)
-            except FileNotFoundError as error:
-                self._refuse_pruned(manifest.name)
-                raise CorruptCheckpointError(f"{file_name}: missing") from error
-            except ValueError as error:
-                raise CorruptCheckpointError(f"{file_name}: {error}") from error
-            if got != len(piece):
-                raise CorruptCheckpointError(f"{file_name}: {start + got} bytes, expected {record.size}")
-            seen.update(piece)
-        if seen.hexdigest() != record.digest:
-            raise CorruptCheckpointError(f"{file_name}: digest differs")
+    def _forget(self, name: CheckpointName) -> None:
+        self._manifests.pop(name, None)
+        self._checked.discard(name)
 
     def _read(self, path: str, max_bytes: int) -> bytes:
         try:

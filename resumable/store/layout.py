@@ -20,7 +20,7 @@ MAX_NUMBER = 10**18 - 1  # of steps, epochs and attempts: what their digits in a
 
 _CHECKPOINT = re.compile(r"step-([0-9]{9,18})\.e([0-9]{4,18})\.a([0-9]{4,18})")
 _ATTEMPT = re.compile(r"([0-9]{6,18})\.json")
-_BLOB = re.compile(r"([^.]+)(?:\.rank[0-9]{5})?\.safetensors|state\.rank[0-9]{5}\.json")
+_BLOB = re.compile(r"([^.]+)(?:\.frozen)?(?:\.rank[0-9]{5})?\.safetensors|state\.rank[0-9]{5}\.json")
 _TEMPORARY = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{16}")
 
 
@@ -82,7 +82,10 @@ def parse_attempt(file_name: str) -> int | None:
 
 
 def is_blob_name(file_name: str) -> bool:
-    """Whether a blob may be called so: `OBJECT.safetensors`, `OBJECT.rank00000.safetensors`, `state.rank00000.json`."""
+    """Whether a blob may be called so: `OBJECT.safetensors` or `state.rank00000.json`.
+
+    The former also with `.frozen`, with `.rank00000`, or with both in this order behind OBJECT.
+    """
     match = _BLOB.fullmatch(file_name)
     if not match or len(file_name.encode("utf-8", "replace")) > MAX_BLOB_NAME_BYTES:
         return False
@@ -99,6 +102,14 @@ def is_blob_path(path: str) -> bool:
     top, _, rest = path.partition("/")
     folder, _, file_name = rest.partition("/")
     return top == CHECKPOINTS and CheckpointName.parse(folder) is not None and is_blob_name(file_name)
+
+
+def checkpoint_of(path: str) -> CheckpointName:
+    """The checkpoint in whose folder the blob at `path` lies; `ValueError` if that is no path of a blob."""
+    name = CheckpointName.parse(path.split("/")[1]) if is_blob_path(path) else None
+    if name is None:
+        raise ValueError(f"{path!r} is not the path of a blob")
+    return name
 
 
 def is_own_name(file_name: str) -> bool:

@@ -20,10 +20,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from resumable.store.direct import write_durably
 from resumable.store.layout import TEMPORARY
-from resumable.store.storage import Entry, checked, looked_up, reported, storage_error
+from resumable.store.storage import Entry, Seen, checked, looked_up, reported, storage_error
 
 PIECE_BYTES = 32 * 2**20
+SEEN_BYTES = 256 * 2**10  # as much as stays in the fastest of the large caches until it is looked at
 
 # To pass through a folder needs no right to list it.
 _FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
@@ -49,6 +51,9 @@ class LocalStorage:
 
     patience_seconds = 3.0
     locks = True
+    readers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    range_bytes = 2**20
+    parallel = 1  # two files at once measured no faster than one after the other
 
     def __init__(self, root: Path) -> None:
         self._root = Path(os.path.abspath(root))
@@ -67,9 +72,9 @@ class LocalStorage:
             buffer = bytearray(size)
             return bytes(buffer[: _fill(file, memoryview(buffer), 0)])
 
-    def read_into(self, path: str, buffer: memoryview, *, offset: int = 0) -> int:
+    def read_into(self, path: str, buffer: memoryview, *, offset: int = 0, seen: Seen | None = None) -> int:
         with looked_up("read", self._shown(path)), self._place(path) as place, _opened(place) as file:
-            return _fill(file, buffer.cast("B"), offset)
+            return _fill(file, buffer.cast("B"), offset, seen)
 
     def size(self, path: str) -> int:
         with looked_up("look at", self._shown(path)), self._place(path) as place:
@@ -83,20 +88,34 @@ class LocalStorage:
             _listable(folder) as opened,
             os.scandir(opened) as children,
         ):
-            # A link to a folder is shown as one, so that whoever opens it is told, and does not take it for nothing.
-            return sorted(Entry(child.name, child.is_dir() or child.is_symlink()) for child in children)
+            return sorted(_entries(children))
         return []
 
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         with self._placing(path) as (temporary, target):
-            _write_durably(temporary, chunks)
-            os.replace(temporary.name, target.name, src_dir_fd=target.folder, dst_dir_fd=target.folder)
-            _sync_folder(target.folder)
+            write_durably(temporary.name, chunks, folder=temporary.folder)
+            _rename(temporary, target)
+
+    def link(self, source: str, target: str) -> bool:
+        with looked_up("link", self._shown(source)), self._place(source) as old:
+            _regular(os.stat(old.name, dir_fd=old.folder, follow_symlinks=False))
+            with self._placing(target) as (temporary, new):
+                if not _link(old, temporary):
+                    return False
+                with _opened(temporary) as file:  # once more no link, whatever took its place meanwhile
+                    os.fsync(file)  # some file systems keep how many names there are with the file
+                _rename(temporary, new)
+        return True
 
     def create(self, path: str, data: bytes) -> None:
         with self._placing(path) as (temporary, target):
-            _write_durably(temporary, [data])
-            _link(temporary, target, data)
+            write_durably(temporary.name, [data], folder=temporary.folder)
+            try:
+                if not _link(temporary, target):
+                    _create_unlinked(target, data)
+            except FileExistsError:
+                if not _holds(target, data):
+                    raise
             _unlink(temporary)
             _sync_folder(target.folder)
 
@@ -213,39 +232,28 @@ def _is_a_link(name: str) -> OSError:
     return OSError(errno.ELOOP, f"{name} is a symbolic link")
 
 
-def _write_durably(place: Place, chunks: Iterable[bytes | memoryview]) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    file = os.open(place.name, flags, 0o666, dir_fd=place.folder)
-    try:
-        for chunk in chunks:
-            rest = memoryview(chunk).cast("B")
-            while rest:
-                rest = rest[os.write(file, rest[:PIECE_BYTES]) :]
-        os.fsync(file)
-    finally:
-        os.close(file)
+def _rename(temporary: Place, target: Place) -> None:
+    os.replace(temporary.name, target.name, src_dir_fd=target.folder, dst_dir_fd=target.folder)
+    _sync_folder(target.folder)
 
 
-def _link(temporary: Place, target: Place, data: bytes) -> None:
-    """Give a finished file its name; `FileExistsError` if the name is taken by anything but this very data."""
+def _link(source: Place, target: Place) -> bool:
+    """A second name for a file; False where there are none, `FileExistsError` if it is taken."""
     try:
-        os.link(temporary.name, target.name, src_dir_fd=temporary.folder, dst_dir_fd=target.folder)
-    except FileExistsError:
-        if not _holds(target, data):
-            raise
+        os.link(source.name, target.name, src_dir_fd=source.folder, dst_dir_fd=target.folder, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        _create_unlinked(target, data)
+        return False
+    return True
 
 
 def _create_unlinked(target: Place, data: bytes) -> None:
     """Exclusive too, but not complete from the first moment."""
     try:
-        _write_durably(target, [data])
+        write_durably(target.name, [data], folder=target.folder)
     except FileExistsError:
-        if not _holds(target, data):
-            raise
+        raise
     except BaseException:
         with suppress(OSError):
             _unlink(target)  # ours: it was not there before
@@ -278,6 +286,18 @@ def _listable(folder: int | Path) -> Iterator[int]:
         os.close(file)
 
 
+def _entries(children: Iterable[os.DirEntry[str]]) -> Iterator[Entry]:
+    for child in children:
+        # A link to a folder is shown as one, so that whoever opens it is told, and does not take it for nothing.
+        is_dir, size = child.is_dir() or child.is_symlink(), None
+        if child.is_file(follow_symlinks=False):
+            try:
+                size = child.stat(follow_symlinks=False).st_size
+            except FileNotFoundError:
+                continue  # removed meanwhile
+        yield Entry(child.name, is_dir, size)
+
+
 @contextmanager
 def _opened(place: Place) -> Iterator[int]:
     # O_NONBLOCK: opening a FIFO that somebody put into a run must not wait for its other end.
@@ -298,12 +318,14 @@ def _regular(found: os.stat_result) -> os.stat_result:
     return found
 
 
-def _fill(file: int, buffer: memoryview, offset: int) -> int:
-    done = 0
+def _fill(file: int, buffer: memoryview, offset: int, seen: Seen | None = None) -> int:
+    done, step = 0, SEEN_BYTES if seen else PIECE_BYTES
     while done < len(buffer):
-        got = os.preadv(file, [buffer[done : done + PIECE_BYTES]], offset + done)
+        got = os.preadv(file, [buffer[done : done + step]], offset + done)
         if not got:
             break
+        if seen:
+            seen(buffer[done : done + got], offset + done)
         done += got
     return done
 

@@ -9,6 +9,7 @@ import math
 import re
 import secrets
 import time
+from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
 import xxhash
@@ -18,7 +19,7 @@ from resumable import strictjson
 from resumable.errors import CorruptCheckpointError, FormatVersionError, StateError, quoted
 from resumable.store.layout import MAX_NUMBER, CheckpointName, is_blob_name, is_blob_path, is_object_name
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_RECORD_BYTES = 64 * 2**10
 MAX_MANIFEST_BYTES = strictjson.MAX_BYTES
 MAX_TENSORS = 250_000
@@ -72,7 +73,7 @@ FormatVersion = Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
 class Record(BaseModel):
     """One document, or a part of one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     def dump(self) -> bytes:
         """The document as JSON; its last key is `digest`, of the same bytes without that key."""
@@ -153,12 +154,20 @@ class BlobRecord(Record):
 
 
 class ObjectRecord(Record):
-    """One object the user passed: what it was, and which blob holds its tensors (None: it has none)."""
+    """One object the user passed: what it was, and which blobs hold its tensors, each key in exactly one of them."""
 
     kind: Name
     type: Text
-    blob: Name | None
+    blobs: list[Name]
     tensors: dict[str, TensorRecord]
+
+    @model_validator(mode="after")
+    def _blobs_for_tensors(self) -> ObjectRecord:
+        if len(set(self.blobs)) != len(self.blobs):
+            raise ValueError("blobs: one of them stands twice")
+        if self.tensors and not self.blobs:
+            raise ValueError(f"{len(self.tensors)} tensors, and no blob for them")
+        return self
 
     @model_validator(mode="after")
     def _aliases_lead_to_tensors(self) -> ObjectRecord:
@@ -219,8 +228,9 @@ class Manifest(Record):
         for name, record in self.objects.items():
             if not is_object_name(name):
                 raise ValueError(f"objects: {name!r} is not the name of an object")
-            if record.blob is not None and record.blob not in self.blobs:
-                raise ValueError(f"objects.{name}: its blob {record.blob!r} is not among the blobs")
+            for wanted in record.blobs:
+                if wanted not in self.blobs:
+                    raise ValueError(f"objects.{name}: its blob {wanted!r} is not among the blobs")
         return self
 
     @model_validator(mode="after")
@@ -228,8 +238,9 @@ class Manifest(Record):
         # So that a few bytes of JSON beside a sparse file do not ask for a terabyte of memory.
         elements = dict.fromkeys(self.blobs, 0)
         for record in self.objects.values():
-            if record.blob is not None:
-                elements[record.blob] += sum(tensor.elements for tensor in record.tensors.values())
+            recorded = sum(tensor.elements for tensor in record.tensors.values()) if record.blobs else 0
+            for holding in record.blobs:
+                elements[holding] += recorded
         for file_name, blob in self.blobs.items():
             most = MAX_OVERHEAD_BYTES + WIDEST_ITEM_BYTES * elements[file_name]
             if blob.size > most:
@@ -271,7 +282,7 @@ def _parse(kind: type[R], data: bytes, what: str) -> R:
     _refuse_newer(document, what)
     try:
         _refuse_too_much(document)
-        return kind.model_validate(document)
+        return kind.model_validate(_upgraded(document))
     except ValidationError as error:
         raise CorruptCheckpointError(f"{what}: {quoted(_first(error))}") from error
     except ValueError as error:
@@ -284,14 +295,40 @@ def _refuse_too_much(document: Any) -> None:
         return
     objects = document.get("objects")
     parts = objects.values() if isinstance(objects, dict) else ()
-    tensors = sum(len(part["tensors"]) for part in parts if isinstance(part, dict) and _is_sized(part.get("tensors")))
     for what, count, most in (
         ("objects", len(parts), MAX_OBJECTS),
-        ("tensors", tensors, MAX_TENSORS),
+        ("tensors", _count_in(parts, "tensors"), MAX_TENSORS),
+        ("blobs of objects", _count_in(parts, "blobs"), MAX_BLOBS),
         *((name, len(document[name]), most) for name, most in _PARTS.items() if _is_sized(document.get(name))),
     ):
         if count > most:
             raise ValueError(f"{count} {what}, more than the {most} allowed")
+
+
+def _count_in(parts: Iterable[Any], key: str) -> int:
+    return sum(len(part[key]) for part in parts if isinstance(part, dict) and _is_sized(part.get(key)))
+
+
+def _upgraded(document: Any) -> Any:
+    """The document as this version would have written it; `ValueError` for one that mixes two versions.
+
+    Version 1 had one blob for each object, or none: `blob` in place of `blobs`.
+    """
+    if not isinstance(document, dict) or type(version := document.get("format_version")) is not int or version != 1:
+        return document
+    upgraded = {**document, "format_version": FORMAT_VERSION}
+    if isinstance(document.get("objects"), dict):
+        upgraded["objects"] = {name: _upgraded_object(name, part) for name, part in document["objects"].items()}
+    return upgraded
+
+
+def _upgraded_object(name: str, part: Any) -> Any:
+    if not isinstance(part, dict):
+        return part
+    if "blob" not in part or "blobs" in part:
+        raise ValueError(f"objects.{name}: expected a blob, or null, as version 1 has it")
+    rest = {key: value for key, value in part.items() if key != "blob"}
+    return {**rest, "blobs": [] if part["blob"] is None else [part["blob"]]}
 
 
 def _undamaged(data: bytes) -> bytes:

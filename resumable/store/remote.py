@@ -7,6 +7,7 @@ and keep the torn piece after a crash: readers must judge by what is in a file, 
 from __future__ import annotations
 
 import errno
+import io
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,7 @@ from resumable.store.backends import Backend
 from resumable.store.layout import ATTEMPTS, PROBE
 from resumable.store.s3 import S3
 from resumable.store.sftp import Sftp
-from resumable.store.storage import Entry, checked, looked_up, reported
+from resumable.store.storage import Entry, Seen, checked, looked_up, reported
 
 T = TypeVar("T")
 
@@ -41,9 +42,12 @@ class FsspecStorage:
 
     patience_seconds = 60.0
     locks = False
+    readers = 1  # the backend asks for the parts of one read at once
 
     def __init__(self, file_system: AbstractFileSystem, root: str, url: str, *, probe: bool = True) -> None:
         self._backend = _backend_of(file_system)
+        self.parallel = self._backend.parallel
+        self.range_bytes = PIECE_BYTES * self.parallel
         self._root = root.rstrip("/")
         self._may_probe = probe
         # The same at each try, so that what one could not remove the next does.
@@ -81,15 +85,15 @@ class FsspecStorage:
             raise ValueError(f"{self.size(path)} bytes, more than the {max_bytes} allowed")
         return data
 
-    def read_into(self, path: str, buffer: memoryview, *, offset: int = 0) -> int:
+    def read_into(self, path: str, buffer: memoryview, *, offset: int = 0, seen: Seen | None = None) -> int:
         target = buffer.cast("B")
-        for start in range(0, len(target), PIECE_BYTES):
-            rest = target[start : start + PIECE_BYTES]
-            piece = self._range(path, offset + start, offset + start + len(rest))
-            rest[: len(piece)] = piece
-            if len(piece) < len(rest):
-                return start + len(piece)
-        return len(target)
+        starts = range(0, len(target), PIECE_BYTES)
+        pieces = [(offset + start, target[start : start + PIECE_BYTES]) for start in starts]
+        with looked_up("read", self._shown(path), Exception):
+            got = self._backend.fill(self._at(path), pieces)
+        if seen:
+            seen(target[:got], offset)
+        return got
 
     def _range(self, path: str, start: int, stop: int) -> bytes:
         with looked_up("read", self._shown(path), Exception):
@@ -110,16 +114,14 @@ class FsspecStorage:
 
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         pieces = _pieces(chunks)
-        head: list[memoryview] = []
-        head_bytes = 0
+        head = io.BytesIO()  # a copy: what a piece lies in may be used for the next
         with reported("write", self._shown(path), Exception):
             for piece in pieces:
-                head.append(piece)
-                head_bytes += len(piece)
-                if head_bytes > SINGLE_REQUEST_BYTES:
-                    self._stream(path, chain(head, pieces))
+                if head.tell() + len(piece) > SINGLE_REQUEST_BYTES:
+                    self._stream(path, chain([head.getbuffer(), piece], pieces))
                     return
-            self._in_folder(path, lambda: self._backend.put(self._at(path), b"".join(head)))
+                head.write(piece)
+            self._in_folder(path, lambda: self._backend.put(self._at(path), head.getvalue()))
 
     def _stream(self, path: str, pieces: Iterator[memoryview]) -> None:
         upload = self._in_folder(path, lambda: self._backend.begin(self._at(path)))
@@ -130,6 +132,11 @@ class FsspecStorage:
         except BaseException:
             upload.abandon()
             raise
+
+    def link(self, source: str, target: str) -> bool:
+        """There are none: what a blob shares with another checkpoint is in the manifest."""
+        checked(source), checked(target)
+        return False
 
     def create(self, path: str, data: bytes) -> None:
         with reported("write", self._shown(path), Exception):
@@ -237,7 +244,8 @@ def _entries(children: Iterable[dict[str, Any]], folder: str) -> Iterator[Entry]
         name = path.removeprefix(inside)
         # Stores without folders list a marker named like the folder itself, or a file that has its name.
         if path.startswith(inside) and name and "/" not in name:
-            yield Entry(name, child["type"] == "directory")
+            is_dir = child["type"] == "directory"
+            yield Entry(name, is_dir, None if is_dir else child.get("size"))
 
 
 def _pieces(chunks: Iterable[bytes | memoryview]) -> Iterator[memoryview]:

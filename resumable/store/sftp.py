@@ -11,7 +11,7 @@ from typing import Any
 import xxhash
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
-from resumable.store.backends import Backend, Upload
+from resumable.store.backends import Backend, FileUpload, Upload
 from resumable.store.layout import TEMPORARY
 
 SILENCE_SECONDS = 60
@@ -89,7 +89,7 @@ class Sftp(Backend):
             raise
 
 
-class SftpUpload(Upload):
+class SftpUpload(FileUpload):
     """Beside the file, and then renamed."""
 
     _backend: Sftp

@@ -12,8 +12,9 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from resumable.errors import ConfigError, ResumableError, StorageError
 
@@ -46,11 +47,18 @@ _HINTS = {
 }
 
 
-class Entry(NamedTuple):
+Seen = Callable[[memoryview, int], None]
+"""Looks at a part of a file that was just read, and where it begins."""
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Entry:
     """One direct child of a folder."""
 
     name: str
     is_dir: bool
+    size: int | None = field(default=None, compare=False)
+    """Of a file, in bytes; None of a folder, of what is no regular file, and where a listing does not tell."""
 
 
 class Storage(Protocol):
@@ -65,6 +73,15 @@ class Storage(Protocol):
     locks: bool
     """Whether `lock` keeps the other programs of this machine away."""
 
+    parallel: int
+    """How many files may be written at once to advantage."""
+
+    readers: int
+    """How many threads may read at once to advantage."""
+
+    range_bytes: int
+    """How much a read should ask for at least, where there is a choice: what a call costs is then little beside it."""
+
     @property
     def exclusive(self) -> bool:
         """Whether of several `create` calls for one path exactly one succeeds, whoever makes them. May probe."""
@@ -78,8 +95,12 @@ class Storage(Protocol):
         """
         ...
 
-    def read_into(self, path: str, buffer: memoryview, *, offset: int = 0) -> int:
-        """Fill `buffer` from `offset` on; how many bytes there were, at most `len(buffer)`. Raises as `read`."""
+    def read_into(self, path: str, buffer: memoryview, *, offset: int = 0, seen: Seen | None = None) -> int:
+        """Fill `buffer` from `offset` on; how many bytes there were, at most `len(buffer)`. Raises as `read`.
+
+        `seen` is shown each part right after it was read, in order, while it is in the cache; some of them again
+        where a read is repeated.
+        """
         ...
 
     def size(self, path: str) -> int:
@@ -93,7 +114,15 @@ class Storage(Protocol):
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         """Put a whole file there, with the folders it needs. Durable on return, never half visible.
 
-        `chunks` is iterated from its start at each try, and gives the same bytes each time.
+        `chunks` is iterated from its start at each try, and gives the same bytes each time. The memory of one may be
+        used again as soon as the next one is asked for.
+        """
+        ...
+
+    def link(self, source: str, target: str) -> bool:
+        """Give a file a second name, durably, as `write` would put it there; False where there are no such names.
+
+        `FileNotFoundError` where `source` is none, or no regular file; `ValueError` where it is a symbolic link.
         """
         ...
 
@@ -201,6 +230,8 @@ def looked_up(action: str, where: str, caught: type[Exception] = OSError) -> Ite
     with reported(action, where, caught):
         try:
             yield
+        except ResumableError:
+            raise
         except (IsADirectoryError, NotADirectoryError) as error:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
         except OSError as error:

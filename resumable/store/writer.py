@@ -5,31 +5,38 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-
-import xxhash
+from dataclasses import dataclass, replace
 
 from resumable.errors import FencedError
 from resumable.events import size
 from resumable.killpoints import reach
 from resumable.store.attempts import Attempt
+from resumable.store.lanes import in_lanes
 from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_path, is_blob_name, is_own_name
 from resumable.store.manifest import BlobRecord, Manifest
+from resumable.store.pieces import Digested, digest_of
 from resumable.store.pins import pinned
 from resumable.store.storage import Storage, storage_error
-
-PIECE_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
 class Blob:
-    """A file to be: its bytes are those of `chunks`, one after the other, which must not change meanwhile."""
+    """A file to be: `size` bytes, those of `chunks`, one after the other.
+
+    `chunks` gives the same bytes each time it is iterated; the memory of one may be used again as soon as the next one
+    is asked for. `before` is what this blob was in a checkpoint of this run that is published, where it is likely to
+    be the same still: then it is digested first, and if it is, it is not written again but shared. `digest` is that of
+    the bytes, where it is known without reading them.
+    """
 
     file_name: str
-    chunks: Sequence[memoryview]
+    chunks: Iterable[memoryview]
+    size: int
     rank: int = 0
+    before: BlobRecord | None = None
+    digest: str | None = None
 
 
 def publish(
@@ -41,6 +48,9 @@ def publish(
 ) -> Manifest:
     """Write the blobs and then the manifest that `manifest` makes of their records: the checkpoint exists.
 
+    Blobs that are what they were `before` are not written but shared: by a link, or else by the path in their record.
+    As many are written at once as the storage wants.
+
     Blocks until all is durable. `FencedError` if a newer attempt owns the run: then nothing more is touched. After any
     other failure what was written is removed again, as far as the storage lets us. Where the storage can tell that
     there is too little space, nothing is written at all.
@@ -48,11 +58,12 @@ def publish(
     attempt.check()
     _refuse_unpublishable(attempt, name, blobs)
     _take_back(storage, name)
+    blobs = [_only_unchanged_before(blob) for blob in blobs]
     _refuse_without_space(storage, name, blobs)
     try:
-        records = {blob.file_name: _write_blob(storage, name, blob) for blob in blobs}
+        records = in_lanes(lambda blob: _put(storage, name, blob), blobs, storage.parallel)
         reach("save.manifest", name.step)
-        document = manifest(records)
+        document = manifest(dict(zip((blob.file_name for blob in blobs), records, strict=True)))
         _refuse_foreign(document, attempt, name)
         attempt.check()
         storage.write(checkpoint_path(name, MANIFEST), [document.dump()])
@@ -68,17 +79,19 @@ def publish(
     return document
 
 
-def delete(storage: Storage, attempt: Attempt, name: CheckpointName) -> None:
+def delete(storage: Storage, attempt: Attempt, name: CheckpointName) -> bool:
     """Remove a checkpoint, or what an unfinished save left: the manifest first, and only names of this format.
 
-    Blocks. One that is pinned stays, also if it was pinned a moment ago. `FencedError` if a newer attempt owns the run.
-    A crash in between leaves a folder without a manifest.
+    The caller has seen that no manifest which stays names a blob in it. Blocks. One that is pinned stays, also if it
+    was pinned a moment ago: False. `FencedError` if a newer attempt owns the run. A crash in between leaves a folder
+    without a manifest.
     """
     if name in pinned(storage):
-        return
+        return False
     attempt.check()
     reach("save.prune", name.step)
     _clear(storage, name)
+    return True
 
 
 def _clear(storage: Storage, name: CheckpointName) -> None:
@@ -108,7 +121,7 @@ def _refuse_unpublishable(attempt: Attempt, name: CheckpointName, blobs: Sequenc
 
 
 def _refuse_without_space(storage: Storage, name: CheckpointName, blobs: Sequence[Blob]) -> None:
-    needed_bytes = sum(chunk.nbytes for blob in blobs for chunk in blob.chunks)
+    needed_bytes = sum(blob.size for blob in blobs if blob.before is None)
     free_bytes = storage.free_bytes()
     if free_bytes is not None and free_bytes < needed_bytes:
         figures = f"{os.strerror(errno.ENOSPC)}: {size(needed_bytes)} needed, {size(free_bytes)} free"
@@ -120,34 +133,40 @@ def _refuse_foreign(manifest: Manifest, attempt: Attempt, name: CheckpointName) 
         raise ValueError(f"the manifest of {manifest.name} does not belong to {name} of attempt {attempt.number}")
 
 
-def _write_blob(storage: Storage, name: CheckpointName, blob: Blob) -> BlobRecord:
+def _put(storage: Storage, name: CheckpointName, blob: Blob) -> BlobRecord:
     reach("save.blob", name.step)
     path = checkpoint_path(name, blob.file_name)
-    content = _Hashed(blob.chunks)
-    size_bytes = sum(chunk.nbytes for chunk in blob.chunks)
+    return _shared(storage, path, blob) or _written(storage, path, blob)
+
+
+def _only_unchanged_before(blob: Blob) -> Blob:
+    """The blob, with a `before` only if it is still the same, byte for byte."""
+    before = blob.before
+    if before is None or (before.size == blob.size and before.digest == (blob.digest or digest_of(blob.chunks))):
+        return blob
+    return replace(blob, before=None)
+
+
+def _shared(storage: Storage, path: str, blob: Blob) -> BlobRecord | None:
+    """The file that holds these bytes already: under a name of its own, or where it is. None: it is gone."""
+    before = blob.before
+    if before is None:
+        return None
+    try:
+        if storage.size(before.path) != before.size:
+            return None
+        linked = storage.link(before.path, path)
+    except (FileNotFoundError, ValueError):
+        return None
+    return BlobRecord(path=path if linked else before.path, rank=blob.rank, size=before.size, digest=before.digest)
+
+
+def _written(storage: Storage, path: str, blob: Blob) -> BlobRecord:
+    content = Digested(blob.chunks)
     storage.write(path, content)
-    return BlobRecord(path=path, rank=blob.rank, size=size_bytes, digest=content.hexdigest())
-
-
-class _Hashed:
-    """The pieces of a blob, hashed while they are written; a storage that tries again asks for all of them again."""
-
-    def __init__(self, chunks: Sequence[memoryview]) -> None:
-        self._chunks = chunks
-        self._seen = xxhash.xxh3_128()
-
-    def __iter__(self) -> Iterator[memoryview]:
-        self._seen.reset()
-        for chunk in self._chunks:
-            view = chunk.cast("B")
-            for start in range(0, len(view), PIECE_BYTES):  # small enough to be in the CPU's cache when it is written
-                piece = view[start : start + PIECE_BYTES]
-                self._seen.update(piece)
-                yield piece
-
-    def hexdigest(self) -> str:
-        """Of what was asked for last."""
-        return self._seen.hexdigest()
+    if content.size != blob.size:
+        raise ValueError(f"{blob.file_name}: {content.size} bytes came, {blob.size} were announced")
+    return BlobRecord(path=path, rank=blob.rank, size=blob.size, digest=content.hexdigest())
 
 
 class Background:

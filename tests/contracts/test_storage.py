@@ -14,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from resumable.errors import StorageError
 from resumable.store import remote
+from resumable.store.lanes import in_lanes
 from resumable.store.local import LocalStorage
 from resumable.store.remote import FsspecStorage
 from resumable.store.storage import Entry, Storage, open_storage
@@ -147,6 +148,51 @@ def test_a_list_is_never_stale(opened: Opened) -> None:
         reader.size("a/1")
 
 
+def test_a_link_has_the_same_bytes_or_there_are_none(opened: Opened) -> None:
+    opened().write("a/f", [b"some ", b"bytes"])
+    opened().write("b/left", [b"by a save that failed"])
+    for target in ("b/new/g", "b/left"):
+        if opened().link("a/f", target):
+            assert opened().read(target) == b"some bytes"
+            opened().link("a/f", target)  # once more: an answer may be lost
+            assert opened().read(target) == b"some bytes"
+    opened().remove("b/left")
+    opened().remove("b/new/g")
+    assert opened().read("a/f") == b"some bytes"
+
+
+def test_the_other_name_stays_when_one_is_removed(opened: Opened) -> None:
+    opened().write("a/f", [b"some bytes"])
+    if opened().link("a/f", "b/g"):
+        opened().remove("a/f")
+        assert opened().read("b/g") == b"some bytes"
+
+
+def test_files_are_written_at_once_as_many_as_it_wants(place: Storage) -> None:
+    assert 1 <= place.parallel <= 64
+    contents = {f"a/{number}/f": bytes([number]) * 1000 * number for number in range(12)}
+    in_lanes(lambda path: place.write(path, [contents[path]]), list(contents), place.parallel)
+    for path, data in contents.items():
+        assert place.read(path) == data
+
+
+def test_the_memory_of_a_chunk_may_be_used_again_when_the_next_one_is_asked_for(
+    place: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "SINGLE_REQUEST_BYTES", 4000)
+    memory = bytearray(1000)
+
+    class Reused:
+        def __iter__(self) -> Iterator[memoryview]:
+            for number in range(9):
+                memory[:] = bytes([number]) * 1000
+                yield memoryview(memory)
+                memory[:] = b"z" * 1000
+
+    place.write("a/f", Reused())
+    assert place.read("a/f") == b"".join(bytes([number]) * 1000 for number in range(9))
+
+
 def test_create_refuses_what_is_there(opened: Opened) -> None:
     opened().create("a/000001.json", b"token one")
     with pytest.raises(FileExistsError):
@@ -221,6 +267,10 @@ def test_a_path_out_of_the_root_is_refused(place: Storage, path: str) -> None:
         place.write(path, [b""])
     with pytest.raises(ValueError, match="is not a path inside a run"):
         place.create(path, b"")
+    place.write("there", [b"x"])
+    for source, target in (("there", path), (path, "other")):
+        with pytest.raises(ValueError, match="is not a path inside a run"):
+            place.link(source, target)
 
 
 def test_a_lock_can_be_taken_again_after_its_release(place: Storage) -> None:

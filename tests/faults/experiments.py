@@ -59,12 +59,12 @@ def verdict_on(subject: Subject, run: Path, acknowledged: int | None) -> Verdict
     return judge(lambda: subject.load(run), acknowledged=acknowledged)
 
 
-def goes_on(run: Path) -> bool:
+def goes_on(run: Path, subject: Subject = RESUMABLE) -> bool:
     """Whether resumable, launched again on what a fault left, trains one more step and loads that then."""
-    found = RESUMABLE.load(run)
+    found = subject.load(run)
     step = found.step + 1 if found else 1
-    RESUMABLE.train(run, step, Deaf())
-    return verdict_on(RESUMABLE, run, step) is Verdict.RIGHT
+    subject.train(run, step, Deaf(), **subject.options)
+    return verdict_on(subject, run, step) is Verdict.RIGHT
 
 
 def litter(run: Path) -> list[str]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from tests.faults.sharing import SHARING
 from tests.faults.subjects import PEERS, SUBJECTS, Deaf, Subject
 
 REPOSITORY = Path(__file__).parents[2]
@@ -223,9 +224,9 @@ def _import_once() -> None:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as sys.stderr:
-        for subject in PEERS:
+        for subject in (*PEERS, *SHARING):
             place = Place.make(Path(folder) / subject.name)
-            subject.train(place.run, 1, Deaf())
+            subject.train(place.run, 1, Deaf(), **subject.options)
     sys.stderr = sys.__stderr__
 
 
@@ -237,7 +238,8 @@ def _run(request: Mapping[str, Any], line: socket.socket) -> NoReturn:
         place = Place(Path(request["folder"]))
         ear = Line(line, frozenset(request["stops"]), place.told)
         ear.watch()
-        SUBJECTS[request["subject"]].train(place.run, request["until"], ear, **request["options"])
+        subject = {**SUBJECTS, **{each.name: each for each in SHARING}}[request["subject"]]
+        subject.train(place.run, request["until"], ear, **request["options"])
         code = 0
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1

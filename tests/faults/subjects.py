@@ -112,7 +112,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return {"run": str(folder), "data_seed": 7, "every": {"steps": None, "minutes": None}}
 
 
-def _step_of_resumable(path: Path) -> int | None:
+def step_of_resumable(path: Path) -> int | None:
     match = re.search(r"step-(\d+)\.e", str(path))
     return int(match[1]) if match else None
 
@@ -240,14 +240,14 @@ def _step_of_dcp(path: Path) -> int | None:
 
 # -- all of them ------------------------------------------------------------------------------------------------------
 
-RESUMABLE = Subject("resumable", train_resumable, load_resumable, _step_of_resumable)
+RESUMABLE = Subject("resumable", train_resumable, load_resumable, step_of_resumable)
 IN_PLACE_SAVE = Subject("torch.save in place", train_in_place, load_in_place, _only_one)
 DCP = Subject("DCP, a folder per step", train_dcp, load_dcp, _step_of_dcp)
 
 PEERS = (RESUMABLE, IN_PLACE_SAVE, DCP)
 
 BROKEN = tuple(
-    Subject(f"resumable without fsync of {spared}", train_without_sync, load_resumable, _step_of_resumable, options)
+    Subject(f"resumable without fsync of {spared}", train_without_sync, load_resumable, step_of_resumable, options)
     for spared in ("all", "files", "folders")
     for options in ({"spared": spared},)
 )

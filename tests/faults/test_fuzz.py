@@ -26,7 +26,7 @@ from resumable.errors import CheckpointError
 from resumable.position import Position
 from resumable.state.codec import decode
 from resumable.state.image import parse_header
-from resumable.state.stager import unstage
+from resumable.state.unstage import unstage
 from resumable.store.layout import CheckpointName, is_blob_name, is_blob_path, is_object_name, parse_attempt
 from resumable.store.manifest import parse
 from tests.faults.forgery import Forgery, sealed
@@ -188,7 +188,7 @@ def test_what_we_take_for_an_image_the_formats_own_library_reads_alike(data: st.
 def test_what_does_not_hold_what_was_recorded_is_refused_with_a_value_error(data: st.DataObject) -> None:
     image = bytearray(_damaged(bytes(SAVED.image), data))
     try:
-        tensors = unstage(image, SAVED.records)
+        tensors = unstage([image], SAVED.records)
     except ValueError:
         return
     for key, record in SAVED.records.items():

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from resumable.store.direct import ALIGNMENT_BYTES
 from tests.faults.experiments import Recording, calls_of, cut, goes_on, record
 from tests.faults.forks import Forks
 from tests.faults.powercut import State, states
 from tests.faults.recording import Mutation
+from tests.faults.sharing import SHARING
 from tests.faults.subjects import BROKEN, DCP, IN_PLACE_SAVE, RESUMABLE, Subject
 from tests.faults.verdicts import Verdict
 
@@ -20,9 +22,11 @@ pytestmark = pytest.mark.usefixtures("_quiet")
 recorded = pytest.mark.usefixtures("_fuse")
 
 
-def assert_survives(recording: Recording, folder: Path, *, since: int = 0) -> Iterator[State]:
+def assert_survives(
+    recording: Recording, folder: Path, *, since: int = 0, subject: Subject = RESUMABLE, safe_step: int | None = None
+) -> Iterator[State]:
     """Every state after `since` changes loads what was acknowledged."""
-    for state, verdict in cut(RESUMABLE, recording, folder, since=since):
+    for state, verdict in cut(subject, recording, folder, since=since, safe_step=safe_step):
         assert verdict is Verdict.RIGHT, (state.cut, state.how)
         yield state
 
@@ -71,6 +75,33 @@ def test_a_power_cut_at_any_instant_of_an_attempt_that_resumes_loses_nothing(for
     assert assert_survives_and_goes_on(recording, folder / "state") > 150
 
 
+def assert_sharing_survives(forks: Forks, folder: Path, subject: Subject, *, until: int, safe_step: int) -> None:
+    recording = record(forks, subject, folder / "recorded", until=until)
+    assert recording.exit_code == 0, recording.output
+    linked = [change for change in recording.mutations if change.operation == "link" and ".frozen" in change.path]
+    assert bool(linked) is subject.options["links"]
+    count = 0
+    for state in assert_survives(recording, folder / "state", subject=subject, safe_step=safe_step):
+        assert goes_on(folder / "state", subject), (state.cut, state.how)
+        count += 1
+    assert count > 20
+
+
+@recorded
+@pytest.mark.parametrize("subject", SHARING, ids=lambda subject: subject.name)
+def test_a_power_cut_while_a_large_blob_is_shared_loses_nothing(forks: Forks, folder: Path, subject: Subject) -> None:
+    assert_sharing_survives(forks, folder, subject, until=2, safe_step=1)
+
+
+@recorded
+@pytest.mark.matrix
+@pytest.mark.parametrize("subject", SHARING, ids=lambda subject: subject.name)
+def test_a_power_cut_loses_nothing_until_a_shared_blob_is_written_anew(
+    forks: Forks, folder: Path, subject: Subject
+) -> None:
+    assert_sharing_survives(forks, folder, subject, until=4, safe_step=0)
+
+
 # -- fsync that fails, writes that fall short -------------------------------------------------------------------------
 
 
@@ -111,6 +142,24 @@ def test_a_write_that_falls_short_is_gone_on_with(forks: Forks, folder: Path) ->
     undisturbed = record(forks, RESUMABLE, folder / "recorded", until=1)
     for number in list(calls_of(undisturbed, "write"))[-3:]:
         assert_fault_harms_nothing(forks, folder, "short", "write", number)
+
+
+@recorded
+@pytest.mark.parametrize("subject", SHARING[:1], ids=lambda subject: subject.name)
+def test_a_direct_write_that_falls_short_is_gone_on_with_through_the_cache(
+    forks: Forks, folder: Path, subject: Subject
+) -> None:
+    undisturbed = record(forks, subject, folder / "recorded", until=0)
+    writes = [change for change in undisturbed.mutations if change.operation == "write"]
+    large = [number for number, change in enumerate(writes, 1) if len(change.data) % ALIGNMENT_BYTES == 0]
+    assert len(large) == 2  # of both blobs, but for their last bytes
+    for number in large:
+        recording = record(forks, subject, folder / "recorded", until=0, fault=f"short:write:{number}")
+        pieces = [len(change.data) for change in recording.mutations if change.operation == "write"]
+        assert pieces[number - 1] == len(writes[number - 1].data) // 2, "the fault did not land"
+        assert (recording.exit_code, recording.place.acknowledged()) == (0, 0), recording.output
+        for _ in assert_survives(recording, folder / "state", subject=subject):
+            pass
 
 
 @recorded

@@ -9,7 +9,8 @@ import pytest
 
 from tests.faults.experiments import goes_on, litter
 from tests.faults.forks import Forks
-from tests.faults.subjects import IN_PLACE_SAVE, RESUMABLE
+from tests.faults.sharing import SHARING
+from tests.faults.subjects import IN_PLACE_SAVE, RESUMABLE, Subject
 from tests.faults.syscalls import (
     FAULTS,
     KILL,
@@ -30,13 +31,15 @@ PHASES = (OPEN_NEW, START, OPEN_AGAIN, SAVE)
 THINNED = 8
 
 
-def swept(forks: Forks, folder: Path, phase: Phase, fault: str, every: int) -> Iterator[Injection]:
+def swept(
+    forks: Forks, folder: Path, phase: Phase, fault: str, every: int, *, subject: Subject = RESUMABLE
+) -> Iterator[Injection]:
     """Every injection, with nothing lost by any, and a run that goes on behind each."""
-    bench = Bench(forks, RESUMABLE, phase, folder)
+    bench = Bench(forks, subject, phase, folder)
     for injection in bench.sweep([fault], every=every):
         assert set(injection.verdicts) == {Verdict.RIGHT}, f"{fault} at {injection.point}\n{injection.output}"
         yield injection
-        assert goes_on(injection.place.run), f"{fault} at {injection.point}\n{injection.output}"
+        assert goes_on(injection.place.run, subject), f"{fault} at {injection.point}\n{injection.output}"
 
 
 def assert_a_kill_loses_nothing(forks: Forks, folder: Path, phase: Phase, *, every: int) -> None:
@@ -61,6 +64,22 @@ def assert_a_failure_is_told(forks: Forks, folder: Path, phase: Phase, fault: st
 @pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.name)
 def test_a_kill_at_a_system_call_loses_nothing(forks: Forks, folder: Path, phase: Phase) -> None:
     assert_a_kill_loses_nothing(forks, folder, phase, every=THINNED)
+
+
+@pytest.mark.parametrize("subject", SHARING, ids=lambda subject: subject.name)
+def test_a_fault_while_a_large_blob_is_shared_loses_nothing(forks: Forks, folder: Path, subject: Subject) -> None:
+    for injection in swept(forks, folder, SAVE, KILL, THINNED, subject=subject):
+        assert injection.acknowledged == SAVE.before, injection.point
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("subject", SHARING, ids=lambda subject: subject.name)
+def test_every_fault_while_a_large_blob_is_shared_loses_nothing(
+    forks: Forks, folder: Path, subject: Subject, fault: str
+) -> None:
+    for _ in swept(forks, folder, SAVE, fault, 1, subject=subject):
+        pass
 
 
 @pytest.mark.parametrize("fault", ["ENOSPC", "EIO"])

@@ -11,7 +11,8 @@ from torch import Tensor
 from resumable import strictjson
 from resumable.state.codec import decode, encode
 from resumable.state.objects import Adapter, adapt, verify_round_trip
-from resumable.state.stager import Stager, digests, unstage
+from resumable.state.stager import Image, Stager
+from resumable.state.unstage import unstage
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,22 @@ class Saved:
     records: dict[str, Record]
 
     def tensors(self) -> dict[str, Tensor]:
-        return unstage(self.image, self.records)
+        return unstage([self.image], self.records)
 
     def tree(self) -> Any:
         return decode(self.document, self.tensors())
+
+
+def stage(tensors: dict[str, Tensor], stager: Stager | None = None, **how: Any) -> Image:
+    """The image of one blob, staged as a save would."""
+    stager = stager or Stager()
+    stager.begin({"object": tensors})
+    return stager.stage({"object": tensors}, **({"threads": 2} | how))["object"]
+
+
+def file_of(image: Image) -> bytearray:
+    """The whole file that an image is."""
+    return bytearray(b"".join(image.chunks))
 
 
 def save(adapter: Adapter) -> Saved:
@@ -46,8 +59,8 @@ def save(adapter: Adapter) -> Saved:
 
 def save_tree(tree: Any, *, key_of: Any = ".".join) -> Saved:
     encoded = encode(tree, key_of=key_of, where="object")
-    staged = Stager().stage("object", encoded.tensors)
-    digest_of = digests(staged)
+    staged = stage(encoded.tensors)
+    digest_of = staged.digests
     records = {
         key: Record(
             facts.dtype, list(facts.shape), None if facts.strides is None else list(facts.strides), digest_of[key]
@@ -57,7 +70,7 @@ def save_tree(tree: Any, *, key_of: Any = ".".join) -> Saved:
     for key, stored in encoded.aliases.items():
         of = records[stored]
         records[key] = Record(of.dtype, of.shape, of.strides, of.digest, alias=stored)
-    image = bytearray(staged.buffer)
+    image = file_of(staged)
     read_with_the_library(bytes(image))  # every file opens in the format's own library
     return Saved(strictjson.loads(strictjson.dumps(encoded.document)), image, records)
 

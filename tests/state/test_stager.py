@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
 
-from resumable.state.stager import Stager, digests, unstage
+from resumable.state.memory import PIECE_BYTES, Copy, HostTransfer
+from resumable.state.stager import Image, Stager
 from resumable.state.tensors import DTYPES, TensorFacts, bytes_of, facts_of, tensor_digest
-from tests.state.roundtrip import save_tree
+from resumable.state.unstage import unstage
+from tests.state.roundtrip import file_of, save_tree, stage
+
+
+class Counting(HostTransfer):
+    """Counts the tensors that are copied."""
+
+    copied = 0
+
+    def copy(self, copies: Sequence[Copy], *, threads: int) -> None:
+        self.copied += len(copies)
+        super().copy(copies, threads=threads)
 
 
 def random_bits(dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
@@ -57,30 +72,118 @@ def test_memory_formats_come_back_and_gaps_close_as_in_clone(tensor: Tensor, str
     assert_same(back, tensor)
 
 
+def address(image: Image) -> int:
+    (chunk,) = image.chunks
+    return torch.frombuffer(chunk, dtype=torch.uint8).data_ptr()
+
+
 def test_a_buffer_is_reused_while_the_size_fits() -> None:
     stager = Stager()
-    first = stager.stage("model", {"a": torch.zeros(1000)})
-    second = stager.stage("model", {"a": torch.ones(1000)})
-    other = stager.stage("other", {"a": torch.ones(1000)})
-    assert first.buffer.obj.ctypes.data == second.buffer.obj.ctypes.data
-    assert other.buffer.obj.ctypes.data != second.buffer.obj.ctypes.data
-    grown = stager.stage("model", {"a": torch.full((5000,), 2.0)})
-    assert_same(unstage(grown.buffer, grown.facts)["a"], torch.full((5000,), 2.0))
+    first = stage({"a": torch.zeros(1000)}, stager)
+    where, kept = address(first), stager.nbytes
+    assert address(stage({"a": torch.ones(1000)}, stager)) == where
+    assert address(stage({"a": torch.ones(1000), "b": torch.ones(1)}, stager)) == where  # room for a longer header
+    assert stager.nbytes == kept
+    grown = stage({"a": torch.full((5000,), 2.0)}, stager)
+    assert_same(unstage([file_of(grown)], grown.facts)["a"], torch.full((5000,), 2.0))
+
+
+def test_a_steady_state_allocates_nothing_and_plans_nothing_anew() -> None:
+    stager, live = Stager(), {f"t{n}": torch.zeros(64, 64) for n in range(50)}
+    plan = stager.plan("object", live)
+    stage(live, stager)
+    kept = stager.nbytes
+    for number in range(3):
+        for tensor in live.values():
+            tensor.fill_(number)
+        image = stage(live, stager)
+        assert stager.plan("object", live) is plan
+        assert stager.nbytes == kept
+        assert image.digests["t49"] == tensor_digest(torch.full((64, 64), float(number)))
+
+
+def test_host_memory_begins_with_a_page_and_is_left_out_of_forked_children() -> None:
+    stager = Stager()
+    where = address(stage({"a": torch.ones(10_000_000)}, stager))
+    assert where % 4096 == 0
+    child = os.fork()
+    if child == 0:
+        with open("/proc/self/maps") as maps:
+            spans = [[int(end, 16) for end in line.split()[0].split("-")] for line in maps]
+        os._exit(any(start <= where < stop for start, stop in spans))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_memory_that_was_made_ready_is_what_the_first_save_uses() -> None:
+    stager, live = Stager(), {"a": torch.ones(3_000_000), "b": torch.ones(7)}
+    stager.prepare({"object": live})()
+    kept = stager.nbytes
+    assert kept >= 12_000_028
+    image = stage(live, stager)
+    assert stager.nbytes == kept
+    assert_same(unstage([file_of(image)], image.facts)["a"], live["a"])
 
 
 def test_what_is_staged_no_longer_follows_the_live_tensor() -> None:
     live = torch.zeros(10)
-    staged = Stager().stage("model", {"a": live})
-    before = digests(staged)["a"]
+    staged = stage({"a": live})
     live += 1
-    assert digests(staged)["a"] == before == tensor_digest(torch.zeros(10))
+    assert staged.digests["a"] == tensor_digest(torch.zeros(10))
 
 
-def test_row_major_tensors_are_views_of_the_image() -> None:
-    staged = Stager().stage("model", {"a": torch.zeros(10)})
-    image = bytearray(staged.buffer)
-    unstage(image, staged.facts)["a"][0] = 1.0
-    assert image != bytearray(staged.buffer)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_many_tensors_of_all_sizes_are_copied_by_several_threads(threads: int) -> None:
+    sizes = [0, 1, 3, 1000, PIECE_BYTES // 4, PIECE_BYTES // 4 + 1, 3 * PIECE_BYTES // 4 + 5]
+    live = {f"t{number}": torch.randn(size) for number, size in enumerate(sizes)}
+    live["strided"] = torch.randn(30, 50)[::2, 1::3]
+    image = stage(live, threads=threads)
+    back = unstage([file_of(image)], image.facts)
+    for key, tensor in live.items():
+        assert_same(back[key], tensor)
+        assert image.digests[key] == tensor_digest(tensor)
+
+
+def test_of_what_is_likely_the_same_only_what_changed_is_copied() -> None:
+    counting = Counting()
+    stager, live = Stager(counting), {f"t{number}": torch.randn(100) for number in range(4)}
+    first = stage(live, stager)
+    assert dict(first.digests)
+    assert counting.copied == 4
+    same = stage(live, stager, likely_same=["object"])
+    assert same.unchanged
+    assert counting.copied == 4
+    live["t2"].data[7] = 5.0  # no version counter tells of this
+    other = stage(live, stager, likely_same=["object"])
+    assert not other.unchanged
+    assert counting.copied == 5
+    assert other.digests == {key: tensor_digest(tensor) for key, tensor in live.items()}
+    assert not stage(live, stager).unchanged  # copied whole where nobody said that it may be the same
+    assert counting.copied == 9
+
+
+def test_what_came_to_nothing_is_not_compared_with() -> None:
+    counting = Counting()
+    stager, live = Stager(counting), {"a": torch.randn(100)}
+    stage(live, stager)
+    stager.forget()
+    assert not stage(live, stager, likely_same=["object"]).unchanged
+    assert counting.copied == 2
+
+
+@pytest.mark.parametrize("window", [4096, 8192, 2**20])
+def test_a_streamed_image_is_the_same_file_through_a_window(window: int) -> None:
+    live = {"a": torch.randn(5000), "b": torch.randn(30, 50)[::2], "c": torch.zeros(3, dtype=torch.bool)}
+    live |= {"none": torch.zeros(0), "one": torch.tensor(3.5, dtype=torch.float64)}
+    stager = Stager()
+    streamed = stager.stream({"object": live}, max_bytes=window)["object"]
+    staged = stage(live)
+    for _ in range(2):  # a repeated write reads it again
+        chunks = [(len(chunk), bytes(chunk)) for chunk in streamed.chunks]
+        assert b"".join(data for _, data in chunks) == bytes(file_of(staged))
+        assert {size for size, _ in chunks[:-1]} <= {window}
+    assert streamed.digests == staged.digests
+    assert streamed.size == staged.size
+    assert stager.nbytes == window
 
 
 @pytest.mark.parametrize(
@@ -92,16 +195,16 @@ def test_row_major_tensors_are_views_of_the_image() -> None:
     ],
 )
 def test_a_file_that_holds_something_else_is_refused(record: dict[str, TensorFacts], reason: str) -> None:
-    staged = Stager().stage("model", {"a": torch.zeros(4)})
+    staged = stage({"a": torch.zeros(4)})
     with pytest.raises(ValueError, match=reason):
-        unstage(bytearray(staged.buffer), record)
+        unstage([file_of(staged)], record)
 
 
 def test_a_bool_that_is_neither_is_refused() -> None:
-    staged = Stager().stage("model", {"a": torch.tensor([2], dtype=torch.uint8)})
-    image = bytearray(bytes(staged.buffer).replace(b'"U8"', b'"BOOL"').replace(b"  ", b"", 1))
+    staged = stage({"a": torch.tensor([2], dtype=torch.uint8)})
+    image = bytearray(bytes(file_of(staged)).replace(b'"U8"', b'"BOOL"').replace(b"  ", b"", 1))
     with pytest.raises(ValueError, match="neither 0 nor 1"):
-        unstage(image, {"a": TensorFacts("bool", (1,))})
+        unstage([image], {"a": TensorFacts("bool", (1,))})
 
 
 @pytest.mark.parametrize("strides", [(1,), (0, 1), (3, 2), (-1, 1), (2**50, 1), (1, 1)])

@@ -18,7 +18,7 @@ BLOBS = {"model.safetensors": b"weights " * 40, "state.rank00000.json": b'{"step
 def manifest(name: CheckpointName, blobs: Mapping[str, BlobRecord], attempt: Attempt, **fields: Any) -> Manifest:
     run = Catalog(attempt.storage).run_file()
     assert run is not None
-    model = ObjectRecord(kind="module", type="torch.nn.Linear", blob="model.safetensors", tensors={})
+    model = ObjectRecord(kind="module", type="torch.nn.Linear", blobs=["model.safetensors"], tensors={})
     facts: dict[str, Any] = {
         "run_id": run.run_id,
         "attempt": attempt.number,
@@ -51,7 +51,7 @@ def launch(storage: Storage, resumed_from: CheckpointName | None = None) -> Atte
 def save(attempt: Attempt, step: int, epoch: int = 0, *, contents: Mapping[str, bytes] = BLOBS) -> CheckpointName:
     """Publish a checkpoint of this attempt."""
     name = CheckpointName(step, epoch, attempt.number)
-    blobs = [Blob(file_name, [memoryview(data)]) for file_name, data in contents.items()]
+    blobs = [Blob(file_name, [memoryview(data)], len(data)) for file_name, data in contents.items()]
     publish(attempt.storage, attempt, name, blobs, lambda records: manifest(name, records, attempt))
     return name
 

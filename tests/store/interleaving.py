@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from fsspec.spec import AbstractFileSystem
 
 from resumable.store.remote import FsspecStorage
-from resumable.store.storage import Entry, Storage, checked, reported
+from resumable.store.storage import Entry, Seen, Storage, checked, reported
 
 T = TypeVar("T")
 
@@ -136,12 +136,14 @@ class Contents:
         if self.files.pop(path, None) is not None:
             self.changes.append(Change(actor, "removed", path))
 
-    def children(self, path: str, *, folders: Iterable[str] = ()) -> list[Entry]:
+    def children(self, folder: str, *, folders: Iterable[str] = ()) -> list[Entry]:
         """The direct children: files, the folders that files imply, and those of `folders`."""
-        start = f"{path}/" if path else ""
+        start = f"{folder}/" if folder else ""
         found = {
-            Entry(rest.partition("/")[0], "/" in rest)
-            for rest in (each.removeprefix(start) for each in self.files if each.startswith(start))
+            Entry(rest.partition("/")[0], "/" in rest, None if "/" in rest else len(data))
+            for rest, data in (
+                (path.removeprefix(start), data) for path, data in self.files.items() if path.startswith(start)
+            )
         }
         found |= {
             Entry(rest, True)
@@ -156,6 +158,9 @@ class Folder:
 
     patience_seconds = 0.0
     locks = False
+    parallel = 1
+    readers = 1
+    range_bytes = 2**20
     exclusive = True
 
     def __init__(self, contents: Contents, actor: Actor) -> None:
@@ -169,9 +174,11 @@ class Folder:
             raise ValueError(f"{len(data)} bytes, more than the {max_bytes} allowed")
         return data
 
-    def read_into(self, path: str, buffer: memoryview, *, offset: int = 0) -> int:
+    def read_into(self, path: str, buffer: memoryview, *, offset: int = 0, seen: Seen | None = None) -> int:
         piece = self._turn("read", path, lambda: self._file(path))[offset : offset + len(buffer)]
         buffer[: len(piece)] = piece
+        if seen:
+            seen(buffer[: len(piece)], offset)
         return len(piece)
 
     def size(self, path: str) -> int:
@@ -183,6 +190,10 @@ class Folder:
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         data = b"".join(chunks)
         self._turn("write", path, lambda: self._contents.put(self._actor, path, data))
+
+    def link(self, source: str, target: str) -> bool:
+        self._turn("link", target, lambda: self._contents.put(self._actor, target, self._file(source)))
+        return True
 
     def create(self, path: str, data: bytes) -> None:
         def act() -> None:
@@ -236,7 +247,7 @@ class Shelf(AbstractFileSystem):
         if not found:
             raise FileNotFoundError(path)
         children = [
-            {"name": f"{path}/{entry.name}", "type": "directory" if entry.is_dir else "file", "size": 0}
+            {"name": f"{path}/{entry.name}", "type": "directory" if entry.is_dir else "file", "size": entry.size or 0}
             for entry in found
         ]
         return children if detail else [child["name"] for child in children]

@@ -131,7 +131,7 @@ def test_a_missing_blob_is_rejected_with_its_name(place: LocalStorage) -> None:
 
 
 def test_a_flipped_bit_is_found_with_the_file_name(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resumable.store.catalog.PIECE_BYTES", 100)
+    monkeypatch.setattr("resumable.store.reader.PIECE_BYTES", 100)
     name = save(launch(place), 100)
     catalog = Catalog(place)
     manifest = catalog.manifest(name)
@@ -147,7 +147,7 @@ def test_a_flipped_bit_is_found_with_the_file_name(place: LocalStorage, monkeypa
 
 def test_a_blob_that_shrinks_while_it_is_read_is_damage(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     name = save(launch(place), 100)
-    monkeypatch.setattr(place, "read_into", lambda path, buffer, *, offset=0: 7)
+    monkeypatch.setattr(place, "read_into", lambda path, buffer, *, offset=0, seen=None: 7)
     with pytest.raises(CorruptCheckpointError, match=r"model\.safetensors: 7 bytes, expected 320"):
         Catalog(place).read_blob(Catalog(place).manifest(name), "model.safetensors")
 
@@ -177,7 +177,7 @@ def test_a_newer_format_is_never_silently_fallen_behind(place: LocalStorage) -> 
     attempt = launch(place)
     save(attempt, 100)
     b = save(attempt, 200)
-    body = b'{"format_version":2}'
+    body = b'{"format_version":3}'
     overwrite(place, b, "manifest.json", lambda _: body[:-1] + b',"digest":"%s"}' % digest(body).encode())
     with pytest.raises(FormatVersionError):
         Catalog(place).history()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
@@ -25,10 +25,11 @@ from resumable.opening import OpenedRun, discover, open_run
 from resumable.prune import prune
 from resumable.store import remote
 from resumable.store.catalog import Catalog
-from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_path, parse_attempt
+from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_of, checkpoint_path, parse_attempt
+from resumable.store.manifest import parse
 from resumable.store.storage import Storage
 from tests.store.interleaving import Actor, Change, Contents, Kind, seen_by
-from tests.store.training import STEPS_PER_EPOCH, save
+from tests.store.training import STEPS_PER_EPOCH, Sharing, save
 
 CONFIG = Config(run="runs/x", data_seed=7)
 MANY_CALLS = 400
@@ -49,6 +50,7 @@ class Launch:
 
     rule: retention.Rule
     every: int = 10
+    sharing: Sharing | None = None
     actor: Actor = field(init=False)
     opened: OpenedRun | None = None
     acknowledged: list[CheckpointName] = field(default_factory=list)
@@ -78,7 +80,8 @@ class Launch:
         for step in itertools.count(first, self.every):
             self.saving_since = self.actor.calls
             try:
-                self.acknowledged.append(save(storage, self.opened, step, loss=float(step * 7 % 50)))
+                name = save(storage, self.opened, step, loss=float(step * 7 % 50), sharing=self.sharing)
+                self.acknowledged.append(name)
                 prune(storage, catalog, self.opened.attempt, self.rule)
                 self.prunes += 1
             except StorageError:
@@ -108,13 +111,15 @@ class Reader:
 class World:
     """All actors, and the model of what they did to the run."""
 
-    def __init__(self, kind: Kind = "folder") -> None:
+    def __init__(self, kind: Kind = "folder", *, sharing: bool = False) -> None:
         self.kind = kind
+        self.sharing = sharing
         self.contents = Contents()
         self.launches: list[Launch] = []
         self.readers: list[Reader] = []
         self.now = 0
         self.present: set[CheckpointName] = set()
+        self.named: dict[CheckpointName, set[str]] = {}  # by checkpoint: the paths of the blobs that its manifest names
         self.published_at: dict[CheckpointName, int] = {}
         self.removed_at: dict[CheckpointName, int] = {}
         self.claimed: dict[int, Launch] = {}
@@ -126,7 +131,7 @@ class World:
     # -- actors -------------------------------------------------------------------------------------------------------
 
     def launch(self, rule: retention.Rule = LAST, *, every: int = 10) -> Launch:
-        launch = Launch(rule, every)
+        launch = Launch(rule, every, Sharing() if self.sharing else None)
         launch.actor = Actor(f"launch {len(self.launches)}", lambda me: launch.train(self._seen_by(me)))
         self.launches.append(launch)
         return launch
@@ -161,6 +166,7 @@ class World:
         elif each.actor.ended:
             self._check_read(each)
         self._check_ruler()
+        self._check_blobs()
 
     def run(self, each: Launch | Reader, until: Callable[[], bool] = lambda: False) -> bool:
         """Let one actor go on alone until something is so (True) or until it ends."""
@@ -220,6 +226,7 @@ class World:
         if file == MANIFEST and change.kind == "put":
             assert name not in self.published_at, f"{name} is published twice"
             self.present.add(name)
+            self.named[name] = {blob.path for blob in parse(self.contents.files[change.path]).blobs.values()}
             self.published_at[name] = self.now
         elif file == MANIFEST:
             self.present.discard(name)
@@ -229,6 +236,17 @@ class World:
             assert self.at_one_instant or name not in self.present, (
                 f"{change.path} of a published checkpoint was {change.kind}"
             )
+
+    def _check_blobs(self) -> None:
+        """No manifest names a blob that is gone; but for one that a displaced writer published in its one call."""
+        for name in self.present:
+            late = name.attempt in self.late and self.late[name.attempt].path == checkpoint_path(name, MANIFEST)
+            gone = self.named[name] - self.contents.files.keys()
+            assert late or not gone, f"{name} stands, and {gone} is gone"
+
+    def _needed(self, names: Iterable[CheckpointName]) -> set[CheckpointName]:
+        """These, and those whose blobs they name."""
+        return {checkpoint_of(path) for name in names for path in self.named[name]}.union(names)
 
     def _claims(self, launch: Launch, number: int) -> None:
         assert self.at_one_instant or number not in self.claimed, f"two launches took number {number}"
@@ -327,7 +345,9 @@ class World:
         self.save(last, 3)
         reader = self.read("history")
         self.run(reader)
-        assert reader.found == last.acknowledged[-1:-3:-1]
+        kept = self._needed(last.acknowledged[-2:])
+        assert reader.found == sorted(kept, key=lambda name: name.order, reverse=True)
+        assert self.kind != "folder" or len(kept) == 2
         assert self.present == set(reader.found)
         folders = {path.split("/")[1] for path in self.contents.files if path.startswith("checkpoints/")}
         assert folders == {str(name) for name in reader.found}, "something that nobody wants stays for ever"
@@ -433,6 +453,39 @@ def test_a_run_that_always_moves_on_is_told_as_that_and_never_as_damage_or_as_em
             world.run(writer, lambda path=pending.path: path not in world.contents.files)
         reader.actor.step()
     assert isinstance(reader.actor.error, StorageError)
+
+
+# -- blobs that several checkpoints share ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_at_no_call_of_saves_and_prunings_does_a_manifest_lack_a_blob_that_it_shares(kind: Kind) -> None:
+    world = World(kind, sharing=True)
+    try:
+        writer = world.launch(LAST)
+        for count in range(1, 9):
+            world.save(writer)
+            newest = writer.acknowledged[-1]
+            assert world.present == world._needed([newest])
+            assert len(world.present) == (1 if kind == "folder" or count % 3 == 1 else 2)
+        world.settle()
+    finally:
+        world.close()
+
+
+def test_a_writer_that_dies_between_two_deletions_leaves_what_is_shared_and_the_next_launch_clears_it() -> None:
+    world = World("bucket", sharing=True)
+    try:
+        writer = world.launch(LAST)
+        world.save(writer, 3)
+        assert world.present == {name(0, 1), name(20, 1)}
+        world.sleep_before(writer, "remove", path(20, 1))  # the fourth is there, and shares nothing
+        world.step(writer)
+        writer.actor.kill()
+        assert world.present == {name(0, 1), name(30, 1)}
+        world.settle()
+    finally:
+        world.close()
 
 
 # -- taking a run over ------------------------------------------------------------------------------------------------
@@ -705,9 +758,9 @@ class Interleavings(RuleBasedStateMachine):
         super().__init__()
         self.world = World()
 
-    @initialize(kind=st.sampled_from(["folder", "bucket", "careless bucket"]))
-    def a_run(self, kind: Kind) -> None:
-        self.world = World(kind)
+    @initialize(kind=st.sampled_from(["folder", "bucket", "careless bucket"]), sharing=st.booleans())
+    def a_run(self, kind: Kind, sharing: bool) -> None:
+        self.world = World(kind, sharing=sharing)
         self.world.save(self.world.launch())
 
     def alive(self) -> list[Launch | Reader]:

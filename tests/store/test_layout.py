@@ -67,7 +67,10 @@ def test_attempts_are_files_with_numbers() -> None:
         assert parse_attempt(other) is None
 
 
-BLOBS = "model.safetensors _x9.safetensors modèle.safetensors m.rank00001.safetensors state.rank00000.json"
+BLOBS = """
+model.safetensors _x9.safetensors modèle.safetensors m.rank00001.safetensors state.rank00000.json
+m.frozen.safetensors m.frozen.rank00001.safetensors
+"""
 
 
 @pytest.mark.parametrize("name", BLOBS.split())
@@ -79,6 +82,7 @@ def test_names_of_blobs(name: str) -> None:
 
 NO_BLOBS = """
 manifest.json notes.txt state.json state.rank0.json model.rank0.safetensors m.x.rank00000.safetensors .safetensors
+m.rank00000.frozen.safetensors m.frozen.frozen.safetensors .frozen.safetensors
 ..safetensors 9x.safetensors a-b.safetensors a/b.safetensors a\udcff.safetensors
 """
 

@@ -147,6 +147,78 @@ def test_a_pipe_or_a_device_is_no_file_and_is_not_waited_for(place: LocalStorage
                 call(path)
 
 
+def test_a_second_name_of_a_file_is_as_durable_as_a_file_that_is_written(
+    place: LocalStorage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place.write("a/f", [b"data"])
+    trace = Trace(monkeypatch)
+    assert place.link("a/f", "b/c/g")
+    assert trace.volatile() == []
+    names = {str(path.relative_to(tmp_path / "runs" / "run")) for path in trace.named if path.is_relative_to(tmp_path)}
+    assert names == {"b", "b/c", "b/c/g"}
+    assert Path(place.url, "b/c/g").samefile(Path(place.url, "a/f"))
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV])
+def test_where_there_are_no_second_names_it_is_said_and_nothing_is_left(
+    place: LocalStorage, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    place.write("a/f", [b"data"])
+    place.write("b/g", [b"other"])
+    monkeypatch.setattr(os, "link", failing(number))
+    assert not place.link("a/f", "b/g")
+    assert place.read("b/g") == b"other"
+    assert [entry.name for entry in place.list("b")] == ["g"]
+
+
+@pytest.mark.parametrize("function", ["link", "fsync", "replace"])
+def test_a_link_that_fails_anywhere_keeps_the_old_file_and_leaves_no_other(
+    place: LocalStorage, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    place.write("a/f", [b"data"])
+    place.write("b/g", [b"old"])
+    with monkeypatch.context() as patched:
+        patched.setattr(os, function, failing(errno.ENOSPC))
+        with pytest.raises(StorageError, match=r"cannot write .*b/g: No space left on device"):
+            place.link("a/f", "b/g")
+    assert place.read("b/g") == b"old"
+    assert [entry.name for entry in place.list("b")] == ["g"]
+
+
+def test_no_second_name_is_given_to_what_is_no_file(place: LocalStorage, outside: Path) -> None:
+    place.write("a/f", [b"x"])
+    Path(place.url, "a", "file").symlink_to(outside / "f")
+    Path(place.url, "a", "folder").symlink_to(outside)
+    os.mkfifo(Path(place.url, "a", "fifo"))
+    for source in ("a/file", "a/folder/f"):
+        with pytest.raises(ValueError, match="a symbolic link, and a run holds none"):
+            place.link(source, "b/g")
+    for source in ("a/fifo", "a", "a/f/below", "a/missing", "missing/f"):
+        with pytest.raises(FileNotFoundError):
+            place.link(source, "b/g")
+    with pytest.raises(StorageError, match="symbolic link"):
+        place.link("a/f", "a/folder/new")
+    assert place.list("b") == []
+    assert [path.name for path in outside.iterdir()] == ["f"]
+
+
+def test_a_link_that_took_the_place_of_the_file_meanwhile_gets_no_second_name(
+    place: LocalStorage, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write("a/f", [b"x"])
+    link = os.link
+
+    def swapped(*names: str, **options: Any) -> None:
+        Path(place.url, "a", "f").unlink()
+        Path(place.url, "a", "f").symlink_to(outside / "f")
+        link(*names, **options)
+
+    monkeypatch.setattr(os, "link", swapped)
+    with pytest.raises((StorageError, ValueError), match="symbolic link"):
+        place.link("a/f", "b/g")
+    assert place.list("b") == []
+
+
 def test_an_io_error_is_told_with_the_place(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     place.write("f", [b"data"])
     monkeypatch.setattr(os, "preadv", failing(errno.EIO))

@@ -57,7 +57,7 @@ def example() -> Manifest:
         finished=False,
         reason="steps",
         created=1.25,
-        objects={"model": ObjectRecord(kind="module", type="Linear", blob="model.safetensors", tensors=tensors)},
+        objects={"model": ObjectRecord(kind="module", type="Linear", blobs=["model.safetensors"], tensors=tensors)},
         blobs={"model.safetensors": BlobRecord(path=f"{FOLDER}/model.safetensors", rank=0, size=48, digest=DIGEST)},
     )
 
@@ -121,12 +121,12 @@ def test_every_truncation_is_found() -> None:
 
 
 def test_a_newer_version_is_told_from_damage() -> None:
-    newer = sealed({"format_version": 2, "unheard": "of"})
-    with pytest.raises(FormatVersionError, match="format version 2, expected at most 1") as caught:
+    newer = sealed({"format_version": 3, "unheard": "of"})
+    with pytest.raises(FormatVersionError, match="format version 3, expected at most 2") as caught:
         parse(newer)
     assert "upgrade" in str(caught.value.hint)
     with pytest.raises(CorruptCheckpointError, match="its digest differs"):
-        parse(newer.replace(b'"format_version":2', b'"format_version":3'))
+        parse(newer.replace(b'"format_version":3', b'"format_version":4'))
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,77 @@ def test_a_well_sealed_document_is_still_checked_field_by_field(fields: dict[str
     assert reason in str(caught.value)
 
 
+def first_version(**part: Any) -> bytes:
+    """The manifest of `example`, as version 1 of the format wrote it."""
+    document = json.loads(changed())
+    del document["digest"]
+    model = {key: value for key, value in document["objects"]["model"].items() if key != "blobs"}
+    return sealed({**document, "format_version": 1, "objects": {"model": {**model, **part}}})
+
+
+def test_the_first_version_is_read_as_if_the_present_one_had_written_it() -> None:
+    assert parse(first_version(blob="model.safetensors")) == parse(changed())
+    assert parse(first_version(blob=None, tensors={})).objects["model"].blobs == []
+    run = RunFile.new(data_seed=1)
+    assert parse_run_file(sealed({**run.model_dump(), "format_version": 1})) == run
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (first_version(blobs=["model.safetensors"]), "objects.model: expected a blob, or null"),
+        (first_version(), "objects.model: expected a blob, or null"),
+        (first_version(blob="x", blobs=["model.safetensors"]), "objects.model: expected a blob, or null"),
+        (first_version(blob=5), "objects.model.blobs.0"),
+        (first_version(blob=["model.safetensors"]), "objects.model.blobs.0"),
+        (first_version(blob=None), "3 tensors, and no blob for them"),
+        (changed(format_version=1), "objects.model: expected a blob, or null"),
+        (changed(format_version=1, objects={"model": 5}), "objects.model"),
+        (changed(format_version=1, objects=5), "objects"),
+        (sealed({"format_version": True}), "format_version"),
+    ],
+)
+def test_two_versions_are_never_mixed(data: bytes, reason: str) -> None:
+    with pytest.raises(CorruptCheckpointError) as caught:
+        parse(data)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("blobs", "reason"),
+    [
+        (["model.safetensors", "model.safetensors"], "one of them stands twice"),
+        (["model.safetensors", "model.frozen.safetensors"], "'model.frozen.safetensors' is not among the blobs"),
+        ([], "3 tensors, and no blob for them"),
+        (None, "objects.model.blobs"),
+        ("model.safetensors", "objects.model.blobs"),
+    ],
+)
+def test_the_blobs_of_an_object_are_there_and_each_once(blobs: Any, reason: str) -> None:
+    document = json.loads(changed())
+    del document["digest"]
+    document["objects"]["model"]["blobs"] = blobs
+    with pytest.raises(CorruptCheckpointError) as caught:
+        parse(sealed(document))
+    assert reason in str(caught.value)
+
+
+def test_a_document_of_this_version_with_the_key_of_the_first_is_malformed() -> None:
+    document = json.loads(changed())
+    del document["digest"]
+    document["objects"]["model"]["blob"] = "model.safetensors"
+    with pytest.raises(CorruptCheckpointError, match=r"objects\.model\.blob"):
+        parse(sealed(document))
+
+
+def test_the_frozen_tensors_of_an_object_lie_in_a_blob_of_their_own() -> None:
+    document = json.loads(changed())
+    del document["digest"]
+    document["objects"]["model"]["blobs"].append("model.frozen.safetensors")
+    document["blobs"]["model.frozen.safetensors"] = blob(f"{FOLDER}/model.frozen.safetensors")
+    assert parse(sealed(document)).objects["model"].blobs == ["model.safetensors", "model.frozen.safetensors"]
+
+
 @pytest.mark.parametrize("body", ["[]", "7", '"x"', "null", '{"a":1,"a":2}', "[" * 100 + "]" * 100, '{"a":NaN}'])
 def test_other_json_is_refused(body: str) -> None:
     data = body.encode()
@@ -187,12 +258,12 @@ def test_an_alias_must_lead_to_a_tensor_of_its_own() -> None:
         {"a": tensor(alias="b"), "b": tensor(alias="a")},
     ):
         with pytest.raises(ValueError, match="is no tensor of its own"):
-            ObjectRecord(kind="module", type="x", blob=None, tensors=tensors)
+            ObjectRecord(kind="module", type="x", blobs=["a.safetensors"], tensors=tensors)
 
 
 def test_an_alias_must_be_the_tensor_that_it_leads_to() -> None:
     with pytest.raises(ValueError, match="'b' is an alias of 'a', which is another tensor"):
-        ObjectRecord(kind="module", type="x", blob=None, tensors={"a": tensor(), "b": scalar_of("a")})
+        ObjectRecord(kind="module", type="x", blobs=["a.safetensors"], tensors={"a": tensor(), "b": scalar_of("a")})
 
 
 def scalar_of(alias: str) -> TensorRecord:

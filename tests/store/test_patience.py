@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 
 import pytest
 
 from resumable.errors import StorageError
 from resumable.store.local import LocalStorage
-from resumable.store.patience import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, PatientStorage
+from resumable.store.patience import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, Outages, PatientStorage
 from resumable.store.storage import storage_error
 
 
@@ -182,3 +184,73 @@ def test_who_waits_is_told_once_for_what(
     patient.read("f")
     [told] = [record.getMessage() for record in caplog.records]
     assert told.endswith("cannot read f: Input/output error; asking again, for up to 60.0s of failing")
+
+
+# -- several threads --------------------------------------------------------------------------------------------------
+
+
+def test_a_second_counts_once_however_many_fail_in_it_and_in_whatever_order_they_end() -> None:
+    spans = [(0.0, 10.0), (8.0, 9.0), (9.5, 12.0), (20.0, 21.0), (12.0, 13.0)]
+    for order in permutations(spans):
+        outages = Outages()
+        for start, stop in order:
+            outages.cover(start, stop)
+        assert outages.seconds == 14.0
+
+
+THREADS = 8
+
+
+class FailingTogether(Failing):
+    """Fails the first call of each of several threads, which all begin before any of them ends."""
+
+    def __init__(self, root: Path, clock: Clock) -> None:
+        super().__init__(root, clock)
+        self._together = threading.Barrier(THREADS, action=self._pass)
+        self._thread = threading.local()
+
+    def _pass(self) -> None:
+        self.clock.seconds += self.slowness_seconds
+
+    def _fail(self, path: str) -> None:
+        if not hasattr(self._thread, "failed"):
+            self._thread.failed = True
+            self._together.wait(60)
+            raise storage_error("read", path, away())
+
+
+def read_at_once(patient: PatientStorage) -> list[object]:
+    """What each of several threads got."""
+    results: list[object] = []
+
+    def read() -> None:
+        try:
+            results.append(patient.read("f"))
+        except StorageError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=read, daemon=True) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results
+
+
+def test_an_outage_that_several_threads_see_counts_once_and_is_told_once(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = FailingTogether(tmp_path, clock)
+    LocalStorage(tmp_path).write("f", [b"data"])
+    failing.slowness_seconds = 50.0
+    patient = PatientStorage(failing, clock=clock, sleep=lambda seconds: None)
+    assert read_at_once(patient) == [b"data"] * THREADS
+    assert len(caplog.records) == 1
+
+
+def test_several_threads_give_up_together_when_the_budget_is_spent(tmp_path: Path, clock: Clock) -> None:
+    failing = FailingTogether(tmp_path, clock)
+    LocalStorage(tmp_path).write("f", [b"data"])
+    failing.slowness_seconds = 61.0
+    results = read_at_once(PatientStorage(failing, clock=clock, sleep=lambda seconds: None))
+    assert [type(result) for result in results] == [StorageError] * THREADS

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from resumable.errors import FencedError, StorageError
-from resumable.store.attempts import begin
+from resumable.errors import CorruptCheckpointError, FencedError, StorageError
+from resumable.store.attempts import Attempt, begin
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName, checkpoint_path
 from resumable.store.local import LocalStorage
+from resumable.store.manifest import Manifest
 from resumable.store.patience import PatientStorage
 from resumable.store.storage import open_storage, storage_error
 from resumable.store.writer import Background, Blob, delete, publish
@@ -26,11 +28,11 @@ def place(tmp_path: Path) -> LocalStorage:
 
 
 def test_what_is_published_is_found_with_every_byte(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resumable.store.writer.PIECE_BYTES", 7)
+    monkeypatch.setattr("resumable.store.pieces.PIECE_BYTES", 7)
     attempt = launch(place)
     name = CheckpointName(100, 1, attempt.number)
     data = bytes(range(256))
-    blob = Blob("model.safetensors", [memoryview(data)[:100], memoryview(b""), memoryview(data)[100:]], rank=0)
+    blob = Blob("model.safetensors", [memoryview(data)[:100], memoryview(b""), memoryview(data)[100:]], len(data))
     published = publish(place, attempt, name, [blob], lambda records: manifest(name, records, attempt))
     catalog = Catalog(place)
     assert catalog.manifest(name) == published
@@ -183,6 +185,240 @@ def test_a_failure_waits_until_it_is_fetched_and_blocks_the_next_job() -> None:
     assert background.failure() is None
     background.submit(lambda: None)
     background.wait()
+
+
+# -- blobs that are still what they were ------------------------------------------------------------------------------
+
+FROZEN = b"frozen " * 300
+
+
+class Unlinked(LocalStorage):
+    """A folder on a file system without hard links."""
+
+    def link(self, source: str, target: str) -> bool:
+        self.size(source)
+        return False
+
+
+class Watched(LocalStorage):
+    """Notes which files are written."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.written: list[str] = []
+
+    def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
+        self.written.append(path.rpartition("/")[2])
+        super().write(path, chunks)
+
+
+class WatchedUnlinked(Watched, Unlinked):
+    """Both."""
+
+
+def share(attempt: Attempt, step: int, before: Manifest | None, *, frozen: bytes = FROZEN) -> Manifest:
+    """Publish a checkpoint with a blob that is likely to be what it was `before`."""
+    name = CheckpointName(step, 0, attempt.number)
+    record = before.blobs["model.frozen.safetensors"] if before else None
+    blobs = [
+        Blob("model.safetensors", [memoryview(b"weights of %d" % step)], len(b"weights of %d" % step)),
+        Blob("model.frozen.safetensors", [memoryview(frozen)], len(frozen), before=record),
+    ]
+    return publish(attempt.storage, attempt, name, blobs, lambda records: manifest(name, records, attempt))
+
+
+def blob_file(place: LocalStorage, published: Manifest) -> Path:
+    return Path(place.url, published.blobs["model.frozen.safetensors"].path)
+
+
+def verified(place: LocalStorage, published: Manifest) -> None:
+    catalog = Catalog(LocalStorage(Path(place.url)))
+    catalog.verify(catalog.manifest(published.name), published.name)
+
+
+def test_an_unchanged_blob_gets_a_second_name_and_is_not_written(tmp_path: Path) -> None:
+    place = Watched(tmp_path / "run")
+    attempt = launch(place)
+    first = share(attempt, 100, None)
+    place.written.clear()
+    second = share(attempt, 200, first)
+    assert place.written == ["model.safetensors", "manifest.json"]
+    assert blob_file(place, second).parent.name == str(second.name)
+    assert blob_file(place, second).samefile(blob_file(place, first))
+    delete(place, attempt, first.name)
+    verified(place, second)
+
+
+def test_where_there_are_no_links_the_record_leads_to_where_the_bytes_are(tmp_path: Path) -> None:
+    place = WatchedUnlinked(tmp_path / "run")
+    attempt = launch(place)
+    first = share(attempt, 100, None)
+    place.written.clear()
+    second = share(attempt, 200, first)
+    third = share(attempt, 300, second)
+    assert place.written == ["model.safetensors", "manifest.json"] * 2
+    assert blob_file(place, third) == blob_file(place, second) == blob_file(place, first)
+    verified(place, third)
+
+
+@pytest.mark.parametrize("kind", [Watched, WatchedUnlinked])
+@pytest.mark.parametrize("frozen", [FROZEN[:-1] + b"!", FROZEN + b"longer", b""])
+def test_a_blob_that_changed_is_written_whatever_was_expected_of_it(
+    tmp_path: Path, kind: type[Watched], frozen: bytes
+) -> None:
+    place = kind(tmp_path / "run")
+    attempt = launch(place)
+    first = share(attempt, 100, None)
+    second = share(attempt, 200, first, frozen=frozen)
+    assert blob_file(place, second).read_bytes() == frozen
+    assert blob_file(place, first).read_bytes() == FROZEN
+    verified(place, second)
+
+
+@pytest.mark.parametrize("kind", [Watched, WatchedUnlinked])
+@pytest.mark.parametrize("damage", ["removed", "cut short", "a symbolic link", "a folder", "its folder is gone"])
+def test_what_is_no_longer_there_as_it_was_is_written_anew(tmp_path: Path, kind: type[Watched], damage: str) -> None:
+    place = kind(tmp_path / "run")
+    attempt = launch(place)
+    first = share(attempt, 100, None)
+    file = blob_file(place, first)
+    spoil(file, damage)
+    second = share(attempt, 200, first)
+    assert blob_file(place, second).parent.name == str(second.name)
+    assert not blob_file(place, second).is_symlink()
+    verified(place, second)
+
+
+def spoil(file: Path, damage: str) -> None:
+    if damage == "cut short":
+        file.write_bytes(FROZEN[:-1])
+        return
+    file.rename(file.parent.parent / "elsewhere")
+    if damage == "a symbolic link":
+        file.symlink_to(file.parent.parent / "elsewhere")
+    elif damage == "a folder":
+        file.mkdir()
+    elif damage == "its folder is gone":
+        shutil.rmtree(file.parent)
+
+
+def test_rot_of_one_file_takes_exactly_the_checkpoints_that_share_it(tmp_path: Path) -> None:
+    place = LocalStorage(tmp_path / "run")
+    attempt = launch(place)
+    published: list[Manifest] = []
+    for number in range(24):  # written anew at every tenth, as the format demands
+        before = published[-1] if number % 10 else None
+        published.append(share(attempt, 100 * (number + 1), before))
+    file = blob_file(place, published[13])
+    data = bytearray(file.read_bytes())
+    data[1000] ^= 1
+    with file.open("r+b") as opened:  # in place, as disks do it
+        opened.write(data)
+    catalog, rotten = Catalog(LocalStorage(tmp_path / "run")), []
+    for number, each in enumerate(published):
+        try:
+            catalog.verify(catalog.manifest(each.name), each.name)
+        except CorruptCheckpointError:
+            rotten.append(number)
+    assert rotten == list(range(10, 20))
+
+
+def test_a_save_that_shares_what_it_can_needs_room_only_for_the_rest(tmp_path: Path) -> None:
+    attempt = launch(Small(tmp_path / "run"))
+    with pytest.raises(StorageError, match="No space left"):
+        share(attempt, 100, None)
+    attempt.storage.free_bytes = lambda: None  # type: ignore[method-assign]
+    first = share(attempt, 200, None)
+    attempt.storage.free_bytes = lambda: 100  # type: ignore[method-assign]
+    share(attempt, 300, first)
+    with pytest.raises(StorageError, match="No space left"):
+        share(attempt, 400, first, frozen=FROZEN[::-1])
+
+
+def test_a_save_that_fails_takes_back_its_names_and_not_the_bytes_that_others_have(tmp_path: Path) -> None:
+    first = share(launch(LocalStorage(tmp_path / "run")), 100, None)
+    attempt = launch(Failing(str(tmp_path / "run"), "manifest.json", fenced=False), resumed_from=first.name)
+    with pytest.raises(StorageError, match="disk full"):
+        share(attempt, 200, first)
+    place = LocalStorage(tmp_path / "run")
+    assert Catalog(place).names() == [first.name]
+    verified(place, first)
+
+
+def test_a_link_is_durable_before_the_manifest_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = LocalStorage(tmp_path / "run")
+    attempt = launch(place)
+    first = share(attempt, 100, None)
+    trace = Trace(monkeypatch)
+    volatile_at_the_manifest: list[Path] = []
+    write = place.write
+
+    def watched(path: str, chunks: Iterable[bytes | memoryview]) -> None:
+        if path.endswith("manifest.json"):
+            volatile_at_the_manifest.extend(trace.volatile())
+        write(path, chunks)
+
+    monkeypatch.setattr(place, "write", watched)
+    second = share(attempt, 200, first)
+    assert blob_file(place, second) in trace.named
+    assert volatile_at_the_manifest == []
+
+
+def test_a_producer_that_gives_other_than_it_announced_publishes_nothing(place: LocalStorage) -> None:
+    attempt = launch(place)
+    name = CheckpointName(100, 0, attempt.number)
+    blob = Blob("model.safetensors", [memoryview(b"12345")], 6)
+    with pytest.raises(ValueError, match=r"model.safetensors: 5 bytes came, 6 were announced"):
+        publish(place, attempt, name, [blob], lambda records: manifest(name, records, attempt))
+    assert Catalog(place).names() == []
+
+
+# -- several blobs at once --------------------------------------------------------------------------------------------
+
+
+class Wide(LocalStorage):
+    """A folder whose three blobs must be in work at one instant; one of them may fail."""
+
+    parallel = 3
+
+    def __init__(self, root: Path, *, failing: str | None = None) -> None:
+        super().__init__(root)
+        self._together = threading.Barrier(3)
+        self._failing = failing
+        self.ended: list[str] = []
+
+    def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
+        name = path.rpartition("/")[2]
+        if name in THREE:
+            self._together.wait(60)
+            if name == self._failing:
+                raise StorageError(f"{name} cannot be written")
+        elif name == "manifest.json":
+            assert sorted(self.ended) == sorted(THREE)  # all blobs before the manifest
+        super().write(path, chunks)
+        self.ended.append(name)
+
+
+THREE = {"a.safetensors": b"a" * 10, "model.safetensors": b"b" * 20, "c.safetensors": b"c" * 30}
+
+
+def test_as_many_blobs_are_written_at_once_as_the_storage_wants(tmp_path: Path) -> None:
+    attempt = launch(Wide(tmp_path / "run"))
+    name = save(attempt, 100, contents=THREE)
+    catalog = Catalog(LocalStorage(tmp_path / "run"))
+    catalog.verify(catalog.manifest(name), name)
+    assert list(catalog.manifest(name).blobs) == list(THREE)
+
+
+@pytest.mark.parametrize("failing", THREE)
+def test_one_blob_of_several_that_fails_fails_the_save_and_all_are_taken_back(tmp_path: Path, failing: str) -> None:
+    first = save(launch(LocalStorage(tmp_path / "run")), 100)
+    place = Wide(tmp_path / "run", failing=failing)
+    attempt = launch(place, resumed_from=first)
+    with pytest.raises(StorageError, match=f"{failing} cannot be written"):
+        save(attempt, 200, contents=THREE)
+    assert sorted(name for name in place.ended if name in THREE) == sorted(set(THREE) - {failing})
+    assert Catalog(place).names() == [first]
 
 
 # -- a full disk, seen before the first byte --------------------------------------------------------------------------

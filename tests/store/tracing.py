@@ -39,10 +39,11 @@ class Trace:
 
     def _replace(self, source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
         self._real["replace"](source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        self.named = [path for path in self.named if path != _of(src_dir_fd) / source]
         self.named.append(_of(dst_dir_fd) / target)
 
-    def _link(self, source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        self._real["link"](source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+    def _link(self, source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int, **options: bool) -> None:
+        self._real["link"](source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, **options)
         self.named.append(_of(dst_dir_fd) / target)
 
     def _mkdir(self, path: str | Path, *arguments: Any, dir_fd: int | None = None) -> None:

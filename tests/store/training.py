@@ -11,8 +11,30 @@ from resumable.store.writer import Blob, publish
 STEPS_PER_EPOCH = 40
 
 
-def save(storage: Storage, opened: OpenedRun, step: int, *, loss: float | None = None) -> CheckpointName:
-    """Publish a checkpoint of an opened run, with a blob that no other attempt would write."""
+class Sharing:
+    """A second blob, which never changes in one attempt: written anew at every third save, and shared by the others."""
+
+    FILE_NAME = "model.frozen.safetensors"
+
+    def __init__(self) -> None:
+        self._before: BlobRecord | None = None
+        self._saves = 0
+
+    def blob(self, token: bytes) -> Blob:
+        """As it is to be published."""
+        anew = self._saves % 3 == 0
+        return Blob(self.FILE_NAME, [memoryview(token)], len(token), before=None if anew else self._before)
+
+    def published(self, manifest: Manifest) -> None:
+        """It was, so the next one may be the same."""
+        self._before = manifest.blobs[self.FILE_NAME]
+        self._saves += 1
+
+
+def save(
+    storage: Storage, opened: OpenedRun, step: int, *, loss: float | None = None, sharing: Sharing | None = None
+) -> CheckpointName:
+    """Publish a checkpoint of an opened run, with blobs that no other attempt would write."""
     attempt, name = opened.attempt, CheckpointName(step, step // STEPS_PER_EPOCH, opened.attempt.number)
 
     def manifest(blobs: dict[str, BlobRecord]) -> Manifest:
@@ -36,5 +58,9 @@ def save(storage: Storage, opened: OpenedRun, step: int, *, loss: float | None =
             blobs=blobs,
         )
 
-    publish(storage, attempt, name, [Blob("model.safetensors", [memoryview(attempt.token.encode())])], manifest)
+    token = attempt.token.encode()
+    blobs = [Blob("model.safetensors", [memoryview(token)], len(token))]
+    published = publish(storage, attempt, name, [*blobs, sharing.blob(token)] if sharing else blobs, manifest)
+    if sharing:
+        sharing.published(published)
     return name

@@ -1,0 +1,174 @@
+"""Takes a snapshot of everything at one boundary, as named tensors and plain values; knows no storage and no loop."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from resumable import strictjson
+from resumable.errors import ResumableError, StateError
+from resumable.position import Position
+from resumable.run import GRADIENTS
+from resumable.state import rng
+from resumable.state.codec import Encoded, encode
+from resumable.state.gradients import Gradients
+from resumable.state.objects import Adapter, is_empty
+from resumable.state.stager import Image
+from resumable.state.tensors import copy_of
+from resumable.store.manifest import ObjectRecord, TensorRecord
+from resumable.version import __version__
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One object's state: the values that are no tensors as a document, its live tensors by the blob they belong to.
+
+    `steady` are the keys of tensors that only optimizers write.
+    """
+
+    kind: str
+    type: str
+    encoded: Encoded
+    blobs: Mapping[str, Mapping[str, Tensor]]
+    steady: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything of one boundary. Its tensors are live, and must be staged before training writes to them."""
+
+    position: Position
+    reason: str
+    objects: Mapping[str, Captured]
+    values: Mapping[str, Any]
+    environment: Mapping[str, Any]
+
+    @property
+    def blobs(self) -> dict[str, Mapping[str, Tensor]]:
+        """All tensors, by file name and key."""
+        return {name: tensors for captured in self.objects.values() for name, tensors in captured.blobs.items()}
+
+    def document(self) -> bytes:
+        """The state file; `StateError` where it is beyond the bounds of readers."""
+        with readable("the state"):
+            return strictjson.dumps(dict(self.values))
+
+
+def snapshot(
+    adapters: Mapping[str, Adapter], gradients: Gradients, position: Position, *, reason: str, everything: bool
+) -> Snapshot:
+    """Capture all objects, the gradients that wait to be used (with `everything` all of them) and the random streams.
+
+    Raises `StateError` with the path of what cannot be stored.
+    """
+    objects = {name: _captured(adapter) for name, adapter in adapters.items()}
+    held = encode(gradients.capture(everything=everything), key_of=".".join, where=GRADIENTS)
+    objects[GRADIENTS] = Captured(GRADIENTS, GRADIENTS, held, _blobs(GRADIENTS, held, frozenset()), frozenset())
+    values = {
+        "objects": {name: captured.encoded.document for name, captured in objects.items()},
+        "rng": encode(rng.capture(), key_of=None, where="rng").document,
+        "position": encode(position.tree(), key_of=None, where="position").document,
+    }
+    return Snapshot(position, reason, objects, values, environment())
+
+
+def empty_objects(adapters: Mapping[str, Adapter]) -> list[str]:
+    """The objects of whose state there is nothing; a plain container may well be filled later and is none of them."""
+    expected = {name: adapter for name, adapter in adapters.items() if adapter.kind in ("module", "stateful")}
+    return [name for name, adapter in expected.items() if is_empty(adapter.capture())]
+
+
+def split(taken: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """For copying late: all blobs, with copies in place of what more than optimizers may write; and the live rest."""
+    blobs: dict[str, dict[str, Tensor]] = {}
+    live: dict[str, Tensor] = {}
+    for owner, captured in taken.objects.items():
+        for file_name, tensors in captured.blobs.items():
+            late = {key for key in tensors if key in captured.steady and not tensors[key].is_inference()}
+            blobs[file_name] = {key: value if key in late else copy_of(value) for key, value in tensors.items()}
+            live |= {f"{owner}.{key}": tensors[key] for key in late}
+    return blobs, live
+
+
+def object_record(captured: Captured, images: Mapping[str, Image]) -> ObjectRecord:
+    """What the manifest says of one object, once its tensors are in `images`."""
+    digests = {key: value for name in captured.blobs for key, value in images[name].digests.items()}
+    facts = {key: value for name in captured.blobs for key, value in images[name].facts.items()}
+    aliases = captured.encoded.aliases
+    tensors = {}
+    for key in [*captured.encoded.tensors, *aliases]:
+        stored = aliases.get(key, key)
+        fact = facts[stored]
+        tensors[key] = TensorRecord(
+            dtype=fact.dtype,
+            shape=list(fact.shape),
+            global_shape=list(fact.shape),
+            offsets=[0] * len(fact.shape),
+            strides=None if fact.strides is None else list(fact.strides),
+            alias=aliases.get(key),
+            digest=digests[stored],
+        )
+    return ObjectRecord(kind=captured.kind, type=captured.type, blobs=list(captured.blobs), tensors=tensors)
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Refuse to write what is beyond the bounds of readers."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, ResumableError):
+            raise
+        raise StateError(
+            f"{what}: no reader would take it: {error}",
+            "keep long lists in tensors, and few large tensors, not many",
+        ) from error
+
+
+def is_frozen(file_name: str) -> bool:
+    """Whether a blob is that of tensors which training says it does not change."""
+    return ".frozen." in file_name
+
+
+def _captured(adapter: Adapter) -> Captured:
+    encoded = encode(adapter.capture(), key_of=adapter.key_of, where=adapter.name)
+    blobs = _blobs(adapter.name, encoded, adapter.frozen())
+    return Captured(adapter.kind, adapter.type, encoded, blobs, adapter.steady(encoded.tensors))
+
+
+def _blobs(name: str, encoded: Encoded, frozen: frozenset[str]) -> dict[str, dict[str, Tensor]]:
+    trained = {key: tensor for key, tensor in encoded.tensors.items() if key not in frozen}
+    still = {key: tensor for key, tensor in encoded.tensors.items() if key in frozen}
+    named = {f"{name}.safetensors": trained, f"{name}.frozen.safetensors": still}
+    return {file_name: tensors for file_name, tensors in named.items() if tensors}
+
+
+def versions() -> dict[str, str]:
+    """The versions of the libraries whose change could change bits."""
+    return {
+        "resumable": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What of the machine could change bits."""
+    # Asking for a device's name would initialise CUDA in a program that does not use it.
+    used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    return {
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "devices": [torch.cuda.get_device_name(i) for i in used],
+    }

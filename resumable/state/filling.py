@@ -1,0 +1,262 @@
+"""Reads the tensors of an object's files straight into their memory, and proves them on the way; knows no storage.
+
+Each byte is read once, into the place where it is to stay, and digested while it is still in the cache. What is read
+is proved by the digests of the tensors, and the headers by being exactly what this program would have written; a file
+with another header is read whole, and proved by its own digest.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import xxhash
+from torch import Tensor
+
+from resumable.state.image import MAX_HEADER_BYTES, Layout, Slice, parse_table
+from resumable.state.tensors import DigestedRecord, TensorFacts, empty, facts_of, fill, is_dense
+from resumable.state.unstage import placed, refuse_other_bools, unstage, with_aliases
+
+_PREFIX = struct.Struct("<Q")
+_HEAD_BYTES = 64 * 2**10  # most headers are shorter: one read
+
+
+class Source(Protocol):
+    """One file of an object, in whatever place."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def readers(self) -> int:
+        """How many threads may read at once to advantage."""
+
+    @property
+    def range_bytes(self) -> int:
+        """How much a read asks for at least, where there is a choice."""
+
+    def read(self, buffer: memoryview, offset: int, seen: Callable[[memoryview, int], None] | None = None) -> None:
+        """Fill the whole of `buffer`, or raise; `seen` is shown each part, in order, some of them perhaps twice."""
+
+    def image(self) -> bytearray:
+        """The whole file, proved by its digest."""
+
+
+Records = Mapping[str, DigestedRecord]
+
+
+def read_tensors(
+    sources: Sequence[Source], records: Records, *, into: Mapping[str, Tensor], keys: Collection[str]
+) -> dict[str, Tensor]:
+    """The tensors `keys` of an object, each in memory of its own, and of all other keys those of `into`.
+
+    A tensor of `into` that is alike, and alone in its memory on the host, is filled in place and returned itself.
+    Raises `ValueError` that names the tensor whose bytes are not those that were saved; what was filled by then is
+    undefined.
+    """
+    try:
+        return with_aliases(_read(sources, records, into, keys), records)
+    except (RuntimeError, OverflowError) as error:  # torch's word for an impossible size
+        raise ValueError(str(error)) from error
+
+
+def _read(sources: Sequence[Source], records: Records, into: Mapping[str, Tensor], keys: Collection[str]) -> _Tensors:
+    headers = [_header(source) for source in sources]
+    places = placed([header.slices for header in headers], records)
+    targets = _targets(into, {key: facts for key, (_, _, facts) in places.items() if key in keys})
+    tensors = {key: into[key] for key in places if key not in keys} | targets
+    tasks: list[Callable[[], None]] = []
+    for number, (source, header) in enumerate(zip(sources, headers, strict=True)):
+        here = {key: place for key, (held_by, place, _) in places.items() if held_by == number}
+        parts = [_Part(key, here[key], targets[key], records[key].digest) for key in here if key in targets]
+        if header.is_ours and here.keys() == header.slices.keys():
+            tasks += [_task(source, run) for run in _runs(parts, source.range_bytes)]
+        else:
+            tasks.append(_foreign(source, parts, {key: records[key] for key in here}))
+    in_threads(tasks, max((source.readers for source in sources), default=1))
+    return tensors
+
+
+_Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Header:
+    slices: dict[str, Slice]
+    is_ours: bool
+
+
+def _header(source: Source) -> _Header:
+    """Where the tensors of a file lie, and whether every byte that says so is one that this program would write."""
+    head = bytearray(min(_HEAD_BYTES, source.size))
+    source.read(memoryview(head), 0)
+    length = _PREFIX.unpack_from(head)[0] if len(head) >= _PREFIX.size else 0
+    missing = _PREFIX.size + length - len(head)
+    if 0 < missing <= source.size - len(head) and length <= MAX_HEADER_BYTES:
+        rest = bytearray(missing)
+        source.read(memoryview(rest), len(head))
+        head += rest
+    try:
+        slices = parse_table(head, size=source.size)
+    except ValueError as error:
+        raise ValueError(f"{source.name}: {error}") from error
+    in_file = sorted(slices.items(), key=lambda item: (item[1].start, item[1].end))
+    written = Layout((key, place.dtype_tag, place.shape, place.end - place.start) for key, place in in_file)
+    return _Header(slices, written.header == head[: _PREFIX.size + length] and written.slices == slices)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One tensor on its way from its place in a file to its memory."""
+
+    key: str
+    place: Slice
+    target: Tensor
+    digest: str
+
+    @property
+    def nbytes(self) -> int:
+        return self.place.end - self.place.start
+
+    def check(self, digest: str) -> None:
+        if digest != self.digest:
+            raise ValueError(f"tensor {self.key!r}: digest differs")
+
+    def check_values(self, data: memoryview) -> None:
+        if self.target.dtype is torch.bool and data:
+            refuse_other_bools(self.key, torch.frombuffer(data, dtype=torch.uint8), facts_of(self.target))
+
+
+def _runs(parts: Iterable[_Part], range_bytes: int) -> Iterator[list[_Part]]:
+    """Small tensors that lie beside each other together, so that one read brings them; a large one alone.
+
+    The largest first, so that no thread is left with a large one at the end.
+    """
+    runs: list[list[_Part]] = []
+    taken, end = range_bytes, -1
+    for part in sorted(parts, key=lambda part: (part.place.start, part.place.end)):
+        if taken + part.nbytes > range_bytes or part.place.start != end:
+            runs.append([])
+            taken = 0
+        runs[-1].append(part)
+        taken, end = taken + part.nbytes, part.place.end
+    return iter(sorted(runs, key=lambda run: run[0].place.start - run[-1].place.end))
+
+
+def _task(source: Source, run: list[_Part]) -> Callable[[], None]:
+    if len(run) == 1 and run[0].target.is_contiguous() and run[0].target.device.type == "cpu" and run[0].nbytes:
+        return lambda: _straight(source, run[0])
+    return lambda: _spread(source, run)
+
+
+class _Digest:
+    """XXH3-128 of what is shown to it from `start` on; what is shown again counts once."""
+
+    def __init__(self, start: int) -> None:
+        self._end = start
+        self._digest = xxhash.xxh3_128()
+
+    def see(self, piece: memoryview, offset: int) -> None:
+        if offset + len(piece) > self._end:
+            self._digest.update(piece[self._end - offset :])
+            self._end = offset + len(piece)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _straight(source: Source, part: _Part) -> None:
+    memory, digest = _memory(part.target), _Digest(part.place.start)
+    source.read(memory, part.place.start, digest.see)
+    part.check(digest.hexdigest())
+    part.check_values(memory)
+
+
+def _spread(source: Source, run: list[_Part]) -> None:
+    first = run[0].place.start
+    buffer = memoryview(bytearray(run[-1].place.end - first))
+    source.read(buffer, first)
+    for part in run:
+        data = buffer[part.place.start - first : part.place.end - first]
+        part.check(xxhash.xxh3_128_hexdigest(data))
+        part.check_values(data)
+        if data:
+            _put(part.target, data)
+
+
+def _foreign(source: Source, parts: list[_Part], records: Records) -> Callable[[], None]:
+    def read() -> None:
+        tensors = unstage([source.image()], records)
+        for part in parts:
+            fill(part.target, tensors[part.key])
+
+    return read
+
+
+def _put(target: Tensor, data: memoryview) -> None:
+    if target.is_contiguous() and target.device.type == "cpu":
+        _memory(target)[:] = data
+        return
+    flat = torch.empty(len(data), dtype=torch.uint8)  # aligned as torch aligns it
+    flat.numpy().data[:] = data
+    fill(target, flat.view(target.dtype).view(target.shape))
+
+
+def _memory(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the host, to be written; also of one whose dtype NumPy does not know."""
+    flat = tensor.detach().view(-1) if tensor.ndim != 1 else tensor.detach()
+    return flat.view(torch.uint8).numpy().data
+
+
+def _targets(into: Mapping[str, Tensor], wanted: Mapping[str, TensorFacts]) -> dict[str, Tensor]:
+    """For each key the tensor to fill: that of `into` where nothing else can see its memory change, else a new one."""
+    shared = _shared_memory(into.values())
+    return {
+        key: into[key] if key in into and _may_be_filled(into[key], facts, shared) else empty(facts)
+        for key, facts in wanted.items()
+    }
+
+
+def _may_be_filled(tensor: Tensor, facts: TensorFacts, shared: Collection[int]) -> bool:
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
+        and not tensor.is_conj()
+        and not tensor.is_neg()
+        and is_dense(tuple(tensor.shape), tuple(tensor.stride()))
+        and facts_of(tensor) == facts
+        and tensor.untyped_storage().nbytes() == facts.nbytes
+        and tensor.untyped_storage().data_ptr() not in shared
+    )
+
+
+def _shared_memory(tensors: Iterable[Tensor]) -> set[int]:
+    seen: set[int] = set()
+    shared: set[int] = set()
+    for tensor in {id(tensor): tensor for tensor in tensors}.values():
+        if tensor.layout is torch.strided and not tensor.is_meta and tensor.numel():
+            address = tensor.untyped_storage().data_ptr()
+            (shared if address in seen else seen).add(address)
+    return shared
+
+
+def in_threads(tasks: Sequence[Callable[[], None]], threads: int) -> None:
+    """Do all tasks, several at a time; raises what the first of them raised that failed, and begins no more then."""
+    if threads <= 1 or len(tasks) <= 1:
+        for task in tasks:
+            task()
+        return
+    with ThreadPoolExecutor(min(threads, len(tasks))) as pool:
+        running = [pool.submit(task) for task in tasks]
+        try:
+            for each in running:
+                each.result()
+        finally:
+            for each in running:
+                each.cancel()

@@ -1,0 +1,114 @@
+"""Reads one blob of a checkpoint, whole or in parts, and says what is wrong with it; knows nothing of what it means."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import cycle
+
+import xxhash
+
+from resumable.errors import CorruptCheckpointError
+from resumable.store.manifest import BlobRecord
+from resumable.store.storage import Seen, Storage
+
+PIECE_BYTES = 8 * 2**20
+
+
+class BlobReader:
+    """The blob `name`. Every method raises `CorruptCheckpointError` that names it.
+
+    `refuse_pruned` raises instead where a blob is missing because its checkpoint is gone.
+    """
+
+    def __init__(self, storage: Storage, name: str, record: BlobRecord, refuse_pruned: Callable[[], None]) -> None:
+        self._storage = storage
+        self._record = record
+        self._refuse_pruned = refuse_pruned
+        self.name = name
+        self.size = record.size
+        self.readers = storage.readers
+        self.range_bytes = storage.range_bytes
+
+    def check_size(self, size: int | None = None) -> None:
+        """Whether it has the size recorded; `size` is what a listing said of it, None asks."""
+        if size is None:
+            with self._judged():
+                size = self._storage.size(self._record.path)
+        if size != self.size:
+            raise CorruptCheckpointError(f"{self.name}: {size} bytes, expected {self.size}")
+
+    def read(self, buffer: memoryview, offset: int, seen: Seen | None = None) -> None:
+        """Fill the whole of `buffer` from `offset` on; `seen` as `Storage.read_into` has it."""
+        with self._judged():
+            got = self._storage.read_into(self._record.path, buffer, offset=offset, seen=seen)
+        if got != len(buffer):
+            raise CorruptCheckpointError(f"{self.name}: {offset + got} bytes, expected {self.size}")
+
+    def image(self) -> bytearray:
+        """All of it, read and verified in one pass."""
+        self.check_size()
+        image = bytearray(self.size)
+        with memoryview(image) as view:
+            self._verify((start, view[start : start + self._step]) for start in self._starts)
+        return image
+
+    def verify(self) -> None:
+        """Read it in pieces, which all go the same way, and compare its digest."""
+        buffers = cycle([memoryview(bytearray(min(self._step, self.size))) for _ in range(self.readers + 1)])
+        self._verify((start, next(buffers)[: self.size - start]) for start in self._starts)
+
+    @property
+    def _step(self) -> int:
+        return max(PIECE_BYTES, self.range_bytes)
+
+    @property
+    def _starts(self) -> range:
+        return range(0, self.size, self._step)
+
+    def _verify(self, pieces: Iterator[tuple[int, memoryview]]) -> None:
+        seen = xxhash.xxh3_128()
+        for piece in self._filled(pieces):
+            seen.update(piece)
+        if seen.hexdigest() != self._record.digest:
+            raise CorruptCheckpointError(f"{self.name}: digest differs")
+
+    def _filled(self, pieces: Iterator[tuple[int, memoryview]]) -> Iterator[memoryview]:
+        """Each piece in order, filled. The next ones are read while the caller looks at it."""
+        if len(self._starts) <= 1:
+            for start, piece in pieces:
+                self.read(piece, start)
+                yield piece
+            return
+        with ThreadPoolExecutor(self.readers) as pool:
+            ahead: deque[tuple[memoryview, Future[None]]] = deque()
+            try:
+                for start, piece in pieces:
+                    ahead.append((piece, pool.submit(self.read, piece, start)))
+                    if len(ahead) > self.readers:
+                        yield _done(ahead)
+                while ahead:
+                    yield _done(ahead)
+            finally:
+                for _, reading in ahead:
+                    reading.cancel()
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            self._refuse_pruned()
+            raise CorruptCheckpointError(f"{self.name}: missing") from error
+        except ValueError as error:
+            if isinstance(error, CorruptCheckpointError):
+                raise
+            raise CorruptCheckpointError(f"{self.name}: {error}") from error
+
+
+def _done(ahead: deque[tuple[memoryview, Future[None]]]) -> memoryview:
+    piece, reading = ahead.popleft()
+    reading.result()
+    return piece

@@ -1,0 +1,115 @@
+"""What starting costs: imports, `resumable ls`, discovery among a thousand checkpoints, and `Trainer(...)`.
+
+Programs are started anew for each sample; `bare` is an interpreter that does nothing, which each of them pays too.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resumable import Run, Trainer
+from resumable.store.catalog import Catalog
+from resumable.store.layout import CheckpointName, checkpoint_path
+from resumable.store.local import LocalStorage
+from tests.bench.timing import seconds
+
+CHECKPOINTS = 1000
+
+
+def measure(*, folder: Path, pairs: int = 10) -> dict[str, Any]:
+    """Seconds of `pairs` samples of each; `Trainer(...)` with torch imported and warm, of a small model."""
+    small, many = folder / "small", folder / "many"
+    _train(small, steps=3)
+    _multiply(small, many)
+    programs: dict[str, list[str]] = {
+        "bare": ["-c", "pass"],
+        "import resumable": ["-c", "import resumable"],
+        "resumable ls": ["-m", "resumable", "ls", str(small)],
+        "resumable ls of 1000": ["-m", "resumable", "ls", str(many)],
+    }
+    answer: dict[str, dict[str, list[float]]] = {name: {"seconds": []} for name in programs}
+    for _ in range(pairs):
+        for name, arguments in programs.items():
+            answer[name]["seconds"].append(_started(arguments))
+    answer["discovery in 1000"] = {"seconds": [seconds(lambda: _discover(many)) for _ in range(pairs)]}
+    answer["Trainer, fresh run"] = {"seconds": [_opened(folder / f"fresh{number}") for number in range(pairs)]}
+    answer["Trainer, resumed run"] = {"seconds": _resumed(small, folder, pairs)}
+    answer["verify, of the resumed run"] = {"seconds": [seconds(Run(str(small)).latest().verify) for _ in range(pairs)]}
+    return answer
+
+
+def _started(arguments: list[str]) -> float:
+    def start() -> None:
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+    return seconds(start)
+
+
+def _discover(run: Path) -> None:
+    name, _ = next(iter(Catalog(LocalStorage(run)).line()))
+    assert name.step >= CHECKPOINTS
+
+
+def _train(run: Path, *, steps: int) -> None:
+    _with_trainer(run, lambda trainer: [None for _ in trainer.steps(steps)])
+
+
+def _with_trainer(run: Path, use: Callable[[Trainer], object]) -> float:
+    model = nn.Linear(8, 8)
+    optimizer = torch.optim.AdamW(model.parameters())
+    config = {"run": str(run), "data_seed": 1, "signals": [], "progress": "never"}
+    began = time.perf_counter()
+    trainer = Trainer(config, model=model, optimizer=optimizer)
+    spent = time.perf_counter() - began
+    with trainer:
+        use(trainer)
+    return spent
+
+
+def _opened(run: Path) -> float:
+    return _with_trainer(run, lambda trainer: None)
+
+
+def _resumed(run: Path, folder: Path, pairs: int) -> list[float]:
+    spent = []
+    for number in range(pairs):
+        copy = Path(shutil.copytree(run, folder / f"resumed{number}"))
+        spent.append(_opened(copy))
+    return spent
+
+
+def _multiply(run: Path, many: Path) -> None:
+    """Another run, of a thousand checkpoints that look as the newest of this one."""
+    shutil.copytree(run, many)
+    newest = Run(str(run)).latest().manifest
+    for step in range(100, 100 + CHECKPOINTS):
+        name = CheckpointName(step, newest.epoch, newest.attempt)
+        folder = many / checkpoint_path(name)
+        folder.mkdir()
+        blobs = {}
+        for file_name, blob in newest.blobs.items():
+            blobs[file_name] = blob.model_copy(update={"path": checkpoint_path(name, file_name)})
+            (folder / file_name).hardlink_to(many / blob.path)
+        manifest = newest.model_copy(update={"step": step, "blobs": blobs})
+        (folder / "manifest.json").write_bytes(manifest.dump())
+
+
+def main() -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(folder=Path(folder)), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The work of a batch does not grow with its place in the pass, nor with the dataset; calls are counted, not time."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import xxhash
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from resumable import Trainer
+from resumable.data import passes
+from resumable.data.addresses import PassAddress
+from resumable.data.order import encode_index
+from tests.data.kinds import Bench, Epoched
+
+SMALL, LARGE = 10_000, 10_000_000
+EARLY, LATE = 100, 100_000
+
+
+class Indices(Dataset[int]):
+    """As large as one says; a sample is its index."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def loader_of(length: int, order: str) -> DataLoader[Any]:
+    dataset = Indices(length)
+    # A permutation of all of a large dataset is made once a pass by torch itself; this order is drawn as it goes.
+    sampler = RandomSampler(dataset, replacement=True) if order == "drawn lazily" else None
+    return DataLoader(dataset, batch_size=4, sampler=sampler, collate_fn=list)
+
+
+def calls_of(batches: Iterator[Any], count: int) -> Counter[str]:
+    """The calls, by name, of functions in Python and in C while `count` batches are taken."""
+    counted: Counter[str] = Counter()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            counted[frame.f_code.co_qualname] += 1
+        elif event == "c_call":
+            counted[getattr(argument, "__qualname__", str(argument))] += 1
+
+    sys.setprofile(note)
+    try:
+        for _ in range(count):
+            next(batches)
+    finally:
+        sys.setprofile(None)
+    return counted
+
+
+def objects_kept_by(batches: Iterator[Any], count: int) -> int:
+    """How many more objects there are after `count` batches that were thrown away."""
+    next(batches)
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(count):
+        next(batches)
+    gc.collect()
+    return len(gc.get_objects()) - before
+
+
+def position_after(count: int, length: int) -> dict[str, Any]:
+    """What the position says after `count` batches in order, made without a loader."""
+    digest = xxhash.xxh3_128()
+    for number in range(count):
+        digest.update(encode_index([4 * number + i for i in range(4)]))
+    place = {"kind": "address", "batches": count, "order": digest.hexdigest(), "dataset_length": length}
+    return place | {"sampler": {}, "finished": False}
+
+
+@pytest.mark.parametrize("order", ["in order", "drawn lazily"])
+def test_a_turn_of_the_loop_makes_the_same_calls_early_and_late_in_a_small_and_in_a_large_dataset(
+    order: str, tmp_path: Path
+) -> None:
+    counted = {}
+    for length in (SMALL, LARGE):
+        config = {"run": str(tmp_path / str(length)), "data_seed": 7, "every": {"steps": None, "minutes": None}}
+        with Trainer(config, notes={}) as trainer:
+            for _ in trainer.epochs(1):
+                batches = trainer.enumerate(loader_of(length, order))
+                for number, _ in batches:
+                    if number in (EARLY - 1, 20 * EARLY - 1):
+                        counted[length, number] = calls_of(batches, 64)  # lazily drawn indices come in groups of 32
+                    elif number > 20 * EARLY:
+                        break
+    reference = counted[SMALL, EARLY - 1]
+    assert reference["seed_streams"] == 64
+    assert all(calls == reference for calls in counted.values())
+
+
+def test_a_hundred_thousand_batches_into_a_pass_fetching_is_what_it_was_at_its_hundredth() -> None:
+    counted = {}
+    for done in (EARLY, LATE):
+        opened = Bench().data.open(
+            loader_of(LARGE, "in order"), PassAddress("b", 0, 0), position_after(done, LARGE), set_epoch=0
+        )
+        assert next(opened) == [4 * done + i for i in range(4)]
+        counted[done] = calls_of(opened, 50)
+        assert opened.position()["batches"] == done + 51
+    assert counted[EARLY] == counted[LATE]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_is_kept_of_the_batches_that_were_consumed(workers: int) -> None:
+    loader = DataLoader(Indices(LARGE), batch_size=4, num_workers=workers, collate_fn=list)
+    opened = Bench().data.open(loader, PassAddress("b", 0, 0), set_epoch=0)
+    try:
+        assert abs(objects_kept_by(opened, 1000)) < 100  # what is prefetched varies with how fast the workers are
+        assert len(opened.order._ahead) <= workers * 2  # type: ignore[attr-defined]
+        assert len(pickle.dumps(opened.position())) < 1000
+    finally:
+        opened.close()
+
+
+def test_what_a_dataset_was_told_is_forgotten_with_it() -> None:
+    gc.collect()
+    before = len(passes._told)
+    datasets = [Epoched() for _ in range(5)]
+    for epoch in (1, 2):
+        for dataset in datasets:
+            passes.tell_epoch(dataset, epoch)
+    assert [dataset.epoch for dataset in datasets] == [2] * 5
+    assert len(passes._told) == before + 5
+    datasets.clear()
+    del dataset
+    gc.collect()
+    assert len(passes._told) == before

@@ -1,0 +1,146 @@
+"""A writer under test whose checkpoints share a large blob, written directly and digested beside; knows no fault.
+
+It is the product's own store without the training around it: what is frozen is written anew at every third step, and
+shared by the others, by a link or by the path in the manifest. Only the last checkpoint is kept, and what it shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from resumable.config import Config
+from resumable.errors import CheckpointError, CorruptCheckpointError
+from resumable.opening import OpenedRun, open_run
+from resumable.prune import prune
+from resumable.retention import Rule
+from resumable.store import direct, pieces
+from resumable.store.catalog import Catalog
+from resumable.store.layout import CheckpointName
+from resumable.store.local import LocalStorage
+from resumable.store.manifest import BlobRecord, Manifest
+from resumable.store.patience import PatientStorage
+from resumable.store.writer import Blob, publish
+from tests.faults.subjects import Ear, Subject, step_of_resumable
+from tests.faults.verdicts import Found, values
+
+ANEW_EVERY = 3
+CHANGING, FROZEN = "model.safetensors", "model.frozen.safetensors"
+FROZEN_BYTES = bytes(number % 251 for number in range(3 * direct.ALIGNMENT_BYTES + 100))
+
+
+class Unlinked(LocalStorage):
+    """A folder on a file system without hard links."""
+
+    def link(self, source: str, target: str) -> bool:
+        self.size(source)
+        return False
+
+
+def train_sharing(folder: Path, until: int, ear: Ear, *, links: bool) -> None:
+    """Save after every step. With two pages of it a blob is large enough for all that is done with large ones."""
+    storage = PatientStorage(LocalStorage(folder) if links else Unlinked(folder))
+    catalog = Catalog(storage)
+    with _large_is_a_page():
+        ear.reach("open")
+        opened = open_run(Config(run=str(folder), data_seed=7), storage, catalog, {})
+        with ExitStack() as ending:
+            ending.callback(opened.unlock)
+            ear.reach("start")
+            before = opened.resumed.manifest.blobs[FROZEN] if opened.resumed else None
+            first = opened.resumed.step + 1 if opened.resumed else 0
+            for step in range(first, until + 1):
+                ear.reach(f"save {step}")
+                before = _save(storage, opened, step, before if step % ANEW_EVERY else None)
+                prune(storage, catalog, opened.attempt, Rule(last=1))
+                ear.tell(step)
+                ear.reach(f"saved {step}")
+
+
+@contextmanager
+def _large_is_a_page() -> Iterator[None]:
+    before = direct.DIRECT_BYTES, pieces.BESIDE_BYTES
+    direct.DIRECT_BYTES = pieces.BESIDE_BYTES = direct.ALIGNMENT_BYTES
+    try:
+        yield
+    finally:
+        direct.DIRECT_BYTES, pieces.BESIDE_BYTES = before
+
+
+def _save(storage: PatientStorage, opened: OpenedRun, step: int, before: BlobRecord | None) -> BlobRecord:
+    attempt, name = opened.attempt, CheckpointName(step, 0, opened.attempt.number)
+    state = b"".join(_bytes_of(value) for value in values(step).values())
+    blobs = [
+        Blob(CHANGING, [memoryview(state)], len(state)),
+        Blob(FROZEN, [memoryview(FROZEN_BYTES)], len(FROZEN_BYTES), before=before),
+    ]
+
+    def manifest(written: dict[str, BlobRecord]) -> Manifest:
+        return Manifest(
+            run_id=opened.run_file.run_id,
+            attempt=attempt.number,
+            token=attempt.token,
+            lineage=list(attempt.lineage),
+            step=step,
+            epoch=0,
+            position={},
+            metrics={},
+            config={},
+            versions={},
+            environment={},
+            world=1,
+            finished=False,
+            reason="steps",
+            created=0.0,
+            objects={},
+            blobs=written,
+        )
+
+    storage.renew()
+    return publish(storage, attempt, name, blobs, manifest).blobs[FROZEN]
+
+
+def load_sharing(folder: Path) -> Found | None:
+    """The newest that is whole; what is frozen must be what it always is."""
+    catalog = Catalog(LocalStorage(folder))
+    names = catalog.names()
+    for name, manifest in catalog.line():
+        with suppress(CorruptCheckpointError):
+            if catalog.read_blob(manifest, FROZEN) != FROZEN_BYTES:
+                return Found(-1, {})
+            return Found(name.step, _values_of(catalog.read_blob(manifest, CHANGING)))
+    committed = [name for name in names if _is_there(catalog, name)]
+    if committed:
+        raise CorruptCheckpointError(f"none of {committed} is whole")
+    return None
+
+
+def _is_there(catalog: Catalog, name: CheckpointName) -> bool:
+    try:
+        catalog.manifest(name)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _bytes_of(value: Tensor) -> bytes:
+    return value.numpy().tobytes()
+
+
+def _values_of(data: bytearray) -> dict[str, Tensor]:
+    found, start = {}, 0
+    for name, like in values(0).items():
+        end = start + like.numel() * like.element_size()
+        found[name] = torch.frombuffer(data[start:end], dtype=like.dtype).reshape(like.shape)
+        start = end
+    return found
+
+
+SHARING = tuple(
+    Subject(f"resumable, sharing by {how}", train_sharing, load_sharing, step_of_resumable, {"links": how == "links"})
+    for how in ("links", "paths")
+)

@@ -1,0 +1,44 @@
+"""Several things at once, and the first failure."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from resumable.store.lanes import in_lanes
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 8])
+def test_results_come_in_the_order_of_what_they_are_of(lanes: int) -> None:
+    assert in_lanes(lambda number: number * number, range(7), lanes) == [0, 1, 4, 9, 16, 25, 36]
+    assert in_lanes(str, [], lanes) == []
+
+
+def test_as_many_are_in_work_at_once_as_there_are_lanes() -> None:
+    together = threading.Barrier(3)
+    assert in_lanes(lambda _: together.wait(60) >= 0, range(6), 3) == [True] * 6
+
+
+def test_one_lane_is_the_calling_thread() -> None:
+    assert set(in_lanes(lambda _: threading.current_thread(), range(3), 1)) == {threading.current_thread()}
+
+
+def test_the_first_failure_is_raised_when_the_others_have_ended_and_no_other_is_begun() -> None:
+    both = threading.Barrier(2)
+    first: list[threading.Thread] = []
+    ended: list[int] = []
+
+    def work(number: int) -> None:
+        if number == 0:
+            first.append(threading.current_thread())
+        both.wait(60)
+        if number == 0:
+            raise SystemExit("of the first")  # whatever it is: none is lost
+        first[0].join()
+        ended.append(number)
+        raise OSError("of a later one")
+
+    with pytest.raises(SystemExit, match="of the first"):
+        in_lanes(work, range(9), 2)
+    assert ended == [1]

@@ -1,0 +1,299 @@
+"""What is deleted and what is kept where checkpoints share their blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from resumable.errors import FencedError, FormatVersionError, NoCheckpointError, StorageError
+from resumable.prune import make_room, plan, prune
+from resumable.retention import Rule
+from resumable.store.attempts import Attempt, begin
+from resumable.store.catalog import Catalog
+from resumable.store.layout import CheckpointName, checkpoint_path
+from resumable.store.local import LocalStorage
+from resumable.store.manifest import BlobRecord, Manifest, digest
+from resumable.store.pins import pin, unpin
+from resumable.store.remote import FsspecStorage
+from resumable.store.storage import Storage
+from resumable.store.writer import Blob, publish
+from tests.store.building import launch, line, manifest, save
+from tests.store.flat import FlatStore
+
+FROZEN = b"frozen " * 20
+LAST = Rule(last=1)
+
+
+class Unlinked(LocalStorage):
+    """A folder on a file system without hard links, whose removals and reads may fail."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.stuck: set[str] = set()
+        self.unreadable: set[str] = set()
+        self.removed: list[str] = []
+        self.before_removal: Callable[[], object] = lambda: None
+
+    def link(self, source: str, target: str) -> bool:
+        return False
+
+    def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
+        if any(part in path for part in self.unreadable):
+            raise StorageError("the network is away")
+        return super().read(path, max_bytes=max_bytes)
+
+    def remove(self, path: str) -> None:
+        self.before_removal()
+        if any(part in path for part in self.stuck):
+            raise StorageError("may not remove")
+        super().remove(path)
+        self.removed.append(path)
+
+
+@pytest.fixture(params=["folder", "flat"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A storage without links: a blob that is shared is named by its path."""
+    if request.param == "folder":
+        return Unlinked(tmp_path / "run")
+    return FsspecStorage(FlatStore(folder=str(tmp_path), skip_instance_cache=True), "bucket/run", "flat://bucket/run")
+
+
+def share(attempt: Attempt, step: int, before: CheckpointName | None) -> CheckpointName:
+    """Publish a checkpoint whose frozen blob is that of the one before."""
+    name, record = CheckpointName(step, 0, attempt.number), None
+    if before is not None:
+        record = Catalog(attempt.storage).manifest(before).blobs["model.frozen.safetensors"]
+    blobs = [
+        Blob("model.safetensors", [memoryview(b"%d" % step)], len(b"%d" % step)),
+        Blob("model.frozen.safetensors", [memoryview(FROZEN)], len(FROZEN), before=record),
+    ]
+    publish(attempt.storage, attempt, name, blobs, lambda records: manifest(name, records, attempt))
+    return name
+
+
+def standing(storage: Storage) -> list[CheckpointName]:
+    """What stands, newest first. Raises where one lacks a byte."""
+    catalog, found = Catalog(storage), []
+    for name in catalog.names():
+        try:
+            catalog.verify(catalog.manifest(name), name)
+        except NoCheckpointError:
+            continue
+        found.append(name)
+    return found
+
+
+def test_what_holds_a_blob_of_what_stays_stays_and_goes_with_the_last_that_names_it(place: Storage) -> None:
+    attempt = launch(place)
+    owner = share(attempt, 100, None)
+    second, third = share(attempt, 200, owner), share(attempt, 300, owner)
+    decided = prune(place, Catalog(place), attempt, LAST)
+    assert (decided.keep, decided.delete) == ((third, owner), (second,))
+    assert standing(place) == [third, owner]
+    anew = share(attempt, 400, None)
+    assert prune(place, Catalog(place), attempt, LAST).keep == (anew,)
+    assert standing(place) == Catalog(place).names() == [anew]
+
+
+def test_a_chain_of_references_is_followed_to_its_end(place: Storage) -> None:
+    attempt = launch(place)
+    first = share(attempt, 100, None)
+    second = forged(attempt, 200, first)
+    third = forged(attempt, 300, second)
+    assert prune(place, Catalog(place), attempt, LAST).delete == ()
+    assert standing(place) == [third, second, first]
+
+
+def forged(attempt: Attempt, step: int, other: CheckpointName) -> CheckpointName:
+    """A checkpoint of its own, but for one blob: `model.safetensors` is that of `other`."""
+    name = CheckpointName(step, 0, attempt.number)
+    foreign = Catalog(attempt.storage).manifest(other).blobs["model.safetensors"]
+    own = Blob("extra.safetensors", [memoryview(b"%d" % step)], len(b"%d" % step))
+
+    def named(records: dict[str, BlobRecord]) -> Manifest:
+        mine = records["extra.safetensors"].model_copy(update={"path": checkpoint_path(name, "model.safetensors")})
+        attempt.storage.write(mine.path, [b"%d" % step])
+        return manifest(name, records | {"model.safetensors": mine, "optimizer.safetensors": foreign}, attempt)
+
+    publish(attempt.storage, attempt, name, [own], named)
+    return name
+
+
+def test_at_no_instant_of_a_pruning_does_a_manifest_lack_its_blob(tmp_path: Path) -> None:
+    place = Unlinked(tmp_path / "run")
+    attempt = launch(place)
+    owner = share(attempt, 100, None)
+    others = [share(attempt, step, owner) for step in (200, 300)]
+    newest = share(attempt, 400, None)
+    seen: list[list[CheckpointName]] = []
+    place.before_removal = lambda: seen.append(standing(LocalStorage(tmp_path / "run")))
+    prune(place, Catalog(place), attempt, LAST)
+    assert standing(place) == [newest]
+    assert [name for names in seen for name in names if name == newest] == [newest] * len(seen)
+    manifests = [path for path in place.removed if path.endswith("manifest.json")]
+    assert manifests == [checkpoint_path(name, "manifest.json") for name in (others[1], others[0], owner)]
+
+
+def test_what_cannot_be_deleted_keeps_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    place = Unlinked(tmp_path / "run")
+    attempt = launch(place)
+    unrelated = save(attempt, 50)
+    owner = share(attempt, 100, None)
+    stuck = share(attempt, 200, owner)
+    newest = share(attempt, 300, None)
+    place.stuck = {str(stuck)}
+    with pytest.raises(StorageError, match="may not remove"):
+        prune(place, Catalog(place), attempt, LAST)
+    assert standing(place) == [newest, stuck, owner]
+    assert unrelated not in Catalog(place).names()
+    place.stuck = set()
+    prune(place, Catalog(place), attempt, LAST)
+    assert Catalog(place).names() == [newest]
+
+
+def test_what_was_pinned_while_it_was_to_go_keeps_what_it_names(tmp_path: Path) -> None:
+    place = Unlinked(tmp_path / "run")
+    attempt = launch(place)
+    owner = share(attempt, 100, None)
+    second = share(attempt, 200, owner)
+    third, newest = share(attempt, 300, None), share(attempt, 400, None)
+    place.before_removal = lambda: pin(place, second)  # at the first removal, which is of the third
+    prune(place, Catalog(place), attempt, LAST)
+    assert third not in Catalog(place).names()
+    assert standing(place) == [newest, second, owner]
+    place.before_removal = lambda: None
+    unpin(place, second)
+    prune(place, Catalog(place), attempt, LAST)
+    assert Catalog(place).names() == [newest]
+
+
+def test_what_is_off_the_line_keeps_what_it_names_as_long_as_it_stands(place: Storage) -> None:
+    first = launch(place)
+    owner, resumed_from = share(first, 100, None), share(first, 150, None)
+    off_the_line = share(first, 200, owner)
+    second = launch(place, resumed_from=resumed_from)
+    three = [share(second, step, None) for step in (180, 170, 160)[::-1]][::-1]
+    decided = prune(place, Catalog(place), second, Rule(last=4))
+    assert (decided.keep, decided.delete) == ((*three, resumed_from, owner), ())
+    assert standing(place) == [*three, off_the_line, resumed_from, owner]
+    fourth = share(second, 190, None)
+    assert prune(place, Catalog(place), second, Rule(last=4)).delete == (off_the_line, resumed_from, owner)
+    assert standing(place) == [fourth, *three]
+
+
+def test_nothing_is_deleted_while_a_manifest_cannot_be_read(tmp_path: Path) -> None:
+    place = Unlinked(tmp_path / "run")
+    first = launch(place)
+    owner = share(first, 100, None)
+    zombie = share(first, 900, owner)
+    second = launch(place, resumed_from=owner)
+    newest = share(second, 110, None)
+    pin(place, zombie)
+    place.unreadable = {str(zombie)}
+    with pytest.raises(StorageError, match="the network is away"):
+        prune(place, Catalog(place), second, LAST)
+    assert Catalog(place).names() == [newest, zombie, owner]
+    place.unreadable = set()
+    assert plan(Catalog(place), LAST, attempt=2).keep == (newest, owner)
+    unpin(place, zombie)
+    assert prune(place, Catalog(place), second, LAST).delete == (zombie, owner)
+
+
+def test_what_a_damaged_manifest_named_is_kept_for_nobody(place: Storage) -> None:
+    attempt = launch(place)
+    owner = share(attempt, 100, None)
+    damaged = share(attempt, 200, owner)
+    newest = share(attempt, 300, None)
+    place.write(checkpoint_path(damaged, "manifest.json"), [b"{}"])
+    prune(place, Catalog(place), attempt, LAST)
+    assert owner not in Catalog(place).names()
+    assert line(place) == [str(newest)]
+
+
+def test_beside_a_manifest_of_a_newer_version_nothing_is_deleted(place: Storage) -> None:
+    attempt = launch(place)
+    owner = share(attempt, 100, None)
+    unknown = share(attempt, 200, owner)
+    share(attempt, 300, None)
+    body = b'{"format_version":99}'
+    newer = body[:-1] + b',"digest":"%s"}' % digest(body).encode()
+    place.write(checkpoint_path(unknown, "manifest.json"), [newer])
+    with pytest.raises(FormatVersionError):
+        prune(place, Catalog(place), attempt, LAST)
+    assert owner in Catalog(place).names()
+
+
+def test_checkpoints_that_name_each_other_are_left_alone(place: Storage) -> None:
+    attempt = launch(place)
+    older = save(attempt, 100)
+    newer = forged(attempt, 200, older)
+    catalog = Catalog(place)
+    record = catalog.manifest(newer).blobs["model.safetensors"]
+    entangled = catalog.manifest(older)
+    entangled = entangled.model_copy(update={"blobs": {**entangled.blobs, "optimizer.safetensors": record}})
+    place.write(checkpoint_path(older, "manifest.json"), [entangled.dump()])
+    newest = save(attempt, 300)
+    prune(place, Catalog(place), attempt, LAST)
+    assert standing(place) == [newest, newer, older]
+
+
+def test_room_is_not_made_by_what_a_manifest_names(place: Storage) -> None:
+    first = launch(place)
+    owner = share(first, 100, None)
+    second = launch(place, resumed_from=owner)
+    place.write(checkpoint_path(CheckpointName(50, 0, 1), "model.safetensors"), [b"left by a kill"])
+    share(second, 200, owner)
+    place.remove(checkpoint_path(owner, "manifest.json"))  # of a copy that is still arriving
+    make_room(place, Catalog(place), second)
+    assert [name.step for name in Catalog(place).names()] == [200, 100]
+    assert line(place)[0].startswith("step-000000200.")
+
+
+def test_a_pruning_without_shared_blobs_asks_for_no_more_manifests_than_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = LocalStorage(tmp_path / "run")
+    attempt = launch(place)
+    catalog, reads = Catalog(place), []
+    read = place.read
+
+    def counted(path: str, *, max_bytes: int | None = None) -> bytes:
+        reads.append(path)
+        return read(path, max_bytes=max_bytes)
+
+    monkeypatch.setattr(place, "read", counted)
+    for step in range(100, 600, 100):
+        save(attempt, step)
+        prune(place, catalog, attempt, LAST)
+    manifests = [path for path in reads if path.endswith("manifest.json")]
+    assert len(manifests) == len(set(manifests)) == 5
+
+
+def test_a_displaced_writer_deletes_nothing_that_is_shared_either(place: Storage) -> None:
+    attempt = launch(place)
+    owner = share(attempt, 100, None)
+    share(attempt, 200, owner)
+    share(attempt, 300, None)
+    begin(place, resumed_from=None, lineage_before=[])
+    before = Catalog(place).names()
+    with pytest.raises(FencedError, match="owns this run now"):
+        prune(place, Catalog(place), attempt, LAST)
+    assert Catalog(place).names() == before
+
+
+def test_every_order_of_a_few_saves_and_prunings_keeps_every_manifest_whole(tmp_path: Path) -> None:
+    for number, sharing in enumerate(_choices(6)):
+        place = Unlinked(tmp_path / str(number))
+        attempt, catalog, newest = launch(place), Catalog(place), None
+        for step, shared in enumerate(sharing):
+            newest = share(attempt, 100 * (step + 1), newest if shared else None)
+            prune(place, catalog, attempt, Rule(last=2))
+            named = {record.path for name in catalog.names() for record in catalog.manifest(name).blobs.values()}
+            assert all(place.size(path) >= 1 for path in named)
+            assert newest in standing(place)
+
+
+def _choices(length: int) -> Iterable[tuple[bool, ...]]:
+    return [tuple(bool(number >> place & 1) for place in range(length)) for number in range(0, 2**length, 3)]
