@@ -1,53 +1,33 @@
-"""Captures, stages, writes, commits and prunes checkpoints, and restores the newest; knows no loop and no loader."""
+"""One attempt at one run: stages snapshots, has them committed behind the training, restores; knows no loop."""
 
 from __future__ import annotations
 
-import errno
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
 
 from resumable import killpoints
-from resumable.capture import (
-    Snapshot,
-    empty_objects,
-    is_frozen,
-    object_record,
-    readable,
-    snapshot,
-    split,
-    versions,
-)
+from resumable.capture import Snapshot, empty_objects, readable, snapshot, split
+from resumable.commit import Commits, Offered
 from resumable.config import Config
-from resumable.errors import (
-    CheckpointError,
-    NoCheckpointError,
-    ResumableError,
-    StorageError,
-)
+from resumable.errors import NoCheckpointError, ResumableError, StateError
 from resumable.events import duration, emit, size, warn
 from resumable.opening import open_run
 from resumable.position import Position
-from resumable.prune import make_room, prune
 from resumable.restore import Restoration
-from resumable.run import STATE_BLOB
 from resumable.state.gradients import Gradients
 from resumable.state.objects import adapt
-from resumable.state.overlap import Gate, TornCopyError, Versions
+from resumable.state.overlap import Gate, LateCopy, TornCopyError
 from resumable.state.stager import Image, Stager
 from resumable.store.catalog import Catalog
-from resumable.store.layout import CheckpointName
-from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
-from resumable.store.sharing import Sharing
 from resumable.store.storage import open_storage
-from resumable.store.writer import Background, Blob, publish
+from resumable.store.writer import Background
 
 Blobs = Mapping[str, Mapping[str, Tensor]]
-Offered = Mapping[str, BlobRecord | None]
 
 COPY_THREADS = min(2, os.cpu_count() or 1)
 MAX_TORN_COPIES = 3  # in a row; then this loop is not one that overlap is for
@@ -72,20 +52,17 @@ class Checkpointer:
         self.config = config
         self._adapters = adapt(objects)
         self._storage = open_storage(config.run, config.storage_options, probe=config.fencing != "off")
-        self._catalog = Catalog(self._storage)
+        catalog = Catalog(self._storage)
         self._stager = stager or Stager()
-        self._sharing = Sharing()
         self._background = Background()
-        self._digesting = Background()
-        self._rule = config.keep.rule()
-        self._standing: Sequence[CheckpointName] | None = None  # since the last save, or unknown
         self._failed_saves = self._saves = self._torn = 0
         self._stalled_seconds = 0.0
         self._prepared = False
         self.retake: str | None = None  # the reason of a save that was torn, and is to be made again
         self.saved_at_seconds = time.monotonic()
         self.save_seconds = 0.0
-        self._opened = open_run(config, self._storage, self._catalog, self._adapters)
+        self._opened = open_run(config, self._storage, catalog, self._adapters)
+        self._commits = Commits(config, self._storage, catalog, self._opened)
         self.resumed, self.attempt = self._opened.resumed, self._opened.attempt
         # (step, epoch) of the newest checkpoint; None if it failed, or there is none
         self.saved = (self.resumed.step, self.resumed.epoch) if self.resumed else None
@@ -114,9 +91,10 @@ class Checkpointer:
         if self._prepared or self._background.busy or not self.gradients.settled:
             return
         self._prepared = True
-        blobs = self._snapshot(Position(), reason="").blobs
-        if not self._streams(blobs):
-            self._background.submit(self._stager.prepare(blobs))
+        with suppress(StateError):  # a save is owed an error, this is not
+            blobs = self._snapshot(Position(), reason="").blobs
+            if not self._streams(blobs):
+                self._background.submit(self._stager.prepare(blobs))
 
     def save(self, position: Position, *, reason: str, late: bool = False) -> None:
         """Capture and stage now, write behind; blocks only while an earlier save is still being written.
@@ -130,7 +108,7 @@ class Checkpointer:
         before, started = self.stalled_seconds, time.monotonic()
         self._tell_empty()
         taken = self._snapshot(position, reason=reason)
-        offered = {name: self._sharing.before(name, frozen=is_frozen(name)) for name in taken.blobs}
+        offered = self._commits.offered(taken.blobs)
         late = late and self.retake is None and self._torn < MAX_TORN_COPIES
         if self._streams(taken.blobs):
             self._stream(taken, offered, started)
@@ -176,18 +154,19 @@ class Checkpointer:
     def _stage_late(self, taken: Snapshot, offered: Offered, gate: Gate, stalled: Callable[[], float]) -> None:
         blobs, live = split(taken)
         self._stager.begin(blobs)
-        versions, copied = Versions(live), gate.shut()
+        late = LateCopy(live)
+        gate.shut(late)
 
         def stage_and_write() -> None:
             try:
                 with readable("the state"):
-                    images = self._stager.stage(blobs, threads=1, likely_same=_told(offered), copied=copied.set)
-                versions.refuse_torn()
+                    images = self._stager.stage(blobs, threads=1, likely_same=_told(offered), copied=late.copied.set)
+                late.refuse_torn()
             except TornCopyError as error:
                 self._stager.forget()
                 raise Torn(taken.reason, error) from error
             finally:
-                copied.set()
+                late.copied.set()
             self._write(taken, images, offered, stalled)
             self._torn = 0
 
@@ -197,103 +176,30 @@ class Checkpointer:
         self, taken: Snapshot, images: Mapping[str, Image], offered: Offered, stalled: Callable[[], float]
     ) -> None:
         started = time.monotonic()
-        self._storage.renew()
-        document = taken.document()
-        blobs = [Blob(STATE_BLOB, [memoryview(document)], len(document))]
-        blobs += [_blob(name, image, offered[name]) for name, image in images.items()]
-        records: dict[str, ObjectRecord] = {}
-        self._digesting.submit(lambda: records.update(_object_records(taken, images)))
         try:
-            manifest = publish(
-                self._storage,
-                self.attempt,
-                CheckpointName(taken.position.step, taken.position.epoch, self.attempt.number),
-                blobs,
-                lambda written: self._manifest(taken, self._digested(records), written),
-            )
-        except BaseException as failure:
-            self._forget_failed(failure)
+            committed = self._commits.commit(taken, images, offered)
+        except BaseException:
+            self._stager.forget()  # what is staged was never published
             raise
-        self._sharing.published(manifest.blobs, offered=offered)
         self._failed_saves = 0
-        kept = self._prune()
         stall_seconds = stalled()
         self.save_seconds = stall_seconds + time.monotonic() - started
-        self._tell_saved(manifest, offered, stall_seconds, kept)
-
-    def _digested(self, records: Mapping[str, ObjectRecord]) -> Mapping[str, ObjectRecord]:
-        """The records of all objects, once they are there."""
-        self._digesting.wait()
-        failure = self._digesting.failure()
-        if failure is not None:
-            raise failure
-        return records
-
-    def _forget_failed(self, failure: BaseException) -> None:
-        self._digesting.wait()
-        self._digesting.failure()
-        self._stager.forget()  # what is staged was never published
-        if isinstance(failure, StorageError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
-            with suppress(StorageError):  # the failure is the one to tell
-                make_room(self._storage, self._catalog, self.attempt)
-
-    def _tell_saved(self, manifest: Manifest, offered: Offered, stall_seconds: float, kept: int | None) -> None:
-        total_bytes = sum(blob.size for blob in manifest.blobs.values())
-        shared_bytes = sum(blob.size for name, blob in manifest.blobs.items() if _is_shared(blob, offered.get(name)))
+        shared = committed.written_bytes < committed.total_bytes
         emit(
             "SAVED",
-            step=manifest.step,
+            step=taken.position.step,
             stall=duration(stall_seconds),
             total=duration(self.save_seconds),
-            size=size(total_bytes),
-            written=size(total_bytes - shared_bytes) if shared_bytes else None,
+            size=size(committed.total_bytes),
+            written=size(committed.written_bytes) if shared else None,
             buffers=size(self._stager.nbytes),
-            kept=kept,
-            reason=manifest.reason,
-        )
-
-    def _prune(self) -> int | None:
-        """How many checkpoints stay. One that cannot be deleted now spoils no save: the next one tries again."""
-        self._standing = None
-        try:
-            self._standing = prune(self._storage, self._catalog, self.attempt, self._rule).keep
-            return len(self._standing)
-        except (StorageError, CheckpointError) as error:
-            warn(f"could not delete old checkpoints: {error.message}")
-            return None
-
-    def _manifest(
-        self, taken: Snapshot, records: Mapping[str, ObjectRecord], written: Mapping[str, BlobRecord]
-    ) -> Manifest:
-        position = taken.position
-        return Manifest(
-            run_id=self._opened.run_file.run_id,
-            attempt=self.attempt.number,
-            token=self.attempt.token,
-            lineage=list(self.attempt.lineage),
-            step=position.step,
-            epoch=position.epoch,
-            position=position.summary(),
-            metrics=position.metrics,
-            config=self.config.public() | {"data_seed": self.data_seed},  # run.json's, which may be damaged one day
-            versions=versions(),
-            environment=dict(taken.environment),
-            world=1,
-            finished=position.finished,
+            kept=committed.kept,
             reason=taken.reason,
-            created=time.time(),
-            objects=dict(records),
-            blobs=dict(written),
         )
 
     def values_of(self, metric: str) -> list[float | None]:
         """The values of `metric` in every checkpoint that stands; none where the storage cannot tell now."""
-        try:
-            if self._standing is None:
-                self._standing = [name for name, _ in self._catalog.history()]
-            return [self._catalog.manifest(name).metrics.get(metric) for name in self._standing]
-        except (StorageError, CheckpointError):
-            return []  # then every value is the best yet, and the save that follows says what is wrong
+        return self._commits.values_of(metric)
 
     def wait(self) -> None:
         """Wait until nothing is in flight; a failure waits to be noticed."""
@@ -367,18 +273,5 @@ class Checkpointer:
             self._opened.unlock()
 
 
-def _object_records(taken: Snapshot, images: Mapping[str, Image]) -> dict[str, ObjectRecord]:
-    return {name: object_record(captured, images) for name, captured in taken.objects.items()}
-
-
-def _blob(name: str, image: Image, before: BlobRecord | None) -> Blob:
-    known = before.digest if before is not None and image.unchanged else None
-    return Blob(name, image.chunks, image.size, before=before, digest=known)
-
-
 def _told(offered: Offered) -> set[str]:
     return {name for name, before in offered.items() if before is not None}
-
-
-def _is_shared(blob: BlobRecord, before: BlobRecord | None) -> bool:
-    return before is not None and before.digest == blob.digest

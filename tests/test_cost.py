@@ -278,6 +278,20 @@ def test_one_save_in_ten_that_is_dear_is_paid_for_too() -> None:
     assert 0.018 < sum(training.costs) / (training.now - 1000) <= 0.02
 
 
+def test_noise_does_not_add_up_to_a_cost() -> None:
+    drawn = random.Random(1)
+    training = Training(step=lambda number: drawn.gauss(1, 0.2), write=lambda save: 50.0, slower=0.0)
+    training.start()
+    training.train(100)
+    costs = []
+    for _ in range(200):
+        training.save()
+        training.train(80)
+        costs.append(training.cost.measured_seconds or 0.0)
+    # Fifty steps scatter by 1.4 s; counting only those saves that seem to have made them slower would give 1.25 s.
+    assert 0.5 <= sum(costs) / len(costs) < 1.0
+
+
 def test_after_a_resume_a_save_comes_soon_and_tells_its_cost() -> None:
     training = Training(schedule=overhead(5))
     training.resume()
@@ -367,14 +381,14 @@ trainings: dict[str, st.SearchStrategy[Any]] = {
 
 
 @given(noise=st.floats(0.0, 0.1), kinds=st.sampled_from([1, 4, 16]), **trainings)
-@settings(max_examples=100, phases=WITHOUT_SHRINKING)
+@settings(max_examples=60, phases=WITHOUT_SHRINKING)
 def test_saving_costs_at_most_its_share(kinds: int, **training: Any) -> None:
     """Within a tenth, with accumulation too, whose slow steps are those at which a save may be taken."""
     assert realised(kinds=kinds, window=kinds, **training) <= 1.1
 
 
 @given(noise=st.floats(0.0, 0.3), kinds=st.sampled_from([1, 4]), **trainings)
-@settings(max_examples=100, phases=WITHOUT_SHRINKING)
+@settings(max_examples=60, phases=WITHOUT_SHRINKING)
 def test_among_much_noise_saving_still_costs_about_its_share(kinds: int, **training: Any) -> None:
     """At most twice where steps scatter by a third, and every fourth waits for the loader, three times as long."""
     assert realised(kinds=kinds, window=1, **training) <= 2.0

@@ -180,6 +180,19 @@ def test_code_of_the_user_that_changes_what_it_loads_is_found_out(tmp_path: Path
         opened(tmp_path, target).restore()
 
 
+@pytest.mark.parametrize("name", ["model", "optimizer"])
+def test_a_hook_that_changes_what_was_loaded_is_found_out(tmp_path: Path, opened: Any, name: str) -> None:
+    source, target = objects(), objects()
+    saved(tmp_path, source)
+
+    def change(*_: Any) -> None:
+        values(target)["2.weight" if name == "model" else "0.exp_avg"].data.mul_(2)
+
+    target[name].register_load_state_dict_post_hook(change)
+    with pytest.raises(StateError, match=rf"{name} \(.*\) is not as it was saved: .*: other values"):
+        opened(tmp_path, target).restore()
+
+
 @pytest.mark.parametrize("kind", ["pre hook", "post hook", "hook of a state_dict", "method of the instance"])
 def test_hooks_are_called_as_torch_calls_them(tmp_path: Path, opened: Any, kind: str) -> None:
     source, target = objects(), objects()

@@ -133,7 +133,7 @@ def _is_there(stream: Any, place: _Place) -> bool:
 def _is_seeded_alike() -> bool:
     key = bytes(range(16))
     words = twister.words_of(key)
-    public = np.random.RandomState(np.frombuffer(key, dtype="<u4"))  # type: ignore[arg-type]
+    public = np.random.RandomState(np.frombuffer(key, dtype="<u4"))
     state: Any = public.get_state()
     return words is not None and words == state[1].tobytes() and state[2] == _WORDS
 

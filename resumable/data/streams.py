@@ -52,7 +52,7 @@ class _Image:
         image = np.frombuffer(bytearray(_HEAD.pack(0, 1, 1, 0).ljust(_STATE_BYTES, b"\0")), dtype=np.uint64)
         drawn = bytearray(4 * _WORDS)
         self.tensor = torch.from_numpy(image.view(np.uint8))
-        self.seed = memoryview(image)[:1]
+        self.seed = image.data[:1]
         self.words = image[_HEAD.size // 8 :][:_WORDS]
         self.drawn = memoryview(drawn)
         self.drawn_words = np.frombuffer(drawn, dtype="<u4")

@@ -23,17 +23,32 @@ class TornCopyError(Exception):
         self.names = names
 
 
-class Versions:
-    """How often each tensor had been written to, so that a write behind the back of a copy shows."""
+class LateCopy:
+    """One copy under way, and how often each tensor had been written to when it began.
+
+    It is judged once: by the gate before an optimizer writes, or when all is copied, whichever comes first. What is
+    written from then on does not spoil it.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.copied = threading.Event()  # or asked of a device, and to be held before it writes
         self._tensors = dict(tensors)
         self._then = [tensor._version for tensor in self._tensors.values()]
+        self._torn: list[str] | None = None
+        self._judging = threading.Lock()
+
+    def judge(self) -> list[str]:
+        """The names of what was written to meanwhile."""
+        with self._judging:
+            if self._torn is None:
+                now = zip(self._tensors.items(), self._then, strict=True)
+                self._torn = [name for (name, tensor), then in now if tensor._version != then]
+                self._tensors.clear()
+            return self._torn
 
     def refuse_torn(self) -> None:
-        """Raise `TornCopyError` if one was written to since."""
-        pairs = zip(self._tensors.items(), self._then, strict=True)
-        torn = [name for (name, tensor), then in pairs if tensor._version != then]
+        """Raise `TornCopyError` if something was."""
+        torn = self.judge()
         if torn:
             raise TornCopyError(torn)
 
@@ -46,25 +61,26 @@ class Gate:
 
     def __init__(self, hold: Callable[[], None]) -> None:
         self._hold = hold
-        self._copied: threading.Event | None = None
+        self._waits_for: LateCopy | None = None
         self.waited_seconds = 0.0  # all together
         # Of all optimizers, not only of the registered ones: whichever steps writes.
         self._hook = register_optimizer_step_pre_hook(self._before_step)
 
-    def shut(self) -> threading.Event:
-        """From here on optimizers wait until the event that is returned is set."""
-        self._copied = threading.Event()
-        return self._copied
+    def shut(self, late: LateCopy) -> None:
+        """From here on optimizers wait until it is copied."""
+        self._waits_for = late
 
     def close(self) -> None:
         """Let every optimizer pass from now on; safe to call twice."""
         self._hook.remove()
 
     def _before_step(self, *_: Any) -> None:
-        copied, self._copied = self._copied, None
-        if copied is None:
+        late = self._waits_for
+        if late is None:
             return
         started = time.monotonic()
-        copied.wait()
+        late.copied.wait()
+        late.judge()
         self._hold()
+        self._waits_for = None  # only now: another thread may be about to step too
         self.waited_seconds += time.monotonic() - started

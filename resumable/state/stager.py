@@ -17,7 +17,7 @@ from resumable.state.tensors import TensorFacts, bytes_of, facts_of, tensor_dige
 
 CHUNK_BYTES = 32 * 2**20
 _PAGE_BYTES = 4096
-_SPARE_BYTES = 2**20  # headers grow by some digits while training goes on, and memory is kept
+_SPARE_BYTES = 2**16  # headers grow by some digits while training goes on, and memory is kept
 
 
 @dataclass(frozen=True)

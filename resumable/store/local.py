@@ -53,7 +53,7 @@ class LocalStorage:
     locks = True
     readers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     range_bytes = 2**20
-    parallel = 1  # two files at once measured no faster than one after the other
+    parallel = 1  # one direct write after the other keeps a disk busy, and kills can be repeated at the same call
 
     def __init__(self, root: Path) -> None:
         self._root = Path(os.path.abspath(root))

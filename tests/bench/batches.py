@@ -2,7 +2,7 @@
 
 Two ways of taking batches: `rushing`, where nothing lies between two of them, so that the workers' extra work counts
 too, and `training`, where the body takes a millisecond, so that batches wait in the workers' queue and only what the
-loop itself feels is counted. Both loaders are new in every pass, and the first batch, which starts workers, is left out.
+loop itself feels is counted. Loaders are new in every pass, and the first batch, which starts workers, is left out.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import json
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -23,7 +26,7 @@ from tests.bench.timing import Summary, rounds
 BATCH_SIZE = 4
 BATCHES = 2000
 BODY_SECONDS = 0.001
-EARLY, LATE, SPAN = 100, 100_000, 1000
+EARLY, LATE, SPAN, BLOCK = 100, 100_000, 2000, 100
 SMALL, LARGE = 10_000, 10_000_000
 WORKERS = (0, 2)
 
@@ -76,21 +79,20 @@ def _compare(pairs: int, workers: int, *, body_seconds: float, batches: int) -> 
 
 
 def _by_position() -> dict[str, Any]:
-    """Single batches of one pass."""
-    loader = _loader((LATE + SPAN + 1) * BATCH_SIZE, 0)
+    """Two passes taken in turn, a few batches at a time: one at its beginning, one far into it."""
+    samples: Samples = {}
 
-    def take(batches: Iterator[Any]) -> Samples:
-        next(batches)
-        spans: dict[int, list[float]] = {EARLY: [], LATE: []}
-        for number in range(1, LATE + SPAN):
-            started = time.perf_counter()
-            next(batches)
-            first = EARLY if number < EARLY + SPAN else LATE
-            if number >= first:
-                spans[first].append((time.perf_counter() - started) * 1e6)
-        return {f"from_batch_{first}": times for first, times in spans.items()}
+    def take(early: Iterator[Any], late: Iterator[Any]) -> Samples:
+        for batches, first in ((early, EARLY), (late, LATE)):
+            deque(islice(batches, first), maxlen=0)
+        for _ in range(SPAN // BLOCK):
+            for batches, first in ((early, EARLY), (late, LATE)):
+                main = _per_batch(islice(batches, BLOCK + 1), 0)[1]
+                samples.setdefault(f"from_batch_{first}_main", []).append(main)
+        return samples
 
-    return _summaries(_in_a_run(loader, take))
+    length = (LATE + 2 * SPAN) * BATCH_SIZE
+    return _summaries(_in_a_run(_loader(length, 0), lambda early: _in_a_run(_loader(length, 0), partial(take, early))))
 
 
 def _by_dataset(pairs: int) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _by_dataset(pairs: int) -> dict[str, Any]:
     for order in rounds((SMALL, LARGE), pairs):
         for length in order:
             times = _in_a_run(_loader(length, 0), lambda batches: _per_batch(batches, 0, limit=SPAN))
-            samples.setdefault(f"of_{length}_samples", []).append(times[0])
+            samples.setdefault(f"of_{length}_samples_main", []).append(times[1])
     return _summaries(samples)
 
 

@@ -36,6 +36,7 @@ def _saves(subject: Training, loop: Loop, folder: Path, measured: Measured) -> N
         for _ in range(STEPS_BEFORE if number == 0 else 1):
             subject.step()
             loop.turn()
+        loop.approach()
         subject.step()
         started = clock()
         stall_seconds = timed_save(loop)

@@ -13,17 +13,19 @@ from resumable.position import Position
 from tests.bench.states import Training
 from tests.bench.timing import clock
 
+EVERY_STEPS = 100
+
 
 class NotThereYet(Exception):
     """What is to be measured does not exist in this version; says what."""
 
 
 def config(folder: Path, mode: str) -> Config:
-    """Saves only when asked, and deletes nothing: nobody's deletions are timed. `NotThereYet` for an unknown mode."""
+    """Deletes nothing: nobody's deletions are timed. `NotThereYet` for a mode that does not exist."""
     values: dict[str, Any] = {
         "run": str(folder),
         "data_seed": 1,
-        "every": {"steps": None, "minutes": None},
+        "every": {"steps": EVERY_STEPS, "minutes": None},
         "keep": {"last": 1000, "best": None},
         "signals": [],
         "progress": "never",
@@ -78,17 +80,22 @@ class Loop:
         self._trainer = Trainer(config(folder, mode), **training.objects())
         self._checkpointer = self._trainer._checkpointer
         self._turns = iter(self._trainer.steps(10**9))
-        next(self._turns)
+        self.turn()
         self._checkpointer.drain()
 
+    def approach(self) -> None:
+        """Empty turns, until a save is due at the end of this one: as the config says, not because it was asked for."""
+        while (self._step + 1) % EVERY_STEPS:
+            self.turn()
+
     def save(self) -> None:
-        """End this turn with a checkpoint."""
-        self._trainer.request_save()
+        """End this turn, behind `approach`, with a checkpoint."""
+        assert (self._step + 1) % EVERY_STEPS == 0
         self.turn()
 
     def turn(self) -> None:
         """End this turn."""
-        next(self._turns)
+        self._step = next(self._turns)
 
     def stalled_seconds(self) -> float:
         """What the product itself counted that this training waited for saves."""

@@ -46,7 +46,7 @@ def refuse_incomplete(document: Mapping[str, Any], *, pairs: int) -> None:
             for what, samples in measures.items():
                 assert samples, (result["figure"], what)
                 assert all(math.isfinite(sample) for sample in samples), (result["figure"], what)
-        if result["figure"].startswith(("save", "train")):
+        if result["figure"].startswith(("save", "train-kept")):
             assert all(
                 len(samples) == pairs
                 for who in result["samples"]

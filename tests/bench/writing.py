@@ -72,7 +72,11 @@ class _Writing:
             with _half_busy():
                 for name in ("publish", "direct write and fsync"):
                     add(f"{name}, beside a thread that is busy half of the time", "seconds", ways[name]())
-            for who, work in (("while a save is written", self._publish), ("in peace", lambda: time.sleep(1.0))):
+            for who, work in (
+                ("while a save is written", self._publish),
+                ("while a plain loop writes as much directly", ways["direct write and fsync"]),
+                ("in peace", lambda: time.sleep(1.0)),
+            ):
                 longest, late = _kept_waiting(work)
                 add(f"a loop of pure Python {who}", "longest_delay_seconds", longest)
                 add(f"a loop of pure Python {who}", "delays_over_10ms_count", late)

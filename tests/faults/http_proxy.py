@@ -96,6 +96,8 @@ class FaultProxy:
         self._upstream = port
         self._rules: list[Rule] = []
         self._ready = threading.Event()
+        # Once its client is gone nothing else holds what waits for the server, and it would be collected.
+        self._answering: set[asyncio.Task[None] | None] = set()
         self.requests: list[str] = []
         """Method and path of every request since the start, or since somebody cleared it."""
 
@@ -135,6 +137,8 @@ class FaultProxy:
         server.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._answering.add(task)
         # A client that gives up, or is killed, is no fault of ours.
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             try:
@@ -152,6 +156,7 @@ class FaultProxy:
                     await self._harm(rule, request, writer)
                 await writer.drain()
             finally:
+                self._answering.discard(task)
                 writer.close()
 
     async def _harm(self, rule: Rule, request: Request, writer: asyncio.StreamWriter) -> None:

@@ -190,10 +190,8 @@ REJECTED: dict[str, Harm] = {
     "a path with a backslash": blob(path=f"checkpoints\\{NEWEST}\\model.safetensors"),
     "a path with a NUL": blob(path=f"checkpoints/{NEWEST}/model.safetensors\0"),
     "a path of another kind of file": blob(path="run.json"),
-    "a name that goes up": manifest(objects={"../model": {"kind": "module", "type": "x", "blob": None, "tensors": {}}}),
-    "a name with an escape": manifest(
-        objects={"\x1b[2J": {"kind": "module", "type": "x", "blob": None, "tensors": {}}}
-    ),
+    "a name that goes up": manifest(objects={"../model": {"kind": "module", "type": "x", "blobs": [], "tensors": {}}}),
+    "a name with an escape": manifest(objects={"\x1b[2J": {"kind": "module", "type": "x", "blobs": [], "tensors": {}}}),
     "an alias of itself": tensor(alias="0.weight"),
     "an alias of an alias": aliases,
     "an alias of another tensor": tensor(alias="0.bias"),
@@ -491,7 +489,9 @@ def many_tensors(count: int) -> Callable[[bytes], bytes]:
     record = f'{{"dtype":"f","shape":[],"global_shape":[],"offsets":[],"digest":"{"0" * 32}"}}'
     table = ",".join(f'"{number:x}":{record}' for number in range(count))
     return lambda text: text.replace(
-        b'"objects":{', b'"objects":{"b":{"kind":"x","type":"","blob":null,"tensors":{%s}},' % table.encode(), 1
+        b'"objects":{',
+        b'"objects":{"b":{"kind":"x","type":"","blobs":["model.safetensors"],"tensors":{%s}},' % table.encode(),
+        1,
     )
 
 

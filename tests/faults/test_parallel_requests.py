@@ -149,9 +149,9 @@ def test_files_written_side_by_side_share_the_room_for_parts(place: Place) -> No
 def test_a_part_that_fails_stops_the_others_at_once_and_leaves_nothing(place: Place) -> None:
     hung = place.proxy.inject("hang", "PUT", f"{PART}1&")
     held = hold(place, "PUT", f"{PART}[23]&")
-    failing = place.proxy.inject("503", "PUT", f"{PART}[45]&", times=None)
+    failing = place.proxy.inject("503", "PUT", f"{PART}([4-9]|10)&", times=None)
     shared = storage(place)
-    writing = InThread(lambda: shared.write("a/f", [LARGE]))
+    writing = InThread(lambda: shared.write("a/f", [LARGE, LARGE]))
     until(lambda: hung.fired and held.fired == 2)
     held.release.set()
     assert isinstance(writing.outcome(), StorageError)

@@ -132,6 +132,7 @@ def test_a_missing_blob_is_rejected_with_its_name(place: LocalStorage) -> None:
 
 def test_a_flipped_bit_is_found_with_the_file_name(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resumable.store.reader.PIECE_BYTES", 100)
+    monkeypatch.setattr(LocalStorage, "range_bytes", 100)
     name = save(launch(place), 100)
     catalog = Catalog(place)
     manifest = catalog.manifest(name)
@@ -150,6 +151,63 @@ def test_a_blob_that_shrinks_while_it_is_read_is_damage(place: LocalStorage, mon
     monkeypatch.setattr(place, "read_into", lambda path, buffer, *, offset=0, seen=None: 7)
     with pytest.raises(CorruptCheckpointError, match=r"model\.safetensors: 7 bytes, expected 320"):
         Catalog(place).read_blob(Catalog(place).manifest(name), "model.safetensors")
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_pieces_that_are_read_ahead_come_in_order_and_a_failure_in_one_is_told(
+    place: LocalStorage, monkeypatch: pytest.MonkeyPatch, readers: int
+) -> None:
+    monkeypatch.setattr("resumable.store.reader.PIECE_BYTES", 64)
+    monkeypatch.setattr(LocalStorage, "range_bytes", 64)
+    monkeypatch.setattr(LocalStorage, "readers", readers)
+    data = bytes(range(256)) * 40 + b"end"
+    name = save(launch(place), 100, contents={"model.safetensors": data})
+    catalog = Catalog(place)
+    manifest = catalog.manifest(name)
+    catalog.verify(manifest, name)
+    assert catalog.read_blob(manifest, "model.safetensors") == data
+    original = place.read_into
+
+    def fail(path: str, buffer: memoryview, *, offset: int = 0, seen: Any = None) -> int:
+        if offset == 640:
+            raise StorageError("cannot read it: Input/output error")
+        return original(path, buffer, offset=offset, seen=seen)
+
+    monkeypatch.setattr(place, "read_into", fail)
+    with pytest.raises(StorageError, match="Input/output error"):
+        catalog.verify(manifest, name)
+
+
+class Wide(LocalStorage):
+    """A folder that answers many questions at once, as object stores do."""
+
+    parallel = 8
+
+
+def test_looking_at_many_checkpoints_at_once_finds_what_looking_at_one_after_the_other_does(
+    place: LocalStorage,
+) -> None:
+    attempt = launch(place)
+    names = [save(attempt, step) for step in range(100, 130)]
+    place.remove(checkpoint_path(names[-1], "model.safetensors"))
+    overwrite(place, names[7], "manifest.json", lambda data: data[:-3])
+    overwrite(place, names[-2], "manifest.json", lambda data: data[:-3])
+    found: list[Any] = []
+    for storage in (place, Wide(Path(place.url))):
+        rejected: dict[str, str] = {}
+        found.append(([str(name) for name, _ in Catalog(storage).history(rejected.__setitem__)], rejected))
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 27
+    assert len(found[0][1]) == 2
+
+
+def test_a_checkpoint_that_is_known_is_looked_for_anew_after_a_claim(place: LocalStorage) -> None:
+    attempt = launch(place)
+    older, newest = save(attempt, 100), save(attempt, 200)
+    catalog = Catalog(place)
+    assert next(iter(catalog.line()))[0] == newest
+    place.remove(checkpoint_path(newest, "manifest.json"))
+    assert next(iter(catalog.anew().line()))[0] == older
 
 
 def test_an_empty_blob_is_a_blob(place: LocalStorage) -> None:

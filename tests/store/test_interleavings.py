@@ -233,16 +233,20 @@ class World:
             self.removed_at[name] = self.now
             self._check_removal(launch, name)
         else:
-            assert self.at_one_instant or name not in self.present, (
+            late = change.kind == "removed" and self._is_late(name)  # begun when there was no manifest
+            assert late or self.at_one_instant or name not in self.present, (
                 f"{change.path} of a published checkpoint was {change.kind}"
             )
 
     def _check_blobs(self) -> None:
         """No manifest names a blob that is gone; but for one that a displaced writer published in its one call."""
         for name in self.present:
-            late = name.attempt in self.late and self.late[name.attempt].path == checkpoint_path(name, MANIFEST)
             gone = self.named[name] - self.contents.files.keys()
-            assert late or not gone, f"{name} stands, and {gone} is gone"
+            assert self._is_late(name) or not gone, f"{name} stands, and {gone} is gone"
+
+    def _is_late(self, name: CheckpointName) -> bool:
+        """Whether a writer that was displaced published it in its one call."""
+        return name.attempt in self.late and self.late[name.attempt].path == checkpoint_path(name, MANIFEST)
 
     def _needed(self, names: Iterable[CheckpointName]) -> set[CheckpointName]:
         """These, and those whose blobs they name."""
@@ -273,7 +277,9 @@ class World:
 
     def _check_removal(self, launch: Launch, name: CheckpointName) -> None:
         if name.attempt != launch.number and name not in self.line(launch.acknowledged[-1]):
-            own = len(self.present.intersection(launch.acknowledged))
+            # What one that was displaced does in its one call it had decided by what there was while it ruled.
+            ruled = launch.number not in self.displaced_at
+            own = len(self.present.intersection(launch.acknowledged) if ruled else launch.acknowledged)
             enough = name.attempt < launch.number and own >= launch.rule.last
             assert enough, f"{launch.actor} removed {name}, which is off its line, and has only {own} newer ones"
         told = any(name in each.acknowledged for each in self.launches)

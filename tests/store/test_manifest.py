@@ -299,7 +299,7 @@ def test_what_no_reader_would_take_is_neither_read_nor_written(bound: str, monke
         {"position": {"loop": []}},
         {"lineage": [[3, "no checkpoint"]]},
         {"world": 2**31},
-        {"objects": {"a b": {"kind": "x", "type": "x", "blob": None, "tensors": {}}}},
+        {"objects": {"a b": {"kind": "x", "type": "x", "blobs": [], "tensors": {}}}},
     ],
 )
 def test_values_that_no_writer_would_write_are_refused(fields: dict[str, Any]) -> None:

@@ -1,0 +1,155 @@
+"""Writes what was staged of a snapshot, commits it, and prunes; knows no objects and no loop."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from resumable.capture import Snapshot, is_frozen, object_record, versions
+from resumable.config import Config
+from resumable.errors import CheckpointError, StorageError
+from resumable.events import warn
+from resumable.opening import OpenedRun
+from resumable.prune import make_room, prune
+from resumable.run import STATE_BLOB
+from resumable.state.stager import Image
+from resumable.store.catalog import Catalog
+from resumable.store.layout import CheckpointName
+from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
+from resumable.store.patience import PatientStorage
+from resumable.store.sharing import Sharing
+from resumable.store.writer import Background, Blob, publish
+
+Offered = Mapping[str, BlobRecord | None]
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A checkpoint that exists: how many of its bytes were written for it, and how many checkpoints stay (if known)."""
+
+    total_bytes: int
+    written_bytes: int
+    kept: int | None
+
+
+class Commits:
+    """The checkpoints that one attempt adds to its run, one after the other."""
+
+    def __init__(self, config: Config, storage: PatientStorage, catalog: Catalog, opened: OpenedRun) -> None:
+        self._config = config
+        self._storage = storage
+        self._catalog = catalog
+        self._opened = opened
+        self._attempt = opened.attempt
+        self._rule = config.keep.rule()
+        self._sharing = Sharing()
+        self._digesting = Background()
+        self._standing: Sequence[CheckpointName] | None = None  # since the last commit, or unknown
+
+    def offered(self, file_names: Iterable[str]) -> Offered:
+        """What each of these blobs was at the commit before, where it is likely to be that still."""
+        return {name: self._sharing.before(name, frozen=is_frozen(name)) for name in file_names}
+
+    def commit(self, taken: Snapshot, images: Mapping[str, Image], offered: Offered) -> Committed:
+        """Write the blobs, publish the manifest, prune. Blocks until the checkpoint is durable.
+
+        `offered` is what the images were staged with. Raises as `publish`, and `StateError` for a state that no reader
+        would take; then nothing is left of it, as far as the storage lets us.
+        """
+        self._storage.renew()
+        document = taken.document()
+        blobs = [Blob(STATE_BLOB, [memoryview(document)], len(document))]
+        blobs += [_blob(name, image, offered[name]) for name, image in images.items()]
+        records: dict[str, ObjectRecord] = {}
+        self._digesting.submit(lambda: records.update(_object_records(taken, images)))
+        name = CheckpointName(taken.position.step, taken.position.epoch, self._attempt.number)
+        try:
+            manifest = publish(
+                self._storage,
+                self._attempt,
+                name,
+                blobs,
+                lambda written: self._manifest(taken, self._digested(records), written),
+            )
+        except BaseException as failure:
+            self._clean_up(failure)
+            raise
+        self._catalog.add(name, manifest)
+        self._sharing.published(manifest.blobs, offered=offered)
+        shared = [blob.size for name, blob in manifest.blobs.items() if _is_shared(blob, offered.get(name))]
+        total_bytes = sum(blob.size for blob in manifest.blobs.values())
+        return Committed(total_bytes, total_bytes - sum(shared), self._prune())
+
+    def values_of(self, metric: str) -> list[float | None]:
+        """The values of `metric` in every checkpoint that stands; none where the storage cannot tell now."""
+        try:
+            if self._standing is None:
+                self._standing = [name for name, _ in self._catalog.history()]
+            return [self._catalog.manifest(name).metrics.get(metric) for name in self._standing]
+        except (StorageError, CheckpointError):
+            return []  # then every value is the best yet, and the save that follows says what is wrong
+
+    def _digested(self, records: Mapping[str, ObjectRecord]) -> Mapping[str, ObjectRecord]:
+        """The records of all objects, once they are there."""
+        self._digesting.wait()
+        failure = self._digesting.failure()
+        if failure is not None:
+            raise failure
+        return records
+
+    def _clean_up(self, failure: BaseException) -> None:
+        self._digesting.wait()
+        self._digesting.failure()
+        if isinstance(failure, StorageError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
+            with suppress(StorageError):  # the failure is the one to tell
+                make_room(self._storage, self._catalog, self._attempt)
+
+    def _prune(self) -> int | None:
+        """How many checkpoints stay. One that cannot be deleted now spoils no save: the next one tries again."""
+        self._standing = None
+        try:
+            self._standing = prune(self._storage, self._catalog, self._attempt, self._rule).keep
+            return len(self._standing)
+        except (StorageError, CheckpointError) as error:
+            warn(f"could not delete old checkpoints: {error.message}")
+            return None
+
+    def _manifest(
+        self, taken: Snapshot, records: Mapping[str, ObjectRecord], written: Mapping[str, BlobRecord]
+    ) -> Manifest:
+        position, run_file = taken.position, self._opened.run_file
+        return Manifest(
+            run_id=run_file.run_id,
+            attempt=self._attempt.number,
+            token=self._attempt.token,
+            lineage=list(self._attempt.lineage),
+            step=position.step,
+            epoch=position.epoch,
+            position=position.summary(),
+            metrics=position.metrics,
+            config=self._config.public() | {"data_seed": run_file.data_seed},  # run.json may be damaged one day
+            versions=versions(),
+            environment=dict(taken.environment),
+            world=1,
+            finished=position.finished,
+            reason=taken.reason,
+            created=time.time(),
+            objects=dict(records),
+            blobs=dict(written),
+        )
+
+
+def _object_records(taken: Snapshot, images: Mapping[str, Image]) -> dict[str, ObjectRecord]:
+    return {name: object_record(captured, images) for name, captured in taken.objects.items()}
+
+
+def _blob(name: str, image: Image, before: BlobRecord | None) -> Blob:
+    known = before.digest if before is not None and image.unchanged else None
+    return Blob(name, image.chunks, image.size, before=before, digest=known)
+
+
+def _is_shared(blob: BlobRecord, before: BlobRecord | None) -> bool:
+    return before is not None and before.digest == blob.digest

@@ -1,0 +1,93 @@
+"""What memory saves keep: made ready beside the training, reused, counted, and a limit under which none is kept."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from resumable import Run, Trainer
+from resumable.state.tensors import tensor_digest
+
+LARGE = 600  # squared and times four bytes: more than the smallest limit
+
+
+@pytest.fixture(autouse=True)
+def events(caplog: pytest.LogCaptureFixture) -> None:
+    """The log lines of the run are there to be read."""
+    caplog.set_level(logging.INFO, "resumable")
+
+
+def train(run: Path, steps: int = 6, **config: object) -> tuple[Trainer, nn.Module]:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(LARGE, LARGE), nn.BatchNorm1d(LARGE), nn.Linear(LARGE, 1))
+    optimizer = torch.optim.AdamW(model.parameters())
+    config = {"run": str(run), "every": {"steps": 2}, "keep": {"last": 10}} | config
+    with Trainer(config, model=model, optimizer=optimizer) as trainer:
+        for _ in trainer.steps(steps):
+            trainer._checkpointer.wait()  # no save is put off because the one before is still being written
+            model(torch.randn(4, LARGE)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return trainer, model
+
+
+def saved(caplog: pytest.LogCaptureFixture, what: str) -> list[str]:
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("SAVED")]
+    return [match[1] for line in lines if (match := re.search(rf"{what}=(\S+)", line))]
+
+
+@pytest.mark.parametrize("mode", ["eager", "overlap"])
+def test_what_is_kept_is_one_copy_of_the_state_and_grows_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: str
+) -> None:
+    trainer, _ = train(tmp_path, 12, staging={"mode": mode})
+    buffers, sizes = saved(caplog, "buffers"), saved(caplog, "size")
+    assert len(set(buffers[1:])) == 1, "the first one has no moments yet"
+    state_bytes = Run(str(tmp_path)).latest().size_bytes
+    assert state_bytes <= trainer._checkpointer._stager.nbytes <= state_bytes + 3 * 2**20
+    assert len(sizes) == len(buffers)
+
+
+def test_memory_for_the_moments_is_made_ready_before_the_first_save_that_has_them(tmp_path: Path) -> None:
+    model = nn.Linear(LARGE, LARGE)
+    optimizer = torch.optim.AdamW(model.parameters())
+    config = {"run": str(tmp_path), "every": {"steps": 5, "minutes": None}}
+    kept = []
+    with Trainer(config, model=model, optimizer=optimizer) as trainer:
+        for _ in trainer.steps(4):
+            trainer._checkpointer.wait()
+            kept.append(trainer._checkpointer._stager.nbytes)
+            model(torch.randn(4, LARGE)).square().mean().backward()
+            optimizer.step()
+    one = LARGE * (LARGE + 1) * 4
+    assert kept[0] < 2 * one + 2**20
+    assert kept[1] > 3 * one
+    assert len(set(kept[1:])) == 1
+
+
+@pytest.mark.parametrize("mode", ["eager", "overlap"])
+def test_a_state_beyond_the_limit_is_streamed_and_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: str
+) -> None:
+    _, model = train(tmp_path / "streamed", staging={"mode": mode, "max_bytes": 2**20})
+    assert set(saved(caplog, "buffers")) == {"1.0MiB"}
+    train(tmp_path / "staged")
+    streamed, staged = Run(str(tmp_path / "streamed")), Run(str(tmp_path / "staged"))
+    for one, two in zip(streamed.checkpoints(), staged.checkpoints(), strict=True):
+        one.verify()
+        assert {name: blob.digest for name, blob in one.manifest.blobs.items() if name.endswith("tensors")} == {
+            name: blob.digest for name, blob in two.manifest.blobs.items() if name.endswith("tensors")
+        }
+    assert {key: tensor_digest(value) for key, value in streamed.latest().load("model").items()} == {
+        key: tensor_digest(value) for key, value in model.state_dict().items()
+    }
+
+
+def test_a_state_within_the_limit_is_staged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(tmp_path, staging={"max_bytes": 2**30})
+    assert "1.0MiB" not in saved(caplog, "buffers")
