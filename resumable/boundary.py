@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from resumable import killpoints, policy
 from resumable.checkpointer import Checkpointer
@@ -21,8 +20,7 @@ MAX_UNCLEAN_BOUNDARIES = 16
 TOO_SOON = 2  # saves in a row that cost more than their share: one alone may have been unlucky
 
 
-@dataclass(frozen=True)
-class Instant:
+class Instant(NamedTuple):
     """One boundary: the counters as of now, what was logged, and how to write the whole position down."""
 
     step: int

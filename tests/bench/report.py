@@ -84,7 +84,7 @@ def save_json(
 
 
 def _heading(what: str) -> str:
-    return what.replace("_", " ").removesuffix(" seconds").removesuffix(" states") or what
+    return what.replace("_", " ").removesuffix(" microseconds").removesuffix(" seconds").removesuffix(" states") or what
 
 
 def _cell(what: str, samples: Sequence[float]) -> str:
@@ -103,6 +103,8 @@ def _scale(what: str, value: float) -> tuple[float, str, int]:
         return 1e-6, " MB", 1
     if what.endswith("states"):
         return 1, " x", 3
+    if what.endswith("microseconds"):
+        return 1, " µs", 1
     if what.endswith("seconds"):
         return (1, " s", 2) if value >= 1 else (1e3, " ms", 1) if value >= 1e-3 else (1e6, " µs", 1)
     return 1, "", 0 if value.is_integer() else 3

@@ -104,10 +104,10 @@ TARGETS = [
     Target("discovery in 1,000 checkpoints, s", "startup", "seconds", "discovery in 1000", 0.05),
     Target("Trainer(...), fresh run, s", "startup", "seconds", "Trainer, fresh run", 0.05),
     Target("Trainer(...), resumed run, s", "startup", "seconds", "Trainer, resumed run", 0.05),
-    Target("batches(), no workers, rushing, µs", "batches", "extra_wall", "0 workers, rushing", 200),
-    Target("batches(), no workers, training, µs", "batches", "extra_wall", "0 workers, training", 200),
-    Target("batches(), 2 workers, rushing, µs", "batches", "extra_wall", "2 workers, rushing", 50),
-    Target("batches(), 2 workers, training, µs", "batches", "extra_wall", "2 workers, training", 50),
+    Target("batches(), no workers, rushing, µs", "batches", "extra_wall_microseconds", "0 workers, rushing", 200),
+    Target("batches(), no workers, training, µs", "batches", "extra_wall_microseconds", "0 workers, training", 200),
+    Target("batches(), 2 workers, rushing, µs", "batches", "extra_wall_microseconds", "2 workers, rushing", 50),
+    Target("batches(), 2 workers, training, µs", "batches", "extra_wall_microseconds", "2 workers, training", 50),
 ]
 
 
