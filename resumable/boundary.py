@@ -142,7 +142,7 @@ class Boundary:
         asked = "best" if self._is_best(instant) else "request" if self.save_requested else None
         if asked is not None:
             if not self._is_saved():
-                self._save(instant, asked)
+                self._save(instant, asked, late=asked == "request" and not instant.epoch_ended)
             self.save_requested = False
         elif self._due and not instant.pass_over and self._may_save():
             # With no batch left, the epoch's own boundary is next: resuming there runs the body at least once, so that

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -113,11 +114,11 @@ class Checkpointer:
         if self._streams(taken.blobs):
             self._stream(taken, offered, started)
         elif late and self._gate is not None:
-            self._stage_late(taken, offered, self._gate, lambda: self.stalled_seconds - before)
+            self._stage_late(taken, offered, self._gate, started, lambda: self.stalled_seconds - before)
         else:
             images = self._stage(taken.blobs, offered)
             stall_seconds = time.monotonic() - started
-            self._background.submit(lambda: self._write(taken, images, offered, lambda: stall_seconds))
+            self._background.submit(lambda: self._write(taken, images, offered, started, lambda: stall_seconds))
         self.retake = None
         self._saves += 1
         self.saved = (position.step, position.epoch)
@@ -143,7 +144,8 @@ class Checkpointer:
         """Write out of the live tensors, piece by piece, while training stands still."""
         assert self.config.staging.max_bytes is not None
         images = self._stager.stream(taken.blobs, max_bytes=self.config.staging.max_bytes)
-        self._background.submit(lambda: self._write(taken, images, offered, lambda: time.monotonic() - started))
+        stalled = partial(_seconds_since, started)
+        self._background.submit(lambda: self._write(taken, images, offered, started, stalled))
         self._background.wait()
 
     def _stage(self, blobs: Blobs, offered: Offered) -> dict[str, Image]:
@@ -151,7 +153,9 @@ class Checkpointer:
         with readable("the state"):
             return self._stager.stage(blobs, threads=COPY_THREADS, likely_same=_told(offered))
 
-    def _stage_late(self, taken: Snapshot, offered: Offered, gate: Gate, stalled: Callable[[], float]) -> None:
+    def _stage_late(
+        self, taken: Snapshot, offered: Offered, gate: Gate, started: float, stalled: Callable[[], float]
+    ) -> None:
         blobs, live = split(taken)
         self._stager.begin(blobs)
         late = LateCopy(live)
@@ -167,23 +171,26 @@ class Checkpointer:
                 raise Torn(taken.reason, error) from error
             finally:
                 late.copied.set()
-            self._write(taken, images, offered, stalled)
+            self._write(taken, images, offered, started, stalled)
             self._torn = 0
 
         self._background.submit(stage_and_write)
 
     def _write(
-        self, taken: Snapshot, images: Mapping[str, Image], offered: Offered, stalled: Callable[[], float]
+        self,
+        taken: Snapshot,
+        images: Mapping[str, Image],
+        offered: Offered,
+        started: float,
+        stalled: Callable[[], float],
     ) -> None:
-        started = time.monotonic()
         try:
             committed = self._commits.commit(taken, images, offered)
         except BaseException:
             self._stager.forget()  # what is staged was never published
             raise
         self._failed_saves = 0
-        stall_seconds = stalled()
-        self.save_seconds = stall_seconds + time.monotonic() - started
+        stall_seconds, self.save_seconds = stalled(), _seconds_since(started)
         shared = committed.written_bytes < committed.total_bytes
         emit(
             "SAVED",
@@ -211,7 +218,9 @@ class Checkpointer:
         Being displaced by a newer attempt, and a state that cannot be stored, are raised at once; a storage that
         fails is raised after `max_failed_saves` saves in a row, and when there is no checkpoint yet.
         """
+        started = time.monotonic()
         self._background.wait()
+        self._stalled_seconds += time.monotonic() - started
         self.notice_failure()
 
     def notice_failure(self) -> None:
@@ -271,6 +280,10 @@ class Checkpointer:
             if self._gate is not None:
                 self._gate.close()
             self._opened.unlock()
+
+
+def _seconds_since(started: float) -> float:
+    return time.monotonic() - started
 
 
 def _told(offered: Offered) -> set[str]:

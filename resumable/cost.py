@@ -49,10 +49,15 @@ class Usual:
 
     @property
     def seconds(self) -> float | None:
-        """None before the first step."""
-        if self._median is not None:
+        """None before the first few steps.
+
+        As long as there are few blocks it is the least of them: among the first steps of an attempt are slow ones
+        (caches are cold, kernels are compiled), and what seems to cost too much is only saved later.
+        """
+        if self.settled:
             return self._median
-        return self._seconds / self._steps if self._steps else None
+        running = [self._seconds / self._steps] if self._steps >= STEPS_TO_COMPARE else []
+        return min([*self._blocks, *running], default=None)
 
     @property
     def longest_seconds(self) -> float:

@@ -120,7 +120,12 @@ def test_without_a_step_nothing_is_usual() -> None:
 
 
 def test_a_few_steps_are_better_than_none() -> None:
-    assert usual(2.0, 4.0) == 3.0
+    assert usual(2.0, 4.0, 3.0, 3.0) == 3.0
+
+
+def test_slow_steps_at_the_start_are_not_usual() -> None:
+    assert usual(*[10.0] * BLOCK_STEPS, *[1.0] * 4) == 1.0
+    assert usual(*[10.0] * BLOCK_STEPS, *[1.0] * BLOCK_STEPS, *[2.0] * BLOCK_STEPS) == 2.0  # from here on the median
 
 
 def test_steps_of_two_kinds_count_as_often_as_they_come() -> None:
@@ -306,7 +311,7 @@ def test_a_first_measurement_among_steps_that_warm_up_is_put_right_when_more_is_
     training.resume()
     training.train(15)
     assert training.cost.measured_seconds == pytest.approx(0.5)
-    training.train(100)
+    training.train(50)
     assert training.saves <= 10  # the first still counts
     assert training.cost.measured_seconds == pytest.approx(2.0, rel=0.1)
 

@@ -6,15 +6,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from resumable.errors import StateError
+from resumable.lanes import in_lanes
 from resumable.state.adapter import Adapter, taking
 from resumable.state.encoder import encode
-from resumable.state.filling import in_threads
 from resumable.state.tensors import DigestedRecord, TensorFacts, facts_of, same_place, tensor_digest
 
 _TENSOR_TAGS = ("$tensor", "$array", "$octets")
@@ -78,13 +77,7 @@ def compare(
 
 def tensor_digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The digest of each tensor, several at a time."""
-    found: dict[str, str] = {}
-
-    def digest(key: str) -> None:
-        found[key] = tensor_digest(tensors[key])
-
-    in_threads([partial(digest, key) for key in tensors], _THREADS)
-    return found
+    return dict(zip(tensors, in_lanes(tensor_digest, list(tensors.values()), _THREADS), strict=True))
 
 
 def _are(live: Mapping[str, Tensor], proven: Mapping[str, Tensor], keys: Iterable[str]) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +16,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from resumable.lanes import in_lanes
 from resumable.state.image import MAX_HEADER_BYTES, Layout, Slice, parse_table
 from resumable.state.tensors import DigestedRecord, TensorFacts, empty, facts_of, fill, is_dense
 from resumable.state.unstage import placed, refuse_other_bools, unstage, with_aliases
@@ -78,7 +78,7 @@ def _read(sources: Sequence[Source], records: Records, into: Mapping[str, Tensor
             tasks += [_task(source, run) for run in _runs(parts, source.range_bytes)]
         else:
             tasks.append(_foreign(source, parts, {key: records[key] for key in here}))
-    in_threads(tasks, max((source.readers for source in sources), default=1))
+    in_lanes(lambda task: task(), tasks, max((source.readers for source in sources), default=1))
     return tensors
 
 
@@ -244,19 +244,3 @@ def _shared_memory(tensors: Iterable[Tensor]) -> set[int]:
             address = tensor.untyped_storage().data_ptr()
             (shared if address in seen else seen).add(address)
     return shared
-
-
-def in_threads(tasks: Sequence[Callable[[], None]], threads: int) -> None:
-    """Do all tasks, several at a time; raises what the first of them raised that failed, and begins no more then."""
-    if threads <= 1 or len(tasks) <= 1:
-        for task in tasks:
-            task()
-        return
-    with ThreadPoolExecutor(min(threads, len(tasks))) as pool:
-        running = [pool.submit(task) for task in tasks]
-        try:
-            for each in running:
-                each.result()
-        finally:
-            for each in running:
-                each.cancel()

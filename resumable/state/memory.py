@@ -10,9 +10,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -20,6 +19,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from resumable.lanes import in_lanes
 from resumable.state.tensors import TensorFacts, raw, tensor_digest
 
 # Small enough to keep two threads busy to the end. One thread is fastest with whole tensors, which go past the caches.
@@ -88,7 +88,7 @@ class HostTransfer:
                 pieces.extend(_pieces(copy, PIECE_BYTES if threads > 1 else copy.facts.nbytes))
             else:
                 _place(copy).copy_(raw(copy.source))
-        _work(_Move(iter(pieces)), threads if len(pieces) > 1 else 1)
+        in_lanes(lambda piece: ctypes.memmove(*piece), pieces, threads)
 
     def hold(self) -> None:
         return
@@ -138,9 +138,8 @@ def transfer_for(device: torch.device) -> Transfer:
 
 def changed(copies: Sequence[tuple[Copy, str]], *, threads: int) -> list[Copy]:
     """Those copies whose source has not the digest that stands beside it: reading costs half of copying."""
-    compare = _Compare(iter(copies))
-    _work(compare, threads)
-    return compare.found
+    differ = in_lanes(lambda pair: tensor_digest(pair[0].source) != pair[1], copies, threads)
+    return [copy for (copy, _), differs in zip(copies, differ, strict=True) if differs]
 
 
 def touch(memory: Tensor) -> None:
@@ -174,40 +173,6 @@ class _Piece(NamedTuple):
     target: int
     source: int
     nbytes: int
-
-
-class _Move:
-    """Copies pieces until none is left; several threads may share one, and its iterator must allow that."""
-
-    def __init__(self, pieces: Iterator[_Piece]) -> None:
-        self._pieces = pieces
-
-    def __call__(self) -> None:
-        for piece in self._pieces:
-            ctypes.memmove(*piece)
-
-
-class _Compare:
-    """Finds the copies whose source differs; several threads may share one."""
-
-    def __init__(self, copies: Iterator[tuple[Copy, str]]) -> None:
-        self._copies = copies
-        self.found: list[Copy] = []
-
-    def __call__(self) -> None:
-        for copy, known in self._copies:
-            if tensor_digest(copy.source) != known:
-                self.found.append(copy)
-
-
-def _work(job: Callable[[], None], threads: int) -> None:
-    """The same job in several threads, of which this is one."""
-    others = [threading.Thread(target=job, name="resumable-copy", daemon=True) for _ in range(threads - 1)]
-    for other in others:
-        other.start()
-    job()
-    for other in others:
-        other.join()
 
 
 def _lies_as_stored(copy: Copy) -> bool:

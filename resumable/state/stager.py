@@ -254,7 +254,7 @@ class Stager:
         if kept is None or not size <= kept.numel() <= 2 * size + _SPARE_BYTES:
             assert self._transfer is not None
             self._buffers.pop(name, None)
-            spare = _SPARE_BYTES if size > _SPARE_BYTES else size // 8
+            spare = min(_SPARE_BYTES, size // 8)
             kept = self._buffers[name] = self._transfer.allocate(size + spare)
         return kept
 

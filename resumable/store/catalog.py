@@ -69,7 +69,10 @@ class Catalog:
     def names(self) -> list[CheckpointName]:
         """Every checkpoint folder, committed or not, newest first."""
         found = (CheckpointName.parse(entry.name) for entry in self._storage.list(CHECKPOINTS) if entry.is_dir)
-        return sorted((name for name in found if name), key=lambda name: name.order, reverse=True)
+        names = sorted((name for name in found if name), key=lambda name: name.order, reverse=True)
+        for gone in self._manifests.keys() - set(names):  # or a long run would keep the manifest of every save
+            self._forget(gone)
+        return names
 
     def pinned(self) -> set[CheckpointName]:
         """The checkpoints that nothing prunes."""

@@ -25,7 +25,7 @@ from resumable.store.layout import TEMPORARY
 from resumable.store.storage import Entry, Seen, checked, looked_up, reported, storage_error
 
 PIECE_BYTES = 32 * 2**20
-SEEN_BYTES = 256 * 2**10  # as much as stays in the fastest of the large caches until it is looked at
+SEEN_BYTES = 512 * 2**10  # as much as stays in the fastest of the large caches until it is looked at
 
 # To pass through a folder needs no right to list it.
 _FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)

@@ -31,7 +31,7 @@ REQUEST_SECONDS = 600  # with its repetitions; the timeouts above do not see a s
 
 # Behind a proxy that gives each connection 30 ms and 80 MB/s, 1, 2, 4, 8 requests at once publish 120 MB in 4.4, 3.3,
 # 2.8, 2.9 s and load them in 2.8, 2.1, 1.7, 1.5 s; they publish 32 blobs of 64 KiB in 1.6, 1.1, 0.8, 0.6 s. Parts of 8,
-# 16 and 32 MiB do not differ. botocore opens at most 10 connections. `tests/bench/object_store.py` measures it.
+# 16 and 32 MiB showed no clear difference. botocore opens at most 10 connections. tests/bench/object_store.py measures.
 PARALLEL = 8
 PART_BYTES = 16 * 2**20
 COPIED_AT_ONCE_BYTES = 2**20  # of a part, so that no thread of the training waits for the interpreter meanwhile
@@ -42,7 +42,6 @@ _BEYOND_THE_END = ("InvalidRange", "416")
 _UNKNOWN_CONDITION = ("NotImplemented", "501", "InvalidArgument", "MethodNotAllowed", "405")
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")  # of botocore, which need not be there
 _DAMAGED_ON_THE_WAY = ("IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "NoSuchUpload", "RequestTimeout")
-
 
 T = TypeVar("T")
 

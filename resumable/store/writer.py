@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from resumable.errors import FencedError
 from resumable.events import size
 from resumable.killpoints import reach
+from resumable.lanes import in_lanes
 from resumable.store.attempts import Attempt
-from resumable.store.lanes import in_lanes
 from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_path, is_blob_name, is_own_name
 from resumable.store.manifest import BlobRecord, Manifest
 from resumable.store.pieces import Digested, digest_of

@@ -13,8 +13,8 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from resumable.errors import StorageError
+from resumable.lanes import in_lanes
 from resumable.store import remote
-from resumable.store.lanes import in_lanes
 from resumable.store.local import LocalStorage
 from resumable.store.remote import FsspecStorage
 from resumable.store.storage import Entry, Storage, open_storage
