@@ -132,6 +132,11 @@ def readable(what: str) -> Iterator[None]:
         ) from error
 
 
+def blob_name(owner: str) -> str:
+    """The file of an object's tensors."""
+    return f"{owner}.safetensors"
+
+
 def is_frozen(file_name: str) -> bool:
     """Whether a blob is that of tensors which training says it does not change."""
     return ".frozen." in file_name
@@ -146,7 +151,7 @@ def _captured(adapter: Adapter) -> Captured:
 def _blobs(name: str, encoded: Encoded, frozen: frozenset[str]) -> dict[str, dict[str, Tensor]]:
     trained = {key: tensor for key, tensor in encoded.tensors.items() if key not in frozen}
     still = {key: tensor for key, tensor in encoded.tensors.items() if key in frozen}
-    named = {f"{name}.safetensors": trained, f"{name}.frozen.safetensors": still}
+    named = {blob_name(name): trained, blob_name(f"{name}.frozen"): still}
     return {file_name: tensors for file_name, tensors in named.items() if tensors}
 
 

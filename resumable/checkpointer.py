@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from resumable import killpoints
-from resumable.capture import Snapshot, empty_objects, readable, snapshot, split
+from resumable.capture import Snapshot, blob_name, empty_objects, readable, snapshot, split
 from resumable.commit import Commits, Offered
 from resumable.config import Config
 from resumable.errors import NoCheckpointError, ResumableError, StateError
@@ -20,6 +20,7 @@ from resumable.events import duration, emit, size, warn
 from resumable.opening import open_run
 from resumable.position import Position
 from resumable.restore import Restoration
+from resumable.run import GRADIENTS
 from resumable.state.gradients import Gradients
 from resumable.state.objects import adapt
 from resumable.state.overlap import Gate, LateCopy, TornCopyError
@@ -89,11 +90,13 @@ class Checkpointer:
 
         Best called when optimizers have stepped, and so have their state.
         """
-        if self._prepared or self._background.busy or not self.gradients.settled:
+        if self._prepared or not self._background.idle or not self.gradients.settled:
             return
         self._prepared = True
-        with suppress(StateError):  # a save is owed an error, this is not
-            blobs = self._snapshot(Position(), reason="").blobs
+        with suppress(StateError, OSError, MemoryError):  # a save is owed an error, this is not
+            blobs = {**self._snapshot(Position(), reason="").blobs}
+            if self.config.gradients == "auto":  # which most saves find used, and do not store
+                blobs.pop(blob_name(GRADIENTS), None)
             if not self._streams(blobs):
                 self._background.submit(self._stager.prepare(blobs))
 
@@ -165,13 +168,12 @@ class Checkpointer:
             try:
                 with readable("the state"):
                     images = self._stager.stage(blobs, threads=1, likely_same=_told(offered), copied=late.copied.set)
-                late.refuse_torn()
-            except TornCopyError as error:
-                self._stager.forget()
-                raise Torn(taken.reason, error) from error
             finally:
                 late.copied.set()
-            self._write(taken, images, offered, started, stalled)
+            try:
+                self._write(taken, images, offered, started, stalled, agreed=late.refuse_torn)
+            except TornCopyError as error:
+                raise Torn(taken.reason, error) from error
             self._torn = 0
 
         self._background.submit(stage_and_write)
@@ -183,9 +185,11 @@ class Checkpointer:
         offered: Offered,
         started: float,
         stalled: Callable[[], float],
+        *,
+        agreed: Callable[[], None] = lambda: None,
     ) -> None:
         try:
-            committed = self._commits.commit(taken, images, offered)
+            committed = self._commits.commit(taken, images, offered, agreed=agreed)
         except BaseException:
             self._stager.forget()  # what is staged was never published
             raise
@@ -210,6 +214,8 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Wait until nothing is in flight; a failure waits to be noticed."""
+        if self._gate is not None:
+            self._gate.settle()
         self._background.wait()
 
     def drain(self) -> None:
@@ -218,13 +224,15 @@ class Checkpointer:
         Being displaced by a newer attempt, and a state that cannot be stored, are raised at once; a storage that
         fails is raised after `max_failed_saves` saves in a row, and when there is no checkpoint yet.
         """
-        started = time.monotonic()
-        self._background.wait()
-        self._stalled_seconds += time.monotonic() - started
+        before, started = self.stalled_seconds, time.monotonic()
+        self.wait()
+        self._stalled_seconds += time.monotonic() - started - (self.stalled_seconds - before)
         self.notice_failure()
 
     def notice_failure(self) -> None:
         """Raise or count what a save in the background failed with; does not wait."""
+        if self._gate is not None:
+            self._gate.settle_if_copied()
         if self._background.busy:
             return
         failure = self._background.failure()
@@ -271,7 +279,7 @@ class Checkpointer:
     def close(self) -> None:
         """Drain, then let go of the run's lock; safe to call twice."""
         try:
-            self._background.wait()
+            self.wait()
             failure = self._background.failure()
             if failure is not None:
                 warn(f"the last save failed: {failure}")

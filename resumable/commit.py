@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -53,11 +53,14 @@ class Commits:
         """What each of these blobs was at the commit before, where it is likely to be that still."""
         return {name: self._sharing.before(name, frozen=is_frozen(name)) for name in file_names}
 
-    def commit(self, taken: Snapshot, images: Mapping[str, Image], offered: Offered) -> Committed:
+    def commit(
+        self, taken: Snapshot, images: Mapping[str, Image], offered: Offered, *, agreed: Callable[[], None]
+    ) -> Committed:
         """Write the blobs, publish the manifest, prune. Blocks until the checkpoint is durable.
 
-        `offered` is what the images were staged with. Raises as `publish`, and `StateError` for a state that no reader
-        would take; then nothing is left of it, as far as the storage lets us.
+        `offered` is what the images were staged with; `agreed` is called when only the manifest is missing, and raises
+        if the images turned out to be worth nothing. Raises as that and as `publish`, and `StateError` for a state that
+        no reader would take; then nothing is left of it, as far as the storage lets us.
         """
         self._storage.renew()
         document = taken.document()
@@ -65,6 +68,11 @@ class Commits:
         blobs += [_blob(name, image, offered[name]) for name, image in images.items()]
         records: dict[str, ObjectRecord] = {}
         self._digesting.submit(lambda: records.update(_object_records(taken, images)))
+
+        def judged(written: dict[str, BlobRecord]) -> Manifest:
+            agreed()
+            return self._manifest(taken, self._digested(records), written)
+
         name = CheckpointName(taken.position.step, taken.position.epoch, self._attempt.number)
         try:
             manifest = publish(
@@ -72,7 +80,8 @@ class Commits:
                 self._attempt,
                 name,
                 blobs,
-                lambda written: self._manifest(taken, self._digested(records), written),
+                judged,
+                lanes=1 if any(image.shares_memory for image in images.values()) else None,
             )
         except BaseException as failure:
             self._clean_up(failure)

@@ -11,6 +11,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def thread_of(work: Callable[[], None], name: str) -> threading.Thread | None:
+    """A thread that does this; None where the interpreter ends and starts none any more (Python 3.12)."""
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
+
+
 def in_lanes(action: Callable[[T], R], items: Sequence[T], lanes: int) -> list[R]:
     """What `action` gives for each item, in their order; at most `lanes` are in work at any instant.
 
@@ -35,11 +45,11 @@ def in_lanes(action: Callable[[T], R], items: Sequence[T], lanes: int) -> list[R
             except BaseException as failure:
                 failures.append(failure)
 
-    # No pool: a save may go on while the interpreter ends, when pools take nothing any more.
-    threads = [threading.Thread(target=work, name="resumable-lane", daemon=True) for _ in range(min(lanes, len(items)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
+    # No pool, and this thread if need be: while the interpreter ends pools take nothing, and some start no thread.
+    started = [thread for _ in range(min(lanes, len(items))) if (thread := thread_of(work, "resumable-lane"))]
+    if not started:
+        work()
+    for thread in started:
         thread.join()
     if failures:
         raise failures[0]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resumable import CorruptCheckpointError, Run, RunMismatchError, StateError
+from resumable import CorruptCheckpointError, Run, RunMismatchError, StateError, Trainer
 from resumable.checkpointer import Checkpointer
 from resumable.config import Config
 from resumable.position import Position
@@ -249,3 +249,19 @@ def test_a_model_that_does_not_fit_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(RunMismatchError, match=r"another shape: 2\.weight"):
         Run(str(tmp_path)).latest().load_into(target)
     assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
+
+
+def test_two_weights_come_into_a_model_that_ties_them_as_torch_would_put_them_there(tmp_path: Path) -> None:
+    def pair() -> nn.ModuleDict:
+        return nn.ModuleDict({"a": nn.Linear(300, 300, bias=False), "b": nn.Linear(300, 300, bias=False)})
+
+    apart, tied = pair(), pair()
+    tied["b"].weight = tied["a"].weight
+    with Trainer({"run": str(tmp_path)}, model=apart) as trainer:
+        for _ in trainer.steps(1):
+            pass
+    Run(str(tmp_path)).latest().load_into(tied)
+    expected = pair()
+    expected["b"].weight = expected["a"].weight
+    expected.load_state_dict(apart.state_dict())
+    assert torch.equal(tied["a"].weight, expected["a"].weight)

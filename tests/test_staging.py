@@ -12,6 +12,7 @@ from torch import nn
 
 from resumable import Run, Trainer
 from resumable.state.tensors import tensor_digest
+from resumable.store.local import LocalStorage
 
 LARGE = 600  # squared and times four bytes: more than the smallest limit
 
@@ -86,6 +87,35 @@ def test_a_state_beyond_the_limit_is_streamed_and_the_same(
     assert {key: tensor_digest(value) for key, value in streamed.latest().load("model").items()} == {
         key: tensor_digest(value) for key, value in model.state_dict().items()
     }
+
+
+def test_a_streamed_state_is_right_where_several_files_are_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalStorage, "parallel", 8)
+    _, model = train(tmp_path, staging={"max_bytes": 2**20})
+    for checkpoint in Run(str(tmp_path)).checkpoints():
+        checkpoint.verify()
+    weights = Run(str(tmp_path)).latest().load("model")
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+def test_memory_of_gradients_that_waited_once_is_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(LARGE, LARGE)
+    optimizer = torch.optim.AdamW(model.parameters())
+    config = {"run": str(tmp_path), "every": {"steps": 4, "minutes": None}, "signals": []}
+    with Trainer(config, model=model, optimizer=optimizer) as trainer:
+        for step in trainer.steps(16):
+            trainer._checkpointer.wait()
+            model(torch.randn(4, LARGE)).square().mean().backward()
+            if step % 4 == 3:
+                optimizer.step()
+                optimizer.zero_grad()
+            if step == 5:
+                trainer.request_save()  # in the midst of a window: with the gradients
+    size_bytes = Run(str(tmp_path)).latest().size_bytes
+    assert trainer._checkpointer._stager.nbytes <= size_bytes + 3 * 2**16
+    assert max(saved(caplog, "size")) > saved(caplog, "size")[-1]
 
 
 def test_a_state_within_the_limit_is_staged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -41,7 +41,7 @@ class Source(Protocol):
         """How much a read asks for at least, where there is a choice."""
 
     def read(self, buffer: memoryview, offset: int, seen: Callable[[memoryview, int], None] | None = None) -> None:
-        """Fill the whole of `buffer`, or raise; `seen` is shown each part, in order, some of them perhaps twice."""
+        """Fill the whole of `buffer`, or raise; `seen` is shown each part in order, anew from the first if need be."""
 
     def image(self) -> bytearray:
         """The whole file, proved by its digest."""
@@ -155,16 +155,16 @@ def _task(source: Source, run: list[_Part]) -> Callable[[], None]:
 
 
 class _Digest:
-    """XXH3-128 of what is shown to it from `start` on; what is shown again counts once."""
+    """XXH3-128 of what is shown to it from `start` on. A read that is repeated shows all again, and begins anew."""
 
     def __init__(self, start: int) -> None:
-        self._end = start
+        self._start = start
         self._digest = xxhash.xxh3_128()
 
     def see(self, piece: memoryview, offset: int) -> None:
-        if offset + len(piece) > self._end:
-            self._digest.update(piece[self._end - offset :])
-            self._end = offset + len(piece)
+        if offset == self._start:
+            self._digest.reset()
+        self._digest.update(piece)
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
@@ -216,10 +216,14 @@ def _memory(tensor: Tensor) -> memoryview:
 def _targets(into: Mapping[str, Tensor], wanted: Mapping[str, TensorFacts]) -> dict[str, Tensor]:
     """For each key the tensor to fill: that of `into` where nothing else can see its memory change, else a new one."""
     shared = _shared_memory(into.values())
-    return {
-        key: into[key] if key in into and _may_be_filled(into[key], facts, shared) else empty(facts)
-        for key, facts in wanted.items()
-    }
+    given = {id(tensor) for key, tensor in into.items() if key not in wanted}
+    targets: dict[str, Tensor] = {}
+    for key, facts in wanted.items():
+        # One live tensor under two names that were two when they were saved has room for one of them only.
+        fits = key in into and id(into[key]) not in given and _may_be_filled(into[key], facts, shared)
+        targets[key] = into[key] if fits else empty(facts)
+        given.add(id(targets[key]))
+    return targets
 
 
 def _may_be_filled(tensor: Tensor, facts: TensorFacts, shared: Collection[int]) -> bool:

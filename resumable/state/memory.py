@@ -28,7 +28,6 @@ PIECE_BYTES = 4 * 2**20
 _ADVICE = ("MADV_HUGEPAGE", "MADV_DONTFORK")
 
 _live: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
-_never_freed: list[mmap.mmap] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +162,8 @@ def _aligned(nbytes: int) -> Tensor:
 
 def _keep_in_child() -> None:
     # There the addresses belong to nobody, and soon to somebody else: unmapping them would hit that.
-    _never_freed.extend(_live)
+    for pages in _live:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(pages))  # also when the interpreter of the child ends
 
 
 os.register_at_fork(after_in_child=_keep_in_child)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -26,61 +25,67 @@ class TornCopyError(Exception):
 class LateCopy:
     """One copy under way, and how often each tensor had been written to when it began.
 
-    It is judged once: by the gate before an optimizer writes, or when all is copied, whichever comes first. What is
-    written from then on does not spoil it.
+    It is judged once, by the training's own thread, where no operation of the training can be in flight: torch counts a
+    write only when it is done. What is written from then on does not spoil the copy.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.copied = threading.Event()  # or asked of a device, and to be held before it writes
         self._tensors = dict(tensors)
         self._then = [tensor._version for tensor in self._tensors.values()]
-        self._torn: list[str] | None = None
-        self._judging = threading.Lock()
+        self._torn: list[str] = []
+        self._judged = threading.Event()
 
-    def judge(self) -> list[str]:
-        """The names of what was written to meanwhile."""
-        with self._judging:
-            if self._torn is None:
-                now = zip(self._tensors.items(), self._then, strict=True)
-                self._torn = [name for (name, tensor), then in now if tensor._version != then]
-                self._tensors.clear()
-            return self._torn
+    def judge(self) -> None:
+        """Settle whether it is whole; in the training's thread. Waits until it is copied."""
+        if not self._judged.is_set():
+            self.copied.wait()
+            now = zip(self._tensors.items(), self._then, strict=True)
+            self._torn = [name for (name, tensor), then in now if tensor._version != then]
+            self._tensors.clear()
+            self._judged.set()
 
     def refuse_torn(self) -> None:
-        """Raise `TornCopyError` if something was."""
-        torn = self.judge()
-        if torn:
-            raise TornCopyError(torn)
+        """Wait until it is judged, in any other thread, and raise `TornCopyError` if something was written to."""
+        self._judged.wait()
+        if self._torn:
+            raise TornCopyError(self._torn)
 
 
 class Gate:
     """Holds every optimizer of the program back while a copy is under way; `close` takes it down.
 
-    `hold` is called in the training's thread once the copy is made, or asked for, and before the optimizer steps.
+    `hold` is called in the training's thread once the copy is made, asked for or given up, and before it is judged.
     """
 
     def __init__(self, hold: Callable[[], None]) -> None:
         self._hold = hold
-        self._waits_for: LateCopy | None = None
+        self._late: LateCopy | None = None
         self.waited_seconds = 0.0  # all together
         # Of all optimizers, not only of the registered ones: whichever steps writes.
-        self._hook = register_optimizer_step_pre_hook(self._before_step)
+        self._hook = register_optimizer_step_pre_hook(lambda *_: self.settle())
 
     def shut(self, late: LateCopy) -> None:
         """From here on optimizers wait until it is copied."""
-        self._waits_for = late
+        self._late = late
 
-    def close(self) -> None:
-        """Let every optimizer pass from now on; safe to call twice."""
-        self._hook.remove()
+    def settle_if_copied(self) -> None:
+        """Judge the copy if that needs no waiting; between two operations of the training."""
+        if self._late is not None and self._late.copied.is_set():
+            self.settle()
 
-    def _before_step(self, *_: Any) -> None:
-        late = self._waits_for
+    def settle(self) -> None:
+        """Wait for the copy and judge it; between two operations of the training, or before an optimizer steps."""
+        late = self._late
         if late is None:
             return
         started = time.monotonic()
         late.copied.wait()
-        late.judge()
         self._hold()
-        self._waits_for = None  # only now: another thread may be about to step too
+        late.judge()
+        self._late = None  # only now: another thread may be about to step too
         self.waited_seconds += time.monotonic() - started
+
+    def close(self) -> None:
+        """Let every optimizer pass from now on; safe to call twice."""
+        self._hook.remove()

@@ -43,6 +43,11 @@ class Image(Protocol):
         ...
 
     @property
+    def shares_memory(self) -> bool:
+        """Whether the chunks of several images lie in the same memory, so that only one may be read at a time."""
+        ...
+
+    @property
     def digests(self) -> Mapping[str, str]:
         """XXH3-128 (hex) of each tensor's bytes, equal to `tensor_digest` of the tensor at the instant of capture."""
         ...
@@ -55,6 +60,7 @@ class Staged:
     plan: Plan
     buffer: Tensor
     unchanged: bool = False
+    shares_memory: bool = False
 
     @property
     def facts(self) -> Mapping[str, TensorFacts]:
@@ -83,6 +89,7 @@ class Streamed:
     tensors: Mapping[str, Tensor]
     window: Tensor
     unchanged: bool = False
+    shares_memory: bool = True
 
     @property
     def facts(self) -> Mapping[str, TensorFacts]:
@@ -186,6 +193,7 @@ class Stager:
         training may go on once `hold` has returned.
         """
         assert self._transfer is not None, "begin() comes first"
+        self._keep_only(blobs)
         images: dict[str, Staged] = {}
         copies: list[Copy] = []
         for name, tensors in blobs.items():
@@ -208,7 +216,7 @@ class Stager:
         self._staged.clear()
 
     def stream(self, blobs: Mapping[str, Mapping[str, Tensor]], *, max_bytes: int) -> dict[str, Image]:
-        """Images that are made while they are read, through one window of at most `max_bytes`; keeps no buffer."""
+        """Images that are made while they are read, through one window of at most `max_bytes`, which alone is kept."""
         self._buffers.clear()
         self._staged.clear()
         if self._window is None:
@@ -228,6 +236,13 @@ class Stager:
                 touch(buffer)
 
         return touch_all
+
+    def _keep_only(self, blobs: Collection[str]) -> None:
+        """Give back what no blob needs any more: gradients that once waited, a window."""
+        for kept in (self._buffers, self._staged, self._plans):
+            for gone in kept.keys() - set(blobs):
+                del kept[gone]
+        self._window = None
 
     def _image(
         self, name: str, tensors: Mapping[str, Tensor], *, compare: bool, threads: int

@@ -16,6 +16,7 @@ ALIGNMENT_BYTES = 4096
 DIRECT_BYTES = 2**20
 PIECE_BYTES = 32 * 2**20
 
+_REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -57,7 +58,7 @@ class _Output:
         try:
             return os.write(self._file, rest[: min(aligned_bytes, PIECE_BYTES)])
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in _REFUSED:
                 raise
         # This file system does not do it after all, or not from this memory.
         self._direct_goes = False
@@ -70,7 +71,7 @@ class _Output:
         try:
             fcntl.fcntl(self._file, fcntl.F_SETFL, flags | _O_DIRECT if direct else flags & ~_O_DIRECT)
         except OSError as error:
-            if not direct or error.errno != errno.EINVAL:
+            if not direct or error.errno not in _REFUSED:
                 raise
             self._direct_goes = False
         else:

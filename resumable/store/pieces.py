@@ -8,6 +8,8 @@ from queue import SimpleQueue
 
 import xxhash
 
+from resumable.lanes import thread_of
+
 # Large, so that few times is waited for the interpreter's lock, which the training holds most of the time. What is
 # digested last is digested when all is written, so not larger.
 PIECE_BYTES = 32 * 2**20
@@ -78,13 +80,11 @@ class _Beside:
             self._thread.join()  # whoever gave the piece may use its memory again
 
     def begin(self, piece: memoryview) -> None:
-        if len(piece) < BESIDE_BYTES:
+        if len(piece) >= BESIDE_BYTES and self._thread is None:
+            self._thread = thread_of(self._run, "resumable-digest")
+        if len(piece) < BESIDE_BYTES or self._thread is None:
             self._action(piece)
             return
-        if self._thread is None:
-            # No pool: a save may go on while the interpreter ends, when pools take nothing any more.
-            self._thread = threading.Thread(target=self._run, name="resumable-digest", daemon=True)
-            self._thread.start()
         self._pending = True
         self._asked.put(piece)
 

@@ -98,8 +98,8 @@ class Storage(Protocol):
     def read_into(self, path: str, buffer: memoryview, *, offset: int = 0, seen: Seen | None = None) -> int:
         """Fill `buffer` from `offset` on; how many bytes there were, at most `len(buffer)`. Raises as `read`.
 
-        `seen` is shown each part right after it was read, in order, while it is in the cache; some of them again
-        where a read is repeated.
+        `seen` is shown each part right after it was read, in order, while it is in the cache. A call that is repeated
+        reads, and shows, everything once more from `offset` on.
         """
         ...
 

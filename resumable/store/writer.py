@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from resumable.errors import FencedError
 from resumable.events import size
 from resumable.killpoints import reach
-from resumable.lanes import in_lanes
+from resumable.lanes import in_lanes, thread_of
 from resumable.store.attempts import Attempt
 from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_path, is_blob_name, is_own_name
 from resumable.store.manifest import BlobRecord, Manifest
@@ -45,11 +45,13 @@ def publish(
     name: CheckpointName,
     blobs: Sequence[Blob],
     manifest: Callable[[dict[str, BlobRecord]], Manifest],
+    *,
+    lanes: int | None = None,
 ) -> Manifest:
     """Write the blobs and then the manifest that `manifest` makes of their records: the checkpoint exists.
 
     Blobs that are what they were `before` are not written but shared: by a link, or else by the path in their record.
-    As many are written at once as the storage wants.
+    As many are written at once as the storage wants, or as `lanes` says: 1 where their chunks share memory.
 
     Blocks until all is durable. `FencedError` if a newer attempt owns the run: then nothing more is touched. After any
     other failure what was written is removed again, as far as the storage lets us. Where the storage can tell that
@@ -61,7 +63,7 @@ def publish(
     blobs = [_only_unchanged_before(blob) for blob in blobs]
     _refuse_without_space(storage, name, blobs)
     try:
-        records = in_lanes(lambda blob: _put(storage, name, blob), blobs, storage.parallel)
+        records = in_lanes(lambda blob: _put(storage, name, blob), blobs, lanes or storage.parallel)
         reach("save.manifest", name.step)
         document = manifest(dict(zip((blob.file_name for blob in blobs), records, strict=True)))
         _refuse_foreign(document, attempt, name)
@@ -181,12 +183,18 @@ class Background:
         """Whether a job is in flight."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def idle(self) -> bool:
+        """Whether a job may be submitted: none is in flight, and no failure waits to be asked for."""
+        return not self.busy and self._failure is None
+
     def submit(self, job: Callable[[], object]) -> None:
         """Start a job and return. `RuntimeError` if one is in flight, or if the last one's failure was not fetched."""
-        if self.busy or self._failure is not None:
+        if not self.idle:
             raise RuntimeError("a job is in flight, or its failure was never asked for")
-        self._thread = threading.Thread(target=self._run, args=(job,), name="resumable-writer", daemon=True)
-        self._thread.start()
+        self._thread = thread_of(lambda: self._run(job), "resumable-writer")
+        if self._thread is None:
+            self._run(job)
 
     def wait(self) -> None:
         """Block until no job is in flight."""

@@ -13,6 +13,7 @@ import torch
 import xxhash
 
 from resumable import Trainer
+from resumable.state.overlap import Gate
 from resumable.store.remote import FsspecStorage
 from resumable.store.writer import Background
 
@@ -75,6 +76,7 @@ def _put_no_save_off() -> None:
         return False
 
     Background.busy = property(waited)
+    Gate.settle_if_copied = Gate.settle  # a late save goes on only when it is judged
 
 
 def seed_all() -> None:
