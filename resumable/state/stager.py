@@ -54,13 +54,10 @@ class Image(Protocol):
 
 
 @dataclass(frozen=True)
-class Staged:
-    """An image in host memory, valid until its name is staged again."""
+class _Planned:
+    """What is known of an image before there is a byte of it."""
 
     plan: Plan
-    buffer: Tensor
-    unchanged: bool = False
-    shares_memory: bool = False
 
     @property
     def facts(self) -> Mapping[str, TensorFacts]:
@@ -69,6 +66,15 @@ class Staged:
     @property
     def size(self) -> int:
         return self.plan.layout.size
+
+
+@dataclass(frozen=True)
+class Staged(_Planned):
+    """An image in host memory, valid until its name is staged again."""
+
+    buffer: Tensor
+    unchanged: bool = False
+    shares_memory: bool = False
 
     @property
     def chunks(self) -> Iterable[memoryview]:
@@ -82,22 +88,13 @@ class Staged:
 
 
 @dataclass(frozen=True)
-class Streamed:
+class Streamed(_Planned):
     """An image that exists in `window` only, piece by piece; training must stand still while it is read."""
 
-    plan: Plan
     tensors: Mapping[str, Tensor]
     window: Tensor
     unchanged: bool = False
     shares_memory: bool = True
-
-    @property
-    def facts(self) -> Mapping[str, TensorFacts]:
-        return self.plan.facts
-
-    @property
-    def size(self) -> int:
-        return self.plan.layout.size
 
     @property
     def chunks(self) -> Iterable[memoryview]:

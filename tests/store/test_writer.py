@@ -40,10 +40,8 @@ def test_what_is_published_is_found_with_every_byte(place: LocalStorage, monkeyp
     assert catalog.read_blob(published, "model.safetensors") == data
 
 
-def test_every_blob_is_durable_before_the_manifest_has_its_name(
-    place: LocalStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attempt = launch(place)
+def watch_the_manifest(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> tuple[Trace, list[Path]]:
+    """A trace, and a list that fills with what is not durable at the instant a manifest is written."""
     trace = Trace(monkeypatch)
     volatile_at_the_manifest: list[Path] = []
     write = place.write
@@ -54,6 +52,14 @@ def test_every_blob_is_durable_before_the_manifest_has_its_name(
         write(path, chunks)
 
     monkeypatch.setattr(place, "write", watched)
+    return trace, volatile_at_the_manifest
+
+
+def test_every_blob_is_durable_before_the_manifest_has_its_name(
+    place: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = launch(place)
+    trace, volatile_at_the_manifest = watch_the_manifest(place, monkeypatch)
     save(attempt, 100)
     assert [path.name for path in trace.named][-3:] == ["model.safetensors", "state.rank00000.json", "manifest.json"]
     assert volatile_at_the_manifest == []
@@ -349,16 +355,7 @@ def test_a_link_is_durable_before_the_manifest_has_its_name(tmp_path: Path, monk
     place = LocalStorage(tmp_path / "run")
     attempt = launch(place)
     first = share(attempt, 100, None)
-    trace = Trace(monkeypatch)
-    volatile_at_the_manifest: list[Path] = []
-    write = place.write
-
-    def watched(path: str, chunks: Iterable[bytes | memoryview]) -> None:
-        if path.endswith("manifest.json"):
-            volatile_at_the_manifest.extend(trace.volatile())
-        write(path, chunks)
-
-    monkeypatch.setattr(place, "write", watched)
+    trace, volatile_at_the_manifest = watch_the_manifest(place, monkeypatch)
     second = share(attempt, 200, first)
     assert blob_file(place, second) in trace.named
     assert volatile_at_the_manifest == []
