@@ -30,7 +30,8 @@ from resumable.version import __version__
 class Captured:
     """One object's state: the values that are no tensors as a document, its live tensors by the blob they belong to.
 
-    `steady` are the keys of tensors that only optimizers write.
+    `steady` are the keys of tensors that only optimizers write. `is_empty` says that there is nothing where something
+    was to be expected; a plain container may well be filled later.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Captured:
     encoded: Encoded
     blobs: Mapping[str, Mapping[str, Tensor]]
     steady: frozenset[str]
+    is_empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,6 @@ def snapshot(
         "position": encode(position.tree(), key_of=None, where="position").document,
     }
     return Snapshot(position, reason, objects, values, environment())
-
-
-def empty_objects(adapters: Mapping[str, Adapter]) -> list[str]:
-    """The objects of whose state there is nothing; a plain container may well be filled later and is none of them."""
-    expected = {name: adapter for name, adapter in adapters.items() if adapter.kind in ("module", "stateful")}
-    return [name for name, adapter in expected.items() if is_empty(adapter.capture())]
 
 
 def split(taken: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
@@ -143,9 +139,11 @@ def is_frozen(file_name: str) -> bool:
 
 
 def _captured(adapter: Adapter) -> Captured:
-    encoded = encode(adapter.capture(), key_of=adapter.key_of, where=adapter.name)
+    tree = adapter.capture()
+    encoded = encode(tree, key_of=adapter.key_of, where=adapter.name)
     blobs = _blobs(adapter.name, encoded, adapter.frozen())
-    return Captured(adapter.kind, adapter.type, encoded, blobs, adapter.steady(encoded.tensors))
+    nothing = adapter.kind in ("module", "stateful") and is_empty(tree)
+    return Captured(adapter.kind, adapter.type, encoded, blobs, adapter.steady(encoded.tensors), nothing)
 
 
 def _blobs(name: str, encoded: Encoded, frozen: frozenset[str]) -> dict[str, dict[str, Tensor]]:

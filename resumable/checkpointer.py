@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from resumable import killpoints
-from resumable.capture import Snapshot, blob_name, empty_objects, readable, snapshot, split
+from resumable.capture import Snapshot, blob_name, readable, snapshot, split
 from resumable.commit import Commits, Offered
 from resumable.config import Config
 from resumable.errors import NoCheckpointError, ResumableError, StateError
@@ -110,8 +110,8 @@ class Checkpointer:
         self.drain()
         killpoints.reach("save.capture", position.step)
         before, started = self.stalled_seconds, time.monotonic()
-        self._tell_empty()
         taken = self._snapshot(position, reason=reason)
+        self._tell_empty(taken)
         offered = self._commits.offered(taken.blobs)
         late = late and self.retake is None and self._torn < MAX_TORN_COPIES
         if self._streams(taken.blobs):
@@ -132,10 +132,11 @@ class Checkpointer:
         everything = self.config.gradients == "always"
         return snapshot(self._adapters, self.gradients, position, reason=reason, everything=everything)
 
-    def _tell_empty(self) -> None:
+    def _tell_empty(self, taken: Snapshot) -> None:
         if self._saves == 0 and self.resumed is None:
-            for name in empty_objects(self._adapters):
-                warn(f"{name}: its state is empty, so nothing of it will come back ({self._adapters[name].type})")
+            for name, captured in taken.objects.items():
+                if captured.is_empty:
+                    warn(f"{name}: its state is empty, so nothing of it will come back ({captured.type})")
 
     def _streams(self, blobs: Blobs) -> bool:
         """Whether the state is larger than the memory that may be kept for it."""
