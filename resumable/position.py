@@ -78,7 +78,7 @@ def _is_table(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 _FITS: Mapping[str, Callable[[Any], bool]] = {
-    "loop": lambda value: value in ("epochs", "steps", "batches", ""),
+    "loop": lambda value: value in ("epochs", "steps", "batches", "fit", ""),
     "step": _is_count,
     "epoch": _is_count,
     "total": lambda value: value is None or (type(value) is int and value >= 0),

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import os
-import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-import torch
-
 from resumable.boundary import Boundary
-from resumable.capture import environment, versions
 from resumable.checkpointer import Checkpointer
 from resumable.config import Config
 from resumable.cycle import Cycle
 from resumable.data.loader import Data
-from resumable.data.passes import Skipping
 from resumable.errors import ConfigError, LoopError
-from resumable.events import duration, emit, show_events, warn
+from resumable.events import show_events, warn
+from resumable.launch import announce, refuse_several_processes, skipping
 from resumable.loops import Loops
 from resumable.progress import TrainingBar
 from resumable.signals import Preemption
@@ -47,7 +42,7 @@ class Trainer:
                 "Trainer(...): no config was given",
                 'it comes first and without a name: Trainer("configs/digits.yaml", model=model, ...)',
             )
-        _refuse_several_processes()
+        refuse_several_processes()
         self.config = Config.load(config)
         self._checkpointer = Checkpointer(self.config, objects)
         resumed = self._checkpointer.resumed
@@ -58,13 +53,13 @@ class Trainer:
             self._checkpointer.data_seed,
             signals=self._preemption.numbers,
             warn=warn,
-            skipping=_skipping(self._bar, self._boundary),
+            skipping=skipping(self._bar, self._boundary),
         )
         self._finalizer = weakref.finalize(
             self, _close, os.getpid(), self._checkpointer, self._data, self._preemption, self._bar
         )
         self._loops = Loops(self._checkpointer, self._boundary, self._data, self._preemption, self._bar)
-        self._announce()
+        announce(self.config, self._checkpointer)
 
     # -- where the run stands -----------------------------------------------------------------------------------------
 
@@ -160,63 +155,6 @@ class Trainer:
             )
         # A trainer that nobody holds would be closed under its own loop.
         yield from loop
-
-    def _announce(self) -> None:
-        checkpointer, resumed = self._checkpointer, self._checkpointer.resumed
-        attempt = checkpointer.attempt.number
-        if resumed is None:
-            emit("NEW", run=self.config.run, data_seed=checkpointer.data_seed, attempt=attempt)
-            return
-        summary = resumed.manifest.position
-        emit(
-            "RESUME",
-            step=resumed.step,
-            epoch=resumed.epoch,
-            batch=f"{summary['batch']}/{summary.get('length') or '?'}" if "batch" in summary else None,
-            finished="yes" if resumed.manifest.finished else None,
-            **{"from": resumed.name},
-            age=duration(max(time.time() - resumed.manifest.created, 0)),
-            digests="ok",
-            attempt=attempt,
-        )
-        before, now = resumed.manifest, versions() | environment() | {"gradients": self.config.gradients}
-        changed = _changes(before.versions | before.environment | {"gradients": before.config.get("gradients")}, now)
-        if changed:
-            emit("CHANGED", **changed, note="bits may differ from those of an uninterrupted run")
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    return {key: f"{before.get(key)}->{now[key]}" for key in now if before.get(key) != now[key]}
-
-
-def _refuse_several_processes() -> None:
-    declared = os.environ.get("WORLD_SIZE", "").strip() or "1"
-    if not declared.isdigit():
-        raise ConfigError(
-            f"WORLD_SIZE={declared!r} in the environment: expected a whole number", "unset it for a single process"
-        )
-    world = int(declared)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        world = torch.distributed.get_world_size()
-    if world > 1:
-        raise ConfigError(
-            f"the world has {world} processes; this version trains in one",
-            "run one process per run folder; distributed training is refused until it is exact",
-        )
-
-
-def _skipping(bar: TrainingBar, boundary: Boundary) -> Skipping:
-    @contextmanager
-    def skipping(what: str, total: int) -> Iterator[Callable[[int], None]]:
-        with bar.skipping(what, total) as show:
-
-            def advance(batches: int) -> None:
-                boundary.leave_if_asked()  # a replay may take longer than the grace of a preemption
-                show(batches)
-
-            yield advance
-
-    return skipping
 
 
 def _close(owner: int, checkpointer: Checkpointer, data: Data, preemption: Preemption, bar: TrainingBar) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -77,6 +77,8 @@ def weights(kind: str, tree: Any) -> Any:
 
 
 def _adapter(name: str, target: Any, registered: Mapping[str, torch.nn.Module]) -> Adapter:
+    if isinstance(target, Plain):
+        return cast(Adapter, target)  # an adapter already, of what knows more of its object than can be seen here
     if isinstance(target, torch.nn.Module):
         return ModuleAdapter(name, target)
     if isinstance(target, torch.optim.Optimizer) and is_standard(target):

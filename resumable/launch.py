@@ -1,0 +1,81 @@
+"""What every launch does, whoever drives the loop: refuses several processes, announces itself, watches replays."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from resumable.boundary import Boundary
+from resumable.capture import environment, versions
+from resumable.checkpointer import Checkpointer
+from resumable.config import Config
+from resumable.data.passes import Skipping
+from resumable.errors import ConfigError
+from resumable.events import duration, emit
+from resumable.progress import TrainingBar
+
+
+def refuse_several_processes() -> None:
+    """`ConfigError` where this process is one of several that train together."""
+    declared = os.environ.get("WORLD_SIZE", "").strip() or "1"
+    if not declared.isdigit():
+        raise ConfigError(
+            f"WORLD_SIZE={declared!r} in the environment: expected a whole number", "unset it for a single process"
+        )
+    world = int(declared)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        world = torch.distributed.get_world_size()
+    if world > 1:
+        raise ConfigError(
+            f"the world has {world} processes; this version trains in one",
+            "run one process per run folder; distributed training is refused until it is exact",
+        )
+
+
+def announce(config: Config, checkpointer: Checkpointer) -> None:
+    """The first log line: a new run, or where it goes on; and what changed since that could change bits."""
+    resumed, attempt = checkpointer.resumed, checkpointer.attempt.number
+    if resumed is None:
+        emit("NEW", run=config.run, data_seed=checkpointer.data_seed, attempt=attempt)
+        return
+    summary = resumed.manifest.position
+    emit(
+        "RESUME",
+        step=resumed.step,
+        epoch=resumed.epoch,
+        batch=f"{summary['batch']}/{summary.get('length') or '?'}" if "batch" in summary else None,
+        finished="yes" if resumed.manifest.finished else None,
+        **{"from": resumed.name},
+        age=duration(max(time.time() - resumed.manifest.created, 0)),
+        digests="ok",
+        attempt=attempt,
+    )
+    before, now = resumed.manifest, versions() | environment() | {"gradients": config.gradients}
+    changed = _changes(before.versions | before.environment | {"gradients": before.config.get("gradients")}, now)
+    if changed:
+        emit("CHANGED", **changed, note="bits may differ from those of an uninterrupted run")
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    return {key: f"{before.get(key)}->{now[key]}" for key in now if before.get(key) != now[key]}
+
+
+def skipping(bar: TrainingBar, boundary: Boundary) -> Skipping:
+    """How a replay shows its progress, and is left when a signal asks for it."""
+
+    @contextmanager
+    def skipping(what: str, total: int) -> Iterator[Callable[[int], None]]:
+        with bar.skipping(what, total) as show:
+
+            def advance(batches: int) -> None:
+                boundary.leave_if_asked()  # a replay may take longer than the grace of a preemption
+                show(batches)
+
+            yield advance
+
+    return skipping

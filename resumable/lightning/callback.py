@@ -1,0 +1,106 @@
+"""The one line that a Lightning user adds; what it does at each hook is in `session`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from resumable.config import Config
+from resumable.errors import CheckpointError, ConfigError
+from resumable.events import show_events, warn
+from resumable.launch import refuse_several_processes
+from resumable.lightning import loggers, private
+from resumable.lightning.checkpoint import NAME
+from resumable.lightning.session import Session
+from resumable.run import Run
+
+_Callback: Any = private.package().Callback
+
+
+class Resume(_Callback):  # type: ignore[misc]
+    """Makes `trainer.fit(...)` continue at the exact batch when the same command is run again after any crash.
+
+    `config` is the path of a YAML file, a mapping or a `Config`, as for `resumable.Trainer`; a step is one trained
+    batch, counted over the whole run. Script, module and data module stay as they are, and so may `ModelCheckpoint`.
+
+    Raises the tree under `ResumableError` at the start of `fit`: `ConfigError` for more than one process,
+    `RunMismatchError` where the checkpoint does not fit. Outside of `fit` it does nothing.
+    """
+
+    def __init__(self, config: str | Path | Mapping[str, Any] | Config) -> None:
+        self.config = Config.load(config)
+        self._session: Session | None = None
+        self._found: loggers.Found = []
+        self._log: Any = None
+
+    @property
+    def log(self) -> Any:
+        """`LightningModule.log`, which Lightning gives to every callback."""
+        return self._log
+
+    @log.setter
+    def log(self, log: Any) -> None:
+        # This is the last thing that Lightning does before it opens the writers of its loggers, which happens before
+        # any hook; and a writer removes what is there, or begins another version.
+        self._log = log
+        trainer = log.__self__.trainer
+        if trainer.state.fn == "fit" and not trainer.fast_dev_run:
+            self._found = loggers.go_on_in(trainer.loggers, _logged_before(self.config))
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse what cannot be exact; have loggers go on where they were."""
+        if stage != "fit":
+            return
+        show_events()
+        _refuse_several(trainer)
+        if trainer.fast_dev_run:
+            return
+        if not private.version_of(trainer).startswith(tuple(f"{checked}." for checked in private.CHECKED)):
+            warn(
+                f"Lightning {private.version_of(trainer)}: exact resume was checked with {', '.join(private.CHECKED)}; "
+                "compare a resumed run with an uninterrupted one before you rely on it (`resumable drill`)"
+            )
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Open the run and restore: hooks and loggers from here on see it as it stood."""
+        if trainer.fast_dev_run:
+            warn("fast_dev_run: nothing is saved or resumed")
+            return
+        self._session = Session(self.config, trainer, self._found)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if self._session is not None:
+            self._session.begin()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if self._session is not None:
+            self._session.abort()
+            self._session = None
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._session is not None:
+            self._session.done()
+            self._session = None
+
+
+def _refuse_several(trainer: Any) -> None:
+    refuse_several_processes()
+    sharded = [kind.__name__ for kind in type(trainer.strategy).__mro__ if kind.__name__ in _SHARDING]
+    if trainer.world_size > 1 or sharded:
+        raise ConfigError(
+            f"Resume: {type(trainer.strategy).__name__}, {trainer.world_size} processes; this version trains in one",
+            "Trainer(devices=1); distributed training is refused until it is exact",
+        )
+
+
+_SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy", "XLAFSDPStrategy")
+
+
+def _logged_before(config: Config) -> list[Any]:
+    """Where the loggers of the run stood, by its newest checkpoint; whether that is whole is looked at later."""
+    with suppress(CheckpointError, KeyError, TypeError):
+        saved: list[Any] = Run(config.run, storage_options=config.storage_options).latest().tree(NAME)["loggers"]
+        return saved
+    return []

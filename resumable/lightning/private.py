@@ -1,0 +1,244 @@
+"""Every name of Lightning's that is not public and that exact resume needs; checked against the versions in `CHECKED`.
+
+No other module of this package reads or writes an attribute of Lightning's with a leading underscore.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+CHECKED = ("2.6",)
+
+
+def package() -> Any:
+    """`pytorch_lightning` or `lightning.pytorch`: the one that the program imported, else the one that is installed."""
+    names = ("pytorch_lightning", "lightning.pytorch")
+    for name in names:
+        if name in sys.modules:
+            return sys.modules[name]
+    try:
+        return importlib.import_module(names[0])
+    except ModuleNotFoundError:
+        return importlib.import_module(names[1])
+
+
+def version_of(trainer: Any) -> str:
+    """The version of the package that this trainer comes from."""
+    return str(sys.modules[type(trainer).__module__.partition(".trainer")[0]].__version__)
+
+
+# -- loops ------------------------------------------------------------------------------------------------------------
+
+
+def loops(trainer: Any) -> Iterator[Any]:
+    """The loops of a fit that know of restarting."""
+    fit = trainer.fit_loop
+    epoch = fit.epoch_loop
+    yield from (fit, epoch, epoch.val_loop, epoch.automatic_optimization, epoch.manual_optimization)
+
+
+def go_on(trainer: Any) -> None:
+    """From here on the loops are not restarting: they do exactly what they would have done without a crash."""
+    for loop in loops(trainer):
+        loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False
+
+
+def start_epoch_loop_afresh(trainer: Any) -> None:
+    """The loop over batches goes straight to its first fetch, without Lightning's own guesses about a restart."""
+    trainer.fit_loop.epoch_loop._restarting = False
+
+
+def combined_loader(loop: Any) -> Any:
+    """The loaders of a fit or validation loop; None before they were asked for."""
+    return loop._combined_loader
+
+
+def forget_loaders(loop: Any) -> None:
+    """Have the loop ask for its loaders again when it needs them."""
+    loop._combined_loader = None
+
+
+def wants_loaders(loop: Any) -> bool:
+    """Whether `setup_data` of this loop is about to ask the user's code for loaders."""
+    due = loop._should_reload_train_dl if hasattr(loop, "epoch_loop") else loop._should_reload_val_dl
+    return loop._combined_loader is None or bool(due)
+
+
+def mode_iterator(combined: Any) -> Any:
+    return combined._iterator
+
+
+def set_turn(iterator: Any, *, turn: int, begun_again: list[bool]) -> None:
+    """Tell the iterator of a combined loader how many turns it had, and which of its loaders it began again."""
+    iterator._idx = turn
+    if hasattr(iterator, "_consumed"):
+        iterator._consumed = begun_again
+
+
+def fetcher(trainer: Any) -> Any:
+    """What the loop over batches calls `next` on."""
+    return trainer.fit_loop._data_fetcher
+
+
+def gives_iterator(data_fetcher: Any) -> bool:
+    """Whether `training_step` fetches by itself."""
+    return any(kind.__name__ == "_DataLoaderIterDataFetcher" for kind in type(data_fetcher).__mro__)
+
+
+def counters(trainer: Any) -> dict[str, Any]:
+    """What loops count or remember beside their `state_dict`."""
+    fit = trainer.fit_loop
+    val = fit.epoch_loop.val_loop
+    return {
+        "train_reloaded": fit._last_train_dl_reload_epoch,
+        "val_reloaded": val._last_val_dl_reload_epoch,
+        "val_has_run": val._has_run,
+        "val_seen": dict(val._seen_batches_per_dataloader),
+    }
+
+
+def set_counters(trainer: Any, saved: Mapping[str, Any]) -> None:
+    fit = trainer.fit_loop
+    val = fit.epoch_loop.val_loop
+    fit._last_train_dl_reload_epoch = saved["train_reloaded"]
+    val._last_val_dl_reload_epoch = saved["val_reloaded"]
+    val._has_run = saved["val_has_run"]
+    val._seen_batches_per_dataloader.clear()
+    val._seen_batches_per_dataloader.update(saved["val_seen"])
+
+
+# -- what was logged --------------------------------------------------------------------------------------------------
+
+
+def callback_metrics(trainer: Any) -> Mapping[str, Any]:
+    """As `trainer.callback_metrics`, which computes metrics on the way and keeps the result."""
+    metrics: Mapping[str, Any] = trainer._logger_connector._callback_metrics
+    return metrics
+
+
+def logged(trainer: Any) -> dict[str, Any]:
+    """The metrics that Lightning holds for callbacks, loggers and the progress bar, and where it stands in logging."""
+    connector = trainer._logger_connector
+    return {
+        "callback": dict(connector._callback_metrics),
+        "logged": dict(connector._logged_metrics),
+        "progress_bar": dict(connector._progress_bar_metrics),
+        "function": connector._current_fx,
+        "first": connector._first_loop_iter,
+    }
+
+
+def set_logged(trainer: Any, saved: Mapping[str, Any]) -> None:
+    connector = trainer._logger_connector
+    connector._callback_metrics = dict(saved["callback"])
+    connector._logged_metrics = dict(saved["logged"])
+    connector._progress_bar_metrics = dict(saved["progress_bar"])
+    connector._current_fx = saved["function"]
+    connector._first_loop_iter = saved["first"]
+
+
+def results(trainer: Any) -> dict[str, Any]:
+    """The collections in which values logged with `on_epoch=True` are summed up."""
+    epoch = trainer.fit_loop.epoch_loop
+    return {"train": epoch._results, "validate": epoch.val_loop._results}
+
+
+def result_of(entry: Any) -> dict[str, Any]:
+    """One logged value as plain values and tensors; a torchmetrics object is only named, its state is elsewhere."""
+    meta = entry.meta
+    summed = {name: getattr(entry, name) for name in ("value", "cumulated_batch_size") if hasattr(entry, name)}
+    return {
+        "is_tensor": entry.is_tensor,
+        "has_reset": entry.has_reset,
+        "values": summed if entry.is_tensor else {},
+        "held": metric_cache(entry),
+        "meta": {name: getattr(meta, name) for name in _META},
+        "reduce": f"{'torch' if meta.reduce_fx.__module__ != 'builtins' else 'builtins'}.{meta.reduce_fx.__name__}",
+        "sync": {"_should": meta.sync.should, "_op": meta.sync.op, "rank_zero_only": meta.sync.rank_zero_only},
+    }
+
+
+_META = (
+    "fx",
+    "name",
+    "prog_bar",
+    "logger",
+    "on_step",
+    "on_epoch",
+    "enable_graph",
+    "add_dataloader_idx",
+    "dataloader_idx",
+    "metric_attribute",
+)
+
+
+def result_from(collection: Any, saved: Mapping[str, Any], *, reduction: Callable[..., Any], trainer: Any) -> Any:
+    """The reverse of `result_of`, for a collection of the same package."""
+    kinds = sys.modules[type(collection).__module__]
+    meta = kinds._Metadata(**saved["meta"], reduce_fx=reduction)
+    meta.sync = kinds._Sync(fn=trainer.strategy.reduce, **saved["sync"])
+    entry = kinds._ResultMetric(meta, saved["is_tensor"])
+    for name, value in saved["values"].items():
+        setattr(entry, name, value)
+    if not saved["is_tensor"]:
+        entry.value = trainer.lightning_module.get_submodule(saved["meta"]["metric_attribute"])
+    set_metric_cache(entry, saved["held"])
+    entry.has_reset = saved["has_reset"]
+    return entry
+
+
+# -- torchmetrics -----------------------------------------------------------------------------------------------------
+
+
+def is_metric(module: Any) -> bool:
+    torchmetrics = sys.modules.get("torchmetrics")
+    return torchmetrics is not None and isinstance(module, torchmetrics.Metric)
+
+
+def metric_state(metric: Any) -> dict[str, Any]:
+    """What a torchmetrics object has accumulated, which its `state_dict` leaves out by default."""
+    return {"states": {name: getattr(metric, name) for name in metric._defaults}, "held": metric_cache(metric)}
+
+
+def set_metric_state(metric: Any, saved: Mapping[str, Any]) -> None:
+    for name, value in saved["states"].items():
+        setattr(metric, name, value)
+    set_metric_cache(metric, saved["held"])
+
+
+def metric_cache(metric: Any) -> dict[str, Any]:
+    return {"updates": metric._update_count, "computed": metric._computed, "last": metric._forward_cache}
+
+
+def set_metric_cache(metric: Any, saved: Mapping[str, Any]) -> None:
+    metric._update_count = saved["updates"]
+    metric._computed = saved["computed"]
+    metric._forward_cache = saved["last"]
+
+
+# -- the checkpoint ---------------------------------------------------------------------------------------------------
+
+
+def dump(trainer: Any) -> dict[str, Any]:
+    """The checkpoint that Lightning itself would write, with live tensors; runs the `on_save_checkpoint` hooks."""
+    checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    return checkpoint
+
+
+# -- loggers ----------------------------------------------------------------------------------------------------------
+
+
+def has_own_version(logger: Any) -> bool:
+    """Whether the logger was told its version, or has chosen one."""
+    return logger._version is not None
+
+
+def set_version(logger: Any, version: Any) -> None:
+    logger._version = version
+
+
+def experiment_is_open(logger: Any) -> bool:
+    return logger._experiment is not None

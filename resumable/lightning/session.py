@@ -1,0 +1,348 @@
+"""One fit under exact resume: opens the run, stands in the checkpoint's instant at the first fetch, sees boundaries.
+
+The boundary is inside the fetch of the next batch: the only instant after the module's hooks, a due validation and
+the schedulers of a step. Knows what a `Boundary` wants to know of Lightning; what it asks of it stands in `private`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from resumable import killpoints
+from resumable.boundary import Boundary, Instant
+from resumable.checkpointer import Checkpointer
+from resumable.config import Config
+from resumable.data.addresses import PassAddress
+from resumable.data.loader import Data
+from resumable.errors import LoopError
+from resumable.events import emit, warn
+from resumable.launch import announce, skipping
+from resumable.lightning import loggers, private
+from resumable.lightning.checkpoint import NAME, LightningState, objects_of
+from resumable.lightning.loaders import TrainLoader, ValidationLoader
+from resumable.metrics import as_numbers
+from resumable.position import Position
+from resumable.progress import TrainingBar
+from resumable.signals import Preemption
+from resumable.state import rng
+
+LOOP = "fit"
+
+
+class Session:
+    """From `on_fit_start` to the end of the fit, whichever it is."""
+
+    def __init__(self, config: Config, trainer: Any, found: loggers.Found) -> None:
+        self.trainer = trainer
+        self._owner = os.getpid()
+        self._requests: dict[str, Any] = {}  # in which state the loaders were asked for
+        self._state = LightningState(trainer, requests=self._requests)
+        self._checkpointer = Checkpointer(config, objects_of(trainer) | {NAME: self._state})
+        self._preemption = Preemption(config.signals, warn)
+        self._boundary = Boundary(config, self._checkpointer, self._preemption)
+        resumed = self._checkpointer.resumed
+        self._bar = TrainingBar(config.progress, resumed_from=resumed.step if resumed else None)
+        self._data = Data(
+            self._checkpointer.data_seed,
+            signals=self._preemption.numbers,
+            warn=warn,
+            skipping=skipping(self._bar, self._boundary),
+        )
+        self._start = self._checkpointer.position()
+        self._pending = resumed is not None  # until the checkpoint's instant is reached
+        self._begun = False
+        self._place = (-1, self._start.epoch if resumed else 0)  # (step, epoch) of the last boundary
+        self._stand_ins: dict[str, list[Any]] = {"train": [], "validate": []}
+        self._slot: str | None = None  # whose loaders are being asked for
+        self._evaluations: dict[int, int] = {}  # by validation loader, since the last boundary
+        self._seen: Mapping[str, Any] = {}
+        self._patched: list[tuple[Any, str]] = []
+        self._take_part()
+        announce(config, self._checkpointer)
+        if resumed is not None:
+            self._restore_early(found)
+
+    # -- where the run stands -----------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Batches that were trained in the whole run."""
+        return int(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed, which is the number of the one in progress."""
+        return int(self.trainer.fit_loop.epoch_progress.current.processed)
+
+    @property
+    def _train(self) -> list[TrainLoader]:
+        return self._stand_ins["train"]
+
+    # -- what Lightning calls -----------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """At the start of training, when Lightning has made up its mind about a restart."""
+        if private.gives_iterator(private.fetcher(self.trainer)):
+            raise LoopError(
+                "training_step(dataloader_iter) fetches batches by itself, so there is no instant between two steps",
+                "let Lightning hand over the batches: training_step(batch, batch_idx)",
+            )
+        self._preemption.install()
+        private.start_epoch_loop_afresh(self.trainer)
+        if self._pending and self._start.finished:  # more is asked for than before, and it begins with hooks
+            self._restore()
+            private.go_on(self.trainer)
+            self._pending, self._begun, self._place = False, True, (self.step, self.epoch)
+
+    def end(self) -> None:
+        """At the end of training, behind every hook of it: the final boundary."""
+        for loader in (*self._stand_ins["train"], *self._stand_ins["validate"]):
+            loader.close()
+        self._boundary.reached(self._instant(last=True))
+
+    def done(self) -> None:
+        """At the end of the fit. Of a run that was finished before nothing was trained: stand where it ended."""
+        if self._pending:
+            self._checkpointer.restore()
+            emit("DONE", step=self._start.step, epoch=self._start.epoch, note="nothing left of fit()")
+        self.close()
+
+    def abort(self) -> None:
+        """After an exception: what is in flight becomes durable, nothing new is begun."""
+        self._checkpointer.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the run, the loader workers and the signals; safe to call twice."""
+        if os.getpid() != self._owner:
+            return
+        while self._patched:
+            owner, name = self._patched.pop()
+            vars(owner).pop(name, None)
+        self._bar.stop()
+        self._preemption.uninstall()
+        self._data.close()
+        self._checkpointer.close()
+
+    # -- taking part --------------------------------------------------------------------------------------------------
+
+    def _take_part(self) -> None:
+        trainer = self.trainer
+        fit, strategy = trainer.fit_loop, trainer.strategy
+        for loop, slot in ((fit, "train"), (fit.epoch_loop.val_loop, "validate")):
+            self._patch(loop, "setup_data", self._requesting(loop, slot, loop.setup_data))
+        self._patch(strategy, "process_dataloader", self._standing_in(strategy.process_dataloader))
+        self._patch(strategy, "on_train_end", self._ending(strategy.on_train_end))
+
+    def _patch(self, owner: Any, name: str, value: Callable[..., Any]) -> None:
+        setattr(owner, name, value)
+        self._patched.append((owner, name))
+
+    def _requesting(self, loop: Any, slot: str, setup_data: Callable[[], None]) -> Callable[[], None]:
+        def setup() -> None:
+            if not private.wants_loaders(loop):
+                return setup_data()
+            _close_all(self._stand_ins[slot])
+            self._slot = slot
+            try:
+                return self._as_first_asked(slot, setup_data)
+            finally:
+                self._slot = None
+
+        return setup
+
+    def _as_first_asked(self, slot: str, setup_data: Callable[[], None]) -> None:
+        """Ask for loaders; on a resume in the state in which it was done before, for code that makes them may draw."""
+        current = self.trainer.fit_loop.epoch_progress.current
+        before = self._requests.get(slot) if self._pending else None
+        if before is None:
+            self._requests[slot] = {"rng": rng.capture(), "epoch": current.completed}
+            return setup_data()
+        streams, completed = rng.capture(), current.completed
+        rng.restore(before["rng"])
+        current.completed = before["epoch"]
+        try:
+            return setup_data()
+        finally:
+            rng.restore(streams)
+            current.completed = completed
+
+    def _standing_in(self, process: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def process_dataloader(loader: Any) -> Any:
+            loader = process(loader)
+            if self._slot is None:
+                return loader
+            stand_ins = self._stand_ins[self._slot]
+            make = self._train_loader if self._slot == "train" else self._validation_loader
+            stand_ins.append(make(loader, len(stand_ins)))
+            return stand_ins[-1]
+
+        return process_dataloader
+
+    def _train_loader(self, loader: Any, index: int) -> TrainLoader:
+        positions = self._start.loaders if self._pending else []
+        if positions and index >= len(positions):
+            raise self._other_loaders("more")
+        return TrainLoader(
+            loader,
+            self._data,
+            index=index,
+            epoch=lambda: self.epoch,
+            wanted=self._wanted,
+            resume=positions[index] if positions else None,
+        )
+
+    def _validation_loader(self, loader: Any, index: int) -> ValidationLoader:
+        return ValidationLoader(
+            loader,
+            self._data,
+            address=lambda: self._validation_address(index),
+            epoch=lambda: self.epoch,
+            wanted=self._wanted_in_validation,
+        )
+
+    def _validation_address(self, index: int) -> PassAddress:
+        number = self._evaluations.get(index, 0)
+        self._evaluations[index] = number + 1
+        return PassAddress(loop=f"validate:{index}", number=number, epoch=self.step)
+
+    def _other_loaders(self, what: str) -> LoopError:
+        return LoopError(
+            f"fit() was given {what} training loaders than the {len(self._start.loaders)} of the checkpoint",
+            "give it the same loaders in the same order",
+        )
+
+    def _ending(self, on_train_end: Callable[[], None]) -> Callable[[], None]:
+        def end() -> None:
+            on_train_end()
+            self.end()
+
+        return end
+
+    # -- the boundary -------------------------------------------------------------------------------------------------
+
+    def _wanted(self, loader: TrainLoader) -> bool:
+        """A batch is about to be fetched for training; returns whether Lightning reads one batch ahead."""
+        data_fetcher = private.fetcher(self.trainer)
+        ahead = data_fetcher.length is None
+        if loader.index == 0 and not (ahead and data_fetcher.fetched == 0):
+            killpoints.reach("fetch", self.step)
+            self._reached()
+        return ahead
+
+    def _wanted_in_validation(self) -> None:
+        killpoints.reach("evaluate", self.step)
+        self._boundary.leave_if_asked()
+
+    def _reached(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._begin()
+        elif self.step == self._place[0]:
+            return  # one of several loaders began again within one fetch
+        else:
+            self._boundary.reached(self._instant())
+        self._place = self.step, self.epoch
+        self._seen = dict(private.callback_metrics(self.trainer))
+        self._evaluations.clear()
+        for loader in self._stand_ins["validate"]:
+            loader.close()
+
+    def _begin(self) -> None:
+        if not self._pending:
+            self._boundary.save_start(self._instant())
+            return
+        if len(self._train) != len(self._start.loaders):
+            raise self._other_loaders("fewer")
+        self._restore()
+        for loader in self._train:
+            loader.open()
+        if any(loader.replayed for loader in self._train):
+            self._restore()  # what was replayed may have drawn from, or changed, what was restored
+        private.go_on(self.trainer)
+        self._stand_in_epoch()
+        if "validate" not in self._requests:
+            private.forget_loaders(self.trainer.fit_loop.epoch_loop.val_loop)
+        self._pending = False
+
+    def _stand_in_epoch(self) -> None:
+        trained = int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+        data_fetcher = private.fetcher(self.trainer)
+        data_fetcher.fetched = trained + (data_fetcher.length is None)
+        iterator = private.mode_iterator(private.combined_loader(self.trainer.fit_loop))
+        private.set_turn(iterator, turn=data_fetcher.fetched, begun_again=[loader.number > 0 for loader in self._train])
+
+    def _instant(self, *, last: bool = False) -> Instant:
+        return Instant(
+            step=self.step,
+            epoch=self.epoch,
+            inside_epoch=not last,
+            logged=self._logged(),
+            position=lambda finished: self._position(finished=finished, last=last),
+            pass_over=False,
+            epoch_ended=self.epoch != self._place[1],
+            last=last,
+        )
+
+    def _logged(self) -> dict[str, Any]:
+        """The numbers that became known since the last boundary."""
+        metrics = private.callback_metrics(self.trainer)
+        return {name: value for name, value in metrics.items() if self._seen.get(name) is not value}
+
+    def _position(self, *, finished: bool, last: bool) -> Position:
+        trainer = self.trainer
+        return Position(
+            loop=LOOP,
+            step=self.step,
+            epoch=self.epoch,
+            total=trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None,
+            inside_epoch=not last,
+            loaders=[] if last else [loader.position() for loader in self._train],
+            samplers=self._data.state(),
+            metrics=as_numbers(self._logged()),
+            finished=finished,
+            stopped=bool(trainer.should_stop),
+        )
+
+    # -- restoring ----------------------------------------------------------------------------------------------------
+
+    def _restore_early(self, found: loggers.Found) -> None:
+        """What hooks, loggers and Lightning's own start see is the run as it stood; its exact instant comes later."""
+        resumed = self._checkpointer.resumed
+        assert resumed is not None
+        if self._start.loop != LOOP:
+            raise LoopError(
+                f"the checkpoint was taken in {self._start.loop}(), not in a Lightning fit",
+                "continue it with the program that began it, or name another folder in `run`",
+            )
+        self._restore()
+        loggers.cut_back(self.trainer.loggers, resumed.tree(NAME)["loggers"], found)
+
+    def _restore(self) -> None:
+        """What hooks may see first, then everything bit by bit; called again whenever other code ran since."""
+        resumed = self._checkpointer.resumed
+        assert resumed is not None
+        self._state.load(resumed)
+        self._checkpointer.restore()
+        self._boundary.forget(stopping=False)
+        self._data.load(self._start.samplers)
+        self.trainer.should_stop = self._start.stopped and not self._goes_on()
+
+    def _goes_on(self) -> bool:
+        """Whether a run that had finished is asked for more than before."""
+        if not self._start.finished:
+            return False
+        before, now = self._state.limits_before, self._state.limits()
+        return any(now[name] != limit and _is_more(now[name], limit) for name, limit in before.items())
+
+
+def _is_more(now: int | None, before: int | None) -> bool:
+    unlimited = now is None or now < 0
+    return unlimited or (before is not None and 0 <= before < (now or 0))
+
+
+def _close_all(loaders: list[Any]) -> None:
+    while loaders:
+        loaders.pop().close()
