@@ -14,6 +14,7 @@ EXAMPLES = ROOT / "examples"
 DRILLED: dict[str, list[str]] = {
     "char_gpt.py": ["--steps", "30", "--width", "32"],
     "gan.py": [],
+    "lightning_digits.py": [],
     "ppo_cartpole.py": [],
 }
 

@@ -159,6 +159,8 @@ def _type(record: ObjectRecord | None) -> str:
 
 def _document(checkpoint: Checkpoint, name: str) -> Any:
     document = checkpoint.document["objects"][name]
+    if checkpoint.manifest.objects[name].type == "lightning.Trainer" and isinstance(document, dict):
+        document = {part: held for part, held in document.items() if part != "beside"}  # where others keep their files
     # Whether the .grads themselves are stored depends on why a checkpoint was taken, not on where the training stands.
     return {"present": document["present"]} if name == GRADIENTS and "present" in document else document
 

@@ -12,7 +12,7 @@ from resumable.errors import CheckpointError, ConfigError
 from resumable.events import show_events, warn
 from resumable.launch import refuse_several_processes
 from resumable.lightning import loggers, private
-from resumable.lightning.checkpoint import NAME
+from resumable.lightning.checkpoint import BESIDE, NAME, location
 from resumable.lightning.session import Session
 from resumable.run import Run
 
@@ -68,7 +68,8 @@ class Resume(_Callback):  # type: ignore[misc]
         if trainer.fast_dev_run:
             warn("fast_dev_run: nothing is saved or resumed")
             return
-        self._session = Session(self.config, trainer, self._found)
+        self._session = Session(self.config, trainer)
+        self._session.restore(self._found)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if self._session is not None:
@@ -101,6 +102,6 @@ _SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAS
 def _logged_before(config: Config) -> list[Any]:
     """Where the loggers of the run stood, by its newest checkpoint; whether that is whole is looked at later."""
     with suppress(CheckpointError, KeyError, TypeError):
-        saved: list[Any] = Run(config.run, storage_options=config.storage_options).latest().tree(NAME)["loggers"]
-        return saved
+        beside = Run(config.run, storage_options=config.storage_options).latest().tree(NAME)[BESIDE]
+        return list(beside["loggers"]) if beside["run"] == location(config) else []
     return []

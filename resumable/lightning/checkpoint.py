@@ -1,20 +1,23 @@
 """Lightning's own checkpoint, and what Lightning keeps beside it, as one object of ours; knows no loop and no storage.
 
-Two parts. `between` is what Lightning holds between two batches and what exactness hangs on: it is proved after each
+Three parts. `between` is what Lightning holds between two batches and what exactness hangs on: it is proved after each
 restore like any other object. `checkpoint` is what `Trainer.save_checkpoint` would write, with whatever hooks add to
-it: it goes through the same hooks again, which may do with it what they like, so nothing of it is proved.
+it: it goes through the same hooks again, which may do with it what they like, so nothing of it is proved. And `beside`:
+where the files of others stand, loggers' and `ModelCheckpoint`'s, which is no state of the training.
 """
 
 from __future__ import annotations
 
 import collections
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+from resumable.config import Config
 from resumable.errors import StateError
 from resumable.events import warn
-from resumable.lightning import loggers, private, results
+from resumable.lightning import files, loggers, private, results
 from resumable.run import Checkpoint
 from resumable.state.adapter import Plain, taking
 from resumable.state.encoder import encode
@@ -23,6 +26,7 @@ from resumable.state.trees import Own, moved
 
 NAME = "lightning"
 MODEL = "model"
+BESIDE = "beside"
 
 _HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 _LEFT_OUT = ("pytorch-lightning_version", "optimizer_states", "lr_schedulers", "hparams_type")
@@ -34,11 +38,12 @@ class LightningState(Plain):
 
     kind = "stateful"
 
-    def __init__(self, trainer: Any, *, requests: dict[str, Any]) -> None:
-        """`requests` says in which state the loaders were asked for; it is filled by who asks."""
+    def __init__(self, trainer: Any, *, run: str, requests: dict[str, Any]) -> None:
+        """`run` is where checkpoints go; `requests`, filled by who asks, in which state the loaders were asked for."""
         super().__init__(NAME, trainer)
         self.type = "lightning.Trainer"  # of either package
         self.limits_before: dict[str, Any] = {}  # of the checkpoint that was restored
+        self._run = run
         self._requests = requests
         self._told = False
 
@@ -46,11 +51,19 @@ class LightningState(Plain):
         trainer = self.target
         checkpoint = {name: value for name, value in private.dump(trainer).items() if name not in _LEFT_OUT}
         weights = trainer.lightning_module.state_dict()
+        writers = {callback.state_key for callback in files.checkpoint_callbacks(trainer)}
+        callbacks = checkpoint.pop("callbacks")
+        checkpoint["callbacks"] = {key: state for key, state in callbacks.items() if key not in writers}
         return {
             "between": self._between(),
             "checkpoint": {name: self._stored(name, value, weights) for name, value in checkpoint.items()},
-            "loggers": loggers.capture(trainer.loggers),
-            "limits": self.limits(),
+            BESIDE: {
+                "run": self._run,
+                "limits": self.limits(),
+                "loggers": loggers.capture(trainer.loggers),
+                "files": files.capture(trainer),
+                "callbacks": {key: _plain(state) for key, state in callbacks.items() if key in writers},
+            },
         }
 
     def limits(self) -> dict[str, Any]:
@@ -76,7 +89,7 @@ class LightningState(Plain):
 
     def _restore(self, tree: Any, own: Own) -> None:
         trainer, between = self.target, own(tree["between"], None)
-        self.limits_before = dict(tree["limits"])
+        self.limits_before = dict(tree[BESIDE]["limits"])
         trainer.fit_loop.load_state_dict(between["progress"])
         private.set_counters(trainer, between["counters"])
         private.set_logged(trainer, between["logged"])
@@ -129,7 +142,9 @@ class LightningState(Plain):
                 precision.load_state_dict(checkpoint[type(precision).__qualname__])
 
     def _whole(self, stored: Checkpoint) -> dict[str, Any]:
-        checkpoint: dict[str, Any] = moved(stored.tree(NAME)["checkpoint"])
+        tree = moved(stored.tree(NAME))
+        checkpoint: dict[str, Any] = tree["checkpoint"]
+        checkpoint["callbacks"] = {**checkpoint["callbacks"], **tree[BESIDE]["callbacks"]}
         checkpoint["pytorch-lightning_version"] = private.version_of(self.target)
         if not self._somebody_looks():
             return checkpoint
@@ -148,6 +163,11 @@ class LightningState(Plain):
             or type(part).on_load_checkpoint.__qualname__.startswith("WeightAveraging.")
             for part in (self.target.lightning_module, *self.target.callbacks)
         )
+
+
+def location(config: Config) -> str:
+    """Where a run is; a copy of it is elsewhere, and has no business in the files of the original's loggers."""
+    return config.run if "://" in config.run else os.path.abspath(config.run)
 
 
 def objects_of(trainer: Any) -> dict[str, Any]:

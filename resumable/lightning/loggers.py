@@ -17,6 +17,7 @@ from resumable.lightning import private
 
 _EVENTS = "events.out.tfevents."
 _CSV = "metrics.csv"
+_ASIDE = "metrics.csv.aside"  # from before Lightning opens its writer, which removes the table, until it is cut back
 
 
 def capture(loggers: Sequence[Any]) -> list[dict[str, Any] | None]:
@@ -54,10 +55,18 @@ def go_on_in(loggers: Sequence[Any], saved: Sequence[Mapping[str, Any] | None]) 
         if not fits or place is None:
             found.append(None)
         elif place["kind"] == "csv":
-            found.append(_read(Path(logger.log_dir) / _CSV))
+            found.append(_set_aside(Path(logger.log_dir)))
         else:
+            private.log_no_default_metric(logger)  # it stands in the files already
             found.append(_event_files(Path(logger.log_dir)))
     return found
+
+
+def _set_aside(folder: Path) -> bytes:
+    """The table, out of the way of Lightning: a launch that dies before it was cut back must not cost the curve."""
+    if (folder / _CSV).is_file():
+        (folder / _CSV).replace(folder / _ASIDE)
+    return _read(folder / _ASIDE)
 
 
 def cut_back(loggers: Sequence[Any], saved: Sequence[Mapping[str, Any] | None], found: Found) -> None:
@@ -84,6 +93,7 @@ def _cut_csv(logger: Any, place: Mapping[str, Any], there: bytes) -> None:
         table.writerows(kept)
         _write(file, text.getvalue().encode())
         writer.metrics_keys = keys
+    file.with_name(_ASIDE).unlink(missing_ok=True)
 
 
 def _cut_events(files: list[Path], sizes: Mapping[str, int]) -> None:

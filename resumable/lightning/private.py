@@ -57,7 +57,9 @@ def combined_loader(loop: Any) -> Any:
 
 
 def forget_loaders(loop: Any) -> None:
-    """Have the loop ask for its loaders again when it needs them."""
+    """Have the loop ask for its loaders again when it needs them, and end the workers of those that it has."""
+    if loop._combined_loader is not None:
+        loop._combined_loader.reset()
     loop._combined_loader = None
 
 
@@ -205,7 +207,8 @@ def metric_state(metric: Any) -> dict[str, Any]:
 
 def set_metric_state(metric: Any, saved: Mapping[str, Any]) -> None:
     for name, value in saved["states"].items():
-        setattr(metric, name, value)
+        there = [item.to(metric.device) for item in value] if isinstance(value, list) else value.to(metric.device)
+        setattr(metric, name, there)
     set_metric_cache(metric, saved["held"])
 
 
@@ -242,3 +245,8 @@ def set_version(logger: Any, version: Any) -> None:
 
 def experiment_is_open(logger: Any) -> bool:
     return logger._experiment is not None
+
+
+def log_no_default_metric(logger: Any) -> None:
+    """Have a TensorBoardLogger not log its placeholder `hp_metric` once more with the hyper-parameters."""
+    logger._default_hp_metric = False

@@ -19,8 +19,8 @@ from resumable.data.loader import Data
 from resumable.errors import LoopError
 from resumable.events import emit, warn
 from resumable.launch import announce, skipping
-from resumable.lightning import loggers, private
-from resumable.lightning.checkpoint import NAME, LightningState, objects_of
+from resumable.lightning import files, loggers, private
+from resumable.lightning.checkpoint import BESIDE, NAME, LightningState, location, objects_of
 from resumable.lightning.loaders import TrainLoader, ValidationLoader
 from resumable.metrics import as_numbers
 from resumable.position import Position
@@ -32,13 +32,14 @@ LOOP = "fit"
 
 
 class Session:
-    """From `on_fit_start` to the end of the fit, whichever it is."""
+    """From `on_fit_start` to the end of the fit, whichever it is. Opening it restores nothing yet."""
 
-    def __init__(self, config: Config, trainer: Any, found: loggers.Found) -> None:
+    def __init__(self, config: Config, trainer: Any) -> None:
         self.trainer = trainer
+        self._config = config
         self._owner = os.getpid()
         self._requests: dict[str, Any] = {}  # in which state the loaders were asked for
-        self._state = LightningState(trainer, requests=self._requests)
+        self._state = LightningState(trainer, run=location(config), requests=self._requests)
         self._checkpointer = Checkpointer(config, objects_of(trainer) | {NAME: self._state})
         self._preemption = Preemption(config.signals, warn)
         self._boundary = Boundary(config, self._checkpointer, self._preemption)
@@ -61,8 +62,6 @@ class Session:
         self._patched: list[tuple[Any, str]] = []
         self._take_part()
         announce(config, self._checkpointer)
-        if resumed is not None:
-            self._restore_early(found)
 
     # -- where the run stands -----------------------------------------------------------------------------------------
 
@@ -81,6 +80,24 @@ class Session:
         return self._stand_ins["train"]
 
     # -- what Lightning calls -----------------------------------------------------------------------------------------
+
+    def restore(self, found: loggers.Found) -> None:
+        """Of a run that goes on: hooks and loggers see it as it stood from here on; its exact instant comes later."""
+        resumed = self._checkpointer.resumed
+        if resumed is None:
+            return
+        if self._start.loop != LOOP:
+            raise LoopError(
+                f"the checkpoint was taken in {self._start.loop}(), not in a Lightning fit",
+                "continue it with the program that began it, or name another folder in `run`",
+            )
+        self._restore()
+        beside = resumed.tree(NAME)[BESIDE]
+        loggers.cut_back(self.trainer.loggers, beside["loggers"], found)
+        if beside["run"] != location(self._config):
+            return
+        for callback in files.checkpoint_callbacks(self.trainer):
+            self._patch(callback, "file_exists", files.overwriting(callback, beside["files"]))
 
     def begin(self) -> None:
         """At the start of training, when Lightning has made up its mind about a restart."""
@@ -131,6 +148,7 @@ class Session:
     def _take_part(self) -> None:
         trainer = self.trainer
         fit, strategy = trainer.fit_loop, trainer.strategy
+        private.forget_loaders(fit)  # `estimated_stepping_batches` in configure_optimizers asks for them too early
         for loop, slot in ((fit, "train"), (fit.epoch_loop.val_loop, "validate")):
             self._patch(loop, "setup_data", self._requesting(loop, slot, loop.setup_data))
         self._patch(strategy, "process_dataloader", self._standing_in(strategy.process_dataloader))
@@ -307,18 +325,6 @@ class Session:
         )
 
     # -- restoring ----------------------------------------------------------------------------------------------------
-
-    def _restore_early(self, found: loggers.Found) -> None:
-        """What hooks, loggers and Lightning's own start see is the run as it stood; its exact instant comes later."""
-        resumed = self._checkpointer.resumed
-        assert resumed is not None
-        if self._start.loop != LOOP:
-            raise LoopError(
-                f"the checkpoint was taken in {self._start.loop}(), not in a Lightning fit",
-                "continue it with the program that began it, or name another folder in `run`",
-            )
-        self._restore()
-        loggers.cut_back(self.trainer.loggers, resumed.tree(NAME)["loggers"], found)
 
     def _restore(self) -> None:
         """What hooks may see first, then everything bit by bit; called again whenever other code ran since."""

@@ -75,5 +75,6 @@ FIGURES = [
     Figure("object-store", "S3 on a local server", partial(_of, "object_store"), once=True),
     Figure("batches", "overhead of `batches()` per batch", partial(_of, "batches"), once=True),
     Figure("startup", "imports, discovery, `Trainer(...)`", partial(_of, "startup"), once=True),
+    Figure("lightning", "what `Resume` adds to a step of 5 ms", partial(_of, "lightning"), once=True),
     Figure("overhead", "the share that `overhead_percent` holds", partial(_of, "overhead"), once=True),
 ]

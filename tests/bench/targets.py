@@ -108,6 +108,7 @@ TARGETS = [
     Target("batches(), no workers, training, µs", "batches", "extra_wall_microseconds", "0 workers, training", 200),
     Target("batches(), 2 workers, rushing, µs", "batches", "extra_wall_microseconds", "2 workers, rushing", 50),
     Target("batches(), 2 workers, training, µs", "batches", "extra_wall_microseconds", "2 workers, training", 50),
+    Target("Lightning callback, on a step of 5 ms, %", "lightning", "extra_percent", "with Resume", 3),
 ]
 
 

@@ -1,0 +1,1 @@
+"""Trainings with Lightning, as programs that are killed and run again."""

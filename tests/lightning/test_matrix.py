@@ -1,0 +1,93 @@
+"""Every way of using Lightning: a run that is killed and rerun leaves the bits of one that was left alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.lightning.cases import CASES
+from tests.lightning.running import Bench, assert_equal_ends
+
+# What the default run keeps: one death of each of these, and every other one with `-m matrix`.
+TELLING = {
+    "automatic": 1,
+    "manual": 1,
+    "accumulation_saved_inside_the_window": 1,
+    "plateau_per_step_on_the_last_validation": 2,
+    "validation_every_third_batch_where_saves_fall": 0,
+    "combined_max_size_cycle": 0,
+    "stream": 1,
+    "persistent_workers": 1,
+    "hooks_that_draw": 1,
+    "metrics_of_the_epoch_with_validation_within": 1,
+}
+
+
+def _chosen() -> list[Any]:
+    return [
+        pytest.param(
+            case.name,
+            place,
+            id=f"{case.name}-{place}",
+            marks=[] if TELLING.get(case.name) == number else pytest.mark.matrix,
+        )
+        for case in CASES.values()
+        for number, place in enumerate(case.places)
+    ]
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
+    """One bench per case, so that the uninterrupted run is made once."""
+    folder = tmp_path_factory.mktemp("lightning")
+    return {name: Bench(folder / name, name) for name in CASES}
+
+
+@pytest.fixture
+def bench(benches: dict[str, Bench], name: str) -> Bench:
+    if CASES[name].needs_cuda and not torch.cuda.is_available():
+        pytest.skip("GradScaler is for CUDA, and this machine has none")
+    return benches[name]
+
+
+@pytest.mark.parametrize(("name", "place"), _chosen())
+def test_a_run_that_is_killed_and_rerun_leaves_the_same_bits(bench: Bench, place: str) -> None:
+    bench.crash_and_rerun(place)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", list(CASES))
+def test_three_deaths_in_one_run_leave_the_same_bits(bench: Bench, name: str) -> None:
+    early, *_ = CASES[name].places
+    bench.crash_and_rerun(early, "on_train_batch_end:4", "on_train_batch_end:5")
+
+
+@pytest.mark.parametrize("name", ["automatic", pytest.param("metrics_of_the_epoch", marks=pytest.mark.matrix)])
+def test_a_finished_run_that_is_started_again_trains_nothing_and_stands_where_it_ended(bench: Bench) -> None:
+    whole = bench.whole
+    with bench.afresh("again"):
+        bench.launch()
+        again = bench.launch()
+        assert again.notes == []
+        assert_equal_ends(again.end, whole.end)
+
+
+@pytest.mark.parametrize("name", ["automatic", pytest.param("metrics_of_the_epoch", marks=pytest.mark.matrix)])
+def test_a_finished_run_goes_on_when_asked_for_more_epochs(bench: Bench) -> None:
+    with bench.afresh("longer"):
+        whole = bench.launch("--max-epochs", "3")
+    with bench.afresh("continued"):
+        before = bench.launch("--max-epochs", "2")
+        after = bench.launch("--max-epochs", "3")
+        assert before.notes + after.notes == whole.notes
+        assert_equal_ends(after.end, whole.end)
+
+
+def test_every_telling_case_is_there() -> None:
+    assert all(0 <= number < len(CASES[name].places) for name, number in TELLING.items())
+
+
+def test_every_case_dies_in_three_places() -> None:
+    assert all(len(set(case.places)) >= 3 for case in CASES.values())
