@@ -75,7 +75,9 @@ class _Encoder:
         write = _WRITERS.get(type(value))
         if write is None:
             self._refuse_type(value, path)
-        self._count(value, path, depth)
+        self._nodes += 1
+        if depth > MAX_DOCUMENT_DEPTH or self._nodes > MAX_NODES:
+            self._refuse_size(path, depth)
         return write(self, value, path, depth)
 
     def refuse(self, path: Path, reason: str, hint: str) -> NoReturn:
@@ -113,10 +115,12 @@ class _Encoder:
         return {"$tuple": self._items(value, path, depth + 1)}
 
     def mapping(self, value: dict[Any, Any], path: Path, depth: int) -> Any:
-        if all(type(key) is str and not key.startswith("$") and _is_unicode(key) for key in value):
-            with self._entered(value, path):
-                self._count_text(sum(map(len, value)), path)
-                return {key: self.node(item, (*path, key), depth + 1) for key, item in value.items()}
+        if all(map(_is_name, value)):
+            self._enter(value, path)
+            self._count_text(sum(map(len, value)), path)
+            nodes = {key: self.node(item, (*path, key), depth + 1) for key, item in value.items()}
+            self._leave(value)
+            return nodes
         return {"$dict": self._pairs(value, path, depth)}
 
     def ordered(self, value: collections.OrderedDict[Any, Any], path: Path, depth: int) -> Any:
@@ -171,16 +175,20 @@ class _Encoder:
     # Parts
 
     def _items(self, values: Iterable[Any], path: Path, depth: int) -> list[Any]:
-        with self._entered(values, path):
-            return [self.node(item, (*path, str(index)), depth + 1) for index, item in enumerate(values)]
+        self._enter(values, path)
+        nodes = [self.node(item, (*path, str(index)), depth + 1) for index, item in enumerate(values)]
+        self._leave(values)
+        return nodes
 
     def _pairs(self, value: Mapping[Any, Any], path: Path, depth: int) -> list[list[Any]]:
         self._refuse_crowded(value, path)
-        with self._entered(value, path):
-            return [
-                [self._hashable(key, (*path, str(key)), depth + 3), self.node(item, (*path, str(key)), depth + 3)]
-                for key, item in value.items()
-            ]
+        self._enter(value, path)
+        nodes = [
+            [self._hashable(key, (*path, str(key)), depth + 3), self.node(item, (*path, str(key)), depth + 3)]
+            for key, item in value.items()
+        ]
+        self._leave(value)
+        return nodes
 
     def _sorted(self, value: Iterable[Any], path: Path, depth: int) -> list[Any]:
         self._refuse_crowded(value, path)
@@ -198,22 +206,25 @@ class _Encoder:
 
     def _stored(self, tensor: Tensor, path: Path) -> str:
         assert self.key_of is not None
-        key = self.key_of(path).encode("utf-8", "backslashreplace").decode()
+        key = self.key_of(path)
+        if not key.isascii():
+            key = key.encode("utf-8", "backslashreplace").decode()
         # Different paths may read alike ("a.b" and a, b), and one name is the format's own.
         while key in self.tensors or key in self.aliases or key == "__metadata__":
             key += "~"
-        known = self._same(tensor)
-        if known is not None:
-            self.aliases[key] = known
-            return known
-        self._keys.setdefault(tensor.data_ptr(), []).append(key)
+        if tensor.numel():
+            near = self._keys.setdefault(tensor.data_ptr(), [])
+            known = self._same(tensor, near) if near else None
+            if known is not None:
+                self.aliases[key] = known
+                return known
+            near.append(key)
         self.tensors[key] = tensor.detach()
         return key
 
-    def _same(self, tensor: Tensor) -> str | None:
+    def _same(self, tensor: Tensor, near: Iterable[str]) -> str | None:
         """The key of a tensor that is this one in memory."""
-        near = self._keys.get(tensor.data_ptr(), ()) if tensor.numel() else ()
-        place = same_place(tensor) if near else None
+        place = same_place(tensor)
         return next((key for key in near if same_place(self.tensors[key]) == place), None)
 
     def _inline(self, tensor: Tensor, path: Path) -> Any:
@@ -226,17 +237,18 @@ class _Encoder:
         self._count_text(len(data) * 4 // 3, path)
         return _base64(data)
 
-    def _entered(self, value: Any, path: Path) -> _Entered:
+    def _enter(self, value: Any, path: Path) -> None:
         if id(value) in self._open:
             self.refuse(path, f"this {type(value).__name__} contains itself", "break the cycle")
-        return _Entered(self._open, id(value))
+        self._open.add(id(value))
 
-    def _count(self, value: Any, path: Path, depth: int) -> None:
-        self._nodes += 1
+    def _leave(self, value: Any) -> None:
+        self._open.discard(id(value))  # not after an error, for then nothing is encoded any more
+
+    def _refuse_size(self, path: Path, depth: int) -> NoReturn:
         if depth > MAX_DOCUMENT_DEPTH:
             self.refuse(path, f"nested deeper than {MAX_DOCUMENT_DEPTH} levels", "flatten it")
-        if self._nodes > MAX_NODES:
-            self.refuse(path, f"more than {MAX_NODES} values in one object", "keep them in a tensor or a NumPy array")
+        self.refuse(path, f"more than {MAX_NODES} values in one object", "keep them in a tensor or a NumPy array")
 
     def _count_text(self, size: int, path: Path) -> None:
         self._text_bytes += size
@@ -246,17 +258,6 @@ class _Encoder:
     def _refuse_type(self, value: Any, path: Path) -> NoReturn:
         name = type(value).__name__
         self.refuse(path, f"{name} cannot be stored", _hint(value))
-
-
-class _Entered:
-    def __init__(self, opened: set[int], identity: int) -> None:
-        self._opened, self._identity = opened, identity
-
-    def __enter__(self) -> None:
-        self._opened.add(self._identity)
-
-    def __exit__(self, *_: object) -> None:
-        self._opened.discard(self._identity)
 
 
 def _hint(value: Any) -> str:
@@ -279,6 +280,11 @@ def _hint(value: Any) -> str:
     if dataclasses.is_dataclass(value):
         return "keep dataclasses.asdict(...) of it"
     return "keep plain values, containers of them, tensors or NumPy arrays; leave anything else out of the state"
+
+
+def _is_name(key: Any) -> bool:
+    """Whether it may be a key of a JSON object, where one that begins with `$` is a tag."""
+    return type(key) is str and key[:1] != "$" and _is_unicode(key)
 
 
 def _is_unicode(value: str) -> bool:

@@ -1,8 +1,9 @@
 """Reads the tensors of an object's files straight into their memory, and proves them on the way; knows no storage.
 
 Each byte is read once, into the place where it is to stay, and digested while it is still in the cache. What is read
-is proved by the digests of the tensors, and the headers by being exactly what this program would have written; a file
-with another header is read whole, and proved by its own digest.
+is proved by the digests of the tensors, and the headers by being exactly what this program would have written; where
+the records alone tell what that is, they need not be parsed. A file with another header is read whole, and proved by
+its own digest.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from resumable.lanes import in_lanes
 from resumable.state.image import MAX_HEADER_BYTES, Layout, Slice, parse_table
+from resumable.state.stager import Plan
 from resumable.state.tensors import DigestedRecord, TensorFacts, empty, facts_of, fill, is_dense
-from resumable.state.unstage import placed, refuse_other_bools, unstage, with_aliases
+from resumable.state.unstage import alias_of, placed, refuse_other_bools, unstage, with_aliases
 
 _PREFIX = struct.Struct("<Q")
 _HEAD_BYTES = 64 * 2**10  # most headers are shorter: one read
@@ -66,7 +68,8 @@ def read_tensors(
 
 
 def _read(sources: Sequence[Source], records: Records, into: Mapping[str, Tensor], keys: Collection[str]) -> _Tensors:
-    headers = [_header(source) for source in sources]
+    expected = _expected(records) if len(sources) == 1 else None
+    headers = [_header(source, expected) for source in sources]
     places = placed([header.slices for header in headers], records)
     targets = _targets(into, {key: facts for key, (_, _, facts) in places.items() if key in keys})
     tensors = {key: into[key] for key in places if key not in keys} | targets
@@ -91,7 +94,16 @@ class _Header:
     is_ours: bool
 
 
-def _header(source: Source) -> _Header:
+def _expected(records: Records) -> Layout | None:
+    """What this program writes for an object with such tensors in one file; None where it would write nothing."""
+    facts = {key: TensorFacts.recorded(record) for key, record in records.items() if alias_of(record) is None}
+    try:
+        return Plan.of(facts).layout
+    except ValueError:
+        return None
+
+
+def _header(source: Source, expected: Layout | None) -> _Header:
     """Where the tensors of a file lie, and whether every byte that says so is one that this program would write."""
     head = bytearray(min(_HEAD_BYTES, source.size))
     source.read(memoryview(head), 0)
@@ -101,6 +113,8 @@ def _header(source: Source) -> _Header:
         rest = bytearray(missing)
         source.read(memoryview(rest), len(head))
         head += rest
+    if expected is not None and source.size == expected.size and head.startswith(expected.header):
+        return _Header(expected.slices, True)
     try:
         slices = parse_table(head, size=source.size)
     except ValueError as error:
@@ -227,17 +241,19 @@ def _targets(into: Mapping[str, Tensor], wanted: Mapping[str, TensorFacts]) -> d
 
 
 def _may_be_filled(tensor: Tensor, facts: TensorFacts, shared: Collection[int]) -> bool:
-    return (
+    plain = (
         type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.device.type == "cpu"
+        and tensor.is_cpu
         and tensor.layout is torch.strided
         and not tensor.is_conj()
         and not tensor.is_neg()
-        and is_dense(tuple(tensor.shape), tuple(tensor.stride()))
+        and (tensor.is_contiguous() or is_dense(tensor.shape, tensor.stride()))
         and facts_of(tensor) == facts
-        and tensor.untyped_storage().nbytes() == facts.nbytes
-        and tensor.untyped_storage().data_ptr() not in shared
     )
+    if not plain:
+        return False
+    storage = tensor.untyped_storage()
+    return storage.nbytes() == facts.nbytes and storage.data_ptr() not in shared
 
 
 def _shared_memory(tensors: Iterable[Tensor]) -> set[int]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from resumable import strictjson
 
@@ -34,12 +33,12 @@ MAX_HEADER_BYTES = 64 * 2**20
 MAX_HEADER_ITEMS = 3_000_000
 
 _METADATA = "__metadata__"
+_ENTRY = {"dtype", "shape", "data_offsets"}
 _ALIGNMENT_BYTES = 64
 _PREFIX = struct.Struct("<Q")
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(NamedTuple):
     """One tensor in an image: its tag, its shape, and its first and past-the-last byte in the whole file."""
 
     dtype_tag: str
@@ -67,10 +66,10 @@ class Layout:
             offset += nbytes
         text = strictjson.dumps(table, max_bytes=MAX_HEADER_BYTES, max_items=MAX_HEADER_ITEMS)
         self.header = _padded(text)
-        self.slices = {
-            key: _slice(key, entry, base=len(self.header)) for key, entry in table.items() if key != _METADATA
-        }
-        self.size = len(self.header) + offset
+        base = len(self.header)
+        del table[_METADATA]
+        self.slices = {key: _slice(key, entry, base=base) for key, entry in table.items()}
+        self.size = base + offset
 
 
 def parse_header(data: bytes | bytearray | memoryview) -> dict[str, Slice]:
@@ -108,7 +107,7 @@ def _item_bytes(tag: str) -> int:
 
 
 def _slice(key: str, entry: Any, *, base: int) -> Slice:
-    if type(entry) is not dict or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if type(entry) is not dict or entry.keys() != _ENTRY:
         raise ValueError(f"tensor {key!r}: expected exactly dtype, shape and data_offsets")
     tag, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if type(tag) is not str or not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
@@ -121,7 +120,9 @@ def _slice(key: str, entry: Any, *, base: int) -> Slice:
 
 def _is_sizes(value: Any) -> bool:
     # 64 dimensions is torch's own limit; 2**48 bytes is more than any file.
-    return type(value) is list and len(value) <= 64 and all(type(size) is int and 0 <= size < 2**48 for size in value)
+    if type(value) is not list or len(value) > 64 or not {*map(type, value)} <= {int}:
+        return False
+    return not value or (min(value) >= 0 and max(value) < 2**48)
 
 
 def _check_metadata(metadata: Any) -> None:

@@ -27,6 +27,13 @@ class Plan:
     facts: dict[str, TensorFacts]
     layout: Layout
 
+    @classmethod
+    def of(cls, facts: dict[str, TensorFacts]) -> Plan:
+        """The one file that this program writes for such tensors, in this order; `ValueError` beyond any reader."""
+        # Widest first also by torch's own item size: a complex128 among float64 must begin at a multiple of 16.
+        widest_first = sorted(facts.items(), key=lambda item: -item[1].torch_dtype.itemsize)
+        return cls(facts, Layout((key, *fact.stored_as, fact.nbytes) for key, fact in widest_first))
+
 
 class Image(Protocol):
     """A whole file to be: `size` bytes, which `chunks` gives one after the other, each time the same."""
@@ -157,10 +164,7 @@ class Stager:
         facts = {key: facts_of(tensor) for key, tensor in tensors.items()}
         before = self._plans.get(name)
         if before is None or before.facts != facts or list(before.facts) != list(facts):
-            # Widest first also by torch's own item size: a complex128 among float64 must begin at a multiple of 16.
-            widest_first = sorted(facts.items(), key=lambda item: -item[1].torch_dtype.itemsize)
-            layout = Layout((key, *fact.stored_as, fact.nbytes) for key, fact in widest_first)
-            before = self._plans[name] = Plan(facts, layout)
+            before = self._plans[name] = Plan.of(facts)
         return before
 
     def needed(self, blobs: Mapping[str, Mapping[str, Tensor]]) -> int:

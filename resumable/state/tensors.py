@@ -41,6 +41,7 @@ _TAGS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "complex32": ("F16", (2,)),
     "complex128": ("F64", (2,)),
 }
+_STORABLE = frozenset(DTYPES.values())
 _SAME_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
@@ -81,7 +82,10 @@ class TensorFacts:
     @classmethod
     def recorded(cls, record: Recorded) -> TensorFacts:
         """The facts that a record states; `ValueError` where they are impossible."""
-        return cls(record.dtype, tuple(record.shape), None if record.strides is None else tuple(record.strides))
+        shape, strides = tuple(record.shape), None if record.strides is None else tuple(record.strides)
+        # What only equals a number (True, 1.0) must not pass for one that was looked at before.
+        known = _recorded if {*map(type, shape), *map(type, strides or ())} <= {int} else cls
+        return known(record.dtype, shape, strides)
 
     @functools.cached_property
     def torch_dtype(self) -> torch.dtype:
@@ -98,6 +102,9 @@ class TensorFacts:
         return tag, self.shape + trailing
 
 
+_recorded = functools.lru_cache(maxsize=100_000)(TensorFacts)  # each is asked for several times in a restore
+
+
 def facts_of(tensor: Tensor) -> TensorFacts:
     """The facts of a live tensor; one with gaps or overlaps has those of the copy that `clone()` would make."""
     return _facts(tensor.dtype, tuple(tensor.shape), tensor.stride())
@@ -111,7 +118,7 @@ def _facts(dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]) 
     elif not is_dense(shape, stride):
         strides = torch.empty_like(torch.empty_strided(shape, stride, dtype=dtype, device="meta")).stride()
         strides = None if strides == row_major(shape) else strides
-    return TensorFacts(str(dtype).removeprefix("torch."), shape, strides)
+    return _recorded(str(dtype).removeprefix("torch."), shape, strides)
 
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:
@@ -181,10 +188,9 @@ def same_place(tensor: Tensor) -> tuple[object, ...] | None:
         return None
     return (
         tensor.device,
-        tensor.untyped_storage().data_ptr(),
-        tensor.storage_offset(),
-        tuple(tensor.shape),
-        tuple(tensor.stride()),
+        tensor.data_ptr(),
+        tensor.shape,
+        tensor.stride(),
         tensor.dtype,
         tensor.is_conj(),
         tensor.is_neg(),
@@ -193,6 +199,9 @@ def same_place(tensor: Tensor) -> tuple[object, ...] | None:
 
 def refusal(tensor: Tensor) -> tuple[str, str] | None:
     """Why a tensor cannot be stored and what to do about it; None where it can."""
+    plain = tensor.layout is torch.strided and tensor.dtype in _STORABLE and tensor.grad_fn is None
+    if plain and not (tensor.is_nested or tensor.is_meta):
+        return None  # nearly all of them, which is why this is asked first
     if tensor.is_nested:
         return "a nested tensor cannot be stored", "keep a padded tensor or a list of tensors"
     if tensor.is_quantized:

@@ -192,9 +192,14 @@ class Background:
         """Start a job and return. `RuntimeError` if one is in flight, or if the last one's failure was not fetched."""
         if not self.idle:
             raise RuntimeError("a job is in flight, or its failure was never asked for")
-        self._thread = thread_of(lambda: self._run(job), "resumable-writer")
+        # Held back until it is started, or whoever submits would wait for its turn: a switch takes 5 ms.
+        started = threading.Event()
+        try:
+            self._thread = thread_of(lambda: self._run(job, started), "resumable-writer")
+        finally:
+            started.set()
         if self._thread is None:
-            self._run(job)
+            self._run(job, started)
 
     def wait(self) -> None:
         """Block until no job is in flight."""
@@ -208,7 +213,8 @@ class Background:
         failure, self._failure = self._failure, None
         return failure
 
-    def _run(self, job: Callable[[], object]) -> None:
+    def _run(self, job: Callable[[], object], started: threading.Event) -> None:
+        started.wait()
         try:
             job()
         except BaseException as failure:

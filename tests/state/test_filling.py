@@ -13,6 +13,7 @@ import xxhash
 from torch import Tensor, nn
 
 from resumable.state.filling import read_tensors
+from resumable.state.tensors import TensorFacts
 from tests.state.roundtrip import Record, Saved, save_tree
 
 MIB = 2**20
@@ -171,3 +172,16 @@ def test_a_tensor_lies_in_exactly_one_of_an_objects_files() -> None:
     frozen = saved({"c": torch.rand(2, 2)})
     split = Saved(None, bytearray(), one.records | frozen.records)
     assert_equal(read(split, Blob(bytes(one.image)), Blob(bytes(frozen.image))), one.tensors() | frozen.tensors())
+
+
+def test_a_size_that_only_equals_a_number_is_refused_also_after_that_number_was_seen() -> None:
+    assert TensorFacts.recorded(Record("uint8", [1, 1], [1, 1], "")).shape == (1, 1)
+    for shape, strides in (([True, 1], [1, 1]), ([1.0, 1], [1, 1]), ([1, 1], [True, 1]), ([1, 1], [1.0, 1])):
+        with pytest.raises(ValueError, match=r"impossible shape|not a dense layout"):
+            TensorFacts.recorded(Record("uint8", shape, strides, ""))  # type: ignore[arg-type]
+
+
+def test_a_header_that_fits_the_records_but_not_the_size_of_the_file_is_refused() -> None:
+    of = saved({"a": torch.rand(5), "b": torch.rand(400)})
+    with pytest.raises(ValueError, match="the file at"):
+        read(of, Blob(bytes(of.image) + b"more"))
