@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NoReturn
-
-import typer
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from resumable.errors import ResumableError
+
+if TYPE_CHECKING:
+    import typer
+
+# New objects before garbage is looked for. Importing makes some ten thousand that all stay: to look at them again and
+# again, as Python does from 700 on, is a twentieth of the time that `ls` takes.
+GARBAGE_AFTER = 100_000
 
 # Each verb is the function of its name in the module of its name, imported when it is asked for: `ls` starts at once.
 VERBS: Mapping[str, Mapping[str, Any]] = {
@@ -31,6 +37,8 @@ def app(arguments: Sequence[str] | None = None) -> None:
 
 def command_line(verbs: Collection[str] = tuple(VERBS)) -> typer.Typer:
     """The command line with these verbs."""
+    import typer
+
     made = typer.Typer(
         name="resumable",
         help="Look at the checkpoints of training runs, compare them, and prove that yours survives being killed.\n\n"
@@ -54,6 +62,7 @@ def _no_verb() -> None:
 
 def main() -> NoReturn:
     """Run the command line on `sys.argv` and leave with its exit code; known errors become two lines on stderr."""
+    gc.set_threshold(GARBAGE_AFTER)
     try:
         app()
     except ResumableError as error:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from resumable.cli.diff import Comparison, as_json, examine, print_result
 from resumable.cli.options import Json
 from resumable.cli.rehearsal import DRILLED, Attempt, Reference, Rehearsal, draw_kills
-from resumable.cli.terminal import Column, count, err, print_json, print_table, say
+from resumable.cli.terminal import Column, Styled, count, print_json, print_table, say, tell
 from resumable.events import duration
 from resumable.killpoints import Kill
 
@@ -133,11 +132,11 @@ def _document(
 
 
 def _announce(name: str, what: str) -> None:
-    say((name, "bold cyan"), f"  {what}", to=err)
+    tell((name, "bold cyan"), f"  {what}")
 
 
 def _show(line: str) -> None:
-    say(("  | ", "dim"), line, to=err)
+    tell(("  | ", "dim"), line)
 
 
 def _announce_attempt(number: int, resumed_from_step: int, armed: Kill | None) -> None:
@@ -151,7 +150,7 @@ def _announce_attempt(number: int, resumed_from_step: int, armed: Kill | None) -
 
 
 def _tell(reference: Reference) -> None:
-    say(f"  {count(reference.steps, 'step')}, {duration(reference.step_seconds)} each", to=err)
+    tell(f"  {count(reference.steps, 'step')}, {duration(reference.step_seconds)} each")
 
 
 def _tell_kept(scratch: Path) -> None:
@@ -159,11 +158,11 @@ def _tell_kept(scratch: Path) -> None:
         scratch.rmdir()  # the command never got as far as a run
         return
     what = "both runs are" if (scratch / DRILLED).exists() else "the run is"
-    say(f"{what} kept in ", (str(scratch), "bold"), to=err)
+    tell(f"{what} kept in ", (str(scratch), "bold"))
 
 
 def _print(attempts: list[Attempt], result: Comparison, *, kills: int) -> None:
-    start: list[str | Text] = ["1", "", "", "", Text("wrote the start", "dim")]
+    start: list[Styled] = ["1", "", "", "", ("wrote the start", "dim")]
     print_table(COLUMNS, [start, *map(_row, attempts)])
     landed = sum(attempt.point is not None for attempt in attempts)
     if landed < kills:
@@ -182,7 +181,7 @@ def _print(attempts: list[Attempt], result: Comparison, *, kills: int) -> None:
             say(f"  - {hint}")
 
 
-def _row(attempt: Attempt) -> list[str | Text]:
-    ends = Text("ran to its end", "green") if attempt.point is None else Text(WHERE[attempt.point])
+def _row(attempt: Attempt) -> list[Styled]:
+    ends: Styled = ("ran to its end", "green") if attempt.point is None else WHERE[attempt.point]
     killed = "" if attempt.killed_at_step is None else str(attempt.killed_at_step)
     return [str(attempt.attempt), str(attempt.resumed_from_step), str(attempt.steps_replayed), killed, ends]

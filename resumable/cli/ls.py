@@ -6,10 +6,8 @@ import time
 from collections.abc import Sequence, Set
 from typing import Any
 
-from rich.text import Text
-
 from resumable.cli.options import Json, RunUrl, StorageOptions, open_run
-from resumable.cli.terminal import Column, print_json, print_table, say
+from resumable.cli.terminal import Column, Styled, print_json, print_table, say
 from resumable.events import duration, size
 from resumable.retention import best
 from resumable.run import Checkpoint, best_rule
@@ -94,8 +92,8 @@ def _flags(checkpoint: Checkpoint, *, latest: Checkpoint, winner: Checkpoint | N
     return [flag for flag, true in facts.items() if true]
 
 
-def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str | Text]]:
-    cells: list[list[str | Text]] = []
+def _cells(rows: Sequence[dict[str, Any]]) -> list[list[Styled]]:
+    cells: list[list[Styled]] = []
     attempt = None
     for row in rows:
         begins = row["attempt"] != attempt  # where an attempt started is said once, at its first checkpoint
@@ -110,7 +108,7 @@ def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str | Text]]:
                 duration(max(row["age_seconds"], 0)),
                 str(attempt),
                 _parent(row["resumed_from"]) if begins else "",
-                Text(" ".join(row["flags"]), "green"),
+                (" ".join(row["flags"]), "green"),
             ]
         )
     return cells

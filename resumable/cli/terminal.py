@@ -6,16 +6,20 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
 
 from resumable.errors import ResumableError, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+Styled: TypeAlias = str | tuple[str, str]
+"""Text, or text and how it looks on a terminal."""
 
 
 @dataclass(frozen=True)
@@ -28,28 +32,52 @@ class Column:
     wrap: bool = False
 
 
-def out() -> Console:
-    """The console for results: the width of the terminal, or unlimited lines in a pipe."""
-    return _console(stderr=False)
+def say(*parts: Styled) -> None:
+    """One line among the results. Never broken by the terminal, so that it can be copied and searched."""
+    _print_line(parts, sys.stdout)
 
 
-def err() -> Console:
-    """The console for what happens meanwhile, and for errors."""
-    return _console(stderr=True)
+def tell(*parts: Styled) -> None:
+    """One line about what happens meanwhile, or went wrong: on stderr, else as `say`."""
+    _print_line(parts, sys.stderr)
 
 
-def _console(*, stderr: bool) -> Console:
-    # Made anew each time: sys.stdout may be another one by then.
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 10_000
-    return console
+def _print_line(parts: Sequence[Styled], stream: TextIO) -> None:
+    console = _console(stream)
+    if console is None:
+        print("".join(map(_plain_text, parts)).expandtabs(), file=stream, flush=True)
+    else:
+        console.print(_assembled(*parts), soft_wrap=True)
 
 
-def say(*parts: str | tuple[str, str], to: Callable[[], Console] = out) -> None:
-    """One line; a part may be (text, style). Never broken by the console, so that it can be copied and searched."""
-    visible = [_visible(part) if isinstance(part, str) else (_visible(part[0]), part[1]) for part in parts]
-    to().print(Text.assemble(*visible), soft_wrap=True)
+def meanwhile(what: str) -> AbstractContextManager[object]:
+    """While it lasts, a terminal shows on stderr that this is being done."""
+    console = _console(sys.stderr)
+    return nullcontext() if console is None else console.status(what)
+
+
+def _console(stream: TextIO) -> Console | None:
+    """What draws on the terminal that `stream` leads to; None in a pipe, for which rich need not be imported."""
+    if not stream.isatty() and not os.environ.keys() & _MADE_TERMINALS:
+        return None
+    from rich.console import Console
+
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else None
+
+
+# With these in the environment rich may take a pipe for a terminal.
+_MADE_TERMINALS = {"FORCE_COLOR", "TTY_COMPATIBLE"}
+
+
+def _assembled(*parts: Styled) -> Text:
+    from rich.text import Text
+
+    return Text.assemble(*(_visible(part) if isinstance(part, str) else (_visible(part[0]), part[1]) for part in parts))
+
+
+def _plain_text(part: Styled) -> str:
+    return _visible(part if isinstance(part, str) else part[0])
 
 
 def count(number: int, word: str) -> str:
@@ -64,9 +92,9 @@ def _visible(text: str) -> str:
 
 def print_error(error: ResumableError) -> None:
     """`error: ...` and `hint: ...` on stderr."""
-    say(("error: ", "bold red"), (error.message, "red"), to=err)
+    tell(("error: ", "bold red"), (error.message, "red"))
     if error.hint:
-        say(("hint: ", "bold"), error.hint, to=err)
+        tell(("hint: ", "bold"), error.hint)
 
 
 def print_json(value: Any) -> None:
@@ -90,19 +118,22 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) -> None:
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Styled]]) -> None:
     """A table: on a terminal as wide as that allows, in a pipe all columns, aligned with spaces."""
-    console = out()
-    texts = [[cell if isinstance(cell, Text) else Text(_visible(cell)) for cell in row] for row in rows]
-    if console.is_terminal:
+    console = _console(sys.stdout)
+    if console is None:
+        for line in _aligned(columns, [list(map(_plain_text, row)) for row in rows]):
+            print(line)
+    else:
+        texts = [list(map(_assembled, row)) for row in rows]
         shown = _fitting(columns, texts, console.width)
         console.print(_rich_table([columns[i] for i in shown], [[row[i] for i in shown] for row in texts]))
-    else:
-        for line in _aligned(columns, [[cell.plain for cell in row] for row in texts]):
-            print(line)
 
 
 def _rich_table(columns: Sequence[Column], rows: Sequence[Sequence[Text]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.title, justify=column.justify, no_wrap=not column.wrap, overflow="fold")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import typer
-from rich.text import Text
 
 from resumable.cli.options import Json, StorageOptions, Target
-from resumable.cli.terminal import Column, count, err, print_json, print_table, say
+from resumable.cli.terminal import Column, Styled, count, meanwhile, print_json, print_table, say
 from resumable.errors import CheckpointError, FormatVersionError, NoCheckpointError
 from resumable.events import size
 from resumable.run import Run, parse_target
@@ -44,12 +42,7 @@ def verify(target: Target, json: Json = False, storage_options: StorageOptions =
     url, selector = parse_target(target)
     run = Run(url, storage_options=storage_options)
     names = _selected(run, selector)
-    console = err()
-    with (
-        console.status(f"verifying {count(len(names), 'checkpoint')}")
-        if console.is_terminal
-        else contextlib.nullcontext()
-    ):
+    with meanwhile(f"verifying {count(len(names), 'checkpoint')}"):
         verdicts = judge(run.catalog, names)
     bad = sum(verdict.verdict == "bad" for verdict in verdicts)
     if json:
@@ -100,8 +93,8 @@ def _selected(run: Run, selector: str | None) -> list[CheckpointName]:
 
 
 def _print(verdicts: Sequence[Verdict], *, bad: int) -> None:
-    rows: list[list[str | Text]] = [
-        [each.name, size(each.size_bytes), Text(each.verdict, STYLES[each.verdict]), each.reason] for each in verdicts
+    rows: list[list[Styled]] = [
+        [each.name, size(each.size_bytes), (each.verdict, STYLES[each.verdict]), each.reason] for each in verdicts
     ]
     print_table(COLUMNS, rows)
     checked = sum(verdict.verdict != "unfinished" for verdict in verdicts)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
 
 from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.events import warn
+from resumable.lanes import in_lanes
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName, checkpoint_path
 from resumable.store.manifest import (
     MAX_MANIFEST_BYTES,
@@ -155,8 +155,7 @@ class Catalog:
             return
         unknown = [name for name in self.names() if name not in self._checked]
         if len(unknown) > self._storage.parallel:
-            with ThreadPoolExecutor(self._storage.parallel) as pool:
-                list(pool.map(self._glance, unknown))
+            in_lanes(self._glance, unknown, self._storage.parallel)
 
     def _glance(self, name: CheckpointName) -> None:
         with suppress(CheckpointError, StorageError):  # if it matters, `line` finds out again, and tells

@@ -18,10 +18,11 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from resumable import Trainer
 from tests.bench.timing import Summary, rounds
+from tests.data.kinds import Indices
 
 BATCH_SIZE = 4
 BATCHES = 2000
@@ -31,19 +32,6 @@ SMALL, LARGE = 10_000, 10_000_000
 WORKERS = (0, 2)
 
 Samples = dict[str, list[float]]
-
-
-class Indices(Dataset[int]):
-    """As large as one says; a sample is its index."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> int:
-        return index
 
 
 def measure(pairs: int) -> dict[str, Any]:

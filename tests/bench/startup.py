@@ -19,9 +19,9 @@ from torch import nn
 
 from resumable import Run, Trainer
 from resumable.store.catalog import Catalog
-from resumable.store.layout import CheckpointName, checkpoint_path
 from resumable.store.local import LocalStorage
 from tests.bench.timing import seconds
+from tests.store.building import multiply
 
 CHECKPOINTS = 1000
 
@@ -30,7 +30,7 @@ def measure(*, folder: Path, pairs: int = 10) -> dict[str, Any]:
     """Seconds of `pairs` samples of each; `Trainer(...)` with torch imported and warm, of a small model."""
     small, many = folder / "small", folder / "many"
     _train(small, steps=3)
-    _multiply(small, many)
+    multiply(Path(shutil.copytree(small, many)), CHECKPOINTS)
     programs: dict[str, list[str]] = {
         "bare": ["-c", "pass"],
         "import resumable": ["-c", "import resumable"],
@@ -86,22 +86,6 @@ def _resumed(run: Path, folder: Path, pairs: int) -> list[float]:
         copy = Path(shutil.copytree(run, folder / f"resumed{number}"))
         spent.append(_opened(copy))
     return spent
-
-
-def _multiply(run: Path, many: Path) -> None:
-    """Another run, of a thousand checkpoints that look as the newest of this one."""
-    shutil.copytree(run, many)
-    newest = Run(str(run)).latest().manifest
-    for step in range(100, 100 + CHECKPOINTS):
-        name = CheckpointName(step, newest.epoch, newest.attempt)
-        folder = many / checkpoint_path(name)
-        folder.mkdir()
-        blobs = {}
-        for file_name, blob in newest.blobs.items():
-            blobs[file_name] = blob.model_copy(update={"path": checkpoint_path(name, file_name)})
-            (folder / file_name).hardlink_to(many / blob.path)
-        manifest = newest.model_copy(update={"step": step, "blobs": blobs})
-        (folder / "manifest.json").write_bytes(manifest.dump())
 
 
 def main() -> None:

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from resumable import Run
-from resumable.store.layout import CheckpointName, checkpoint_path
-from resumable.store.manifest import Manifest
+from tests.store.building import multiply
 
 WITHOUT_TORCH = """
 import sys
@@ -24,6 +22,9 @@ except SystemExit as left:
     assert "torch" not in sys.modules, "torch was imported"
     raise
 """
+
+# Each of them would be a tenth of the time that `ls` takes, or more.
+NEEDLESS = {"torch", "numpy", "fsspec", "rich", "yaml", "pydantic_settings", "asyncio", "resumable.config"}
 
 
 def without_torch(*arguments: object) -> str:
@@ -43,23 +44,17 @@ def test_reading_a_run_imports_no_torch(run: Path, verb: str) -> None:
     assert without_torch(verb, run)
 
 
+def test_listing_a_run_in_a_pipe_imports_only_what_it_needs(run: Path) -> None:
+    script = "import sys; from resumable.cli import app\ntry: app()\nfinally: print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script, "ls", str(run)], capture_output=True, text=True)
+    assert done.stdout.startswith("step")
+    imported = set(done.stderr.split())
+    assert {"typer", "resumable.cli.ls", "resumable.store.local"} <= imported
+    assert not imported & NEEDLESS
+
+
 def test_an_equal_diff_imports_no_torch(run: Path) -> None:
     assert without_torch("diff", run, run).splitlines()[-1].startswith("bit-exact")
-
-
-def multiply(run: Path, count: int) -> None:
-    """Give the run `count` checkpoints that look as its newest, all of its newest attempt."""
-    newest = Run(str(run)).latest().manifest
-    for step in range(100, 100 + count):
-        name = CheckpointName(step, newest.epoch, newest.attempt)
-        folder = run / checkpoint_path(name)
-        folder.mkdir()
-        blobs = {}
-        for file_name, blob in newest.blobs.items():
-            blobs[file_name] = blob.model_copy(update={"path": checkpoint_path(name, file_name)})
-            (folder / file_name).hardlink_to(run / blob.path)
-        manifest: Manifest = newest.model_copy(update={"step": step, "blobs": blobs})
-        (folder / "manifest.json").write_bytes(manifest.dump())
 
 
 def test_a_thousand_checkpoints_are_listed_in_seconds(run: Path) -> None:

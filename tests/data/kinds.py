@@ -21,6 +21,19 @@ def draws() -> list[float]:
     return [torch.rand(()).item(), torch.randn(()).item(), np.random.rand(), np.random.randn(), random.random()]
 
 
+class Indices(Dataset[int]):
+    """As large as one says; a sample is its index."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
 class Augmented(Dataset[torch.Tensor]):
     """Each sample is its index and a draw from every kind of stream, private ones included."""
 

@@ -13,29 +13,16 @@ from typing import Any
 
 import pytest
 import xxhash
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler
 
 from resumable import Trainer
 from resumable.data import passes
 from resumable.data.addresses import PassAddress
 from resumable.data.order import encode_index
-from tests.data.kinds import Bench, Epoched
+from tests.data.kinds import Bench, Epoched, Indices
 
 SMALL, LARGE = 10_000, 10_000_000
 EARLY, LATE = 100, 100_000
-
-
-class Indices(Dataset[int]):
-    """As large as one says; a sample is its index."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> int:
-        return index
 
 
 def loader_of(length: int, order: str) -> DataLoader[Any]:

@@ -22,11 +22,12 @@ from resumable.store import direct, pieces
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.local import LocalStorage
-from resumable.store.manifest import BlobRecord, Manifest
+from resumable.store.manifest import BlobRecord
 from resumable.store.patience import PatientStorage
 from resumable.store.writer import Blob, publish
 from tests.faults.subjects import Ear, Subject, step_of_resumable
 from tests.faults.verdicts import Found, values
+from tests.store.training import manifest_of
 
 ANEW_EVERY = 3
 CHANGING, FROZEN = "model.safetensors", "model.frozen.safetensors"
@@ -79,29 +80,9 @@ def _save(storage: PatientStorage, opened: OpenedRun, step: int, before: BlobRec
         Blob(FROZEN, [memoryview(FROZEN_BYTES)], len(FROZEN_BYTES), before=before),
     ]
 
-    def manifest(written: dict[str, BlobRecord]) -> Manifest:
-        return Manifest(
-            run_id=opened.run_file.run_id,
-            attempt=attempt.number,
-            token=attempt.token,
-            lineage=list(attempt.lineage),
-            step=step,
-            epoch=0,
-            position={},
-            metrics={},
-            config={},
-            versions={},
-            environment={},
-            world=1,
-            finished=False,
-            reason="steps",
-            created=0.0,
-            objects={},
-            blobs=written,
-        )
-
     storage.renew()
-    return publish(storage, attempt, name, blobs, manifest).blobs[FROZEN]
+    published = publish(storage, attempt, name, blobs, lambda written: manifest_of(opened, name, written, {}))
+    return published.blobs[FROZEN]
 
 
 def load_sharing(folder: Path) -> Found | None:

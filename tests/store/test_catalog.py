@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from resumable.errors import CorruptCheckpointError, FormatVersionError, NoCheck
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName, checkpoint_path
 from resumable.store.local import LocalStorage
-from resumable.store.manifest import digest
+from resumable.store.manifest import Manifest, digest
 from resumable.store.storage import Entry
 from resumable.store.writer import delete
 from tests.store.building import launch, line, save
@@ -208,6 +210,21 @@ def test_a_checkpoint_that_is_known_is_looked_for_anew_after_a_claim(place: Loca
     assert next(iter(catalog.line()))[0] == newest
     place.remove(checkpoint_path(newest, "manifest.json"))
     assert next(iter(catalog.anew().line()))[0] == older
+
+
+def test_the_manifests_of_checkpoints_that_are_gone_are_forgotten(place: LocalStorage) -> None:
+    attempt, catalog = launch(place), Catalog(place)
+    names: list[CheckpointName] = []
+    manifests: list[weakref.ref[Manifest]] = []
+    for step in range(20):
+        names.append(save(attempt, step))
+        manifests += [weakref.ref(manifest) for _, manifest in catalog.history()]
+        for older in catalog.names()[1:]:
+            delete(place, attempt, older)
+    assert catalog.names() == names[-1:]
+    gc.collect()
+    assert {manifest.name for known in manifests if (manifest := known()) is not None} == {names[-1]}
+    assert catalog._checked == {names[-1]}
 
 
 def test_an_empty_blob_is_a_blob(place: LocalStorage) -> None:

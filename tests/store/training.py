@@ -38,25 +38,7 @@ def save(
     attempt, name = opened.attempt, CheckpointName(step, step // STEPS_PER_EPOCH, opened.attempt.number)
 
     def manifest(blobs: dict[str, BlobRecord]) -> Manifest:
-        return Manifest(
-            run_id=opened.run_file.run_id,
-            attempt=attempt.number,
-            token=attempt.token,
-            lineage=list(attempt.lineage),
-            step=name.step,
-            epoch=name.epoch,
-            position={},
-            metrics={} if loss is None else {"loss": loss},
-            config={},
-            versions={},
-            environment={},
-            world=1,
-            finished=False,
-            reason="steps",
-            created=0.0,
-            objects={},
-            blobs=blobs,
-        )
+        return manifest_of(opened, name, blobs, {} if loss is None else {"loss": loss})
 
     token = attempt.token.encode()
     blobs = [Blob("model.safetensors", [memoryview(token)], len(token))]
@@ -64,3 +46,28 @@ def save(
     if sharing:
         sharing.published(published)
     return name
+
+
+def manifest_of(
+    opened: OpenedRun, name: CheckpointName, blobs: dict[str, BlobRecord], metrics: dict[str, float]
+) -> Manifest:
+    """That of a checkpoint without objects, at an instant and under circumstances that are always the same."""
+    return Manifest(
+        run_id=opened.run_file.run_id,
+        attempt=opened.attempt.number,
+        token=opened.attempt.token,
+        lineage=list(opened.attempt.lineage),
+        step=name.step,
+        epoch=name.epoch,
+        position={},
+        metrics=metrics,
+        config={},
+        versions={},
+        environment={},
+        world=1,
+        finished=False,
+        reason="steps",
+        created=0.0,
+        objects={},
+        blobs=blobs,
+    )
