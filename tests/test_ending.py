@@ -9,7 +9,7 @@ from pathlib import Path
 from resumable import Run
 from resumable.store.pieces import BESIDE_BYTES
 
-# Python 3.12 and later start no thread in a function of atexit; this is what `start` raises there.
+# Python 3.12 starts no thread in a function of atexit; this is what `start` raises there.
 PROGRAM = """
 import atexit, sys, threading
 import torch

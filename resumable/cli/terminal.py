@@ -47,7 +47,7 @@ def _print_line(parts: Sequence[Styled], stream: TextIO) -> None:
     if console is None:
         print("".join(map(_plain_text, parts)).expandtabs(), file=stream, flush=True)
     else:
-        console.print(_assembled(*parts), soft_wrap=True)
+        console.print(*map(_text, parts), sep="", soft_wrap=True)
 
 
 def meanwhile(what: str) -> AbstractContextManager[object]:
@@ -70,10 +70,10 @@ def _console(stream: TextIO) -> Console | None:
 _MADE_TERMINALS = {"FORCE_COLOR", "TTY_COMPATIBLE"}
 
 
-def _assembled(*parts: Styled) -> Text:
+def _text(part: Styled) -> Text:
     from rich.text import Text
 
-    return Text.assemble(*(_visible(part) if isinstance(part, str) else (_visible(part[0]), part[1]) for part in parts))
+    return Text(_plain_text(part), "" if isinstance(part, str) else part[1])
 
 
 def _plain_text(part: Styled) -> str:
@@ -125,7 +125,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Styled]]) -> 
         for line in _aligned(columns, [list(map(_plain_text, row)) for row in rows]):
             print(line)
     else:
-        texts = [list(map(_assembled, row)) for row in rows]
+        texts = [list(map(_text, row)) for row in rows]
         shown = _fitting(columns, texts, console.width)
         console.print(_rich_table([columns[i] for i in shown], [[row[i] for i in shown] for row in texts]))
 

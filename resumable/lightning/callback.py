@@ -77,8 +77,8 @@ class Resume(_Callback):  # type: ignore[misc]
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self._session is not None:
-            self._session.abort()
-            self._session = None
+            session, self._session = self._session, None
+            session.abort()
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         if self._session is not None:

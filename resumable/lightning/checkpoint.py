@@ -43,6 +43,7 @@ class LightningState(Plain):
         super().__init__(NAME, trainer)
         self.type = "lightning.Trainer"  # of either package
         self.limits_before: dict[str, Any] = {}  # of the checkpoint that was restored
+        self._accumulated_before = 1
         self._run = run
         self._requests = requests
         self._told = False
@@ -57,6 +58,7 @@ class LightningState(Plain):
         return {
             "between": self._between(),
             "checkpoint": {name: self._stored(name, value, weights) for name, value in checkpoint.items()},
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
             BESIDE: {
                 "run": self._run,
                 "limits": self.limits(),
@@ -68,7 +70,12 @@ class LightningState(Plain):
 
     def limits(self) -> dict[str, Any]:
         """How much training was asked for."""
-        return {"max_epochs": self.target.max_epochs, "max_steps": self.target.max_steps}
+        seconds = [private.seconds_allowed(part) for part in self.target.callbacks if hasattr(part, "time_remaining")]
+        return {
+            "max_epochs": self.target.max_epochs,
+            "max_steps": self.target.max_steps,
+            "max_seconds": min((most for most in seconds if most is not None), default=None),
+        }
 
     def comparable(self, document: Any) -> Any:
         return document["between"]
@@ -84,19 +91,23 @@ class LightningState(Plain):
             "logged": private.logged(trainer),
             "results": results.capture(trainer),
             "requests": dict(self._requests),
-            "accumulate_grad_batches": trainer.accumulate_grad_batches,
         }
 
     def _restore(self, tree: Any, own: Own) -> None:
         trainer, between = self.target, own(tree["between"], None)
         self.limits_before = dict(tree[BESIDE]["limits"])
+        self._accumulated_before = tree["accumulate_grad_batches"]
         trainer.fit_loop.load_state_dict(between["progress"])
         private.set_counters(trainer, between["counters"])
         private.set_logged(trainer, between["logged"])
         results.restore(trainer, between["results"])
         self._requests.clear()
         self._requests.update(between["requests"])
-        trainer.accumulate_grad_batches = between["accumulate_grad_batches"]
+
+    def go_on_accumulating(self) -> None:
+        """As many batches as a schedule had set; not before training began, for the schedule would refuse it."""
+        if any("GradientAccumulationScheduler" in map(_name, type(part).__mro__) for part in self.target.callbacks):
+            self.target.accumulate_grad_batches = self._accumulated_before
 
     # -- Lightning's checkpoint ---------------------------------------------------------------------------------------
 
@@ -163,6 +174,10 @@ class LightningState(Plain):
             or type(part).on_load_checkpoint.__qualname__.startswith("WeightAveraging.")
             for part in (self.target.lightning_module, *self.target.callbacks)
         )
+
+
+def _name(kind: type) -> str:
+    return kind.__name__
 
 
 def location(config: Config) -> str:

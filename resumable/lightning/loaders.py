@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from resumable.data.addresses import PassAddress
@@ -17,12 +18,14 @@ from resumable.data.loader import Data, Pass
 class Standing:
     """What stands in for one of the user's loaders: everything of the loader but its iteration and its state."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, asks: Callable[[Iterator[Any]], bool]) -> None:
+        """`asks` tells whether an iterator is the one that Lightning's loop reads from."""
         self._loader = loader
+        self._asks = asks
 
     def __getattr__(self, name: str) -> Any:
         # Lightning would save and load the state of what has one, by its own rules.
-        if name in ("state_dict", "load_state_dict", "_loader"):
+        if name in ("state_dict", "load_state_dict", "_loader", "_asks"):
             raise AttributeError(name)
         return getattr(self._loader, name)
 
@@ -30,6 +33,16 @@ class Standing:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
+        return _Turns(self._reading)
+
+    def _reading(self, turns: Iterator[Any]) -> Callable[[], Any]:
+        """What gives one batch after the other to `turns`."""
+        if self._asks(turns):
+            return partial(self._fetch, turns)
+        # A callback that has a look at a batch gets it from the user's own loader, and changes no position.
+        return partial(next, iter(self._loader))
+
+    def _fetch(self, turns: Iterator[Any]) -> Any:
         raise NotImplementedError
 
 
@@ -43,10 +56,11 @@ class TrainLoader(Standing):
         *,
         index: int,
         epoch: Callable[[], int],
+        asks: Callable[[Iterator[Any]], bool],
         wanted: Callable[[TrainLoader], bool],
         resume: Mapping[str, Any] | None,
     ) -> None:
-        super().__init__(loader)
+        super().__init__(loader, asks)
         self.index = index
         self.replayed = False
         self.number = 0  # of the pass in its epoch
@@ -56,11 +70,8 @@ class TrainLoader(Standing):
         self._wanted = wanted
         self._resume = resume
         self._pass: Pass | None = None
+        self._turns: Iterator[Any] | None = None  # whose batches these are
         self._before: dict[str, Any] | None = None  # the position before the batch that was read ahead
-
-    def __iter__(self) -> Iterator[Any]:
-        self.close()
-        return _Turns(self)
 
     def open(self) -> Pass:
         """The pass that the next batch comes from; opening one that resumes may replay it."""
@@ -79,7 +90,15 @@ class TrainLoader(Standing):
             self.replayed = self._pass.replayed
         return self._pass
 
-    def fetch(self) -> Any:
+    def turn_to(self, turns: Iterator[Any]) -> None:
+        """From here on batches are for `turns`; if they were for others, those had the pass in progress."""
+        if self._turns is not turns:
+            if self._turns is not None:
+                self.close()
+            self._turns = turns
+
+    def _fetch(self, turns: Iterator[Any]) -> Any:
+        self.turn_to(turns)
         ahead = self._wanted(self)
         opened = self.open()
         self._before = copy.deepcopy(self._standing(opened)) if ahead else None
@@ -108,25 +127,24 @@ class ValidationLoader(Standing):
         *,
         address: Callable[[], PassAddress],
         epoch: Callable[[], int],
+        asks: Callable[[Iterator[Any]], bool],
         wanted: Callable[[], None],
     ) -> None:
-        super().__init__(loader)
+        super().__init__(loader, asks)
         self._data = data
         self._address = address
         self._epoch = epoch
         self._wanted = wanted
         self._pass: Pass | None = None
+        self._turns: Iterator[Any] | None = None
 
-    def __iter__(self) -> Iterator[Any]:
-        self.close()
-        return self._batches()
-
-    def _batches(self) -> Iterator[Any]:
+    def _fetch(self, turns: Iterator[Any]) -> Any:
         self._wanted()
-        opened = self._pass = self._data.open(self._loader, self._address(), None, set_epoch=self._epoch())
-        for batch in opened:
-            yield batch
-            self._wanted()
+        if self._turns is not turns or self._pass is None:
+            self.close()
+            self._turns = turns
+            self._pass = self._data.open(self._loader, self._address(), None, set_epoch=self._epoch())
+        return next(self._pass)
 
     def close(self) -> None:
         if self._pass is not None:
@@ -135,10 +153,13 @@ class ValidationLoader(Standing):
 
 
 class _Turns(Iterator[Any]):
-    """The batches of one pass, opened with the first of them."""
+    """The batches of one pass; who reads them is known with the first one only."""
 
-    def __init__(self, loader: TrainLoader) -> None:
-        self._loader = loader
+    def __init__(self, reading: Callable[[Iterator[Any]], Callable[[], Any]]) -> None:
+        self._reading = reading
+        self._read: Callable[[], Any] | None = None
 
     def __next__(self) -> Any:
-        return self._loader.fetch()
+        if self._read is None:
+            self._read = self._reading(self)
+        return self._read()

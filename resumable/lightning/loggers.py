@@ -32,7 +32,7 @@ def _captured(logger: Any) -> dict[str, Any] | None:
     if private.experiment_is_open(logger):
         logger.save() if kind == "csv" else logger.experiment.flush()
     folder = Path(logger.log_dir)
-    place = {"kind": kind, "version": logger.version, "folder": str(folder)}
+    place = {"kind": kind, "version": logger.version, "folder": os.path.abspath(folder)}
     if kind == "csv":
         text = _read(folder / _CSV)
         return place | {"rows": max(text.count(b"\n") - 1, 0), "keys": _table(text.partition(b"\n")[0])[0]}
@@ -52,7 +52,7 @@ def go_on_in(loggers: Sequence[Any], saved: Sequence[Mapping[str, Any] | None]) 
         fits = place is not None and _kind(logger) == place["kind"]
         if fits and place is not None and not private.has_own_version(logger):
             private.set_version(logger, place["version"])
-        if not fits or place is None:
+        if not fits or place is None or os.path.abspath(logger.log_dir) != place["folder"]:
             found.append(None)
         elif place["kind"] == "csv":
             found.append(_set_aside(Path(logger.log_dir)))
@@ -64,26 +64,27 @@ def go_on_in(loggers: Sequence[Any], saved: Sequence[Mapping[str, Any] | None]) 
 
 def _set_aside(folder: Path) -> bytes:
     """The table, out of the way of Lightning: a launch that dies before it was cut back must not cost the curve."""
-    if (folder / _CSV).is_file():
+    if (folder / _CSV).is_file() and not (folder / _ASIDE).exists():
         (folder / _CSV).replace(folder / _ASIDE)
     return _read(folder / _ASIDE)
 
 
-def cut_back(loggers: Sequence[Any], saved: Sequence[Mapping[str, Any] | None], found: Found) -> None:
-    """Take out of the files what was logged after the checkpoint, and have the loggers go on behind it."""
+def cut_back(loggers: Sequence[Any], saved: Sequence[Mapping[str, Any] | None], found: Found, *, keep: bool) -> None:
+    """Take out of the files what was logged after the checkpoint, unless it is to stay; the loggers go on behind it."""
     for logger, place, there in zip(loggers, saved, found, strict=False):
-        if place is None or there is None or str(Path(logger.log_dir)) != place["folder"]:
+        if place is None or there is None:
             continue
         if place["kind"] == "csv":
-            _cut_csv(logger, place, there)
-        else:
+            _cut_csv(logger, place, there, keep=keep)
+        elif not keep:
             _cut_events(there, place["files"])
 
 
-def _cut_csv(logger: Any, place: Mapping[str, Any], there: bytes) -> None:
-    file, keys = Path(logger.log_dir) / _CSV, list(place["keys"])
+def _cut_csv(logger: Any, place: Mapping[str, Any], there: bytes, *, keep: bool) -> None:
+    file = Path(logger.log_dir) / _CSV
     names, *rows = _table(there)
-    kept = [dict(zip(names, row, strict=False)) for row in rows[: place["rows"]]]
+    keys = names if keep else list(place["keys"])
+    kept = [dict(zip(names, row, strict=False)) for row in (rows if keep else rows[: place["rows"]])]
     file.unlink(missing_ok=True)  # Lightning would remove it, with a warning, when the writer is made
     if kept:
         writer = logger.experiment

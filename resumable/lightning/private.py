@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
+
 CHECKED = ("2.6",)
 
 
@@ -51,11 +53,6 @@ def start_epoch_loop_afresh(trainer: Any) -> None:
     trainer.fit_loop.epoch_loop._restarting = False
 
 
-def combined_loader(loop: Any) -> Any:
-    """The loaders of a fit or validation loop; None before they were asked for."""
-    return loop._combined_loader
-
-
 def forget_loaders(loop: Any) -> None:
     """Have the loop ask for its loaders again when it needs them, and end the workers of those that it has."""
     if loop._combined_loader is not None:
@@ -69,12 +66,21 @@ def wants_loaders(loop: Any) -> bool:
     return loop._combined_loader is None or bool(due)
 
 
-def mode_iterator(combined: Any) -> Any:
-    return combined._iterator
+def turns(loop: Any) -> list[Any]:
+    """The iterators that the loop itself reads from, one for each loader; callbacks may make others."""
+    combined = loop._combined_loader
+    mode = combined._iterator if combined is not None else None
+    return mode.iterators if mode is not None else []
 
 
-def set_turn(iterator: Any, *, turn: int, begun_again: list[bool]) -> None:
-    """Tell the iterator of a combined loader how many turns it had, and which of its loaders it began again."""
+def holds(loop: Any, iterator: Any) -> bool:
+    """Whether this iterator is one that the loop itself reads from."""
+    return any(held is iterator for held in turns(loop))
+
+
+def set_turn(loop: Any, *, turn: int, begun_again: list[bool]) -> None:
+    """Tell the loop's combined loader how many turns it had, and which of its loaders it began again."""
+    iterator = loop._combined_loader._iterator
     iterator._idx = turn
     if hasattr(iterator, "_consumed"):
         iterator._consumed = begun_again
@@ -202,13 +208,30 @@ def is_metric(module: Any) -> bool:
 
 def metric_state(metric: Any) -> dict[str, Any]:
     """What a torchmetrics object has accumulated, which its `state_dict` leaves out by default."""
-    return {"states": {name: getattr(metric, name) for name in metric._defaults}, "held": metric_cache(metric)}
+    return {
+        "states": {name: getattr(metric, name) for name in metric._defaults},
+        "attributes": {name: value for name, value in vars(metric).items() if _is_running(metric, name, value)},
+        "held": metric_cache(metric),
+    }
+
+
+def _is_running(metric: Any, name: str, value: Any) -> bool:
+    # Wrappers such as MinMaxMetric keep what they have seen in attributes that are no states.
+    plain = isinstance(value, torch.Tensor) or type(value) in (int, float)
+    return plain and not name.startswith("_") and name not in metric._defaults
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_moved(item, device) for item in value)
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def set_metric_state(metric: Any, saved: Mapping[str, Any]) -> None:
     for name, value in saved["states"].items():
-        there = [item.to(metric.device) for item in value] if isinstance(value, list) else value.to(metric.device)
-        setattr(metric, name, there)
+        setattr(metric, name, _moved(value, metric.device))
+    for name, value in saved["attributes"].items():
+        setattr(metric, name, _moved(value, metric.device))
     set_metric_cache(metric, saved["held"])
 
 
@@ -250,3 +273,8 @@ def experiment_is_open(logger: Any) -> bool:
 def log_no_default_metric(logger: Any) -> None:
     """Have a TensorBoardLogger not log its placeholder `hp_metric` once more with the hyper-parameters."""
     logger._default_hp_metric = False
+
+
+def seconds_allowed(timer: Any) -> float | None:
+    """How long a `Timer`, which `Trainer(max_time=...)` makes, lets the training run."""
+    return getattr(timer, "_duration", None)

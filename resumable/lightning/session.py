@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from resumable import killpoints
@@ -93,7 +94,8 @@ class Session:
             )
         self._restore()
         beside = resumed.tree(NAME)[BESIDE]
-        loggers.cut_back(self.trainer.loggers, beside["loggers"], found)
+        nothing_left = self._start.finished and not self._goes_on()
+        loggers.cut_back(self.trainer.loggers, beside["loggers"], found, keep=nothing_left)
         if beside["run"] != location(self._config):
             return
         for callback in files.checkpoint_callbacks(self.trainer):
@@ -107,7 +109,8 @@ class Session:
                 "let Lightning hand over the batches: training_step(batch, batch_idx)",
             )
         self._preemption.install()
-        private.start_epoch_loop_afresh(self.trainer)
+        if self._pending:  # of a new run with a `ckpt_path`, Lightning's own restart is what was asked for
+            private.start_epoch_loop_afresh(self.trainer)
         if self._pending and self._start.finished:  # more is asked for than before, and it begins with hooks
             self._restore()
             private.go_on(self.trainer)
@@ -123,13 +126,20 @@ class Session:
         """At the end of the fit. Of a run that was finished before nothing was trained: stand where it ended."""
         if self._pending:
             self._checkpointer.restore()
-            emit("DONE", step=self._start.step, epoch=self._start.epoch, note="nothing left of fit()")
+            emit(
+                "DONE",
+                step=self._start.step,
+                epoch=self._start.epoch,
+                note="nothing left of fit(); a larger max_epochs, max_steps or max_time goes on",
+            )
         self.close()
 
     def abort(self) -> None:
         """After an exception: what is in flight becomes durable, nothing new is begun."""
-        self._checkpointer.wait()
-        self.close()
+        try:
+            self._checkpointer.wait()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Let go of the run, the loader workers and the signals; safe to call twice."""
@@ -208,6 +218,7 @@ class Session:
             self._data,
             index=index,
             epoch=lambda: self.epoch,
+            asks=partial(private.holds, self.trainer.fit_loop),
             wanted=self._wanted,
             resume=positions[index] if positions else None,
         )
@@ -218,6 +229,7 @@ class Session:
             self._data,
             address=lambda: self._validation_address(index),
             epoch=lambda: self.epoch,
+            asks=partial(private.holds, self.trainer.fit_loop.epoch_loop.val_loop),
             wanted=self._wanted_in_validation,
         )
 
@@ -247,6 +259,8 @@ class Session:
         ahead = data_fetcher.length is None
         if loader.index == 0 and not (ahead and data_fetcher.fetched == 0):
             killpoints.reach("fetch", self.step)
+            for one, turns in zip(self._train, private.turns(self.trainer.fit_loop), strict=True):
+                one.turn_to(turns)  # a new epoch begins for all of them with the first fetch of the first
             self._reached()
         return ahead
 
@@ -280,6 +294,7 @@ class Session:
         if any(loader.replayed for loader in self._train):
             self._restore()  # what was replayed may have drawn from, or changed, what was restored
         private.go_on(self.trainer)
+        self._state.go_on_accumulating()
         self._stand_in_epoch()
         if "validate" not in self._requests:
             private.forget_loaders(self.trainer.fit_loop.epoch_loop.val_loop)
@@ -289,8 +304,9 @@ class Session:
         trained = int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
         data_fetcher = private.fetcher(self.trainer)
         data_fetcher.fetched = trained + (data_fetcher.length is None)
-        iterator = private.mode_iterator(private.combined_loader(self.trainer.fit_loop))
-        private.set_turn(iterator, turn=data_fetcher.fetched, begun_again=[loader.number > 0 for loader in self._train])
+        private.set_turn(
+            self.trainer.fit_loop, turn=data_fetcher.fetched, begun_again=[loader.number > 0 for loader in self._train]
+        )
 
     def _instant(self, *, last: bool = False) -> Instant:
         return Instant(
@@ -344,7 +360,7 @@ class Session:
         return any(now[name] != limit and _is_more(now[name], limit) for name, limit in before.items())
 
 
-def _is_more(now: int | None, before: int | None) -> bool:
+def _is_more(now: float | None, before: float | None) -> bool:
     unlimited = now is None or now < 0
     return unlimited or (before is not None and 0 <= before < (now or 0))
 
