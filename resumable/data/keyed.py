@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    Sampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+    default_convert,
+    get_worker_info,
+)
 
 from resumable.data.addresses import loop_key
 from resumable.data.generators import Finder, Found
@@ -62,6 +71,7 @@ class KeyedDataset(Dataset[Any]):
         self._batched = loader.batch_sampler is not None
         self._has_epoch = has_epoch(self.dataset)
         self._fetch = KeyedFetch(self.dataset, self._collate)
+        self._draws_nothing = draws_nothing(self.dataset) and self._collate in _DRAWING_NOTHING
 
     def __getitem__(self, batch: KeyedBatch) -> Any:
         key, index, epoch = batch
@@ -69,6 +79,8 @@ class KeyedDataset(Dataset[Any]):
             # Persistent workers hold a copy of the dataset that the main program's set_epoch does not reach; in the
             # main program another loop over the same dataset may have told it another epoch since.
             tell_epoch(self.dataset, epoch)
+        if self._draws_nothing:
+            return self._collate(self._read(index))
         return self._fetch(key, lambda: self._collate(self._read(index)))
 
     def _read(self, index: Any) -> Any:
@@ -78,6 +90,19 @@ class KeyedDataset(Dataset[Any]):
         if getattr(dataset, "__getitems__", None):
             return dataset.__getitems__(index)
         return [dataset[one] for one in index]
+
+
+def draws_nothing(dataset: Any) -> bool:
+    """Whether reading is known to draw no random number, so that no stream needs to be set: tensors, and parts of them.
+
+    Of exactly torch's own types only: a subclass may do anything, and so may a tensor of another type.
+    """
+    if type(dataset) is TensorDataset:
+        return all(type(tensor) is torch.Tensor for tensor in dataset.tensors)
+    return type(dataset) is Subset and draws_nothing(dataset.dataset)
+
+
+_DRAWING_NOTHING = (default_collate, default_convert)
 
 
 class CurrentOrder(Sampler[KeyedBatch]):
@@ -131,6 +156,9 @@ class KeyedSource:
 
     def start(self, loader: Any, opening: Opening, order: Order, owner: Pass) -> Iterator[Any]:
         """The batches of `order`; a pass of the same loop that still holds the persistent workers is closed."""
+        if not loader.num_workers and not loader.pin_memory:
+            # All that torch's own iterator would do besides costs half a fetch: its record for profilers, a count.
+            return map(KeyedDataset(loader).__getitem__, order)
         if self._loader is None or not loader.persistent_workers:
             self._order = CurrentOrder()
             self._loader = build_loader(loader, opening, KeyedDataset(loader), self._order)

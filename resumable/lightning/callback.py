@@ -29,6 +29,11 @@ class Resume(_Callback):  # type: ignore[misc]
     `RunMismatchError` where the checkpoint does not fit. Outside of `fit` it does nothing.
     """
 
+    # Lightning opens a record of its profiler around each hook of each callback, whether or not it does anything, but
+    # passes over what cannot be called. These six come in every step.
+    on_train_batch_start = on_train_batch_end = on_before_zero_grad = None
+    on_before_backward = on_after_backward = on_before_optimizer_step = None
+
     def __init__(self, config: str | Path | Mapping[str, Any] | Config) -> None:
         self.config = Config.load(config)
         self._session: Session | None = None

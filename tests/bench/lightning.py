@@ -4,6 +4,8 @@ Both kinds of fit take turns, short and many, with the same module, data and tra
 as many matrix products as make it `STEP_SECONDS` long in a fit without the callback. Counted is what passes between the
 ends of two batches, from the second batch on, so neither the start of a fit nor its checkpoint of step 0 takes part;
 none is saved on the way. `outside` is the same less the products, which are equal in both, and so far less noisy.
+Measured over tensors, from which reading draws nothing, and over a dataset that draws each sample, so that its streams
+are set and put back around each batch.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from resumable.lightning import Resume
 from tests.bench.timing import rounds
@@ -78,15 +80,23 @@ def measure(pairs: int, folder: Path) -> dict[str, Any]:
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     products = _products()
+    kinds = (("", TensorDataset(torch.randn(BATCHES * 4, 8))), (", random data", Noisy(BATCHES * 4)))
+    found: dict[str, Any] = {}
+    for suffix, data in kinds:
+        found |= _compare(pairs, products, data, folder, suffix)
+    return found
+
+
+def _compare(pairs: int, products: int, data: Any, folder: Path, suffix: str) -> dict[str, Any]:
     plain: list[Stopwatch] = []
     ours: list[Stopwatch] = []
     for turn in rounds(("plain", "ours"), pairs * FITS_PER_PAIR):
         for who in turn:
-            (ours if who == "ours" else plain).append(_fit(products, folder if who == "ours" else None))
+            (ours if who == "ours" else plain).append(_fit(products, data, folder if who == "ours" else None))
     both = list(zip(plain, ours, strict=True))
     return {
-        "plain": {"step_seconds": [watch.step_seconds() for watch in plain]},
-        "with Resume": {
+        f"plain{suffix}": {"step_seconds": [watch.step_seconds() for watch in plain]},
+        f"with Resume{suffix}": {
             "step_seconds": [watch.step_seconds() for watch in ours],
             "extra_percent": [100 * (one.step_seconds() / none.step_seconds() - 1) for none, one in both],
             "extra_outside_microseconds": [
@@ -96,7 +106,20 @@ def measure(pairs: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def _fit(products: int, folder: Path | None) -> Stopwatch:
+class Noisy(Dataset[Any]):
+    """Each sample is drawn anew."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor]:
+        return (torch.randn(8),)
+
+
+def _fit(products: int, data: Any, folder: Path | None) -> Stopwatch:
     watch = Stopwatch()
     callbacks: list[Any] = [watch]
     if folder is not None:
@@ -104,17 +127,17 @@ def _fit(products: int, folder: Path | None) -> Stopwatch:
         shutil.rmtree(run, ignore_errors=True)
         every = {"steps": None, "minutes": 10}
         callbacks.append(Resume({"run": str(run), "every": every, "progress": "never"}))
-    data = DataLoader(TensorDataset(torch.randn(BATCHES * 4, 8)), batch_size=4, shuffle=True)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=callbacks, enable_model_summary=False, **quiet)
-    trainer.fit(Busy(products), data)
+    trainer.fit(Busy(products), DataLoader(data, batch_size=4, shuffle=True))
     return watch
 
 
 def _products() -> int:
     """How many products fill up a step of a plain fit to `STEP_SECONDS` on this machine."""
-    _fit(1, None)  # warms up
-    lightning_seconds = _fit(0, None).step_seconds()
+    data = TensorDataset(torch.randn(BATCHES * 4, 8))
+    _fit(1, data, None)  # warms up
+    lightning_seconds = _fit(0, data, None).step_seconds()
     product_seconds = median(_multiply(20) for _ in range(9)) / 20
     return max(round((STEP_SECONDS - lightning_seconds) / product_seconds), 1)
 

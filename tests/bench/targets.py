@@ -109,6 +109,7 @@ TARGETS = [
     Target("batches(), 2 workers, rushing, µs", "batches", "extra_wall_microseconds", "2 workers, rushing", 50),
     Target("batches(), 2 workers, training, µs", "batches", "extra_wall_microseconds", "2 workers, training", 50),
     Target("Lightning callback, on a step of 5 ms, %", "lightning", "extra_percent", "with Resume", 3),
+    Target("the same, over data drawn at random, %", "lightning", "extra_percent", "with Resume, random data", 3),
 ]
 
 

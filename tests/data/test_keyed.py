@@ -15,11 +15,14 @@ from torch.utils.data import (
     RandomSampler,
     Subset,
     SubsetRandomSampler,
+    TensorDataset,
     WeightedRandomSampler,
 )
 from torch.utils.data.distributed import DistributedSampler
 
 from resumable.data.addresses import PassAddress
+from resumable.data.keyed import draws_nothing
+from resumable.data.streams import saved_streams
 from resumable.errors import LoopError
 from tests.data.kinds import (
     Augmented,
@@ -45,6 +48,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "two workers": {"num_workers": 2},
     "persistent": {"num_workers": 2, "persistent_workers": True, "prefetch_factor": 4},
 }
+
+
+def draws_without_moving() -> list[float]:
+    with saved_streams():
+        return draws()
 
 
 def weighted(n: int) -> WeightedRandomSampler:
@@ -121,6 +129,48 @@ def test_spawned_workers_give_the_same_bits() -> None:
 def test_pinned_memory_changes_no_bit() -> None:
     whole, _ = Bench().batches(KINDS["shuffle"]())
     assert equal(whole, Bench().batches(KINDS["shuffle"](pin_memory=True))[0])
+
+
+class SomeTensors(TensorDataset):
+    """Known to draw nothing no more: a subclass may do anything."""
+
+
+@pytest.mark.parametrize("way", ["no workers", "two workers"])
+def test_tensors_need_no_streams_and_come_out_as_of_a_subclass(way: str) -> None:
+    tensors, streams = (torch.arange(41.0), torch.arange(82).view(41, 2)), draws_without_moving()
+    passes = []
+    for dataset in (TensorDataset(*tensors), Subset(TensorDataset(*tensors), range(41)), SomeTensors(*tensors)):
+        bench = Bench()
+        batches, _ = bench.batches(DataLoader(dataset, 4, shuffle=True, **WAYS[way]))
+        passes.append([part for batch in batches for part in batch])
+        bench.data.close()
+    assert equal(passes[0], passes[1])
+    assert equal(passes[0], passes[2])
+    assert draws_without_moving() == streams
+
+
+def test_only_what_is_known_to_draw_nothing_goes_without_streams() -> None:
+    class Odd(torch.Tensor): ...
+
+    plain = TensorDataset(torch.arange(4))
+    assert draws_nothing(plain)
+    assert draws_nothing(Subset(Subset(plain, [0, 1]), [0]))
+    drawing = (SomeTensors(torch.arange(4)), Subset(Augmented(), [0]), ConcatDataset([plain]), Augmented())
+    assert not any(map(draws_nothing, drawing))
+    assert not draws_nothing(TensorDataset(torch.arange(4).as_subclass(Odd)))
+
+
+def test_a_collate_function_that_draws_gets_its_streams_also_over_tensors() -> None:
+    def noisy(samples: list[Any]) -> Any:
+        return torch.stack([sample[0] for sample in samples]) + torch.rand(())
+
+    def loader() -> DataLoader[Any]:
+        return DataLoader(TensorDataset(torch.arange(41.0)), 4, collate_fn=noisy)
+
+    torch.manual_seed(1)
+    whole, _ = Bench().batches(loader())
+    torch.manual_seed(2)
+    assert equal(whole, Bench().batches(loader())[0])
 
 
 def test_epochs_passes_loops_and_seeds_differ() -> None:
