@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
+from resumable import Run
 from resumable.lightning import Resume
 from tests.data.kinds import Indices
 
@@ -37,6 +39,18 @@ class Module(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=1e-4)
+
+
+class Configured(Module):
+    """Takes its settings as OmegaConf gives them, and notes what a checkpoint says of them."""
+
+    def __init__(self, settings: Any, fails_at: int | None = None) -> None:
+        super().__init__(fails_at)
+        self.save_hyperparameters("settings")
+        self.told: Any = None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.told = checkpoint["hyper_parameters"]
 
 
 class Peeking(pl.Callback):
@@ -101,3 +115,26 @@ def test_a_fit_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not {"setup_data", "process_dataloader", "on_train_end"} & (
         vars(fit_loop).keys() | vars(trainer.strategy).keys()
     )
+
+
+def test_settings_of_omegaconf_come_back_as_plain_containers(tmp_path: Path) -> None:
+    def settings() -> Any:
+        return OmegaConf.create({"rate": 0.1, "sizes": [1, 2], "net": {"depth": "${..rate}"}})
+
+    with pytest.raises(OSError, match="a disk went away"):
+        fit(tmp_path, Configured(settings(), fails_at=5), resume(tmp_path))
+    module = Configured(settings())
+    fit(tmp_path, module, resume(tmp_path))
+    assert module.told == {"settings": {"rate": 0.1, "sizes": [1, 2], "net": {"depth": 0.1}}}
+    assert type(module.told["settings"]) is dict
+    assert type(module.told["settings"]["sizes"]) is list
+    assert OmegaConf.is_config(module.hparams.settings), "the module's own stay as they are"
+
+
+def test_the_weights_of_a_run_fill_a_module_without_a_fit(tmp_path: Path) -> None:
+    trained = Module()
+    fit(tmp_path, trained, resume(tmp_path))
+    served = Module()
+    loaded = Run(str(tmp_path / "run")).latest().load_into(served)
+    assert (loaded.missing, loaded.unexpected) == ((), ())
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in served.state_dict().items())
