@@ -75,6 +75,10 @@ class RunMismatchError(ResumableError, ValueError):
     """A run that belongs to other objects than those given."""
 
 
+class ExportError(ResumableError, RuntimeError):
+    """A model that could not be carried over, or is not proved to be the one that was trained."""
+
+
 class Preempted(SystemExit):
     """A signal asked the training to leave; its state is saved where `saved` says so. Exits with `code`."""
 

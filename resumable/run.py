@@ -5,17 +5,26 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resumable import strictjson
-from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, RunMismatchError, quoted
+from resumable.errors import (
+    CheckpointError,
+    CorruptCheckpointError,
+    NoCheckpointError,
+    ResumableError,
+    RunMismatchError,
+    quoted,
+)
 from resumable.events import size
 from resumable.retention import Candidate, Rule, best
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest
+from resumable.store.reader import BlobReader
 from resumable.store.storage import open_storage
 
 if TYPE_CHECKING:
@@ -212,11 +221,37 @@ class Checkpoint:
             return {}
         for blob in record.blobs:
             self._refuse_more_than_memory(blob)
-        sources = [self._catalog.reader(self.manifest, blob) for blob in record.blobs]
+        sources = self._sources(name)
         try:
             return read_tensors(sources, record.tensors, into=into or {}, keys=record.tensors if keys is None else keys)
         except ValueError as error:
             raise self._malformed(" and ".join(record.blobs), error) from error
+
+    def reader(self, name: str) -> Callable[[str], torch.Tensor]:
+        """Reads and verifies the tensors of one object one at a time, by their keys in its blobs."""
+        from resumable.state.filling import TensorReader
+
+        record = self._record(name)
+        with self._judged(" and ".join(record.blobs)):
+            reader = TensorReader(self._sources(name), record.tensors)
+
+        def read(key: str) -> torch.Tensor:
+            with self._judged(" and ".join(record.blobs)):
+                return reader.read(key)
+
+        return read
+
+    def _sources(self, name: str) -> list[BlobReader]:
+        return [self._catalog.reader(self.manifest, blob) for blob in self._record(name).blobs]
+
+    @contextmanager
+    def _judged(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            if isinstance(error, ResumableError):
+                raise
+            raise self._malformed(where, error) from error
 
     def inline_tree(self, part: str) -> Any:
         """`rng` or `position`, decoded: parts of the state file whose tensors stand in it."""

@@ -88,6 +88,26 @@ def _read(sources: Sequence[Source], records: Records, into: Mapping[str, Tensor
 _Tensors = dict[str, Tensor]
 
 
+class TensorReader:
+    """An object's tensors one at a time, in any order, each proved by its digest: for states larger than the memory.
+
+    Making one reads the headers. `ValueError` names what is not as it was saved.
+    """
+
+    def __init__(self, sources: Sequence[Source], records: Records) -> None:
+        self._sources = sources
+        self._records = records
+        self._places = placed([_header(source, None).slices for source in sources], records)
+
+    def read(self, key: str) -> Tensor:
+        """One of them, in memory of its own; an alias is read as the tensor that it is another name of."""
+        key = alias_of(self._records[key]) or key
+        number, place, facts = self._places[key]
+        part = _Part(key, place, empty(facts), self._records[key].digest)
+        _task(self._sources[number], [part])()
+        return part.target
+
+
 @dataclass(frozen=True)
 class _Header:
     slices: dict[str, Slice]

@@ -53,9 +53,11 @@ class Layout:
     The format allows no holes, so the widest dtypes come first: each tensor is then aligned to its own item size.
     """
 
-    def __init__(self, entries: Iterable[tuple[str, str, tuple[int, ...], int]]) -> None:
+    def __init__(
+        self, entries: Iterable[tuple[str, str, tuple[int, ...], int]], *, metadata: Mapping[str, str] | None = None
+    ) -> None:
         ordered = sorted(entries, key=lambda entry: -_item_bytes(entry[1]))
-        table: dict[str, Any] = {_METADATA: {"format": "pt"}}
+        table: dict[str, Any] = {_METADATA: {"format": "pt", **(metadata or {})}}
         offset = 0
         for key, tag, shape, nbytes in ordered:
             if key in table:

@@ -112,7 +112,7 @@ class ModuleAdapter(Plain):
                 {key: value for key, value in saved.items() if key not in filled},
                 {key: value for key, value in live.items() if key not in emptied},
             ),
-            *_untied(saved, live),
+            *untied(saved, live),
             *listed("buffers missing in the checkpoint", sorted(unsaved - saved.keys() - tree["buffers"].keys())),
             *listed("buffers not in this module", sorted(tree["buffers"].keys() - places.keys())),
             *listed("modules missing in the checkpoint", sorted(modules - saved_modules)),
@@ -236,7 +236,8 @@ def _both_tensors(saved: Mapping[str, Any], live: Mapping[str, Any], key: str) -
     return both and not nn.parameter.is_lazy(live[key])
 
 
-def _untied(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
+def untied(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
+    """Names under which one tensor was saved that are two tensors of the live `state_dict`."""
     first: dict[int, str] = {}
     apart = []
     for key, tensor in saved.items():

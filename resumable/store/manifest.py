@@ -276,7 +276,7 @@ def parse_attempt_file(data: bytes) -> AttemptFile:
 
 def _parse(kind: type[R], data: bytes, what: str) -> R:
     try:
-        document = strictjson.loads(_undamaged(data))
+        document = strictjson.loads(undamaged(data))
     except ValueError as error:
         raise CorruptCheckpointError(f"{what}: {quoted(error)}") from error
     _refuse_newer(document, what)
@@ -284,7 +284,7 @@ def _parse(kind: type[R], data: bytes, what: str) -> R:
         _refuse_too_much(document)
         return kind.model_validate(_upgraded(document))
     except ValidationError as error:
-        raise CorruptCheckpointError(f"{what}: {quoted(_first(error))}") from error
+        raise CorruptCheckpointError(f"{what}: {quoted(first_fault(error))}") from error
     except ValueError as error:
         raise CorruptCheckpointError(f"{what}: {quoted(error)}") from error
 
@@ -331,8 +331,8 @@ def _upgraded_object(name: str, part: Any) -> Any:
     return {**rest, "blobs": [] if part["blob"] is None else [part["blob"]]}
 
 
-def _undamaged(data: bytes) -> bytes:
-    """The document without its digest, which fits."""
+def undamaged(data: bytes) -> bytes:
+    """The document without its digest, which fits; `ValueError` otherwise."""
     trailer = _TRAILER.fullmatch(data[-_TRAILER_BYTES:])
     if not trailer:
         raise ValueError("cut short, or not of this format: no digest at its end")
@@ -351,7 +351,8 @@ def _refuse_newer(document: Any, what: str) -> None:
         )
 
 
-def _first(error: ValidationError) -> str:
+def first_fault(error: ValidationError) -> str:
+    """What is wrong with a document, and where in it: the first thing that was found."""
     found = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in found["loc"])
     message = found["msg"].removeprefix("Value error, ")

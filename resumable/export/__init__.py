@@ -1,0 +1,27 @@
+"""From a checkpoint to what serves elsewhere, with the proof beside it; each name is imported when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resumable.export.check import Measured, verify
+    from resumable.export.exporting import Exported, export
+    from resumable.export.proof import Proof
+
+_HOME = {
+    "Exported": "exporting",
+    "Measured": "check",
+    "Proof": "proof",
+    "export": "exporting",
+    "verify": "check",
+}
+
+__all__ = ["Exported", "Measured", "Proof", "export", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'resumable.export' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"resumable.export.{_HOME[name]}"), name)

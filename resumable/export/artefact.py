@@ -1,0 +1,113 @@
+"""The folder of an exported model: made whole or not at all, and looked at byte by byte; knows no model, runs nothing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import xxhash
+
+from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError
+from resumable.export.proof import MAX_BYTES, FileRecord, Proof, parse
+from resumable.store.storage import reported
+
+PROOF = "proof.json"
+GOLDEN = "golden.safetensors"
+PIECE_BYTES = 8 * 2**20
+
+
+def is_artefact(path: str) -> bool:
+    """Whether `path` is a folder of this machine that holds a proof."""
+    return "://" not in path and (Path(path).expanduser() / PROOF).is_file()
+
+
+@contextmanager
+def made(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` that is durable and becomes `target` if all goes well, and is gone otherwise.
+
+    `ConfigError` where `target` is there already; `StorageError` where nothing can be written.
+    """
+    refuse_existing(target)
+    staging = target.with_name(f".{target.name}.tmp-{secrets.token_hex(8)}")
+    with reported("write", str(target)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging.mkdir()
+    try:
+        with reported("write", str(target)):
+            yield staging
+            for path in (*sorted(staging.iterdir()), staging):
+                _sync(path)
+            refuse_existing(target)
+            staging.rename(target)
+            _sync(target.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def refuse_existing(target: Path) -> None:
+    """`ConfigError` where something is in the way: nothing is ever replaced, for it may be serving."""
+    if os.path.lexists(target):
+        raise ConfigError(f"{target} exists already", "name a new folder, or remove that one first")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def records(folder: Path) -> dict[str, FileRecord]:
+    """Size and digest of every file but the proof."""
+    return {path.name: _record(path) for path in sorted(folder.iterdir()) if path.name != PROOF}
+
+
+def _record(path: Path) -> FileRecord:
+    seen, size = xxhash.xxh3_128(), 0
+    with reported("read", str(path)), path.open("rb", buffering=0) as file:
+        while piece := file.read(PIECE_BYTES):
+            seen.update(piece)
+            size += len(piece)
+    return FileRecord(size=size, digest=seen.hexdigest())
+
+
+def read_proof(folder: Path) -> Proof:
+    """The proof in a folder. `NoCheckpointError` where there is none; raises as `proof.parse`."""
+    path = folder / PROOF
+    try:
+        with reported("read", str(path)), path.open("rb") as file:
+            return parse(file.read(MAX_BYTES + 1))
+    except FileNotFoundError as error:
+        raise NoCheckpointError(
+            f"{folder}: no {PROOF} here, so it is no exported model", "name the folder that `resumable export` made"
+        ) from error
+    except CorruptCheckpointError as error:
+        raise CorruptCheckpointError(f"{folder}: {error.message}", error.hint) from error
+
+
+def check_files(folder: Path, proof: Proof) -> None:
+    """Whether every file that the proof names is there, byte for byte; `CorruptCheckpointError` names the first that differs."""
+    for name, expected in proof.files.items():
+        found = _found(folder / name)
+        if found is None:
+            raise _damaged(folder, name, "missing")
+        if found.size != expected.size:
+            raise _damaged(folder, name, f"{found.size} bytes, expected {expected.size}")
+        if found.digest != expected.digest:
+            raise _damaged(folder, name, f"its digest is {found.digest}, the proof is of {expected.digest}")
+
+
+def _found(path: Path) -> FileRecord | None:
+    return _record(path) if path.is_file() else None
+
+
+def _damaged(folder: Path, name: str, reason: str) -> CorruptCheckpointError:
+    return CorruptCheckpointError(
+        f"{folder}: {name}: {reason}",
+        "it was damaged, or this proof is that of another export: copy the whole folder again, or export again",
+    )

@@ -1,0 +1,167 @@
+"""Proves an artefact: every byte, the weights' bits, and the outputs of its program; needs no training code.
+
+`python -m resumable.export.check DIR` is how an export does it in a fresh process, and says on stdout what it found.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from resumable.errors import ConfigError, CorruptCheckpointError, ExportError, ResumableError
+from resumable.export import proof as proofs
+from resumable.export import runtimes
+from resumable.export.artefact import check_files, read_proof
+from resumable.export.comparison import Compared, compare
+from resumable.export.proof import Known, Proof
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found here: None where the format has no such thing, or there is no golden input."""
+
+    weights_identical: bool | None
+    outputs: Compared | None
+    runtime: str | None
+    environment: Mapping[str, Any]
+
+
+def verify(folder: str | Path, *, model: str | None = None) -> tuple[Proof, Measured]:
+    """Prove an exported model again, on this machine: read every byte, load it, and run it on its golden input.
+
+    `model` names a function (`package.module:function`) that builds the model: with it also the outputs of weights in
+    safetensors files are compared. A program in the folder is run, so trust whoever made it. Raises
+    `CorruptCheckpointError` for damage, and `ExportError` where this is not the model that was trained.
+    """
+    folder = Path(folder).expanduser()
+    proof = read_proof(folder)
+    check_files(folder, proof)
+    measured = measure(folder, proof, model=model)
+    grade(proof, measured, where=str(folder))
+    return proof, measured
+
+
+def grade(proof: Proof, measured: Measured, *, where: str) -> proofs.Grade:
+    """The grade that was reached; `ExportError` says with numbers why it is none."""
+    if measured.weights_identical is False:
+        raise ExportError(f"{where}: its weights are not those that were saved", "export again; do not serve this one")
+    found, tolerance = measured.outputs, proof.tolerance
+    if found is not None and not found.identical and (tolerance is None or not found.absolute <= tolerance.absolute):
+        most = "none was allowed" if tolerance is None else f"{tolerance.absolute:g} is the tolerance"
+        raise ExportError(
+            f"{where}: outputs differ by {found.absolute:.3g} ({found.relative:.3g} of the largest), {most}",
+            "it is not proved to be the same model; a larger --tolerance is yours to justify",
+        )
+    if proof.format == "safetensors":
+        return "weights-identical"
+    if found is None:
+        raise ExportError(f"{where}: a program without a golden input proves nothing", "give one: --golden FILE")
+    return "outputs-identical" if found.identical else "outputs-within-tolerance"
+
+
+def measure(folder: Path, proof: Proof, *, model: str | None) -> Measured:
+    """Load and run what is in `folder`; judges nothing."""
+    identical = _WEIGHTS[proof.format](folder, proof)
+    if proof.golden is None:
+        if model is not None:
+            raise ConfigError(f"{folder}: there is no golden input to run {model} on", "export with --golden FILE")
+        return Measured(identical, None, None, {})
+    if proof.format != "safetensors":
+        found = runtimes.run(folder, proof, proof.golden)
+    elif model is not None:
+        found = _with_code(folder, proof.golden, model)
+    else:
+        return Measured(identical, None, None, {})
+    runtime, environment, outputs = found
+    try:
+        compared = compare(outputs, runtimes.expected(folder, proof.golden))
+    except ValueError as error:
+        raise ExportError(f"{folder / proof.entry}: {error}", "it is another model than the one that was run") from error
+    return Measured(identical, compared, runtime, environment)
+
+
+def _with_code(folder: Path, known: Known, model: str) -> tuple[str, dict[str, Any], list[Any]]:
+    from resumable.export.model import build
+    from resumable.weights import load_weights
+
+    made = build(model)
+    load_weights(made, str(folder))
+    return runtimes.with_torch(made, folder, known)
+
+
+# -- weights ----------------------------------------------------------------------------------------------------------
+
+
+def _of_files(folder: Path, proof: Proof) -> bool:
+    from resumable.export.huggingface import found
+
+    try:
+        tensors = dict(found(folder / name) for name in proof.files)
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{folder}: {error}", "export again") from error
+    return bool(tensors) and tensors == proof.weights.tensors
+
+
+def _of_program(folder: Path, proof: Proof) -> bool:
+    import torch
+
+    from resumable.state.tensors import facts_of, tensor_digest
+
+    program = torch.export.load(folder / proof.entry)
+    for name, record in proof.weights.tensors.items():
+        value = program.state_dict.get(name)
+        if value is None:
+            continue  # the program does not use it
+        if facts_of(value).dtype != record.dtype or tensor_digest(value) != record.digest:
+            return False
+    return True
+
+
+_WEIGHTS: Mapping[str, Any] = {
+    "safetensors": _of_files,
+    "pt2": _of_program,
+    "onnx": lambda folder, proof: None,  # the exporter folds constants: fewer and other tensors than were trained
+    "aoti": lambda folder, proof: None,  # compiled in
+}
+
+
+# -- a fresh process --------------------------------------------------------------------------------------------------
+
+
+def measured_afresh(folder: Path, *, model: str | None = None) -> Measured:
+    """As `measure`, by a process that has seen nothing of the training; raises what that found."""
+    command = [sys.executable, "-m", "resumable.export.check", str(folder), *([model] if model else [])]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        said = json.loads(ended.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        last = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise ExportError(
+            f"the check in a fresh process ended with {ended.returncode}: {last}", f"try it: {' '.join(command)}"
+        ) from None
+    if "error" in said:
+        raise ExportError(said["error"], said["hint"])
+    outputs = said.pop("outputs")
+    return Measured(outputs=Compared(**outputs) if outputs else None, **said)
+
+
+def main(arguments: list[str]) -> int:
+    """`DIR [MODEL]`: one line of JSON, what was measured or the error."""
+    folder, model = Path(arguments[0]), arguments[1] if len(arguments) > 1 else None
+    try:
+        proof = read_proof(folder)
+        check_files(folder, proof)
+        said = asdict(measure(folder, proof, model=model))
+    except ResumableError as error:
+        said = {"error": error.message, "hint": error.hint}
+    print(json.dumps(said), flush=True)
+    return 1 if "error" in said else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""Outputs beside those that were expected: bits, and the largest difference; needs NumPy alone, and runs nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Values = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One tensor that a model gave: what it is, its bytes in row-major order, and its values for reckoning."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+    values: Values
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Whether all bits are equal, and the largest difference: absolute, and relative to the largest expected number.
+
+    Differences are infinite where one is a number and the other is not.
+    """
+
+    identical: bool
+    absolute: float
+    relative: float
+
+
+def compare(found: Sequence[Output], expected: Sequence[Output]) -> Compared:
+    """All outputs in their order; `ValueError` where number, dtypes or shapes are others."""
+    if len(found) != len(expected):
+        raise ValueError(f"{len(found)} outputs, expected {len(expected)}")
+    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+        if (one.dtype, one.shape) != (other.dtype, other.shape):
+            raise ValueError(
+                f"output {number} is {one.dtype}{list(one.shape)}, expected {other.dtype}{list(other.shape)}"
+            )
+    pairs = [_difference(one.values, other.values) for one, other in zip(found, expected, strict=True)]
+    return Compared(
+        all(one.data == other.data for one, other in zip(found, expected, strict=True)),
+        max((absolute for absolute, _ in pairs), default=0.0),
+        max((relative for _, relative in pairs), default=0.0),
+    )
+
+
+def _difference(found: Values, expected: Values) -> tuple[float, float]:
+    same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+    if same.all():
+        return 0.0, 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        absolute = float(np.abs(found[~same] - expected[~same]).max())
+    if not math.isfinite(absolute):
+        return math.inf, math.inf
+    largest = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
+    return absolute, absolute / largest if largest else math.inf

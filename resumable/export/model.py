@@ -1,0 +1,92 @@
+"""A live model with a checkpoint's values in it, made by the one function that the user named; knows no format."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from resumable.errors import ConfigError, ExportError, RunMismatchError
+from resumable.export.source import HIDDEN, Stored
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build(factory: str) -> nn.Module:
+    """What `package.module:function` makes when it is called without arguments.
+
+    The current folder is where modules are looked for first, as in `python -m`. `ConfigError` where there is no such
+    function, `ExportError` for what it raises or makes.
+    """
+    from torch import nn
+
+    function = _found(factory)
+    try:
+        made = function()
+    except Exception as error:
+        raise ExportError(
+            f"{factory}() raised {type(error).__name__}: {error}", "it is called without arguments"
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise ExportError(f"{factory}() made a {type(made).__name__}, expected a torch.nn.Module", "return the model")
+    return made.eval()
+
+
+def _found(factory: str) -> Any:
+    module, colon, path = factory.partition(":")
+    if not colon or not module or not path:
+        raise ConfigError(f"--model {factory}: expected package.module:function", "for example my_project.model:build")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"--model {factory}: {error}", "run it from the folder in which `import` finds it") from error
+    if not callable(found):
+        raise ConfigError(f"--model {factory}: a {type(found).__name__}, expected a function", "name what is called")
+    return found
+
+
+def fill(model: nn.Module, stored: Stored) -> None:
+    """Put every value of the checkpoint into `model`, also of buffers that no `state_dict` has.
+
+    `RunMismatchError` where names, shapes or dtypes are not the very same.
+    """
+    from resumable.state.tensors import fill as copied
+
+    live = model.state_dict(keep_vars=True)
+    _refuse_misfit(type(model).__name__, live, stored)
+    for name in stored.records:
+        copied(live[name].detach(), stored.read(name))
+    for key in stored.hidden:
+        copied(_buffer(model, key.removeprefix(HIDDEN)), stored.read(key))
+
+
+def _refuse_misfit(what: str, live: Mapping[str, Any], stored: Stored) -> None:
+    from resumable.state.modules import misfits, untied
+    from resumable.state.tensors import TensorFacts, empty
+
+    saved = {name: empty(TensorFacts.recorded(record), "meta") for name, record in stored.records.items()}
+    saved |= {name: saved[kept] for name, kept in stored.tied.items()}
+    reasons = [*misfits(saved, live), *untied(saved, live)]
+    if reasons:
+        raise RunMismatchError(
+            f"{what} does not fit {stored.source.checkpoint}: {'; '.join(reasons)}",
+            "the function must build the model as it was trained: the same names, shapes and dtypes",
+        )
+
+
+def _buffer(model: nn.Module, name: str) -> Any:
+    owner, _, attribute = name.rpartition(".")
+    try:
+        return model.get_submodule(owner)._buffers[attribute]
+    except (AttributeError, KeyError) as error:
+        raise RunMismatchError(
+            f"{type(model).__name__} has no buffer {name}, which the checkpoint has",
+            "the function must build the model as it was trained",
+        ) from error

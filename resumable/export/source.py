@@ -1,0 +1,67 @@
+"""What a checkpoint gives to an export: its weights by name, and its golden input; knows no format and no artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from resumable.errors import ExportError, NoCheckpointError
+from resumable.export.proof import Source
+from resumable.run import Checkpoint
+from resumable.store.manifest import TensorRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HIDDEN = "non_persistent_buffers."
+AVERAGED = "torch.optim.swa_utils.AveragedModel"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The `state_dict` of one module in a checkpoint, without its values.
+
+    `records` by name, `tied`: another name of which one, `hidden`: buffers that are in no `state_dict`; `read` gives
+    the values of one of them.
+    """
+
+    source: Source
+    records: Mapping[str, TensorRecord]
+    tied: Mapping[str, str]
+    hidden: Mapping[str, TensorRecord]
+    read: Callable[[str], Tensor]
+
+
+def stored(checkpoint: Checkpoint, name: str) -> Stored:
+    """The module `name` of a checkpoint, an average of weights under the names of the averaged module.
+
+    Raises `ExportError` for what is no module, `NoCheckpointError` for what is not there.
+    """
+    record = checkpoint.manifest.objects.get(name)
+    if record is None:
+        known = ", ".join(checkpoint.manifest.objects)
+        raise NoCheckpointError(f"{checkpoint.name}: no object {name!r}", f"this checkpoint holds: {known}")
+    if record.kind != "module":
+        modules = [other for other, found in checkpoint.manifest.objects.items() if found.kind == "module"]
+        raise ExportError(
+            f"{checkpoint.name}: {name} is a {record.kind} ({record.type}), expected a module",
+            f"this checkpoint holds the modules: {', '.join(modules) or 'none'}",
+        )
+    prefix = "module." if record.type == AVERAGED else ""
+    named = {key.removeprefix(prefix): key for key in record.tensors if key.startswith(prefix)}
+    read = checkpoint.reader(name)
+    tensors = {short: record.tensors[key] for short, key in named.items() if not key.startswith(HIDDEN)}
+    return Stored(
+        source=Source(
+            run_id=checkpoint.manifest.run_id,
+            checkpoint=checkpoint.name,
+            step=checkpoint.step,
+            epoch=checkpoint.epoch,
+            object=name,
+        ),
+        records={short: found for short, found in tensors.items() if found.alias is None},
+        tied={short: found.alias.removeprefix(prefix) for short, found in tensors.items() if found.alias is not None},
+        hidden={short: record.tensors[key] for short, key in named.items() if key.startswith(HIDDEN)},
+        read=lambda short: read(named[short]),
+    )
