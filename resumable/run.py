@@ -185,7 +185,7 @@ class Checkpoint:
         """
         from resumable.state.modules import load_weights, places_for
 
-        name = name or self._only_module()
+        name = name or self.main_module()
         # Of a model that fits, the very tensors are filled and handed to it; of any other, nothing is touched yet.
         into = places_for(model, self._record(name).tensors)
         state = self._weights(name, self.decoded(name, self.tensors(name, into=into)))
@@ -291,7 +291,8 @@ class Checkpoint:
             known = ", ".join(self.manifest.objects)
             raise NoCheckpointError(f"{self.name}: no object {name!r}", f"this checkpoint holds: {known}") from None
 
-    def _only_module(self) -> str:
+    def main_module(self) -> str:
+        """The name of the only module, or `model`; `RunMismatchError` where it is not clear which is meant."""
         modules = [name for name, record in self.manifest.objects.items() if record.kind == "module"]
         if len(modules) == 1:
             return modules[0]

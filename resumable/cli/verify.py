@@ -1,14 +1,15 @@
-"""`resumable verify`: whether every byte of a checkpoint is the byte that was written; repairs nothing."""
+"""`resumable verify`: whether checkpoints, or an exported model, are what was written; repairs nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import typer
 
-from resumable.cli.options import Json, StorageOptions, Target
+from resumable.cli.options import Json, StorageOptions
+from resumable.cli.proving import is_artefact, prove
 from resumable.cli.terminal import Column, Styled, count, meanwhile, print_json, print_table, say
 from resumable.errors import CheckpointError, FormatVersionError, NoCheckpointError
 from resumable.events import size
@@ -30,15 +31,46 @@ class Verdict:
     size_bytes: int
 
 
-def verify(target: Target, json: Json = False, storage_options: StorageOptions = "{}") -> None:
-    """Read checkpoints and compare digests.
+def verify(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN[@STEP] | DIR",
+            help="A run, RUN@latest, RUN@best or RUN@STEP; or the folder of an exported model.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Of an export of weights: also run the model that this function builds.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+    storage_options: StorageOptions = "{}",
+) -> None:
+    """Read checkpoints and compare digests, or prove an exported model again on this machine.
 
-    Without a selector, of every checkpoint of the run. Exits with 1 if any is bad. A save that was cut short before
+    Of a run without a selector, every checkpoint. Exits with 1 if any is bad. A save that was cut short before
     its commit is no checkpoint, and not bad.
 
     --json: {"run", "ok", "checkpoints": [{"name", "verdict", "reason", "size_bytes"}]}; `verdict` is "ok", "bad" or
     "unfinished", `reason` is empty where there is nothing to say.
+
+    The folder that `resumable export` made: every byte is read, and the program in it is run on its golden input, so
+    trust whoever made it. Exits with 1 where it is not, within its tolerance, what was trained.
+
+    --json then: {"folder", "ok", "grade", "proved", "weights_identical", "difference": {"absolute", "relative"},
+    "tolerance", "runtime"}; `grade` is what was found here, `proved` what the proof says. Or {"folder", "ok": false,
+    "error", "hint"}.
     """
+    if is_artefact(target):
+        prove(target, model=model, json=json)
+        return
+    if model is not None:
+        raise typer.BadParameter(f"--model is for the folder of an exported model, and {target} is none")
     url, selector = parse_target(target)
     run = Run(url, storage_options=storage_options)
     names = _selected(run, selector)

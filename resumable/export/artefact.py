@@ -1,4 +1,4 @@
-"""The folder of an exported model: made whole or not at all, and looked at byte by byte; knows no model, runs nothing."""
+"""The folder of an exported model: made whole or not at all, and read byte by byte; knows no model."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def read_proof(folder: Path) -> Proof:
 
 
 def check_files(folder: Path, proof: Proof) -> None:
-    """Whether every file that the proof names is there, byte for byte; `CorruptCheckpointError` names the first that differs."""
+    """Read every file that the proof names; `CorruptCheckpointError` names the first whose bytes are others."""
     for name, expected in proof.files.items():
         found = _found(folder / name)
         if found is None:

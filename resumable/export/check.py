@@ -81,7 +81,9 @@ def measure(folder: Path, proof: Proof, *, model: str | None) -> Measured:
     try:
         compared = compare(outputs, runtimes.expected(folder, proof.golden))
     except ValueError as error:
-        raise ExportError(f"{folder / proof.entry}: {error}", "it is another model than the one that was run") from error
+        raise ExportError(
+            f"{folder / proof.entry}: {error}", "it is another model than the one that was run"
+        ) from error
     return Measured(identical, compared, runtime, environment)
 
 
@@ -98,13 +100,17 @@ def _with_code(folder: Path, known: Known, model: str) -> tuple[str, dict[str, A
 
 
 def _of_files(folder: Path, proof: Proof) -> bool:
-    from resumable.export.huggingface import found
+    from resumable.export.huggingface import holds
 
+    files = [folder / name for name in proof.files if name.endswith(".safetensors") and not _is_golden(name, proof)]
     try:
-        tensors = dict(found(folder / name) for name in proof.files)
+        return holds(files, proof.weights.tensors)
     except ValueError as error:
         raise CorruptCheckpointError(f"{folder}: {error}", "export again") from error
-    return bool(tensors) and tensors == proof.weights.tensors
+
+
+def _is_golden(name: str, proof: Proof) -> bool:
+    return proof.golden is not None and name == proof.golden.file
 
 
 def _of_program(folder: Path, proof: Proof) -> bool:

@@ -1,4 +1,4 @@
-"""Weights as safetensors files in Hugging Face layout, written tensor by tensor; knows no checkpoint and no proof.
+"""Weights as safetensors files in Hugging Face layout, tensor by tensor; knows no checkpoint and no model.
 
 One file `model.safetensors`, or shards with an index. Of tied tensors one name is stored; the others stand in the
 file's metadata, as Hugging Face's own writer has it.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xxhash
 
-from resumable.state.image import Layout
+from resumable.export.proof import WeightRecord
+from resumable.state.image import Layout, Slice, parse_header
 from resumable.state.tensors import DTYPES, TensorFacts, bytes_of
 from resumable.store.storage import Storage
 
@@ -71,7 +74,7 @@ def write(
         name = SINGLE if len(parts) == 1 else f"model-{number:05d}-of-{len(parts):05d}.safetensors"
         index |= dict.fromkeys((weight.name for weight in part), name)
         here = {weight.name for weight in part}
-        image = _Streamed(part, read, {other: kept for other, kept in tied.items() if kept in here}, digests)
+        image = Streamed(part, read, {other: kept for other, kept in tied.items() if kept in here}, digests)
         storage.write(name, image)
     if len(parts) > 1:
         storage.write(INDEX, [_index(weights, index)])
@@ -84,12 +87,10 @@ def _index(weights: Iterable[Weight], where: Mapping[str, str]) -> bytes:
     return json.dumps(document, indent=2).encode() + b"\n"
 
 
-class _Streamed:
+class Streamed:
     """The bytes of one file, each tensor read when its turn comes; iterating again begins again."""
 
-    def __init__(
-        self, weights: Sequence[Weight], read: Read, tied: Mapping[str, str], digests: dict[str, str]
-    ) -> None:
+    def __init__(self, weights: Sequence[Weight], read: Read, tied: Mapping[str, str], digests: dict[str, str]) -> None:
         facts = {weight.name: weight.facts for weight in weights}
         self._layout = Layout(((name, *fact.stored_as, fact.nbytes) for name, fact in facts.items()), metadata=tied)
         self._facts = facts
@@ -103,3 +104,24 @@ class _Streamed:
             self._digests[name] = xxhash.xxh3_128_hexdigest(data)
             if data:
                 yield data
+
+
+def holds(files: Iterable[Path], tensors: Mapping[str, WeightRecord]) -> bool:
+    """Whether these files hold just these tensors, bit by bit; `ValueError` for what is no safetensors file."""
+    left = dict(tensors)
+    for path in files:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            image = memoryview(mapped)
+            try:
+                for name, place in parse_header(image).items():
+                    record = left.pop(name, None)
+                    if record is None or not _is(record, place, image[place.start : place.end]):
+                        return False
+            finally:
+                image.release()
+    return not left
+
+
+def _is(record: WeightRecord, place: Slice, data: memoryview) -> bool:
+    facts = TensorFacts(record.dtype, tuple(record.shape))
+    return facts.stored_as == (place.dtype_tag, place.shape) and xxhash.xxh3_128_hexdigest(data) == record.digest

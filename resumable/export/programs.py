@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from resumable.errors import ConfigError, ExportError, ResumableError, StorageError, quoted
-
-Batch = Literal["dynamic", "fixed"]
+from resumable.export.wanted import Batch
 
 # Protobuf, which ONNX files are, ends at 2 GiB: what is larger gets its weights in a file beside it.
 MAX_ONNX_BYTES = 1_500_000_000
@@ -47,7 +46,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Written:
-    """A program in its file: names of inputs and outputs in the order in which it takes and gives them, if it has any."""
+    """A program in its file: names of inputs and outputs in its order, if it has any."""
 
     entry: str
     input_names: list[str | None]
@@ -164,7 +163,9 @@ def _told(model: nn.Module, format: str) -> Iterator[None]:
     except (ResumableError, MemoryError):
         raise
     except OSError as error:
-        raise StorageError(f"cannot write the {format} program: {error}", "is there room, and may you write?") from error
+        raise StorageError(
+            f"cannot write the {format} program: {error}", "is there room, and may you write?"
+        ) from error
     except Exception as error:
         raise ExportError(
             f"{type(model).__name__} cannot be exported as {format}: {type(error).__name__}: {quoted(error)}",

@@ -109,9 +109,9 @@ class Difference(Record):
 
 
 class Checked(Record):
-    """Where, and with what, the artefact was loaded again and run."""
+    """Where the artefact was loaded again, and with what it was run; None where nothing was."""
 
-    runtime: Text
+    runtime: Text | None
     environment: dict[str, Any]
 
 

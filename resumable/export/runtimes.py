@@ -143,15 +143,17 @@ def expected(folder: Path, known: Known) -> list[Output]:
 
 
 def _onnx(folder: Path, entry: str, known: Known) -> tuple[str, dict[str, Any], list[Output]]:
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     onnxruntime.set_default_logger_severity(3)  # errors alone: what it thinks of constants is no news
     session = onnxruntime.InferenceSession(str(folder / entry), providers=["CPUExecutionProvider"])
     names = [port.name for port in known.inputs]
     feed = dict(zip(names, arrays(folder, known, known.inputs), strict=True))
     outputs = session.run([port.name for port in known.outputs], feed)
-    return f"onnxruntime {onnxruntime.__version__}", {"machine": platform.machine(), "threads": os.cpu_count()}, (
-        of_arrays(outputs)
+    return (
+        f"onnxruntime {onnxruntime.__version__}",
+        {"machine": platform.machine(), "threads": os.cpu_count()},
+        (of_arrays(outputs)),
     )
 
 

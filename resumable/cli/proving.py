@@ -1,0 +1,104 @@
+"""An exported model and its proof, for people and for programs; runs nothing by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from resumable.cli.terminal import Column, Styled, count, meanwhile, print_json, print_table, say
+from resumable.errors import ResumableError
+from resumable.events import size
+
+if TYPE_CHECKING:
+    from resumable.export.check import Measured
+    from resumable.export.proof import Proof
+
+PROOF = "proof.json"
+
+GRADES: Mapping[str | None, str] = {
+    "weights-identical": "weights bit-identical",
+    "outputs-identical": "outputs bit-identical",
+    "outputs-within-tolerance": "outputs within the tolerance",
+}
+
+
+def is_artefact(target: str) -> bool:
+    """Whether it is a folder of this machine with a proof in it: asked first, so that a run needs none of the rest."""
+    return "://" not in target and (Path(target).expanduser() / PROOF).is_file()
+
+
+def prove(folder: str, *, model: str | None, json: bool) -> None:
+    """Prove an exported model again, and tell; `ExportError` or `CorruptCheckpointError` where it is not the same."""
+    from resumable.export.check import grade, verify
+
+    try:
+        with meanwhile(f"loading and running {folder}"):
+            proof, measured = verify(folder, model=model)
+    except ResumableError as error:
+        if not json:
+            raise
+        print_json({"folder": folder, "ok": False, "error": error.message, "hint": error.hint})
+        raise typer.Exit(1) from error
+    reached = grade(proof, measured, where=folder)
+    if json:
+        print_json({"folder": folder, "ok": True, **_document(proof, measured, reached)})
+        return
+    say((GRADES[reached], "green"), _numbers(proof, measured))
+    say(("proved     ", "dim"), f"{GRADES[proof.grade]}, of {_origin(proof)}")
+    if measured.runtime:
+        say(("run with   ", "dim"), measured.runtime)
+    print_notes(proof)
+
+
+def _document(proof: Proof, measured: Measured, reached: str) -> dict[str, Any]:
+    found = measured.outputs
+    return {
+        "grade": reached,
+        "proved": proof.grade,
+        "weights_identical": measured.weights_identical,
+        "difference": None if found is None else {"absolute": found.absolute, "relative": found.relative},
+        "tolerance": None if proof.tolerance is None else proof.tolerance.absolute,
+        "runtime": measured.runtime,
+    }
+
+
+def _numbers(proof: Proof, measured: Measured) -> str:
+    found, tolerance = measured.outputs, proof.tolerance
+    tensors = count(len(proof.weights.tensors), "tensor")
+    if found is None:
+        return f": {tensors}"
+    most = "" if tolerance is None else f" (tolerance {tolerance.absolute:g})"
+    return f": largest difference {found.absolute:.3g}{most}, {_batch(proof)}"
+
+
+def _batch(proof: Proof) -> str:
+    return f"batch of {proof.golden.batch_size}" if proof.golden else "no golden input"
+
+
+def _origin(proof: Proof) -> str:
+    return f"{proof.source.object} at {proof.source.checkpoint}"
+
+
+def print_proof(folder: Path, proof: Proof) -> None:
+    """What was published, file by file, and what it was shown to be."""
+    rows: list[list[Styled]] = [[name, size(record.size), record.digest] for name, record in proof.files.items()]
+    print_table([Column("file"), Column("size", "right"), Column("digest", drop=1)], rows)
+    found, tolerance = proof.difference, proof.tolerance
+    shown = f": {count(len(proof.weights.tensors), 'tensor')}"
+    if found is not None and tolerance is not None:
+        shown = f": largest difference {found.absolute:.3g} (tolerance {tolerance.absolute:g}), {_batch(proof)}"
+    say((GRADES[proof.grade], "green"), shown)
+    say(("exported   ", "dim"), f"{_origin(proof)} as {proof.format} to {folder}")
+    if proof.checked:
+        runtime = proof.checked.runtime
+        say(("checked    ", "dim"), "in a fresh process" + (f", with {runtime}" if runtime else ""))
+    print_notes(proof)
+
+
+def print_notes(proof: Proof) -> None:
+    """What must be known beside the numbers."""
+    for note in proof.notes:
+        say(("note       ", "dim"), note)

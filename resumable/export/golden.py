@@ -1,0 +1,147 @@
+"""The golden input of an export: whence it comes, what the live model gave for it, and its file; runs no program."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from resumable.capture import environment
+from resumable.errors import ConfigError, CorruptCheckpointError, ExportError, quoted
+from resumable.export import artefact, huggingface
+from resumable.export.comparison import compare
+from resumable.export.model import build, fill
+from resumable.export.proof import Known, Port
+from resumable.export.runtimes import of_tensors
+from resumable.export.source import Stored
+from resumable.export.wanted import Wanted
+from resumable.golden import Golden, inputs_of, outputs_of
+from resumable.run import Checkpoint
+from resumable.store.local import LocalStorage
+
+OBJECT = "golden"  # in a checkpoint
+
+_SAME = "the function must build the model as it was trained, down to what has no weights: activations, masks, scales"
+
+
+@dataclass(frozen=True)
+class Given:
+    """A golden input, with outputs if training gave it; and what of the machine on which they came may change bits."""
+
+    golden: Golden
+    made_by: Literal["trainer", "export"]
+    environment: Mapping[str, Any]
+
+
+def given(checkpoint: Checkpoint, wanted: Wanted, batch: Any) -> Given | None:
+    """The golden input that is to be used: `batch`, or that of the checkpoint; None where none is needed."""
+    if batch is not None:
+        return Given(inputs_of(batch), "export", environment())
+    trained = _of_training(checkpoint, wanted.object)
+    if trained is not None or (wanted.format == "safetensors" and wanted.model is None):
+        return trained
+    raise ConfigError(
+        f"{checkpoint.name} holds no golden input of {wanted.object}, and without one outputs cannot be compared",
+        "give one: --golden FILE, made by resumable.save(batch, FILE); or call trainer.golden(batch) when you train",
+    )
+
+
+def _of_training(checkpoint: Checkpoint, name: str) -> Given | None:
+    record = checkpoint.manifest.objects.get(OBJECT)
+    if record is None or record.kind != OBJECT:
+        return None
+    tree = checkpoint.tree(OBJECT)
+    try:
+        golden = Golden.from_tree(tree)
+    except ValueError as error:
+        raise CorruptCheckpointError(
+            f"{checkpoint.name}: {OBJECT}: {quoted(error)}", "give one: --golden FILE"
+        ) from error
+    return Given(golden, "trainer", checkpoint.manifest.environment) if tree["model"] == name else None
+
+
+def with_outputs(known: Given, found: Stored, wanted: Wanted) -> tuple[Given, nn.Module]:
+    """The model with the checkpoint's values, and what the live one gave: in training, or else here.
+
+    `ExportError` where the model that was built gives something else than the one that was trained.
+    """
+    assert wanted.model is not None
+    model = build(wanted.model)
+    fill(model, found)
+    here = outputs_of(model, known.golden)
+    if not known.golden.outputs:
+        return dataclasses.replace(known, golden=here), model
+    _refuse_another(here, known.golden, wanted)
+    return known, model
+
+
+def _refuse_another(here: Golden, live: Golden, wanted: Wanted) -> None:
+    what = f"{wanted.model} builds another model than the one that was trained"
+    try:
+        compared = compare(of_tensors(here.outputs), of_tensors(live.outputs))
+    except ValueError as error:
+        raise ExportError(f"{what}: {error}", _SAME) from error
+    if not compared.absolute <= wanted.tolerance_for(map(dtype_of, live.outputs)):
+        raise ExportError(
+            f"{what}: with the same weights its outputs for the golden input differ by {compared.absolute:.3g}", _SAME
+        )
+
+
+def upcast(model: nn.Module, known: Given) -> tuple[Given, float]:
+    """The golden input in float32 with the upcast model's outputs, and how far the live one's are from these."""
+    inputs = tuple(each.float() if each.dtype is torch.bfloat16 else each for each in known.golden.inputs)
+    here = outputs_of(model, dataclasses.replace(known.golden, inputs=inputs, outputs=()))
+    pairs = zip(known.golden.outputs, here.outputs, strict=True)
+    compared = compare(of_tensors(here.outputs), of_tensors([live.to(other.dtype) for live, other in pairs]))
+    return Given(here, "export", environment()), compared.absolute
+
+
+def written(
+    folder: Path, known: Given, wanted: Wanted, *, inputs: Sequence[str | None], outputs: Sequence[str | None]
+) -> Known:
+    """Write the golden input and outputs, and say where they are; the names are those that the program has for them."""
+    golden = known.golden
+    if len(inputs) != len(golden.inputs) or len(outputs) != len(golden.outputs):
+        raise ExportError(
+            f"the program takes {len(inputs)} inputs and gives {len(outputs)} outputs, the model takes "
+            f"{len(golden.inputs)} and gives {len(golden.outputs)}",
+            "leave out inputs that the model does not use, and outputs that are not tensors",
+        )
+    tensors = {f"input.{n}": each for n, each in enumerate(golden.inputs)}
+    tensors |= {f"output.{n}": each for n, each in enumerate(golden.outputs)}
+    weights = [huggingface.Weight(key, dtype_of(each), tuple(each.shape)) for key, each in tensors.items()]
+    LocalStorage(folder).write(artefact.GOLDEN, huggingface.Streamed(weights, tensors.__getitem__, {}, {}))
+    return Known(
+        file=artefact.GOLDEN,
+        made_by=known.made_by,
+        batch_size=next((each.shape[0] for each in golden.inputs if each.ndim), 0),
+        dynamic_batch=wanted.batch == "dynamic",
+        inputs=_ports("input", golden.inputs, inputs, golden.arguments),
+        outputs=_ports("output", golden.outputs, outputs, None),
+        environment=dict(known.environment),
+    )
+
+
+def _ports(
+    side: str, tensors: Sequence[Tensor], names: Sequence[str | None], arguments: Sequence[str] | None
+) -> list[Port]:
+    return [
+        Port(
+            key=f"{side}.{n}",
+            name=name,
+            argument=None if arguments is None else arguments[n],
+            dtype=dtype_of(tensor),
+            shape=list(tensor.shape),
+        )
+        for n, (tensor, name) in enumerate(zip(tensors, names, strict=True))
+    ]
+
+
+def dtype_of(tensor: Tensor) -> str:
+    """The dtype's own name, such as `float32`."""
+    return str(tensor.dtype).removeprefix("torch.")

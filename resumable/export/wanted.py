@@ -1,0 +1,65 @@
+"""What an export is asked for, and what cannot be asked; makes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from resumable.errors import ConfigError
+
+FORMATS = ("safetensors", "pt2", "onnx", "aoti")
+CASTS = ("float32", "float16", "bfloat16")
+BATCHES = ("dynamic", "fixed")
+
+# The largest absolute difference of an output that passes, by its dtype, where none is given.
+TOLERANCES: Mapping[str, float] = {"float16": 1e-3, "bfloat16": 1e-2}
+DEFAULT_TOLERANCE = 1e-4
+
+Batch = Literal["dynamic", "fixed"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an export is asked for; `max_shard_bytes` None: one file, `tolerance` None: by the dtype of the outputs."""
+
+    format: str
+    object: str
+    model: str | None
+    dtype: str | None
+    max_shard_bytes: int | None
+    tolerance: float | None
+    batch: Batch
+
+    def __post_init__(self) -> None:
+        _refuse_other("format", self.format, FORMATS)
+        _refuse_other("batch", self.batch, BATCHES)
+        if self.dtype is not None:
+            _refuse_other("dtype", self.dtype, CASTS)
+        if self.max_shard_bytes is not None and self.max_shard_bytes < 1:
+            raise ConfigError(f"a shard of {self.max_shard_bytes} bytes: expected at least 1", "for example 5GB")
+        if self.tolerance is not None and not 0 <= self.tolerance < float("inf"):
+            raise ConfigError(f"tolerance {self.tolerance}: expected a number from 0 on", "for example 1e-4")
+        if self.format != "safetensors":
+            self._refuse_for_programs()
+
+    def _refuse_for_programs(self) -> None:
+        for name, value in {"dtype": self.dtype, "max-shard": self.max_shard_bytes}.items():
+            if value is not None:
+                raise ConfigError(f"{name} is for safetensors, not for {self.format}", "leave it out")
+        if self.model is None:
+            raise ConfigError(
+                f"{self.format} is a program, and a checkpoint holds no code",
+                "name the function that builds the model: --model package.module:function",
+            )
+
+    def tolerance_for(self, dtypes: Iterable[str]) -> float:
+        """The largest absolute difference that passes for outputs of these dtypes."""
+        if self.tolerance is not None:
+            return self.tolerance
+        return max(TOLERANCES.get(dtype, DEFAULT_TOLERANCE) for dtype in dtypes)
+
+
+def _refuse_other(what: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"{what} {value!r}: unknown", f"expected one of {', '.join(known)}")
