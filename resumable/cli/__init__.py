@@ -42,7 +42,7 @@ def command_line(verbs: Collection[str] = tuple(VERBS)) -> typer.Typer:
 
     made = typer.Typer(
         name="resumable",
-        help="Look at the checkpoints of training runs, compare them, prove that yours survives being killed, and carry "
+        help="Look at the checkpoints of training runs, compare them, prove that yours survives a kill, and carry "
         "models to where they serve, with the proof that they are the same.\n\n"
         "RUN is a folder or any fsspec URL. RUN@latest, RUN@best and RUN@STEP name one checkpoint of it.\n\n"
         "Exit codes: 0 fine, 1 a problem was found, 2 usage.",
