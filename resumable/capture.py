@@ -14,8 +14,9 @@ from torch import Tensor
 
 from resumable import strictjson
 from resumable.errors import ResumableError, StateError
+from resumable.golden import Known
 from resumable.position import Position
-from resumable.run import GRADIENTS
+from resumable.run import GOLDEN, GRADIENTS
 from resumable.state import rng
 from resumable.state.codec import Encoded, encode
 from resumable.state.gradients import Gradients
@@ -64,15 +65,22 @@ class Snapshot:
 
 
 def snapshot(
-    adapters: Mapping[str, Adapter], gradients: Gradients, position: Position, *, reason: str, everything: bool
+    adapters: Mapping[str, Adapter],
+    gradients: Gradients,
+    position: Position,
+    *,
+    reason: str,
+    everything: bool,
+    golden: Known | None,
 ) -> Snapshot:
     """Capture all objects, the gradients that wait to be used (with `everything` all of them) and the random streams.
 
-    Raises `StateError` with the path of what cannot be stored.
+    A golden input is run through its module. Raises `StateError` with the path of what cannot be stored.
     """
+    # First of all: should the module's code leave a trace where nobody can undo it, then it is captured, too.
+    beside = {} if golden is None else {GOLDEN: _beside(GOLDEN, golden.capture())}
     objects = {name: _captured(adapter) for name, adapter in adapters.items()}
-    held = encode(gradients.capture(everything=everything), key_of=".".join, where=GRADIENTS)
-    objects[GRADIENTS] = Captured(GRADIENTS, GRADIENTS, held, _blobs(GRADIENTS, held, frozenset()), frozenset())
+    objects |= {GRADIENTS: _beside(GRADIENTS, gradients.capture(everything=everything)), **beside}
     values = {
         "objects": {name: captured.encoded.document for name, captured in objects.items()},
         "rng": encode(rng.capture(), key_of=None, where="rng").document,
@@ -144,6 +152,12 @@ def _captured(adapter: Adapter) -> Captured:
     blobs = _blobs(adapter.name, encoded, adapter.frozen())
     nothing = adapter.kind in ("module", "stateful") and is_empty(tree)
     return Captured(adapter.kind, adapter.type, encoded, blobs, adapter.steady(encoded.tensors), nothing)
+
+
+def _beside(name: str, tree: Any) -> Captured:
+    """What is stored beside the user's objects."""
+    encoded = encode(tree, key_of=".".join, where=name)
+    return Captured(name, name, encoded, _blobs(name, encoded, frozenset()), frozenset())
 
 
 def _blobs(name: str, encoded: Encoded, frozen: frozenset[str]) -> dict[str, dict[str, Tensor]]:

@@ -17,11 +17,13 @@ from resumable.commit import Commits, Offered
 from resumable.config import Config
 from resumable.errors import NoCheckpointError, ResumableError, StateError
 from resumable.events import duration, emit, size, warn
+from resumable.golden import Known, known
 from resumable.opening import open_run
 from resumable.position import Position
 from resumable.restore import Restoration
 from resumable.run import GRADIENTS
 from resumable.state.gradients import Gradients
+from resumable.state.modules import ModuleAdapter
 from resumable.state.objects import adapt
 from resumable.state.overlap import Gate, LateCopy, TornCopyError
 from resumable.state.stager import Image, Stager
@@ -60,6 +62,7 @@ class Checkpointer:
         self._failed_saves = self._saves = self._torn = 0
         self._stalled_seconds = 0.0
         self._prepared = False
+        self._golden: Known | None = None
         self.retake: str | None = None  # the reason of a save that was torn, and is to be made again
         self.saved_at_seconds = time.monotonic()
         self.save_seconds = 0.0
@@ -74,6 +77,16 @@ class Checkpointer:
         self._gate = Gate(self._stager.hold) if config.staging.mode == "overlap" else None
 
     # -- saving -------------------------------------------------------------------------------------------------------
+
+    def know(self, batch: Any, *, model: str | None = None) -> None:
+        """From here on every checkpoint carries this input of a module, and what the live module gives for it then.
+
+        Tried out at once. Raises `ConfigError` where it is not clear which module, and `StateError` where the module
+        does not take it.
+        """
+        self.drain()  # a copy in flight counts writes, and putting back what the module wrote is one
+        modules = {name: each.target for name, each in self._adapters.items() if isinstance(each, ModuleAdapter)}
+        self._golden = known(modules, batch, model=model)
 
     @property
     def busy(self) -> bool:
@@ -94,7 +107,7 @@ class Checkpointer:
             return
         self._prepared = True
         with suppress(StateError, OSError, MemoryError):  # a save is owed an error, this is not
-            blobs = {**self._snapshot(Position(), reason="").blobs}
+            blobs = {**self._snapshot(Position(), reason="", golden=None).blobs}
             if self.config.gradients == "auto":  # which most saves find used, and do not store
                 blobs.pop(blob_name(GRADIENTS), None)
             if not self._streams(blobs):
@@ -110,7 +123,7 @@ class Checkpointer:
         self.drain()
         killpoints.reach("save.capture", position.step)
         before, started = self.stalled_seconds, time.monotonic()
-        taken = self._snapshot(position, reason=reason)
+        taken = self._snapshot(position, reason=reason, golden=self._golden)
         self._tell_empty(taken)
         offered = self._commits.offered(taken.blobs)
         late = late and self.retake is None and self._torn < MAX_TORN_COPIES
@@ -128,9 +141,9 @@ class Checkpointer:
         self.saved_at_seconds = time.monotonic()
         self._stalled_seconds += self.saved_at_seconds - started
 
-    def _snapshot(self, position: Position, *, reason: str) -> Snapshot:
+    def _snapshot(self, position: Position, *, reason: str, golden: Known | None) -> Snapshot:
         everything = self.config.gradients == "always"
-        return snapshot(self._adapters, self.gradients, position, reason=reason, everything=everything)
+        return snapshot(self._adapters, self.gradients, position, reason=reason, everything=everything, golden=golden)
 
     def _tell_empty(self, taken: Snapshot) -> None:
         if self._saves == 0 and self.resumed is None:

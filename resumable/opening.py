@@ -22,7 +22,7 @@ from resumable.errors import (
     StorageError,
 )
 from resumable.events import emit, warn
-from resumable.run import GRADIENTS, Checkpoint
+from resumable.run import GRADIENTS, Checkpoint, is_golden
 from resumable.store.attempts import Attempt, begin, create_run, displaced, lock_run
 from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
 from resumable.store.layout import CheckpointName
@@ -232,7 +232,11 @@ def _was_committed(catalog: Catalog, name: str) -> bool:
 
 
 def _refuse_other_objects(run: str, objects: Mapping[str, Sort], found: Manifest) -> None:
-    saved = {name: record for name, record in found.objects.items() if name != GRADIENTS}
+    saved = {
+        name: record
+        for name, record in found.objects.items()
+        if name != GRADIENTS and not is_golden(name, record)  # which the program may name another time, or not at all
+    }
     missing, unexpected = sorted(saved.keys() - objects.keys()), sorted(objects.keys() - saved.keys())
     differences = [
         *([f"missing: {', '.join(missing)}"] if missing else []),

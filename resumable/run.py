@@ -23,7 +23,7 @@ from resumable.events import size
 from resumable.retention import Candidate, Rule, best
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
-from resumable.store.manifest import Manifest
+from resumable.store.manifest import Manifest, ObjectRecord
 from resumable.store.reader import BlobReader
 from resumable.store.storage import open_storage
 
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 STATE_BLOB = "state.rank00000.json"
-GRADIENTS = "gradients"  # stored beside the objects, under a name that no object may have
+# Stored beside the objects, under names that no object may have.
+GRADIENTS = "gradients"
+GOLDEN = "golden"
 
 
 class Run:
@@ -307,6 +309,11 @@ class Checkpoint:
         return CorruptCheckpointError(
             f"{self.name}: {where}: {quoted(error)}", "`resumable verify` tells which checkpoints are good"
         )
+
+
+def is_golden(name: str, record: ObjectRecord) -> bool:
+    """Whether it is a golden input; the kind says so too, because the name was once free for objects."""
+    return name == record.kind == GOLDEN
 
 
 def best_rule(manifest: Manifest) -> Rule:

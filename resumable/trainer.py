@@ -120,6 +120,17 @@ class Trainer:
         """
         self._loops.log(metrics)
 
+    def golden(self, batch: Any, *, model: str | None = None) -> None:
+        """A known input: from here on each checkpoint carries it, and what the live module gives for it right then.
+
+        `batch` is a tensor for `model(x)`, a tuple of tensors for `model(*batch)`, or a dict of them for
+        `model(**batch)`; `model` is the name of the module, where there are several. It is run once now, so that what
+        does not fit shows at once, and once per save, in eval mode and without gradients; that leaves no trace, and no
+        bit of the training depends on it. A second call replaces the input. Best called before the loop.
+        """
+        self._refuse_closed()
+        self._checkpointer.know(batch, model=model)
+
     def stop(self) -> None:
         """End all loops at the next boundary, write the final checkpoint and mark the run finished.
 
@@ -148,13 +159,16 @@ class Trainer:
         self.close()
 
     def _kept(self, loop: Iterator[T]) -> Iterator[T]:
+        self._refuse_closed()
+        # A trainer that nobody holds would be closed under its own loop.
+        yield from loop
+
+    def _refuse_closed(self) -> None:
         if not self._finalizer.alive:
             raise LoopError(
                 "this trainer is closed: it has let go of the run",
                 "loop inside the `with` block, and before close()",
             )
-        # A trainer that nobody holds would be closed under its own loop.
-        yield from loop
 
 
 def _close(owner: int, checkpointer: Checkpointer, data: Data, preemption: Preemption, bar: TrainingBar) -> None:

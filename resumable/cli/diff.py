@@ -13,7 +13,7 @@ from resumable.cli import documents
 from resumable.cli.documents import ABSENT, Unequal
 from resumable.cli.options import Json, StorageOptions, open_checkpoint
 from resumable.cli.terminal import Column, count, print_json, print_table, say
-from resumable.run import GRADIENTS, Checkpoint
+from resumable.run import GRADIENTS, Checkpoint, is_golden
 from resumable.store.manifest import ObjectRecord, TensorRecord
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def diff(
     A and B are RUN[@latest|@best|@STEP]. Compared are objects, random number generators, position, metrics, and whether
     they are finished: tensors by dtype, shape, memory format and digest, and only where they differ are they read.
     Not compared, because it says who wrote a checkpoint and not what it holds: run id, attempt, lineage, time, reason,
-    folder, host. Config, versions and environment are no state either; where they differ that is noted. Exits with 1
-    on a difference.
+    folder, host; nor a golden input, whose outputs follow from the model. Config, versions and environment are no state
+    either; where they differ that is noted. Exits with 1 on a difference.
 
     --json: {"a", "b", "exact", "tensors", "values", "count", "differences": [{"path", "a", "b", "max_abs",
     "elements", "of"}], "notes": [{"path", "a", "b"}]}; at most N `differences`, `count` of them in all; `max_abs`,
@@ -108,7 +108,7 @@ def examine(a: Checkpoint, b: Checkpoint) -> Comparison:
         *map(_plain, _rng(a, b)),
         *map(_plain, _position(a, b)),
     ]
-    tensors = sum(len(record.tensors) for name, record in a.manifest.objects.items() if name != GRADIENTS)
+    tensors = sum(len(record.tensors) for name, record in _compared(a).items() if name != GRADIENTS)
     return Comparison(differences, tensors, _count_values(a), list(_circumstances(a, b)))
 
 
@@ -141,7 +141,7 @@ def _progress(a: Checkpoint, b: Checkpoint) -> Iterator[Unequal]:
 
 
 def _objects(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
-    left, right = a.manifest.objects, b.manifest.objects
+    left, right = _compared(a), _compared(b)
     for name in [*left, *(name for name in right if name not in left)]:
         if name not in left or name not in right:
             if name != GRADIENTS:
@@ -151,6 +151,11 @@ def _objects(a: Checkpoint, b: Checkpoint) -> Iterator[Difference]:
             yield Difference(f"{name} (type)", left[name].type, right[name].type)
         yield from _tensors(a, b, name)
         yield from map(_plain, documents.unequal(_document(a, name), _document(b, name), name))
+
+
+def _compared(checkpoint: Checkpoint) -> dict[str, ObjectRecord]:
+    """All objects but a golden input, which is no state: its outputs follow from the model."""
+    return {name: record for name, record in checkpoint.manifest.objects.items() if not is_golden(name, record)}
 
 
 def _type(record: ObjectRecord | None) -> str:
@@ -238,7 +243,7 @@ def _position(a: Checkpoint, b: Checkpoint) -> Iterator[Unequal]:
 
 def _count_values(checkpoint: Checkpoint) -> int:
     document = checkpoint.document
-    objects = sum(documents.values(each) for each in document["objects"].values())
+    objects = sum(documents.values(document["objects"][name]) for name in _compared(checkpoint))
     return objects + len(document.get("rng", {})) + documents.values(document.get("position", {}))
 
 

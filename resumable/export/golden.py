@@ -21,10 +21,8 @@ from resumable.export.runtimes import of_tensors
 from resumable.export.source import Stored
 from resumable.export.wanted import Wanted
 from resumable.golden import Golden, inputs_of, outputs_of
-from resumable.run import Checkpoint
+from resumable.run import GOLDEN, Checkpoint, is_golden
 from resumable.store.local import LocalStorage
-
-OBJECT = "golden"  # in a checkpoint
 
 _SAME = "the function must build the model as it was trained, down to what has no weights: activations, masks, scales"
 
@@ -52,15 +50,15 @@ def given(checkpoint: Checkpoint, wanted: Wanted, batch: Any) -> Given | None:
 
 
 def _of_training(checkpoint: Checkpoint, name: str) -> Given | None:
-    record = checkpoint.manifest.objects.get(OBJECT)
-    if record is None or record.kind != OBJECT:
+    record = checkpoint.manifest.objects.get(GOLDEN)
+    if record is None or not is_golden(GOLDEN, record):
         return None
-    tree = checkpoint.tree(OBJECT)
+    tree = checkpoint.tree(GOLDEN)
     try:
         golden = Golden.from_tree(tree)
     except ValueError as error:
         raise CorruptCheckpointError(
-            f"{checkpoint.name}: {OBJECT}: {quoted(error)}", "give one: --golden FILE"
+            f"{checkpoint.name}: {GOLDEN}: {quoted(error)}", "give one: --golden FILE"
         ) from error
     return Given(golden, "trainer", checkpoint.manifest.environment) if tree["model"] == name else None
 

@@ -24,6 +24,8 @@ class Resume(_Callback):  # type: ignore[misc]
 
     `config` is the path of a YAML file, a mapping or a `Config`, as for `resumable.Trainer`; a step is one trained
     batch, counted over the whole run. Script, module and data module stay as they are, and so may `ModelCheckpoint`.
+    `golden` is a known input of the module's `forward`, as for `Trainer.golden`: every checkpoint carries it, and what
+    the module gives for it.
 
     Raises the tree under `ResumableError` at the start of `fit`: `ConfigError` for more than one process,
     `RunMismatchError` where the checkpoint does not fit. Outside of `fit` it does nothing.
@@ -34,8 +36,9 @@ class Resume(_Callback):  # type: ignore[misc]
     on_train_batch_start = on_train_batch_end = on_before_zero_grad = None
     on_before_backward = on_after_backward = on_before_optimizer_step = None
 
-    def __init__(self, config: str | Path | Mapping[str, Any] | Config) -> None:
+    def __init__(self, config: str | Path | Mapping[str, Any] | Config, *, golden: Any = None) -> None:
         self.config = Config.load(config)
+        self._golden = golden
         self._session: Session | None = None
         self._found: loggers.Found = []
         self._log: Any = None
@@ -74,6 +77,8 @@ class Resume(_Callback):  # type: ignore[misc]
             warn("fast_dev_run: nothing is saved or resumed")
             return
         self._session = Session(self.config, trainer)
+        if self._golden is not None:
+            self._session.know(self._golden)
         self._session.restore(self._found)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

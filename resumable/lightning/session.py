@@ -21,7 +21,7 @@ from resumable.errors import LoopError
 from resumable.events import emit, warn
 from resumable.launch import announce, skipping
 from resumable.lightning import files, loggers, private
-from resumable.lightning.checkpoint import BESIDE, NAME, LightningState, location, objects_of
+from resumable.lightning.checkpoint import BESIDE, MODEL, NAME, LightningState, location, objects_of
 from resumable.lightning.loaders import TrainLoader, ValidationLoader
 from resumable.metrics import as_numbers
 from resumable.position import Position
@@ -81,6 +81,10 @@ class Session:
         return self._stand_ins["train"]
 
     # -- what Lightning calls -----------------------------------------------------------------------------------------
+
+    def know(self, golden: Any) -> None:
+        """Have every checkpoint carry this input of the module."""
+        self._checkpointer.know(golden, model=MODEL)
 
     def restore(self, found: loggers.Found) -> None:
         """Of a run that goes on: hooks and loggers see it as it stood from here on; its exact instant comes later."""

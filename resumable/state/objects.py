@@ -20,7 +20,7 @@ from resumable.state.trees import Own
 
 __all__ = ["Adapter", "adapt", "differences", "is_empty", "verify_round_trip", "weights"]
 
-RESERVED = ("gradients", "state")
+RESERVED = ("golden", "gradients", "state")
 
 
 class StatefulAdapter(Plain):

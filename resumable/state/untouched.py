@@ -28,7 +28,7 @@ def untouched(module: nn.Module) -> Iterator[None]:
     are only looked at, for copying them would cost as much as a save: raises `StateError` where one was written to.
     """
     parts = list(module.modules())
-    versions = {name: parameter._version for name, parameter in module.named_parameters()}
+    versions = {name: _version(parameter) for name, parameter in module.named_parameters()}
     with ExitStack() as undo:
         undo.callback(rng.restore, rng.capture())
         for tensor in _written_in_passing(parts):
@@ -55,7 +55,7 @@ def _tensor(tensor: Tensor) -> Undo:
     place, copy = tensor.detach(), copy_of(tensor)  # the same memory, whatever becomes of the tensor; and its bits
 
     def undo() -> None:
-        with torch.no_grad():
+        with torch.inference_mode(tensor.is_inference()), torch.no_grad():
             if tensor.data_ptr() != place.data_ptr() or tensor.shape != place.shape:
                 tensor.data = place
             # Writing is a change to whoever counts them: only where there is something to put back.
@@ -100,12 +100,16 @@ def _generator(generator: Any) -> Undo:
     return lambda: adapter.restore(state)
 
 
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def _refuse_written(module: nn.Module, versions: dict[str, int]) -> None:
     kept = set(map(id, _scaled(module.modules())))
     written = [
         name
         for name, parameter in module.named_parameters()
-        if id(parameter) not in kept and parameter._version != versions.get(name, parameter._version)
+        if id(parameter) not in kept and _version(parameter) != versions.get(name, _version(parameter))
     ]
     if written:
         raise StateError(

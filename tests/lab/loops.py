@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from resumable import Trainer
 from tests.lab.feeds import fit, loader_of, loss_of
 from tests.lab.script import Script, scenario, seed_all
-from tests.lab.toys import BATCH, TRAIN_SAMPLES, VAL_SAMPLES, Augmented, AugmentedByAll, mlp, samples
+from tests.lab.toys import BATCH, TRAIN_SAMPLES, VAL_SAMPLES, Augmented, AugmentedByAll, Restless, mlp, samples
 
 
 def train_loader(script: Script) -> DataLoader[Any]:
@@ -83,6 +83,29 @@ def accumulate_4(script: Script) -> None:
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
+            trainer.log(loss=loss)
+            script.saw(trainer, x, y, loss)
+
+
+@scenario
+def golden_input(script: Script) -> None:
+    """Each save runs a restless model on a golden input, while gradients wait; unless the option `golden` is off."""
+    seed_all()
+    model = mlp(nn.BatchNorm1d(16), Restless())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    loader = train_loader(script)
+    trainer = script.trainer(model=model, optimizer=optimizer)
+    if script.option("golden", True):
+        trainer.golden(samples(VAL_SAMPLES, seed=9).tensors[0])
+    for _ in trainer.epochs(3):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y) / 3
+            loss.backward()
+            if trainer.step % 3 == 2:
+                optimizer.step()
+                optimizer.zero_grad()
+            if trainer.step % 2 == 1:
+                trainer.request_save()  # also where gradients wait
             trainer.log(loss=loss)
             script.saw(trainer, x, y, loss)
 

@@ -29,6 +29,21 @@ def mlp(*extra: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(INPUTS, 16), *extra, nn.ReLU(), nn.Dropout(0.25), nn.Linear(16, CLASSES))
 
 
+class Restless(nn.Module):
+    """Counts its calls and draws from every global stream, in eval mode too: each call changes what comes after it."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        drawn = torch.rand(()) + float(numpy.random.rand()) + random.random()
+        return x * (1 + drawn / 10) + self.calls / 100
+
+
 class Augmented(Dataset[Any]):
     """Samples with noise from torch's global stream."""
 

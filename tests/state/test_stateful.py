@@ -167,6 +167,7 @@ SHARED: dict[str, Any] = {}
         ({"x": nn.Linear}, "type has no state_dict"),
         ({"x": (1, 2)}, "tuple has no state_dict"),
         ({"gradients": {}}, "cannot be the name"),
+        ({"golden": {}}, "cannot be the name"),
         ({"state": {}}, "cannot be the name"),
         ({"a b": {}}, "cannot be the name"),
         ({"group0": {}}, "cannot be the name"),
