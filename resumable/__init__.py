@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         StateError,
         StorageError,
     )
+    from resumable.files import load, save
     from resumable.run import Checkpoint, Run
     from resumable.stateful import Stateful
     from resumable.trainer import Trainer
@@ -48,6 +49,8 @@ _HOME = {
     "FencedError": "errors",
     "RunMismatchError": "errors",
     "Preempted": "errors",
+    "load": "files",
+    "save": "files",
 }
 
 __all__ = [
@@ -69,6 +72,8 @@ __all__ = [
     "StorageError",
     "Trainer",
     "__version__",
+    "load",
+    "save",
 ]
 
 

@@ -25,6 +25,7 @@ VERBS: Mapping[str, Mapping[str, Any]] = {
     "diff": {},
     "prune": {},
     "pin": {},
+    "convert": {},
     "drill": {"context_settings": {"allow_interspersed_args": False}},
 }
 
