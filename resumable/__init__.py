@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         StateError,
         StorageError,
     )
+    from resumable.files import load, save
     from resumable.run import Checkpoint, Run
     from resumable.stateful import Stateful
     from resumable.trainer import Trainer
@@ -50,6 +51,8 @@ _HOME = {
     "FencedError": "errors",
     "RunMismatchError": "errors",
     "Preempted": "errors",
+    "load": "files",
+    "save": "files",
 }
 
 __all__ = [
@@ -72,6 +75,8 @@ __all__ = [
     "StorageError",
     "Trainer",
     "__version__",
+    "load",
+    "save",
 ]
 
 

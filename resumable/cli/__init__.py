@@ -26,6 +26,7 @@ VERBS: Mapping[str, Mapping[str, Any]] = {
     "prune": {},
     "pin": {},
     "export": {},
+    "convert": {},
     "drill": {"context_settings": {"allow_interspersed_args": False}},
 }
 

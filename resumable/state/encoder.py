@@ -265,6 +265,8 @@ def _hint(value: Any) -> str:
         return "pass one batch through the model before the training loop, so that its lazy layers have shapes"
     if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType | type):
         return "code is not state: leave it out, or keep the values that it is made from"
+    if callable(getattr(value, "state_dict", None)):
+        return "keep its .state_dict()"
     if isinstance(value, enum.Enum):
         return "keep its .value"
     if isinstance(value, os.PathLike):

@@ -20,7 +20,7 @@ from torch import Tensor
 from resumable.lanes import in_lanes
 from resumable.state.image import MAX_HEADER_BYTES, Layout, Slice, parse_table
 from resumable.state.stager import Plan
-from resumable.state.tensors import DigestedRecord, TensorFacts, empty, facts_of, fill, is_dense
+from resumable.state.tensors import DigestedRecord, Recorded, TensorFacts, empty, facts_of, fill, is_dense
 from resumable.state.unstage import alias_of, placed, refuse_other_bools, unstage, with_aliases
 
 _PREFIX = struct.Struct("<Q")
@@ -49,6 +49,13 @@ class Source(Protocol):
         """The whole file, proved by its digest."""
 
 
+class MaybeDigested(Recorded, Protocol):
+    """A record of a tensor that may have no digest."""
+
+    @property
+    def digest(self) -> str | None: ...
+
+
 Records = Mapping[str, DigestedRecord]
 
 
@@ -65,6 +72,24 @@ def read_tensors(
         return with_aliases(_read(sources, records, into, keys), records)
     except (RuntimeError, OverflowError) as error:  # torch's word for an impossible size
         raise ValueError(str(error)) from error
+
+
+def read_placed(
+    source: Source, slices: Mapping[str, Slice], records: Mapping[str, MaybeDigested]
+) -> dict[str, Tensor]:
+    """The tensors of `records` out of one file, whose header is known to be good and says `slices`; nothing else is read.
+
+    Raises `ValueError` that names the tensor whose bytes have not the digest of its record; without one they are
+    believed.
+    """
+    try:
+        places = placed([slices], records)
+        targets = {key: empty(facts) for key, (_, _, facts) in places.items()}
+    except (RuntimeError, OverflowError) as error:  # torch's word for an impossible size
+        raise ValueError(str(error)) from error
+    parts = [_Part(key, place, targets[key], records[key].digest) for key, (_, place, _) in places.items()]
+    in_lanes(lambda task: task(), [_task(source, run) for run in _runs(parts, source.range_bytes)], source.readers)
+    return targets
 
 
 def _read(sources: Sequence[Source], records: Records, into: Mapping[str, Tensor], keys: Collection[str]) -> _Tensors:
@@ -123,8 +148,8 @@ def _expected(records: Records) -> Layout | None:
         return None
 
 
-def _header(source: Source, expected: Layout | None) -> _Header:
-    """Where the tensors of a file lie, and whether every byte that says so is one that this program would write."""
+def read_head(source: Source) -> bytearray:
+    """The first bytes of a file: all of its header, if it has one that a reader would take, or more."""
     head = bytearray(min(_HEAD_BYTES, source.size))
     source.read(memoryview(head), 0)
     length = _PREFIX.unpack_from(head)[0] if len(head) >= _PREFIX.size else 0
@@ -133,6 +158,13 @@ def _header(source: Source, expected: Layout | None) -> _Header:
         rest = bytearray(missing)
         source.read(memoryview(rest), len(head))
         head += rest
+    return head
+
+
+def _header(source: Source, expected: Layout | None) -> _Header:
+    """Where the tensors of a file lie, and whether every byte that says so is one that this program would write."""
+    head = read_head(source)
+    length = _PREFIX.unpack_from(head)[0] if len(head) >= _PREFIX.size else 0
     if expected is not None and source.size == expected.size and head.startswith(expected.header):
         return _Header(expected.slices, True)
     try:
@@ -151,14 +183,14 @@ class _Part:
     key: str
     place: Slice
     target: Tensor
-    digest: str
+    digest: str | None
 
     @property
     def nbytes(self) -> int:
         return self.place.end - self.place.start
 
     def check(self, digest: str) -> None:
-        if digest != self.digest:
+        if self.digest is not None and digest != self.digest:
             raise ValueError(f"tensor {self.key!r}: digest differs")
 
     def check_values(self, data: memoryview) -> None:

@@ -47,17 +47,25 @@ class Slice(NamedTuple):
     end: int
 
 
+class Head(NamedTuple):
+    """What the header of a file says: where its tensors lie, in the order of their names in it, and texts by name."""
+
+    slices: dict[str, Slice]
+    metadata: dict[str, str]
+
+
 class Layout:
     """Places tensors in one file: `header` (prefix, JSON, padding), `slices` in file order, `size` in bytes.
 
     The format allows no holes, so the widest dtypes come first: each tensor is then aligned to its own item size.
+    `metadata` comes first of all in the header, in its order.
     """
 
     def __init__(
         self, entries: Iterable[tuple[str, str, tuple[int, ...], int]], *, metadata: Mapping[str, str] | None = None
     ) -> None:
         ordered = sorted(entries, key=lambda entry: -_item_bytes(entry[1]))
-        table: dict[str, Any] = {_METADATA: {"format": "pt", **(metadata or {})}}
+        table: dict[str, Any] = {_METADATA: {**(metadata or {}), "format": "pt"}}
         offset = 0
         for key, tag, shape, nbytes in ordered:
             if key in table:
@@ -81,6 +89,11 @@ def parse_header(data: bytes | bytearray | memoryview) -> dict[str, Slice]:
 
 def parse_table(data: bytes | bytearray | memoryview, *, size: int) -> dict[str, Slice]:
     """As `parse_header`, of a file of `size` bytes that begins with `data`, which holds all of its header."""
+    return parse_head(data, size=size).slices
+
+
+def parse_head(data: bytes | bytearray | memoryview, *, size: int) -> Head:
+    """As `parse_table`, with the texts that stand beside the tensors."""
     if len(data) < _PREFIX.size:
         raise ValueError(f"{len(data)} bytes are too few for a safetensors file")
     (length,) = _PREFIX.unpack_from(data)
@@ -91,10 +104,11 @@ def parse_table(data: bytes | bytearray | memoryview, *, size: int) -> dict[str,
     table = strictjson.loads(text, max_bytes=MAX_HEADER_BYTES, max_depth=4, max_items=MAX_HEADER_ITEMS)
     if type(table) is not dict:
         raise ValueError("the header is not a JSON object")
-    _check_metadata(table.pop(_METADATA, {}))
+    metadata = table.pop(_METADATA, {})
+    _check_metadata(metadata)
     slices = {key: _slice(key, entry, base=base) for key, entry in table.items()}
     _check_coverage(slices, start=base, end=size)
-    return slices
+    return Head(slices, metadata)
 
 
 def _padded(text: bytes) -> bytes:

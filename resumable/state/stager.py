@@ -28,11 +28,12 @@ class Plan:
     layout: Layout
 
     @classmethod
-    def of(cls, facts: dict[str, TensorFacts]) -> Plan:
+    def of(cls, facts: dict[str, TensorFacts], *, metadata: Mapping[str, str] | None = None) -> Plan:
         """The one file that this program writes for such tensors, in this order; `ValueError` beyond any reader."""
         # Widest first also by torch's own item size: a complex128 among float64 must begin at a multiple of 16.
         widest_first = sorted(facts.items(), key=lambda item: -item[1].torch_dtype.itemsize)
-        return cls(facts, Layout((key, *fact.stored_as, fact.nbytes) for key, fact in widest_first))
+        entries = ((key, *fact.stored_as, fact.nbytes) for key, fact in widest_first)
+        return cls(facts, Layout(entries, metadata=metadata))
 
 
 class Image(Protocol):
@@ -105,7 +106,7 @@ class Streamed(_Planned):
 
     @property
     def chunks(self) -> Iterable[memoryview]:
-        return _Windows(self)
+        return Windows(self.parts, self.window)
 
     @functools.cached_property
     def digests(self) -> Mapping[str, str]:
@@ -118,16 +119,17 @@ class Streamed(_Planned):
             yield bytes_of(self.tensors[key])
 
 
-class _Windows:
-    """The pieces of a streamed image: full windows and a rest, in memory that is used over and over."""
+class Windows:
+    """The bytes of a file that comes in `parts`: full windows and a rest, in memory that is used over and over."""
 
-    def __init__(self, image: Streamed) -> None:
-        self._image = image
+    def __init__(self, parts: Callable[[], Iterable[memoryview]], window: Tensor) -> None:
+        self._parts = parts
+        self._window = window
 
     def __iter__(self) -> Iterator[memoryview]:
-        window = self._image.window.numpy().data
+        window = self._window.numpy().data
         filled = 0
-        for part in self._image.parts():
+        for part in self._parts():
             done = 0
             while done < len(part):
                 piece = part[done : done + len(window) - filled]

@@ -41,6 +41,7 @@ _TAGS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "complex32": ("F16", (2,)),
     "complex128": ("F64", (2,)),
 }
+_OF_TAG = {tag: dtype for dtype, (tag, trailing) in _TAGS.items() if not trailing}
 _STORABLE = frozenset(DTYPES.values())
 _SAME_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
@@ -119,6 +120,11 @@ def _facts(dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]) 
         strides = torch.empty_like(torch.empty_strided(shape, stride, dtype=dtype, device="meta")).stride()
         strides = None if strides == row_major(shape) else strides
     return _recorded(str(dtype).removeprefix("torch."), shape, strides)
+
+
+def dtype_of_tag(tag: str) -> str:
+    """The dtype that a file of others means by a tag of the safetensors format."""
+    return _OF_TAG[tag]
 
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:
