@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from resumable import Config, Run, Trainer
 from resumable.export import export
 
-EPOCHS = 10
+EPOCHS = 6
 FORMATS = ["safetensors", "pt2", "onnx"]
 
 
@@ -82,16 +82,17 @@ def draw(run, artefact, picture):
     with torch.no_grad():
         live = model(images).softmax(1).numpy()
     exported = torch.tensor(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]).softmax(1).numpy()
-    figure, axes = plt.subplots(2, 8, figsize=(12, 3.4), height_ratios=(1, 1.2), layout="constrained")
+    figure, axes = plt.subplots(2, 8, figsize=(12, 4), layout="constrained")
     for number, (above, below) in enumerate(axes.T):
         above.imshow(images[number], cmap="gray_r")
-        above.set(xticks=[], yticks=[], title=f"{live[number].argmax()} | {exported[number].argmax()}")
-        below.bar([digit - 0.2 for digit in range(10)], live[number], 0.4, label="live, PyTorch")
-        below.bar([digit + 0.2 for digit in range(10)], exported[number], 0.4, label="exported, ONNX Runtime")
-        below.set(xticks=range(10), yticks=[0, 1] if number == 0 else [], ylim=(0, 1.05))
-    difference = abs(live - exported).max()
-    figure.suptitle(f"eight unseen digits: largest difference of a probability {difference:.1e}")
-    axes[1, 0].legend(fontsize=7, loc="upper left")
+        above.set(xticks=[], yticks=[], title=f"live: {live[number].argmax()}\nexported: {exported[number].argmax()}")
+        below.bar([digit - 0.2 for digit in range(10)], live[number], 0.4, label="live: PyTorch")
+        below.bar([digit + 0.2 for digit in range(10)], exported[number], 0.4, label="exported: ONNX Runtime")
+        below.set(xticks=range(10), yticks=[0, 1], ylim=(0, 1.05), xlabel="digit")
+        below.label_outer()
+    axes[1, 0].set_ylabel("probability")
+    figure.suptitle(f"eight unseen digits: largest difference of a probability {abs(live - exported).max():.1e}")
+    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(picture, dpi=100)
 
 
@@ -105,7 +106,7 @@ def main():
     run = str(folder / "run")
     if arguments.train:
         return train(run, arguments.crash_at)
-    for crash in (["--crash-at", "170"], []):
+    for crash in (["--crash-at", "100"], []):
         ended = subprocess.run([sys.executable, __file__, str(folder), "--train", *crash])
         print(f"training ended with {ended.returncode}{' (killed)' if ended.returncode < 0 else ''}")
     for format in FORMATS:

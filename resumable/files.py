@@ -76,7 +76,9 @@ def load(
     the tensor for damage, and `CheckpointError` for a file of another kind; pickles are never opened.
     """
     if not isinstance(only, str | None):
-        raise ConfigError(f"only: a {type(only).__name__}, expected a path", 'write it with dots: only="model.0.weight"')
+        raise ConfigError(
+            f"only: a {type(only).__name__}, expected a path", 'write it with dots: only="model.0.weight"'
+        )
     for _ in range(TRIES):
         file = File(url, storage_options)
         head = read_head(file)

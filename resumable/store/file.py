@@ -38,7 +38,9 @@ class File:
         self._local = None if _is_remote(path) else os.path.realpath(os.path.expanduser(_LOCAL.sub("", path, count=1)))
         folder, self._path = os.path.split(self._local) if self._local else _split(path)
         if path.endswith("/") or not self._path or not self._path.isprintable() or "\\" in self._path:
-            raise ConfigError(f"{self.name!r}: no name of a file", "add one: a folder, and a name such as x.safetensors")
+            raise ConfigError(
+                f"{self.name!r}: no name of a file", "add one: a folder, and a name such as x.safetensors"
+            )
         self._storage: PatientStorage = open_storage(folder, options, probe=False)
         self.readers = self._storage.readers
         self.range_bytes = self._storage.range_bytes
@@ -94,7 +96,9 @@ class File:
 
 def _text(url: str | os.PathLike[str]) -> str:
     if not isinstance(url, str | os.PathLike) or not isinstance(os.fspath(url), str):
-        raise ConfigError(f"expected a path or a URL, found a {type(url).__name__}", "name a file, as in 'x.safetensors'")
+        raise ConfigError(
+            f"expected a path or a URL, found a {type(url).__name__}", "name a file, as in 'x.safetensors'"
+        )
     return os.fspath(url)
 
 
