@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from resumable.run import Checkpoint, Run
     from resumable.stateful import Stateful
     from resumable.trainer import Trainer
+    from resumable.weights import load_weights
 
 _HOME = {
     "Trainer": "trainer",
@@ -36,6 +37,7 @@ _HOME = {
     "Run": "run",
     "Checkpoint": "run",
     "Stateful": "stateful",
+    "load_weights": "weights",
     "ResumableError": "errors",
     "ConfigError": "errors",
     "StateError": "errors",
@@ -69,6 +71,7 @@ __all__ = [
     "StorageError",
     "Trainer",
     "__version__",
+    "load_weights",
 ]
 
 

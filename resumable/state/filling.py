@@ -27,8 +27,8 @@ _PREFIX = struct.Struct("<Q")
 _HEAD_BYTES = 64 * 2**10  # most headers are shorter: one read
 
 
-class Source(Protocol):
-    """One file of an object, in whatever place."""
+class Readable(Protocol):
+    """One file, in whatever place."""
 
     @property
     def name(self) -> str: ...
@@ -44,6 +44,10 @@ class Source(Protocol):
 
     def read(self, buffer: memoryview, offset: int, seen: Callable[[memoryview, int], None] | None = None) -> None:
         """Fill the whole of `buffer`, or raise; `seen` is shown each part in order, anew from the first if need be."""
+
+
+class Source(Readable, Protocol):
+    """One file of an object, whose digest is known."""
 
     def image(self) -> bytearray:
         """The whole file, proved by its digest."""
@@ -85,6 +89,38 @@ def _read(sources: Sequence[Source], records: Records, into: Mapping[str, Tensor
     return tensors
 
 
+def read_slices(source: Readable, slices: Mapping[str, Slice], *, into: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file of somebody else's, filled in as `read_tensors` does; nothing proves their bytes."""
+    facts = {key: TensorFacts.tagged(place.dtype_tag, place.shape) for key, place in slices.items()}
+    try:
+        targets = _targets(into, facts)
+    except (RuntimeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+    parts = [_Part(key, place, targets[key], None) for key, place in slices.items()]
+    tasks = [_task(source, run) for run in _runs(parts, source.range_bytes)]
+    in_lanes(lambda task: task(), tasks, source.readers)
+    return targets
+
+
+def fillable(into: Mapping[str, Tensor], facts: Mapping[str, TensorFacts]) -> set[str]:
+    """The keys of those tensors that would be filled in place with tensors of these facts."""
+    shared = _shared_memory(into.values())
+    return {key for key, tensor in into.items() if _may_be_filled(tensor, facts[key], shared)}
+
+
+def head_of(source: Readable) -> bytearray:
+    """The first bytes of a file, with its whole header if it has one."""
+    head = bytearray(min(_HEAD_BYTES, source.size))
+    source.read(memoryview(head), 0)
+    length = _PREFIX.unpack_from(head)[0] if len(head) >= _PREFIX.size else 0
+    missing = _PREFIX.size + length - len(head)
+    if 0 < missing <= source.size - len(head) and length <= MAX_HEADER_BYTES:
+        rest = bytearray(missing)
+        source.read(memoryview(rest), len(head))
+        head += rest
+    return head
+
+
 _Tensors = dict[str, Tensor]
 
 
@@ -105,14 +141,7 @@ def _expected(records: Records) -> Layout | None:
 
 def _header(source: Source, expected: Layout | None) -> _Header:
     """Where the tensors of a file lie, and whether every byte that says so is one that this program would write."""
-    head = bytearray(min(_HEAD_BYTES, source.size))
-    source.read(memoryview(head), 0)
-    length = _PREFIX.unpack_from(head)[0] if len(head) >= _PREFIX.size else 0
-    missing = _PREFIX.size + length - len(head)
-    if 0 < missing <= source.size - len(head) and length <= MAX_HEADER_BYTES:
-        rest = bytearray(missing)
-        source.read(memoryview(rest), len(head))
-        head += rest
+    head = head_of(source)
     if expected is not None and source.size == expected.size and head.startswith(expected.header):
         return _Header(expected.slices, True)
     try:
@@ -121,7 +150,8 @@ def _header(source: Source, expected: Layout | None) -> _Header:
         raise ValueError(f"{source.name}: {error}") from error
     in_file = sorted(slices.items(), key=lambda item: (item[1].start, item[1].end))
     written = Layout((key, place.dtype_tag, place.shape, place.end - place.start) for key, place in in_file)
-    return _Header(slices, written.header == head[: _PREFIX.size + length] and written.slices == slices)
+    header = head[: _PREFIX.size + _PREFIX.unpack_from(head)[0]]
+    return _Header(slices, written.header == header and written.slices == slices)
 
 
 @dataclass(frozen=True)
@@ -131,14 +161,15 @@ class _Part:
     key: str
     place: Slice
     target: Tensor
-    digest: str
+    digest: str | None
+    """None where nothing says what it should be."""
 
     @property
     def nbytes(self) -> int:
         return self.place.end - self.place.start
 
     def check(self, digest: str) -> None:
-        if digest != self.digest:
+        if self.digest not in (None, digest):
             raise ValueError(f"tensor {self.key!r}: digest differs")
 
     def check_values(self, data: memoryview) -> None:
@@ -162,7 +193,7 @@ def _runs(parts: Iterable[_Part], range_bytes: int) -> Iterator[list[_Part]]:
     return iter(sorted(runs, key=lambda run: run[0].place.start - run[-1].place.end))
 
 
-def _task(source: Source, run: list[_Part]) -> Callable[[], None]:
+def _task(source: Readable, run: list[_Part]) -> Callable[[], None]:
     if len(run) == 1 and run[0].target.is_contiguous() and run[0].target.device.type == "cpu" and run[0].nbytes:
         return lambda: _straight(source, run[0])
     return lambda: _spread(source, run)
@@ -184,14 +215,14 @@ class _Digest:
         return self._digest.hexdigest()
 
 
-def _straight(source: Source, part: _Part) -> None:
+def _straight(source: Readable, part: _Part) -> None:
     memory, digest = _memory(part.target), _Digest(part.place.start)
     source.read(memory, part.place.start, digest.see)
     part.check(digest.hexdigest())
     part.check_values(memory)
 
 
-def _spread(source: Source, run: list[_Part]) -> None:
+def _spread(source: Readable, run: list[_Part]) -> None:
     first = run[0].place.start
     buffer = memoryview(bytearray(run[-1].place.end - first))
     source.read(buffer, first)

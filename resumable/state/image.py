@@ -79,6 +79,13 @@ def parse_header(data: bytes | bytearray | memoryview) -> dict[str, Slice]:
 
 def parse_table(data: bytes | bytearray | memoryview, *, size: int) -> dict[str, Slice]:
     """As `parse_header`, of a file of `size` bytes that begins with `data`, which holds all of its header."""
+    return parse_table_and_metadata(data, size=size)[0]
+
+
+def parse_table_and_metadata(
+    data: bytes | bytearray | memoryview, *, size: int
+) -> tuple[dict[str, Slice], dict[str, str]]:
+    """As `parse_table`, with what whoever wrote the file put beside the tensors."""
     if len(data) < _PREFIX.size:
         raise ValueError(f"{len(data)} bytes are too few for a safetensors file")
     (length,) = _PREFIX.unpack_from(data)
@@ -89,10 +96,11 @@ def parse_table(data: bytes | bytearray | memoryview, *, size: int) -> dict[str,
     table = strictjson.loads(text, max_bytes=MAX_HEADER_BYTES, max_depth=4, max_items=MAX_HEADER_ITEMS)
     if type(table) is not dict:
         raise ValueError("the header is not a JSON object")
-    _check_metadata(table.pop(_METADATA, {}))
+    metadata = table.pop(_METADATA, {})
+    _check_metadata(metadata)
     slices = {key: _slice(key, entry, base=base) for key, entry in table.items()}
     _check_coverage(slices, start=base, end=size)
-    return slices
+    return slices, metadata
 
 
 def _padded(text: bytes) -> bytes:

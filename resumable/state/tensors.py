@@ -41,6 +41,7 @@ _TAGS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "complex32": ("F16", (2,)),
     "complex128": ("F64", (2,)),
 }
+_OF_TAGS = {tag: name for name, (tag, trailing) in _TAGS.items() if not trailing}
 _STORABLE = frozenset(DTYPES.values())
 _SAME_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
@@ -86,6 +87,11 @@ class TensorFacts:
         # What only equals a number (True, 1.0) must not pass for one that was looked at before.
         known = _recorded if {*map(type, shape), *map(type, strides or ())} <= {int} else cls
         return known(record.dtype, shape, strides)
+
+    @classmethod
+    def tagged(cls, tag: str, shape: tuple[int, ...]) -> TensorFacts:
+        """Those of a tensor in a safetensors file of anybody."""
+        return _recorded(_OF_TAGS[tag], shape)
 
     @functools.cached_property
     def torch_dtype(self) -> torch.dtype:
