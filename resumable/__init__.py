@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from resumable.run import Checkpoint, Run
     from resumable.stateful import Stateful
     from resumable.trainer import Trainer
+    from resumable.weights import load_weights
 
 _HOME = {
     "Trainer": "trainer",
@@ -38,6 +39,7 @@ _HOME = {
     "Run": "run",
     "Checkpoint": "run",
     "Stateful": "stateful",
+    "load_weights": "weights",
     "ResumableError": "errors",
     "ConfigError": "errors",
     "StateError": "errors",
@@ -76,6 +78,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "load",
+    "load_weights",
     "save",
 ]
 

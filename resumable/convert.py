@@ -6,15 +6,13 @@ import os
 import re
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from resumable.errors import CheckpointError, ConfigError, quoted
-from resumable.events import size
+from resumable.errors import ConfigError
 from resumable.files import Written, store
 from resumable.store.file import File
 

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resumable import strictjson
@@ -21,6 +20,7 @@ from resumable.errors import (
 )
 from resumable.events import size
 from resumable.retention import Candidate, Rule, best
+from resumable.state.loaded import Loaded
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord
@@ -105,6 +105,12 @@ class Run:
                 return checkpoint
         raise NoCheckpointError(f"{self.url}: no checkpoint {selector!r}", f"`resumable ls {self.url}` lists them")
 
+    def folder(self, name: CheckpointName) -> Checkpoint:
+        """The checkpoint in the folder of this name, on the line of the history or off it."""
+        manifest = self.catalog.manifest(name)
+        self.catalog.check(manifest, name)
+        return Checkpoint(self.catalog, name, manifest)
+
     def _existing(self) -> list[Checkpoint]:
         rejected: list[str] = []
         checkpoints = self.checkpoints(lambda name, reason: rejected.append(f"{name}: {reason}"))
@@ -116,14 +122,6 @@ class Run:
                 "restore the run from a copy, or start a new run in another folder",
             )
         raise NoCheckpointError(f"{self.url}: no checkpoints here", "is this the folder or URL that `run:` names?")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What `load_into` could not match: keys of the model without a value, and values without a key."""
-
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
 
 
 class Checkpoint:
@@ -179,20 +177,45 @@ class Checkpoint:
         except (ValueError, KeyError, TypeError) as error:
             raise self._malformed(name, error) from error
 
-    def load_into(self, model: nn.Module, *, name: str | None = None, strict: bool = True) -> Loaded:
-        """Copy a module's weights and buffers into `model`, in place; optimizer and RNG are left alone.
+    def load_into(
+        self,
+        model: nn.Module,
+        *,
+        name: str | None = None,
+        strict: bool = True,
+        rename: Mapping[str, str] | None = None,
+        skip: Iterable[str] = (),
+    ) -> Loaded:
+        """Copy an object's weights and buffers into `model`, in place; optimizer and RNG are left alone.
 
-        With `strict`, a missing or unexpected key is a `RunMismatchError`; another shape always is. After a
-        `CorruptCheckpointError` the values of the model are undefined.
+        `name` is that of a module, or of an object whose state is a dict of tensors by their names in the model;
+        `rename` and `skip` are as `resumable.load_weights` has them. With `strict`, whatever does not fit is a
+        `RunMismatchError`, and nothing was changed; otherwise what fits is taken. After a `CorruptCheckpointError` the
+        values of the model are undefined.
         """
-        from resumable.state.modules import load_weights, places_for
+        from resumable.state.loading import load
 
         name = name or self.main_module()
-        # Of a model that fits, the very tensors are filled and handed to it; of any other, nothing is touched yet.
-        into = places_for(model, self._record(name).tensors)
-        state = self._weights(name, self.decoded(name, self.tensors(name, into=into)))
-        missing, unexpected = load_weights(model, state, strict=strict)
-        return Loaded(tuple(missing), tuple(unexpected))
+        found = load(model, self._stored(name), strict=strict, rename=rename, skip=skip)
+        return Loaded.told(found, self.name, name=name)
+
+    def _stored(self, name: str) -> Any:
+        from resumable.state.stored import StoredModule, StoredTensors
+
+        record, where = self._record(name), f"{self.name}: {name}"
+        if record.kind != "module" and not record.tensors:
+            raise RunMismatchError(f"{where}: holds no tensors", "`resumable show` lists what the objects are")
+
+        def read(into: Mapping[str, torch.Tensor], keys: Collection[str]) -> Mapping[str, torch.Tensor]:
+            return self.tensors(name, into=into, keys=keys)
+
+        document = self.document["objects"][name]
+        try:
+            if record.kind == "module":
+                return StoredModule(where, document, record.tensors, read)
+            return StoredTensors(where, record.tensors, read)
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._malformed(name, error) from error
 
     def tree(self, name: str) -> Any:
         """The whole stored tree of one object, decoded."""

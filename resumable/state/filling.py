@@ -27,8 +27,8 @@ _PREFIX = struct.Struct("<Q")
 _HEAD_BYTES = 64 * 2**10  # most headers are shorter: one read
 
 
-class Source(Protocol):
-    """One file of an object, in whatever place."""
+class Readable(Protocol):
+    """One file, in whatever place."""
 
     @property
     def name(self) -> str: ...
@@ -44,6 +44,10 @@ class Source(Protocol):
 
     def read(self, buffer: memoryview, offset: int, seen: Callable[[memoryview, int], None] | None = None) -> None:
         """Fill the whole of `buffer`, or raise; `seen` is shown each part in order, anew from the first if need be."""
+
+
+class Source(Readable, Protocol):
+    """One file of an object, whose digest is known."""
 
     def image(self) -> bytearray:
         """The whole file, proved by its digest."""
@@ -74,15 +78,21 @@ def read_tensors(
         raise ValueError(str(error)) from error
 
 
-def read_placed(source: Source, slices: Mapping[str, Slice], records: Mapping[str, MaybeDigested]) -> dict[str, Tensor]:
-    """The tensors of `records` out of one file, whose header is known to be good and says `slices`; nothing else is read.
+def read_placed(
+    source: Readable,
+    slices: Mapping[str, Slice],
+    records: Mapping[str, MaybeDigested],
+    *,
+    into: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """The tensors of `records` out of one file whose header is known to be good and says `slices`; `into` as above.
 
     Raises `ValueError` that names the tensor whose bytes have not the digest of its record; without one they are
     believed.
     """
     try:
         places = placed([slices], records)
-        targets = {key: empty(facts) for key, (_, _, facts) in places.items()}
+        targets = _targets(into or {}, {key: facts for key, (_, _, facts) in places.items()})
     except (RuntimeError, OverflowError) as error:  # torch's word for an impossible size
         raise ValueError(str(error)) from error
     parts = [_Part(key, place, targets[key], records[key].digest) for key, (_, place, _) in places.items()]
@@ -106,6 +116,12 @@ def _read(sources: Sequence[Source], records: Records, into: Mapping[str, Tensor
             tasks.append(_foreign(source, parts, {key: records[key] for key in here}))
     in_lanes(lambda task: task(), tasks, max((source.readers for source in sources), default=1))
     return tensors
+
+
+def fillable(into: Mapping[str, Tensor], facts: Mapping[str, TensorFacts]) -> set[str]:
+    """The keys of those tensors that would be filled in place with tensors of these facts."""
+    shared = _shared_memory(into.values())
+    return {key for key, tensor in into.items() if _may_be_filled(tensor, facts[key], shared)}
 
 
 _Tensors = dict[str, Tensor]
@@ -146,7 +162,7 @@ def _expected(records: Records) -> Layout | None:
         return None
 
 
-def read_head(source: Source) -> bytearray:
+def read_head(source: Readable) -> bytearray:
     """The first bytes of a file: all of its header, if it has one that a reader would take, or more."""
     head = bytearray(min(_HEAD_BYTES, source.size))
     source.read(memoryview(head), 0)
@@ -171,7 +187,8 @@ def _header(source: Source, expected: Layout | None) -> _Header:
         raise ValueError(f"{source.name}: {error}") from error
     in_file = sorted(slices.items(), key=lambda item: (item[1].start, item[1].end))
     written = Layout((key, place.dtype_tag, place.shape, place.end - place.start) for key, place in in_file)
-    return _Header(slices, written.header == head[: _PREFIX.size + length] and written.slices == slices)
+    header = head[: _PREFIX.size + _PREFIX.unpack_from(head)[0]]
+    return _Header(slices, written.header == header and written.slices == slices)
 
 
 @dataclass(frozen=True)
@@ -212,7 +229,7 @@ def _runs(parts: Iterable[_Part], range_bytes: int) -> Iterator[list[_Part]]:
     return iter(sorted(runs, key=lambda run: run[0].place.start - run[-1].place.end))
 
 
-def _task(source: Source, run: list[_Part]) -> Callable[[], None]:
+def _task(source: Readable, run: list[_Part]) -> Callable[[], None]:
     if len(run) == 1 and run[0].target.is_contiguous() and run[0].target.device.type == "cpu" and run[0].nbytes:
         return lambda: _straight(source, run[0])
     return lambda: _spread(source, run)
@@ -234,14 +251,14 @@ class _Digest:
         return self._digest.hexdigest()
 
 
-def _straight(source: Source, part: _Part) -> None:
+def _straight(source: Readable, part: _Part) -> None:
     memory, digest = _memory(part.target), _Digest(part.place.start)
     source.read(memory, part.place.start, digest.see)
     part.check(digest.hexdigest())
     part.check_values(memory)
 
 
-def _spread(source: Source, run: list[_Part]) -> None:
+def _spread(source: Readable, run: list[_Part]) -> None:
     first = run[0].place.start
     buffer = memoryview(bytearray(run[-1].place.end - first))
     source.read(buffer, first)

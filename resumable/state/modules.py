@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resumable.errors import RunMismatchError
-from resumable.state.adapter import Plain, listed, taking
+from resumable.state.adapter import Plain, listed
 from resumable.state.tensors import Recorded, copy_of, empty, facts_of, fill, same_place
 from resumable.state.trees import Own, fresh
 
@@ -156,6 +155,24 @@ def weights(tree: Mapping[str, Any]) -> collections.OrderedDict[str, Any]:
     return ordered
 
 
+def state_of(document: Any) -> list[tuple[str, Any]]:
+    """The encoded `state_dict` in a module's document: names and nodes. `ValueError` for any other."""
+    state = document["state"]
+    pairs = state.get("$ordered", list(state.items())) if isinstance(state, dict) else None
+    if type(pairs) is not list or any(len(pair) != 2 or type(pair[0]) is not str for pair in pairs):
+        raise ValueError("its state is no dict by name")
+    return [(name, node) for name, node in pairs]
+
+
+def tensor_keys(document: Any) -> dict[str, str]:
+    """The keys in its blobs of a module's parameters and persistent buffers, by their names; not of extra states."""
+    return {
+        name: node["$tensor"]
+        for name, node in state_of(document)
+        if isinstance(node, dict) and node.keys() == {"$tensor"} and not is_extra(name)
+    }
+
+
 def places(module: nn.Module) -> dict[str, Tensor] | None:
     """A module's parameters and buffers by their keys in its blobs, if only torch's own code saves and loads it."""
     if not all(map(_is_torchs, module.modules())):
@@ -163,16 +180,6 @@ def places(module: nn.Module) -> dict[str, Tensor] | None:
     state = {key: value for key, value in module.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
     hidden = {_HIDDEN + name: buffer for name, _, _, buffer in _unsaved_buffers(module) if buffer is not None}
     return state | hidden
-
-
-def places_for(module: nn.Module, records: Mapping[str, Recorded]) -> dict[str, Tensor]:
-    """The parameters and persistent buffers of a module that has exactly the recorded ones; otherwise nothing."""
-    live = {key: tensor for key, tensor in (places(module) or {}).items() if not key.startswith(_HIDDEN)}
-    stored = {key for key in records if not key.startswith(_HIDDEN)}
-    fits = stored == live.keys() and all(
-        (records[key].dtype, tuple(records[key].shape)) == (_dtype(live[key]), tuple(live[key].shape)) for key in stored
-    )
-    return live if fits else {}
 
 
 def _is_torchs(module: nn.Module) -> bool:
@@ -183,29 +190,6 @@ def _is_torchs(module: nn.Module) -> bool:
         and not any(getattr(module, hooks, None) for hooks in _HOOKS)
         and type(module).get_extra_state is nn.Module.get_extra_state
     )
-
-
-def load_weights(model: nn.Module, state: Mapping[str, Any], *, strict: bool = True) -> tuple[list[str], list[str]]:
-    """Copy a `state_dict` into `model` in place and return the missing and the unexpected keys.
-
-    Values are cast to the model's dtypes, as torch does. Raises `RunMismatchError` for another shape and, with
-    `strict`, for a missing or an unexpected key.
-    """
-    live = model.state_dict()
-    missing, unexpected = sorted(live.keys() - state.keys()), sorted(state.keys() - live.keys())
-    shapes = _other_shapes(state, live)
-    reasons = listed("another shape", shapes)
-    if strict:
-        reasons += listed("missing in the checkpoint", missing) + listed("not in this module", unexpected)
-    if reasons:
-        raise RunMismatchError(
-            f"{type(model).__name__} does not fit the checkpoint: {'; '.join(reasons)}",
-            "build the model as it was when the checkpoint was written"
-            + ("" if shapes else ", or pass strict=False to take what fits"),
-        )
-    with taking(type(model).__name__):
-        model.load_state_dict(state, strict=False)
-    return missing, unexpected
 
 
 def misfits(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
@@ -232,7 +216,7 @@ def _other_shapes(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str
 
 
 def _both_tensors(saved: Mapping[str, Any], live: Mapping[str, Any], key: str) -> bool:
-    both = not _is_extra(key) and key in live and isinstance(saved[key], Tensor) and isinstance(live[key], Tensor)
+    both = not is_extra(key) and key in live and isinstance(saved[key], Tensor) and isinstance(live[key], Tensor)
     return both and not nn.parameter.is_lazy(live[key])
 
 
@@ -261,7 +245,7 @@ def _prepare(module: nn.Module, state: dict[str, Any]) -> None:
     live = module.state_dict(keep_vars=True)
     for key, value in state.items():
         target = live.get(key)
-        if _is_extra(key) or not isinstance(value, Tensor):
+        if is_extra(key) or not isinstance(value, Tensor):
             state[key] = fresh(value)  # handed over to the module, which may keep it
         elif isinstance(target, Tensor) and not nn.parameter.is_lazy(target):
             _take_memory_format(target, value)
@@ -274,10 +258,11 @@ def _take_memory_format(live: Tensor, saved: Tensor) -> None:
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {key: value for key, value in state.items() if isinstance(value, Tensor) and not _is_extra(key)}
+    return {key: value for key, value in state.items() if isinstance(value, Tensor) and not is_extra(key)}
 
 
-def _is_extra(key: str) -> bool:
+def is_extra(key: str) -> bool:
+    """Whether a name in a `state_dict` is that of what `get_extra_state` gave."""
     return key.rpartition(".")[2] == "_extra_state"
 
 

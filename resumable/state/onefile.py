@@ -25,7 +25,7 @@ from resumable.state.image import Head, Slice, parse_head
 from resumable.state.memory import HostTransfer
 from resumable.state.paths import Part
 from resumable.state.stager import CHUNK_BYTES, Plan, Windows
-from resumable.state.tensors import TensorFacts, bytes_of, dtype_of_tag, facts_of, raw, tensor_digest
+from resumable.state.tensors import Believed, TensorFacts, bytes_of, facts_of, raw, tensor_digest
 
 VERSION = 1
 BARE = "tensor"  # the key of a tensor that is in no container
@@ -66,16 +66,6 @@ class _Content(_Document):
     document: Any
     tensors: dict[str, Record]
     state_dicts: list[StateDict]
-
-
-@dataclass(frozen=True)
-class Believed:
-    """A tensor in a file of others: what the file itself says of it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    strides: None = None
-    digest: None = None
 
 
 @dataclass(frozen=True)
@@ -248,5 +238,5 @@ def _own(head: Head) -> Contents:
 
 def _foreign(head: Head) -> Contents:
     document = {"$dict": [[key, {"$tensor": key}] for key in head.slices]}
-    records = {key: Believed(dtype_of_tag(place.dtype_tag), place.shape) for key, place in head.slices.items()}
+    records = {key: Believed.tagged(place.dtype_tag, place.shape) for key, place in head.slices.items()}
     return Contents(document, records, head.slices)

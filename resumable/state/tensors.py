@@ -65,6 +65,21 @@ class DigestedRecord(Recorded, Protocol):
 
 
 @dataclass(frozen=True)
+class Believed:
+    """A tensor in a safetensors file of others: what the file itself says of it, and nothing proves."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    strides: None = None
+    digest: None = None
+
+    @classmethod
+    def tagged(cls, tag: str, shape: tuple[int, ...]) -> Believed:
+        """One whose dtype is told by a tag of the format."""
+        return cls(_OF_TAG[tag], shape)
+
+
+@dataclass(frozen=True)
 class TensorFacts:
     """A tensor without its values; `strides` is None where it lies in row-major order."""
 
@@ -120,11 +135,6 @@ def _facts(dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]) 
         strides = torch.empty_like(torch.empty_strided(shape, stride, dtype=dtype, device="meta")).stride()
         strides = None if strides == row_major(shape) else strides
     return _recorded(str(dtype).removeprefix("torch."), shape, strides)
-
-
-def dtype_of_tag(tag: str) -> str:
-    """The dtype that a file of others means by a tag of the safetensors format."""
-    return _OF_TAG[tag]
 
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:

@@ -165,11 +165,17 @@ def open_storage(url: str, options: Mapping[str, Any] | None = None, *, probe: b
     from resumable.store.local import LocalStorage
     from resumable.store.patience import PatientStorage
 
-    if _LOCAL.match(url):
-        return PatientStorage(LocalStorage(Path(_LOCAL.sub("", url, count=1))))
-    if "://" not in url and "::" not in url:
-        return PatientStorage(LocalStorage(Path(url).expanduser()))
+    path = local_path(url)
+    if path is not None:
+        return PatientStorage(LocalStorage(path))
     return PatientStorage(_open_remote(url, dict(options or {}), probe=probe))
+
+
+def local_path(url: str) -> Path | None:
+    """The path that a URL of this machine stands for; None for any other."""
+    if _LOCAL.match(url):
+        return Path(_LOCAL.sub("", url, count=1))
+    return Path(url).expanduser() if "://" not in url and "::" not in url else None
 
 
 def _open_remote(url: str, options: dict[str, Any], *, probe: bool) -> Storage:

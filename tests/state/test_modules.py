@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from resumable.errors import RunMismatchError, StateError
-from resumable.state.modules import load_weights
 from resumable.state.objects import adapt, differences, weights
 from tests.state.roundtrip import save, transfer
 
@@ -196,15 +195,5 @@ def test_weights_are_a_state_dict_with_its_metadata() -> None:
     net = Net()
     state = weights("module", save(adapt({"model": net})["model"]).tree())
     assert state._metadata == net.state_dict()._metadata
-    fresh = Net()
-    assert load_weights(fresh, state) == ([], [])
-    assert torch.equal(fresh.scale, net.scale)
-
-
-def test_loading_weights_says_what_does_not_fit() -> None:
-    state = nn.Linear(2, 2).state_dict()
-    with pytest.raises(RunMismatchError, match=r"missing in the checkpoint: 0\.bias"):
-        load_weights(nn.Sequential(nn.Linear(2, 2)), {"0.weight": state["weight"]})
-    assert load_weights(nn.Sequential(nn.Linear(2, 2)), state, strict=False)[1] == ["bias", "weight"]
-    with pytest.raises(RunMismatchError, match="another shape: weight"):
-        load_weights(nn.Linear(3, 2), state, strict=False)
+    assert list(state) == list(net.state_dict())
+    assert torch.equal(state["scale"], net.scale)

@@ -1,0 +1,167 @@
+"""The weights in one object of a checkpoint, and those in safetensors files of anybody; knows no storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from resumable.state import modules
+from resumable.state.codec import decode
+from resumable.state.filling import Readable, Records, read_head, read_placed
+from resumable.state.image import Slice, parse_head
+from resumable.state.tensors import Believed, TensorFacts
+
+_PIECE_BYTES = 8 * 2**20
+_REFERENCES = ("$tensor", "$array", "$octets")
+
+Read = Callable[[Mapping[str, Tensor], Collection[str]], Mapping[str, Tensor]]
+"""Of an object: `into` and `keys`, as `filling.read_tensors` has them."""
+
+
+class StoredModule:
+    """A module's weights and persistent buffers, under the names of its `state_dict`, with its extra states."""
+
+    is_mixed = False
+    others: Mapping[str, str] = {}
+
+    def __init__(self, where: str, document: Any, records: Records, read: Read) -> None:
+        self.where = where
+        self._records = records
+        self._read = read
+        self._keys = modules.tensor_keys(document)
+        if unknown := [key for key in self._keys.values() if key not in records]:
+            raise ValueError(f"tensor {unknown[0]!r}: not recorded")
+        self._unread = dict.fromkeys(records, torch.empty(0))
+        extra = {key for name, node in modules.state_of(document) if name not in self._keys for key in _keys_in(node)}
+        tensors = read(self._unread, extra) if extra else self._unread
+        self._state = modules.weights(decode(document, tensors))
+        self.facts = {
+            name: TensorFacts.recorded(records[self._keys[name]]) if name in self._keys else None
+            for name in self._state
+        }
+
+    @property
+    def metadata(self) -> Mapping[str, Any] | None:
+        return getattr(self._state, "_metadata", None)
+
+    def identity(self, key: str) -> object:
+        return _identity(self._records, self._keys[key])
+
+    def read(self, keys: Collection[str], into: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        wanted = {self._keys[key] for key in keys if key in self._keys}
+        places = {self._keys[key]: tensor for key, tensor in into.items()}
+        tensors = self._read({**self._unread, **places}, wanted) if wanted else {}
+        return {key: tensors[self._keys[key]] if key in self._keys else self._state[key] for key in keys}
+
+
+class StoredTensors:
+    """The tensors of any other object, under their keys in its blobs: averages that somebody's own class keeps."""
+
+    is_mixed = True
+    metadata = None
+    others: Mapping[str, str] = {}
+
+    def __init__(self, where: str, records: Records, read: Read) -> None:
+        self.where = where
+        self._records = records
+        self._read = read
+        self.facts = {key: TensorFacts.recorded(record) for key, record in records.items()}
+
+    def identity(self, key: str) -> object:
+        return _identity(self._records, key)
+
+    def read(self, keys: Collection[str], into: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        unread = dict.fromkeys(self._records, torch.empty(0))
+        stored = {getattr(self._records[key], "alias", None) or key for key in keys}
+        return self._read({**unread, **into}, stored)
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """One file, looked at: where its tensors lie, and what is written beside them."""
+
+    source: Readable
+    slices: Mapping[str, Slice]
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def opened(cls, source: Readable) -> SafetensorsFile:
+        """`ValueError` for what is no safetensors file."""
+        head = parse_head(read_head(source), size=source.size)
+        return cls(source, head.slices, head.metadata)
+
+
+class StoredFiles:
+    """The tensors of safetensors files, each key in one of them.
+
+    Names that were dropped for being tied stand in the metadata, with the name that was kept: as safetensors'
+    own `save_model` does it.
+    """
+
+    is_mixed = False
+    metadata = None
+
+    def __init__(self, where: str, files: Sequence[SafetensorsFile], beside: Mapping[str, str]) -> None:
+        """`beside` is metadata that stands in none of the files. `ValueError` for a key in two of them."""
+        self.where = where
+        self._home = _homes(files)
+        self.facts = {
+            key: TensorFacts.recorded(Believed.tagged(file.slices[key].dtype_tag, file.slices[key].shape))
+            for key, file in self._home.items()
+        }
+        said = {**beside, **{dropped: kept for file in files for dropped, kept in file.metadata.items()}}
+        self.others = {dropped: kept for dropped, kept in said.items() if kept in self._home}
+
+    def identity(self, key: str) -> object:
+        return self.facts[key], self._digest(key)
+
+    def _digest(self, key: str) -> str:
+        file = self._home[key]
+        place, digest = file.slices[key], xxhash.xxh3_128()
+        buffer = memoryview(bytearray(min(_PIECE_BYTES, place.end - place.start)))
+        for start in range(place.start, place.end, _PIECE_BYTES):
+            piece = buffer[: place.end - start]
+            file.source.read(piece, start)
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def read(self, keys: Collection[str], into: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        values: dict[str, Tensor] = {}
+        for file in {id(file): file for file in map(self._home.__getitem__, keys)}.values():
+            slices = {key: file.slices[key] for key in keys if self._home[key] is file}
+            records = {key: Believed.tagged(place.dtype_tag, place.shape) for key, place in slices.items()}
+            here = {key: into[key] for key in slices if key in into}
+            values |= read_placed(file.source, file.slices, records, into=here)
+        return values
+
+
+def _homes(files: Sequence[SafetensorsFile]) -> dict[str, SafetensorsFile]:
+    homes: dict[str, SafetensorsFile] = {}
+    for file in files:
+        for key in file.slices:
+            if homes.setdefault(key, file) is not file:
+                raise ValueError(f"tensor {key!r}: in {homes[key].source.name} and in {file.source.name}")
+    return homes
+
+
+def _identity(records: Records, key: str) -> object:
+    record = records[key]
+    return record.dtype, tuple(record.shape), record.digest
+
+
+def _keys_in(node: Any) -> Iterator[str]:
+    """The keys of all tensors that a part of a document refers to."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _keys_in(item)
+    elif isinstance(node, dict):
+        for tag, content in node.items():
+            if tag in _REFERENCES and isinstance(content, str):
+                yield content
+            else:
+                yield from _keys_in(content)
