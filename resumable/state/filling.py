@@ -178,7 +178,6 @@ def read_head(source: Readable) -> bytearray:
 def _header(source: Source, expected: Layout | None) -> _Header:
     """Where the tensors of a file lie, and whether every byte that says so is one that this program would write."""
     head = read_head(source)
-    length = _PREFIX.unpack_from(head)[0] if len(head) >= _PREFIX.size else 0
     if expected is not None and source.size == expected.size and head.startswith(expected.header):
         return _Header(expected.slices, True)
     try:
