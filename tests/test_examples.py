@@ -53,8 +53,23 @@ def test_crash_and_resume_drills_the_digits(tmp_path: Path) -> None:
     is_bit_exact(run(tmp_path, "examples/crash_and_resume.py"), kills=5)
 
 
-def test_every_example_is_drilled() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*DRILLED, "digits.py", "crash_and_resume.py"}
+@pytest.mark.timeout(300)
+def test_deploy_digits_crashes_resumes_and_proves_three_exports(tmp_path: Path) -> None:
+    ended = run(tmp_path, "examples/deploy_digits.py", str(tmp_path / "deploy"))
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 0, said
+    assert "training ended with -9 (killed)\ntraining ended with 0\n" in ended.stdout
+    assert "RESUME " in ended.stderr
+    grades = [
+        line.split(":")[0] for line in ended.stdout.splitlines() if "bit-identical:" in line or "tolerance:" in line
+    ]
+    assert grades == ["weights bit-identical", "outputs bit-identical", "outputs within the tolerance"], said
+    assert (tmp_path / "deploy" / "predictions.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_example_is_run() -> None:
+    others = {"digits.py", "crash_and_resume.py", "deploy_digits.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*DRILLED, *others}
 
 
 def test_the_first_example_is_short() -> None:

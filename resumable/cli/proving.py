@@ -14,20 +14,14 @@ from resumable.events import size
 
 if TYPE_CHECKING:
     from resumable.export.check import Measured
-    from resumable.export.proof import Proof
-
-PROOF = "proof.json"
+    from resumable.export.comparison import Compared
+    from resumable.export.proof import Difference, Proof
 
 GRADES: Mapping[str | None, str] = {
     "weights-identical": "weights bit-identical",
     "outputs-identical": "outputs bit-identical",
     "outputs-within-tolerance": "outputs within the tolerance",
 }
-
-
-def is_artefact(target: str) -> bool:
-    """Whether it is a folder of this machine with a proof in it: asked first, so that a run needs none of the rest."""
-    return "://" not in target and (Path(target).expanduser() / PROOF).is_file()
 
 
 def prove(folder: str, *, model: str | None, json: bool) -> None:
@@ -46,7 +40,7 @@ def prove(folder: str, *, model: str | None, json: bool) -> None:
     if json:
         print_json({"folder": folder, "ok": True, **_document(proof, measured, reached)})
         return
-    say((GRADES[reached], "green"), _numbers(proof, measured))
+    say((GRADES[reached], "green"), _numbers(proof, measured.outputs))
     say(("proved     ", "dim"), f"{GRADES[proof.grade]}, of {_origin(proof)}")
     if measured.runtime:
         say(("run with   ", "dim"), measured.runtime)
@@ -65,13 +59,13 @@ def _document(proof: Proof, measured: Measured, reached: str) -> dict[str, Any]:
     }
 
 
-def _numbers(proof: Proof, measured: Measured) -> str:
-    found, tolerance = measured.outputs, proof.tolerance
-    tensors = count(len(proof.weights.tensors), "tensor")
-    if found is None:
-        return f": {tensors}"
-    most = "" if tolerance is None else f" (tolerance {tolerance.absolute:g})"
-    return f": largest difference {found.absolute:.3g}{most}, {_batch(proof)}"
+def _numbers(proof: Proof, found: Compared | Difference | None) -> str:
+    tensors = f": {count(len(proof.weights.tensors), 'tensor')}" if proof.format == "safetensors" else ":"
+    if found is None or proof.tolerance is None:
+        return tensors
+    separator = "; outputs:" if proof.format == "safetensors" else ""
+    most = f"(tolerance {proof.tolerance.absolute:g})"
+    return f"{tensors}{separator} largest difference {found.absolute:.3g} {most}, {_batch(proof)}"
 
 
 def _batch(proof: Proof) -> str:
@@ -86,11 +80,7 @@ def print_proof(folder: Path, proof: Proof) -> None:
     """What was published, file by file, and what it was shown to be."""
     rows: list[list[Styled]] = [[name, size(record.size), record.digest] for name, record in proof.files.items()]
     print_table([Column("file"), Column("size", "right"), Column("digest", drop=1)], rows)
-    found, tolerance = proof.difference, proof.tolerance
-    shown = f": {count(len(proof.weights.tensors), 'tensor')}"
-    if found is not None and tolerance is not None:
-        shown = f": largest difference {found.absolute:.3g} (tolerance {tolerance.absolute:g}), {_batch(proof)}"
-    say((GRADES[proof.grade], "green"), shown)
+    say((GRADES[proof.grade], "green"), _numbers(proof, proof.difference))
     say(("exported   ", "dim"), f"{_origin(proof)} as {proof.format} to {folder}")
     if proof.checked:
         runtime = proof.checked.runtime

@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 import typer
 
 from resumable.cli.options import Json, StorageOptions
-from resumable.cli.proving import is_artefact, prove
+from resumable.cli.proving import prove
 from resumable.cli.terminal import Column, Styled, count, meanwhile, print_json, print_table, say
 from resumable.errors import CheckpointError, FormatVersionError, NoCheckpointError
 from resumable.events import size
+from resumable.export.artefact import is_artefact
 from resumable.run import Run, parse_target
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
