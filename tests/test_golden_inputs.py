@@ -296,6 +296,17 @@ def test_inference_mode_around_it_changes_nothing() -> None:
     assert not any(tensor.is_inference() for tensor in (*golden.inputs, *golden.outputs))
 
 
+def test_the_forward_sees_none_of_the_modes_around_it() -> None:
+    def modes(_: Tensor) -> Tensor:
+        inference, autocast = torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
+        return torch.tensor([torch.is_grad_enabled(), inference, autocast])
+
+    module = Giving(modes)
+    for around in (torch.enable_grad(), torch.inference_mode(), torch.autocast("cpu")):
+        with around:
+            assert outputs_of(module, inputs_of(X)).outputs[0].tolist() == [False, False, False]
+
+
 def test_gradients_and_graphs_are_left_alone() -> None:
     module = nn.Linear(2, 2)
     loss = module(X).sum()
@@ -323,6 +334,12 @@ def test_a_compiled_module_is_run_as_it_was_written_and_stays_compiled() -> None
         outputs_of(each, inputs_of(X))
     module(X)
     assert compiled == before == ["graph"]
+
+
+def test_a_wrapped_module_is_the_one_inside() -> None:
+    for wrapped in (torch.compile(nn.Linear(5, 2), backend="eager"), nn.DataParallel(nn.Linear(5, 2))):
+        with pytest.raises(StateError, match="golden: Linear failed"):
+            outputs_of(wrapped, inputs_of(X))
 
 
 def test_a_bfloat16_module_gives_bfloat16() -> None:
@@ -419,6 +436,21 @@ def test_between_two_loops_it_holds_from_the_next_save_on(run: Path) -> None:
         False,
         True,
     ]
+
+
+def test_a_save_that_is_copied_meanwhile_is_not_torn_by_it(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = nn.Embedding(4, 2, max_norm=0.1)  # whose weights a forward scales, and which are then put back
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+    config = {"run": str(run), "staging": {"mode": "overlap"}}
+    with Trainer(config, table=table, optimizer=optimizer) as trainer:
+        for step in trainer.steps(3):
+            if step == 1:
+                trainer.golden(torch.tensor([1, 2]))
+            table.weight.sum().backward()
+            optimizer.step()
+            trainer.request_save()
+    assert "torn" not in caplog.text
+    assert len(golden_of(run).outputs) == 1
 
 
 def test_of_several_modules_one_has_to_be_named(run: Path) -> None:
