@@ -74,10 +74,8 @@ def read_tensors(
         raise ValueError(str(error)) from error
 
 
-def read_placed(
-    source: Source, slices: Mapping[str, Slice], records: Mapping[str, MaybeDigested]
-) -> dict[str, Tensor]:
-    """The tensors of `records` out of one file, whose header is known to be good and says `slices`; nothing else is read.
+def read_placed(source: Source, slices: Mapping[str, Slice], records: Mapping[str, MaybeDigested]) -> dict[str, Tensor]:
+    """The tensors of `records`, and no others, out of one file, whose header is known to be good and says `slices`.
 
     Raises `ValueError` that names the tensor whose bytes have not the digest of its record; without one they are
     believed.
