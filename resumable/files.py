@@ -47,8 +47,8 @@ def save(obj: Any, url: str | os.PathLike[str], *, storage_options: Mapping[str,
 
     `load` gives the same types, bits, memory formats and `requires_grad`; a tensor in two places is stored once, and is
     one afterwards; a `state_dict` keeps its `_metadata`. Tensors that share a part of their memory do not share it
-    afterwards, and devices are not kept. Raises `StateError` with the path of what cannot be stored (functions, objects,
-    tensors of an autograd graph) before a byte is written, and `StorageError` where the storage fails.
+    afterwards, and devices are not kept. Raises `StateError` with the path of what cannot be stored (functions,
+    objects, tensors of an autograd graph) before a byte is written, and `StorageError` where the storage fails.
     """
     store(obj, url, storage_options=storage_options)
 
@@ -72,8 +72,8 @@ def load(
     `state_dict`, `only="encoder"` is a dict of the entries that begin with `encoder.`, named by what follows.
 
     A safetensors file that others wrote comes as a dict of its tensors. It has no digests, so damage to its values
-    cannot be found. Raises `NoCheckpointError` for no such file or nothing at `only`, `CorruptCheckpointError` that names
-    the tensor for damage, and `CheckpointError` for a file of another kind; pickles are never opened.
+    cannot be found. Raises `NoCheckpointError` for no such file or nothing at `only`, `CorruptCheckpointError` that
+    names the tensor for damage, and `CheckpointError` for a file of another kind; pickles are never opened.
     """
     if not isinstance(only, str | None):
         raise ConfigError(

@@ -55,7 +55,7 @@ class Record(_Document):
 
 
 class StateDict(_Document):
-    """What torch keeps beside the keys of a `state_dict`, and for which one: a position in each container on the way."""
+    """What torch keeps beside the keys of a `state_dict`, and of which: its position in each container on the way."""
 
     at: _Sizes
     metadata: Any
@@ -80,8 +80,8 @@ class Contents:
     def tree(self, part: Part, tensors: Mapping[str, Tensor]) -> Any:
         """The tree that a part of the document stands for, made of these tensors."""
         tree, at = decode(part.document, tensors), part.at
-        for each in self.state_dicts if at is not None else ():
-            if at == tuple(each.at[: len(at)]):
+        for each in self.state_dicts:
+            if at is not None and at == tuple(each.at[: len(at)]):
                 _state_dict(tree, each.at[len(at) :])._metadata = decode(each.metadata, {})
         return tree
 

@@ -1,4 +1,4 @@
-"""One file anywhere, named by its user: in which storage it is, and under which name; knows nothing of what is in it."""
+"""One file anywhere, named by its user: in which storage it is, and under which name; knows nothing of its content."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ class File:
     def __init__(self, url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> None:
         path = _text(url)
         self.name = without_password(path)
-        self._local = None if _is_remote(path) else os.path.realpath(os.path.expanduser(_LOCAL.sub("", path, count=1)))
-        folder, self._path = os.path.split(self._local) if self._local else _split(path)
-        if path.endswith("/") or not self._path or not self._path.isprintable() or "\\" in self._path:
+        self.local = None if _is_remote(path) else os.path.realpath(os.path.expanduser(_LOCAL.sub("", path, count=1)))
+        """Where it is on this machine; None where it is elsewhere."""
+        folder, self._path = os.path.split(self.local) if self.local else _split(path)
+        if not path or path.endswith("/") or not self._path or not self._path.isprintable() or "\\" in self._path:
             raise ConfigError(
                 f"{self.name!r}: no name of a file", "add one: a folder, and a name such as x.safetensors"
             )
@@ -50,7 +51,7 @@ class File:
 
         `chunks` give `size` bytes, and are iterated from their start at each try.
         """
-        if self._local and os.path.exists(self._local) and not os.path.isfile(self._local):
+        if self.local and os.path.exists(self.local) and not os.path.isfile(self.local):
             raise StorageError(f"cannot write {self.name}: no regular file is there", "choose another name")
         try:
             self._refuse_without_space(size)

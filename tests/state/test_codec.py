@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 
 from resumable import strictjson
 from resumable.errors import StateError
 from resumable.state.codec import decode, encode
 from resumable.state.encoder import MAX_DOCUMENT_DEPTH
+from tests.state.exactness import exactly, trees
 from tests.state.roundtrip import save_tree, through
 
 
@@ -30,41 +30,6 @@ class Pair(NamedTuple):
 
 class Colour(enum.IntEnum):
     RED = 1
-
-
-def exactly(left: Any, right: Any) -> bool:
-    """Equal in type, order and bits, all the way down."""
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, float):
-        return struct.pack(">d", left) == struct.pack(">d", right)
-    if isinstance(left, complex):
-        return exactly(left.real, right.real) and exactly(left.imag, right.imag)
-    if isinstance(left, dict):
-        return exactly(list(left.items()), list(right.items()))
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(exactly, left, right))
-    if isinstance(left, np.ndarray | np.generic):
-        return bool(left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes())
-    return bool(left == right)
-
-
-keys = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(max_size=8)
-scalars = keys | st.floats() | st.complex_numbers() | st.characters().map(str) | st.integers(-(2**300), 2**300)
-trees = st.recursive(
-    scalars,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.lists(inner, max_size=4).map(tuple)
-        | st.dictionaries(keys, inner, max_size=4)
-        | st.dictionaries(st.text(), inner, max_size=4)
-        | st.dictionaries(keys, inner, max_size=4).map(collections.OrderedDict)
-        | st.dictionaries(keys, st.integers(), max_size=4).map(collections.Counter)
-        | st.sets(keys, max_size=4)
-        | st.frozensets(keys, max_size=4)
-    ),
-    max_leaves=20,
-)
 
 
 @given(trees)
