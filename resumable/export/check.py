@@ -40,6 +40,8 @@ def verify(folder: str | Path, *, model: str | None = None) -> tuple[Proof, Meas
     """
     folder = Path(folder).expanduser()
     proof = read_proof(folder)
+    if proof.grade is None:
+        raise ExportError(f"{folder}: this export was never finished, so nothing is proved", "export again")
     check_files(folder, proof)
     measured = measure(folder, proof, model=model)
     grade(proof, measured, where=str(folder))

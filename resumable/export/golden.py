@@ -39,7 +39,7 @@ class Given:
 def given(checkpoint: Checkpoint, wanted: Wanted, batch: Any) -> Given | None:
     """The golden input that is to be used: `batch`, or that of the checkpoint; None where none is needed."""
     if batch is not None:
-        return Given(inputs_of(batch), "export", environment())
+        return Given(inputs_of(batch), "export", _here())
     trained = _of_training(checkpoint, wanted.object)
     if trained is not None or (wanted.format == "safetensors" and wanted.model is None):
         return trained
@@ -60,7 +60,13 @@ def _of_training(checkpoint: Checkpoint, name: str) -> Given | None:
         raise CorruptCheckpointError(
             f"{checkpoint.name}: {GOLDEN}: {quoted(error)}", "give one: --golden FILE"
         ) from error
-    return Given(golden, "trainer", checkpoint.manifest.environment) if tree["model"] == name else None
+    manifest = checkpoint.manifest
+    there = {"torch": manifest.versions.get("torch"), **manifest.environment}
+    return Given(golden, "trainer", there) if tree["model"] == name else None
+
+
+def _here() -> dict[str, Any]:
+    return {"torch": str(torch.__version__), **environment()}
 
 
 def with_outputs(known: Given, found: Stored, wanted: Wanted) -> tuple[Given, nn.Module]:
@@ -96,7 +102,7 @@ def upcast(model: nn.Module, known: Given) -> tuple[Given, float]:
     here = outputs_of(model, dataclasses.replace(known.golden, inputs=inputs, outputs=()))
     pairs = zip(known.golden.outputs, here.outputs, strict=True)
     compared = compare(of_tensors(here.outputs), of_tensors([live.to(other.dtype) for live, other in pairs]))
-    return Given(here, "export", environment()), compared.absolute
+    return Given(here, "export", _here()), compared.absolute
 
 
 def written(
