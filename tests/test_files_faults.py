@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import xxhash
 
 import resumable
 from resumable import CheckpointError, CorruptCheckpointError, StateError, StorageError
@@ -96,7 +97,7 @@ def test_two_tensors_that_changed_places_are_found(path: Path) -> None:
         resumable.load(path)
 
 
-RECORD = {"dtype": "float32", "shape": [2], "strides": None, "digest": "0" * 32}
+RECORD = {"dtype": "float32", "shape": [2], "strides": None, "digest": xxhash.xxh3_128_hexdigest(bytes(8))}
 WHOLE = {"version": 1, "document": {"$tensor": "a"}, "tensors": {"a": RECORD}, "state_dicts": []}
 
 
@@ -106,8 +107,11 @@ WHOLE = {"version": 1, "document": {"$tensor": "a"}, "tensors": {"a": RECORD}, "
         "",
         [],
         {},
-        WHOLE,
         WHOLE | {"tensors": {}},
+        WHOLE | {"tensors": {}, "document": []},
+        WHOLE | {"tensors": {"a": RECORD | {"digest": "0" * 32}}},
+        WHOLE | {"tensors": {"a": RECORD, "b": RECORD}},
+        WHOLE | {"state_dicts": [{"at": [], "metadata": 1}]},
         WHOLE | {"document": {"$tensor": "b"}},
         WHOLE | {"document": {"$dict": [1]}},
         WHOLE | {"document": {"$dict": 7}},
@@ -123,7 +127,7 @@ WHOLE = {"version": 1, "document": {"$tensor": "a"}, "tensors": {"a": RECORD}, "
     ],
     ids=str,
 )
-@pytest.mark.parametrize("only", [None, "a.b", "a"])
+@pytest.mark.parametrize("only", [None, "a.b"])
 def test_a_forged_header_is_refused_in_words(tmp_path: Path, content: Any, only: str | None) -> None:
     """Whoever can write can also make the digest right; what he then says is still looked at."""
     metadata = {"resumable_digest": "0" * 32, "resumable": content if content == "" else json.dumps(content)}

@@ -93,6 +93,8 @@ class File:
                     f"{self.name}: a folder, expected a file", "the checkpoints of a run are read by resumable.Run"
                 ) from error
             raise NoCheckpointError(f"{self.name}: no such file", "check the path") from error
+        except ValueError as error:  # what was looked up as a file is none by now
+            raise NoCheckpointError(f"{self.name}: {error}", "check the path") from error
 
 
 def _text(url: str | os.PathLike[str]) -> str:
