@@ -173,7 +173,7 @@ def test_an_unknown_place_says_what_was_looked_for_and_what_was_found(tmp_path: 
         message = caught.value.message
         assert all(name in message for name in ("manifest.json", "model.safetensors", INDEX, ".safetensors file"))
         assert message.endswith("found notes.txt")
-    with pytest.raises(NoCheckpointError, match="nowhere: no weights here.*found nothing"):
+    with pytest.raises(NoCheckpointError, match=r"nowhere: no weights here.*found nothing"):
         load_weights(made(), tmp_path / "nowhere")
 
 
@@ -262,7 +262,7 @@ def test_a_malformed_index_is_refused(tmp_path: Path, content: str, message: str
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     folder = shards(tmp_path, made().state_dict(), count=2)
     save_file(made().state_dict(), folder / "model-00002-of-00002.safetensors")
-    with pytest.raises(CorruptCheckpointError, match="tensor 'weight': in .*00001-of-00002.* and in .*00002-of-00002"):
+    with pytest.raises(CorruptCheckpointError, match=r"tensor 'weight': in .*00001-of-00002.* and in .*00002-of-00002"):
         load_weights(made(), folder)
 
 
