@@ -122,15 +122,16 @@ def _refuse_meta(model: nn.Module, live: Mapping[str, Any]) -> None:
 
 def _refuse_twins(model: nn.Module, weights: Weights, found: Match) -> None:
     apart = [
-        f"{one} and {other}"
+        (one, other)
         for one, other in found.twins
         if weights.identity(found.taken[one]) != weights.identity(found.taken[other])
     ]
     if apart:
-        reasons = "; ".join(listed("two tensors in the checkpoint, one here", apart))
+        pairs = [f"{one} and {other}" for one, other in apart]
+        reasons = "; ".join(listed("two tensors in the checkpoint, one here", pairs))
         raise RunMismatchError(
             f"{type(model).__name__} does not fit {weights.where}: {reasons}",
-            f"do not tie them in the model, or choose one: skip=[{found.twins[0][1]!r}]",
+            f"do not tie them in the model, or choose one: skip=[{apart[0][1]!r}]",
         )
 
 
@@ -141,13 +142,23 @@ def _fill(model: nn.Module, weights: Weights, found: Match) -> None:
     groups = [taken] if into is None else _groups(weights, taken, into)
     metadata = _named(weights.metadata, found)
     for group in groups:
-        keys = set(group.values())
-        values = weights.read(keys, {key: tensor for key, tensor in (into or {}).items() if key in keys})
-        state: Any = collections.OrderedDict((name, values[key]) for name, key in group.items())
-        if metadata is not None:
-            state._metadata = metadata
-        with taking(type(model).__name__):
-            model.load_state_dict(state, strict=False)
+        _put(model, weights, group, into or {}, metadata)
+
+
+def _put(
+    model: nn.Module,
+    weights: Weights,
+    group: Mapping[str, str],
+    into: Mapping[str, Tensor],
+    metadata: Mapping[str, Any] | None,
+) -> None:
+    keys = set(group.values())
+    values = weights.read(keys, {key: tensor for key, tensor in into.items() if key in keys})
+    state: Any = collections.OrderedDict((name, values[key]) for name, key in group.items())
+    if metadata is not None:
+        state._metadata = metadata
+    with taking(type(model).__name__):
+        model.load_state_dict(state, strict=False)
 
 
 def _into(model: nn.Module, weights: Weights, taken: Mapping[str, str]) -> dict[str, Tensor] | None:
