@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resumable.errors import StateError
 from resumable.state import rng
 from resumable.state.generators import GENERATOR_TYPES, GeneratorAdapter
-from resumable.state.tensors import copy_of, fill, raw
+from resumable.state.tensors import copy_of, fill, raw, refusal
 
 Undo = Callable[[], None]
 
@@ -41,7 +41,8 @@ def untouched(module: nn.Module) -> Iterator[None]:
 
 def _written_in_passing(parts: list[nn.Module]) -> list[Tensor]:
     """The buffers, and the weights of which a lookup scales what it reads."""
-    found = [buffer for part in parts for buffer in part.buffers(recurse=False)]
+    buffers = (buffer for part in parts for buffer in part.buffers(recurse=False))
+    found = [buffer for buffer in buffers if refusal(buffer) is None]  # what could not be stored cannot be copied
     found += _scaled(parts)
     return list({id(tensor): tensor for tensor in found}.values())
 

@@ -46,6 +46,7 @@ class Changing(nn.Module):
 CHANGES: dict[str, Callable[[Any], object]] = {
     "writes to a buffer": lambda module: module.seen.add_(1),
     "writes to a buffer behind torch's back": lambda module: module.seen.data.numpy().fill(9),
+    "turns the sign of a zero": lambda module: module.seen.neg_(),
     "writes NaN over the NaN that is there": lambda module: module.hidden.fill_(float("nan")),
     "puts another buffer in its place": lambda module: setattr(module, "seen", module.seen + 1),
     "exchanges the memory of a buffer": lambda module: setattr(module.hidden, "data", torch.ones(5)),
@@ -143,6 +144,14 @@ def test_tensors_of_inference_mode_are_put_back_too() -> None:
         module.hidden.zero_()
     assert module.seen.tolist() == [0, 0, 0, 0]
     assert module.hidden.tolist() == [7, 7]
+
+
+def test_a_buffer_that_is_not_plain_is_put_back_as_the_one_it_was() -> None:
+    module = Changing(lambda module: setattr(module, "seen", torch.ones(1)))
+    module.seen = sparse = torch.eye(2).to_sparse()
+    with untouched(module), torch.no_grad():
+        module(ROWS)
+    assert module.seen is sparse
 
 
 def test_weights_that_a_lookup_scales_are_put_back() -> None:
