@@ -50,9 +50,9 @@ class Slice(NamedTuple):
 class Layout:
     """Places tensors in one file: `header` (prefix, JSON, padding), `slices` in file order, `size` in bytes.
 
-    The format allows no holes. So first comes what fills whole lines of the processor's caches, and each of these begins
-    at one: the kernel reads it a half faster than what lies across two. Of the rest the widest dtypes come first: each
-    tensor is then aligned to its own item size. What is alike stays in the order given.
+    The format allows no holes. So first comes what fills whole lines of the processor's caches, and each of these
+    begins at one: the kernel copies it a half faster than what lies across two. Of the rest the widest dtypes come
+    first: each tensor is then aligned to its own item size. What is alike stays in the order given.
     """
 
     def __init__(self, entries: Iterable[tuple[str, str, tuple[int, ...], int]]) -> None:
