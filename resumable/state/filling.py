@@ -18,7 +18,7 @@ import xxhash
 from torch import Tensor
 
 from resumable.lanes import in_lanes
-from resumable.state.image import MAX_HEADER_BYTES, Layout, Slice, parse_table
+from resumable.state.image import MAX_HEADER_BYTES, Layout, Slice, header_of, parse_table
 from resumable.state.stager import Plan
 from resumable.state.tensors import DigestedRecord, Recorded, TensorFacts, empty, facts_of, fill, is_dense
 from resumable.state.unstage import alias_of, placed, refuse_other_bools, unstage, with_aliases
@@ -184,10 +184,8 @@ def _header(source: Source, expected: Layout | None) -> _Header:
         slices = parse_table(head, size=source.size)
     except ValueError as error:
         raise ValueError(f"{source.name}: {error}") from error
-    in_file = sorted(slices.items(), key=lambda item: (item[1].start, item[1].end))
-    written = Layout((key, place.dtype_tag, place.shape, place.end - place.start) for key, place in in_file)
     header = head[: _PREFIX.size + _PREFIX.unpack_from(head)[0]]
-    return _Header(slices, written.header == header and written.slices == slices)
+    return _Header(slices, header_of(slices) == header)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ MAX_HEADER_ITEMS = 3_000_000
 
 _METADATA = "__metadata__"
 _ENTRY = {"dtype", "shape", "data_offsets"}
-_ALIGNMENT_BYTES = 64
+_LINE_BYTES = 64
 _PREFIX = struct.Struct("<Q")
 
 
@@ -57,14 +57,16 @@ class Head(NamedTuple):
 class Layout:
     """Places tensors in one file: `header` (prefix, JSON, padding), `slices` in file order, `size` in bytes.
 
-    The format allows no holes, so the widest dtypes come first: each tensor is then aligned to its own item size.
-    `metadata` comes first of all in the header, in its order.
+    The format allows no holes. So first comes what fills whole lines of the processor's caches, and each of these
+    begins at one: the kernel copies it a half faster than what lies across two. Of the rest the widest dtypes come
+    first: each tensor is then aligned to its own item size. What is alike stays in the order given. `metadata` comes
+    first of all in the header, in its order.
     """
 
     def __init__(
         self, entries: Iterable[tuple[str, str, tuple[int, ...], int]], *, metadata: Mapping[str, str] | None = None
     ) -> None:
-        ordered = sorted(entries, key=lambda entry: -_item_bytes(entry[1]))
+        ordered = sorted(entries, key=lambda entry: (entry[3] % _LINE_BYTES != 0, -_item_bytes(entry[1])))
         table: dict[str, Any] = {_METADATA: {**(metadata or {}), "format": "pt"}}
         offset = 0
         for key, tag, shape, nbytes in ordered:
@@ -74,12 +76,22 @@ class Layout:
                 raise ValueError(f"tensor {key!r}: {nbytes} bytes do not hold {tag}{list(shape)}")
             table[key] = {"dtype": tag, "shape": list(shape), "data_offsets": [offset, offset + nbytes]}
             offset += nbytes
-        text = strictjson.dumps(table, max_bytes=MAX_HEADER_BYTES, max_items=MAX_HEADER_ITEMS)
-        self.header = _padded(text)
+        self.header = _header(table)
         base = len(self.header)
         del table[_METADATA]
         self.slices = {key: _slice(key, entry, base=base) for key, entry in table.items()}
         self.size = base + offset
+
+
+def header_of(slices: Mapping[str, Slice]) -> bytes:
+    """The header that this program writes where tensors lie so, in whatever order."""
+    in_file = sorted(slices.items(), key=lambda item: (item[1].start, item[1].end))
+    base = in_file[0][1].start if in_file else 0
+    table: dict[str, Any] = {_METADATA: {"format": "pt"}}
+    for key, place in in_file:
+        offsets = [place.start - base, place.end - base]
+        table[key] = {"dtype": place.dtype_tag, "shape": list(place.shape), "data_offsets": offsets}
+    return _header(table)
 
 
 def parse_header(data: bytes | bytearray | memoryview) -> dict[str, Slice]:
@@ -111,8 +123,9 @@ def parse_head(data: bytes | bytearray | memoryview, *, size: int) -> Head:
     return Head(slices, metadata)
 
 
-def _padded(text: bytes) -> bytes:
-    padding = -(_PREFIX.size + len(text)) % _ALIGNMENT_BYTES
+def _header(table: Mapping[str, Any]) -> bytes:
+    text = strictjson.dumps(table, max_bytes=MAX_HEADER_BYTES, max_items=MAX_HEADER_ITEMS)
+    padding = -(_PREFIX.size + len(text)) % _LINE_BYTES
     return _PREFIX.pack(len(text) + padding) + text + b" " * padding
 
 

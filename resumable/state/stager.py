@@ -30,9 +30,10 @@ class Plan:
     @classmethod
     def of(cls, facts: dict[str, TensorFacts], *, metadata: Mapping[str, str] | None = None) -> Plan:
         """The one file that this program writes for such tensors, in this order; `ValueError` beyond any reader."""
-        # Widest first also by torch's own item size: a complex128 among float64 must begin at a multiple of 16.
-        widest_first = sorted(facts.items(), key=lambda item: -item[1].torch_dtype.itemsize)
-        entries = ((key, *fact.stored_as, fact.nbytes) for key, fact in widest_first)
+        # Widest first also by torch's own item size: a complex128 among float64 must begin at a multiple of 16. Small
+        # ones side by side: one read brings them all.
+        ordered = sorted(facts.items(), key=lambda item: (-item[1].torch_dtype.itemsize, -item[1].nbytes))
+        entries = ((key, *fact.stored_as, fact.nbytes) for key, fact in ordered)
         return cls(facts, Layout(entries, metadata=metadata))
 
 

@@ -14,7 +14,7 @@ from resumable.errors import CorruptCheckpointError
 from resumable.store.manifest import BlobRecord
 from resumable.store.storage import Seen, Storage
 
-PIECE_BYTES = 8 * 2**20
+PIECE_BYTES = 4 * 2**20  # some of them fit into a cache that cores share: what one thread reads another digests
 
 
 class BlobReader:

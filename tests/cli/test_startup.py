@@ -26,6 +26,14 @@ except SystemExit as left:
 # Each of them would be a tenth of the time that `ls` takes, or more.
 NEEDLESS = {"torch", "numpy", "fsspec", "rich", "yaml", "pydantic_settings", "asyncio", "resumable.config"}
 
+# What is registered first is called last, when all else that a program does at its end is done.
+AT_THE_END = """
+import atexit, gc, sys
+atexit.register(lambda: print("frozen:", gc.get_freeze_count(), "left:", len(gc.get_objects()), file=sys.stderr))
+from resumable.cli import main
+main()
+"""
+
 
 def without_torch(*arguments: object) -> str:
     command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
@@ -51,6 +59,14 @@ def test_listing_a_run_in_a_pipe_imports_only_what_it_needs(run: Path) -> None:
     imported = set(done.stderr.split())
     assert {"typer", "resumable.cli.ls", "resumable.store.local"} <= imported
     assert not imported & NEEDLESS
+
+
+@pytest.mark.parametrize("arguments", [["ls"], ["show"], ["ls", "--no-such-option"]])
+def test_nothing_is_left_to_be_searched_for_garbage_when_the_program_ends(run: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-c", AT_THE_END, *arguments, str(run)]
+    _, frozen, _, left = subprocess.run(command, capture_output=True, text=True).stderr.splitlines()[-1].split()
+    assert int(frozen) > 10_000
+    assert int(left) < 1_000
 
 
 def test_an_equal_diff_imports_no_torch(run: Path) -> None:

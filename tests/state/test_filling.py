@@ -126,6 +126,37 @@ def test_small_neighbours_come_in_one_read_and_large_tensors_straight() -> None:
     assert not blob.images
 
 
+def test_the_small_tensors_of_an_optimizer_come_in_one_read_though_each_stands_beside_a_large_one() -> None:
+    tensors = {f"{number}.{name}": value for number in range(9) for name, value in moments().items()}
+    blob = Blob(bytes(saved(tensors).image))
+    assert_equal(
+        read(saved(tensors), blob, into={key: torch.zeros_like(value) for key, value in tensors.items()}), tensors
+    )
+    assert sorted(size for _, size in blob.reads[1:]) == [9 * (4 + 64)] + [20032] * 9
+    assert all(offset % 64 == 0 for offset, _ in blob.reads)
+
+
+def moments() -> dict[str, Tensor]:
+    torch.manual_seed(4)
+    return {"step": torch.tensor(2.5), "exp_avg": torch.rand(5008), "bias": torch.rand(16)}
+
+
+def test_a_file_in_which_the_tensors_lie_as_earlier_versions_put_them_is_read_straight_too() -> None:
+    tensors = moments()
+    of, table, data = saved(tensors), {"__metadata__": {"format": "pt"}}, b""
+    for key, tensor in tensors.items():
+        begin, data = len(data), data + tensor.numpy().tobytes()
+        table[key] = {"dtype": "F32", "shape": [*tensor.shape], "data_offsets": [begin, len(data)]}
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-(8 + len(header)) % 64)
+    blob, into = Blob(struct.pack("<Q", len(header)) + header + data), {"exp_avg": torch.zeros(5008)}
+    assert blob.data != of.image
+    found = read(of, blob, into=into)
+    assert_equal(found, tensors)
+    assert found["exp_avg"] is into["exp_avg"]
+    assert not blob.images
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_every_flipped_byte_of_a_file_is_found(in_place: bool) -> None:
     of = saved({"a": torch.rand(5), "b": torch.rand(400), "c": torch.tensor([True, False])})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors import deserialize
 
-from resumable.state.image import Layout, parse_header
+from resumable.state.image import Layout, header_of, parse_header
 
 
 def image(table: dict[str, Any] | bytes, data: bytes = b"") -> bytes:
@@ -33,6 +33,16 @@ def test_every_tensor_is_aligned_to_its_item_size() -> None:
     assert len(layout.header) % 64 == 0
     assert layout.slices["b"].start % 8 == 0
     assert layout.slices["c"].start % 2 == 0
+
+
+def test_what_fills_whole_lines_of_the_caches_begins_at_one_whatever_is_beside_it() -> None:
+    items = {"F64": 8, "I64": 8, "F32": 4, "BF16": 2, "BOOL": 1}
+    shapes = {"count": "I64", "step": "F32", "odd": "F64", "flag": "BOOL", "half": "BF16", "weight": "F32"}
+    sizes = {"count": 1, "step": 1, "odd": 17, "flag": 1, "half": 64, "weight": 48}
+    layout = Layout([(key, tag, (sizes[key],), sizes[key] * items[tag]) for key, tag in shapes.items()])
+    assert {key for key, place in layout.slices.items() if place.start % 64 == 0} == {"half", "weight", "count"}
+    assert all(place.start % items[place.dtype_tag] == 0 for place in layout.slices.values())
+    assert header_of(dict(reversed(layout.slices.items()))) == layout.header
 
 
 @pytest.mark.parametrize(
