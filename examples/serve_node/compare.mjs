@@ -4,19 +4,18 @@ import { numbers } from "./safetensors.mjs";
 /**
  * The largest difference between two tensors `{dtype, shape, data}`, as `{identical, absolute, relative}`.
  *
- * `identical`: bit for bit. `relative` is against what was expected, where that is not 0. A NaN equals a NaN; anything
- * else beside a NaN, or beside an infinity, is infinitely far away.
+ * `identical`: bit for bit. `relative`: to the largest number that was expected. A NaN equals a NaN; all else beside
+ * a NaN, or beside an infinity, is infinitely far away.
  */
 export function difference(found, expected) {
   const [ours, theirs] = [numbers(found), numbers(expected)];
-  const largest = { identical: sameBits(found.data, expected.data), absolute: 0, relative: 0 };
+  let [absolute, largest] = [0, 0];
   for (let i = 0; i < theirs.length; i++) {
-    const absolute = distance(ours[i], theirs[i]);
-    largest.absolute = Math.max(largest.absolute, absolute);
-    if (absolute && Number(theirs[i]))
-      largest.relative = Math.max(largest.relative, absolute / Math.abs(Number(theirs[i])));
+    absolute = Math.max(absolute, distance(ours[i], theirs[i]));
+    const size = Math.abs(Number(theirs[i]));
+    if (Number.isFinite(size)) largest = Math.max(largest, size);
   }
-  return largest;
+  return { identical: sameBits(found.data, expected.data), absolute, relative: absolute && absolute / largest };
 }
 
 function distance(a, b) {

@@ -27,8 +27,7 @@ export async function readProof(folder) {
 /** Every file that the proof names is there, with the size and the digest that it had when the proof was written. */
 export async function checkFiles(folder, proof) {
   for (const [name, expected] of Object.entries(proof.files)) {
-    if (!/^[A-Za-z0-9_][A-Za-z0-9._-]*$/.test(name))
-      throw wrong("files", "in this folder itself", JSON.stringify(name));
+    if (!/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(name)) throw wrong("files", "in this folder itself", JSON.stringify(name));
     await checkFile(join(folder, name), name, expected);
   }
 }

@@ -9,9 +9,11 @@ import { COPY_AGAIN, Refused } from "./refused.mjs";
 
 const MAX_HEADER_BYTES = 100_000_000; // as in the format's own library: a damaged length must not allocate terabytes
 
-// dtype -> its name elsewhere, bytes per element, the array that holds it. Half floats have none in every Node: they
+// dtype -> its name elsewhere, bytes per element, the array that holds it. Not every Node has one for half floats: they
 // are arrays of their bits, which `numbers` widens.
 export const DTYPES = new Map([
+  ["F8_E4M3", ["float8_e4m3fn", 1, Uint8Array]],
+  ["F8_E5M2", ["float8_e5m2", 1, Uint8Array]],
   ["BOOL", ["bool", 1, Uint8Array]],
   ["U8", ["uint8", 1, Uint8Array]],
   ["I8", ["int8", 1, Int8Array]],
@@ -25,6 +27,7 @@ export const DTYPES = new Map([
   ["U64", ["uint64", 8, BigUint64Array]],
   ["I64", ["int64", 8, BigInt64Array]],
   ["F64", ["float64", 8, Float64Array]],
+  ["C64", ["complex64", 8, Float32Array]], // two numbers per element
 ]);
 
 /** An open file; `entries` maps a tensor's name to its `{dtype, shape, start, size}`, with dtypes like "float32". */
@@ -61,6 +64,7 @@ export class TensorFile {
 
 /** A tensor's elements as numbers: half floats widened without loss, 64-bit integers as BigInt. */
 export function numbers({ dtype, data }) {
+  if (dtype.startsWith("float8")) throw new Refused(`${dtype} is not widened here`, "export with another --dtype");
   if (dtype === "bfloat16") return Float32Array.from(data, fromBfloat16);
   return dtype === "float16" ? Float32Array.from(data, fromFloat16) : data;
 }
