@@ -168,10 +168,16 @@ def _told(model: nn.Module, format: str) -> Iterator[None]:
             f"cannot write the {format} program: {error}", "is there room, and may you write?"
         ) from error
     except Exception as error:
+        reason = _first_cause(error)
         raise ExportError(
-            f"{type(model).__name__} cannot be exported as {format}: {type(error).__name__}: {quoted(error)}",
+            f"{type(model).__name__} cannot be exported as {format}: {type(reason).__name__}: {quoted(reason)}",
             "if it is about the size of a batch, try --batch fixed; else change what is named, or export safetensors",
         ) from error
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Exporters wrap what went wrong in pages of advice about themselves."""
+    return error if error.__cause__ is None else _first_cause(error.__cause__)
 
 
 @contextmanager
