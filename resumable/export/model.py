@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from resumable.errors import ConfigError, ExportError, RunMismatchError
-from resumable.export.source import HIDDEN, Stored
+from resumable.errors import ConfigError, ExportError, RunMismatchError, quoted
+from resumable.export.source import HIDDEN, Stored, is_extra
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,12 +59,26 @@ def fill(model: nn.Module, stored: Stored) -> None:
     """
     from resumable.state.tensors import fill as copied
 
-    live = model.state_dict(keep_vars=True)
+    state = model.state_dict(keep_vars=True)
+    live = {name: value for name, value in state.items() if not is_extra(name)}
     _refuse_misfit(type(model).__name__, live, stored)
+    if len(live) != len(state):
+        _fill_extra(model, stored)
     for name in stored.records:
         copied(live[name].detach(), stored.read(name))
     for key in stored.hidden:
         copied(_buffer(model, key.removeprefix(HIDDEN)), stored.read(key))
+
+
+def _fill_extra(model: nn.Module, stored: Stored) -> None:
+    for name, value in stored.read_extra().items():
+        try:
+            model.get_submodule(name.rpartition(".")[0]).set_extra_state(value)
+        except Exception as error:
+            raise RunMismatchError(
+                f"{type(model).__name__} does not take back {name}: {type(error).__name__}: {quoted(error)}",
+                "the function must build the model as it was trained",
+            ) from error
 
 
 def _refuse_misfit(what: str, live: Mapping[str, Any], stored: Stored) -> None:
