@@ -26,9 +26,9 @@ def build(factory: str) -> nn.Module:
     function = _found(factory)
     try:
         made = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ExportError(
-            f"{factory}() raised {type(error).__name__}: {error}", "it is called without arguments"
+            f"{factory}() raised {type(error).__name__}: {quoted(error)}", "it is called without arguments"
         ) from error
     if not isinstance(made, nn.Module):
         raise ExportError(f"{factory}() made a {type(made).__name__}, expected a torch.nn.Module", "return the model")
@@ -47,6 +47,11 @@ def _found(factory: str) -> Any:
             found = getattr(found, name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"--model {factory}: {error}", "run it from the folder in which `import` finds it") from error
+    except (Exception, SystemExit) as error:  # a training script that was named begins to train, or to parse arguments
+        raise ExportError(
+            f"--model {factory}: importing {module} raised {type(error).__name__}: {quoted(error)}",
+            "name a module that can be imported: what trains belongs behind `if __name__ == '__main__':`",
+        ) from error
     if not callable(found):
         raise ConfigError(f"--model {factory}: a {type(found).__name__}, expected a function", "name what is called")
     return found
