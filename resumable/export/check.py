@@ -40,10 +40,18 @@ def verify(folder: str | Path, *, model: str | None = None) -> tuple[Proof, Meas
     """
     folder = Path(folder).expanduser()
     proof = read_proof(folder)
+    _refuse_unproved(folder, proof)
     check_files(folder, proof)
     measured = measure(folder, proof, model=model)
     grade(proof, measured, where=str(folder))
     return proof, measured
+
+
+def _refuse_unproved(folder: Path, proof: Proof) -> None:
+    if proof.grade is None:
+        raise ExportError(
+            f"{folder}: an export that was killed before it was proved", "remove this folder, and export again"
+        )
 
 
 def grade(proof: Proof, measured: Measured, *, where: str) -> proofs.Grade:
