@@ -235,7 +235,9 @@ def trained(run: Path, case: Case, *, golden: Any = None) -> nn.Module:
     torch.manual_seed(1)
     model, batch = case.build(), case.batch()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    with Trainer({"run": str(run), "every": {"steps": 1, "minutes": None}}, model=model, optimizer=optimizer) as trainer:
+    with Trainer(
+        {"run": str(run), "every": {"steps": 1, "minutes": None}}, model=model, optimizer=optimizer
+    ) as trainer:
         if golden is not None:
             trainer.golden(golden)
         for _ in trainer.steps(STEPS):

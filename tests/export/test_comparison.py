@@ -100,7 +100,11 @@ def test_no_outputs_are_the_same_as_none() -> None:
         (outputs(1.0, [1.0]), outputs(1.0, [[1.0]]), r"output 1 is float32\[1\], expected float32\[1, 1\]"),
         (outputs(1.0), outputs([1.0]), r"output 0 is float32\[\], expected float32\[1\]"),
         (outputs(1.0, dtype="float64"), outputs(1.0), r"output 0 is float64\[\], expected float32\[\]"),
-        (outputs(np.zeros((0, 2))), outputs(np.zeros((2, 0))), r"output 0 is float32\[0, 2\], expected float32\[2, 0\]"),
+        (
+            outputs(np.zeros((0, 2))),
+            outputs(np.zeros((2, 0))),
+            r"output 0 is float32\[0, 2\], expected float32\[2, 0\]",
+        ),
     ],
 )
 def test_other_numbers_shapes_and_dtypes_are_told(found: list[Output], expected: list[Output], said: str) -> None:
