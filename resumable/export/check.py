@@ -126,7 +126,8 @@ def _of_program(folder: Path, proof: Proof) -> bool:
 
     from resumable.state.tensors import facts_of, tensor_digest
 
-    program = torch.export.load(folder / proof.entry)
+    with runtimes.told(folder, proof):
+        program = torch.export.load(folder / proof.entry)
     for name, record in proof.weights.tensors.items():
         value = program.state_dict.get(name)
         if value is None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +45,15 @@ def run(folder: Path, proof: Proof, known: Known) -> tuple[str, dict[str, Any], 
 
     `ConfigError` where the runtime is missing, `ExportError` where it refuses the program or the input.
     """
-    try:
+    with told(folder, proof):
         return RUNTIMES[proof.format](folder, proof.entry, known)
+
+
+@contextmanager
+def told(folder: Path, proof: Proof) -> Iterator[None]:
+    """Whatever a runtime raises as an error of ours, which says that it was this program that it did not take."""
+    try:
+        yield
     except ImportError as error:
         raise ConfigError(f"{proof.format}: {error}", "pip install 'resumable[export]'") from error
     except (ConfigError, CorruptCheckpointError):
