@@ -40,6 +40,24 @@ _NUMPY = {
 }
 
 
+# As safetensors files call them; what is not here they have no name for.
+_TAGS = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "uint16": "U16",
+    "int32": "I32",
+    "uint32": "U32",
+    "int64": "I64",
+    "uint64": "U64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+}
+
+
 def run(folder: Path, proof: Proof, known: Known) -> tuple[str, dict[str, Any], list[Output]]:
     """The runtime's name and version, what of the machine may change bits, and what the program gave.
 
@@ -78,6 +96,8 @@ def slices(folder: Path, known: Known, ports: Sequence[Port]) -> list[tuple[Port
             if port.key not in places:
                 raise ValueError(f"no tensor {port.key!r}")
             place = places[port.key]
+            if place.dtype_tag != _TAGS.get(port.dtype, place.dtype_tag):
+                raise ValueError(f"{port.key} is {place.dtype_tag}, expected {port.dtype}")
             if list(place.shape) != port.shape:
                 raise ValueError(f"{port.key} has the shape {list(place.shape)}, expected {port.shape}")
             found.append((port, image[place.start : place.end]))
