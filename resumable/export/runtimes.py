@@ -153,11 +153,14 @@ def of_tensors(found: Sequence[Tensor]) -> list[Output]:
 
 
 def _of_tensor(value: Tensor) -> Output:
+    import torch
+
     from resumable.state.tensors import bytes_of
 
     plain = value.detach().cpu()
     dtype = str(plain.dtype).removeprefix("torch.")
-    return Output(dtype, tuple(plain.shape), bytes(bytes_of(plain)), plain.double().numpy())
+    parts = torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain
+    return Output(dtype, tuple(plain.shape), bytes(bytes_of(plain)), parts.double().numpy())
 
 
 def expected(folder: Path, known: Known) -> list[Output]:

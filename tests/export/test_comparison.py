@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from resumable.export.comparison import Compared, Output, compare
-from resumable.export.runtimes import of_arrays
+from resumable.export.runtimes import of_arrays, of_tensors
 
 NAN, INF = math.nan, math.inf
 SAME = Compared(True, 0.0, 0.0)
@@ -87,6 +88,12 @@ def test_whole_numbers_and_truths_are_compared_too() -> None:
     assert compared([1, 200], [1, 100], dtype="uint8").absolute == 100
     assert compared([True, False], [True, True], dtype="bool").absolute == 1
     assert compared([2**40], [2**40], dtype="int64") == SAME
+
+
+def test_of_complex_numbers_both_parts_are_compared() -> None:
+    found, expected = (of_tensors([torch.tensor([complex(1, part)])]) for part in (2, 5))
+    assert compare(found, found) == SAME
+    assert compare(found, expected) == Compared(False, 3.0, 0.6)
 
 
 def test_no_outputs_are_the_same_as_none() -> None:

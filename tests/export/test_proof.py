@@ -18,16 +18,11 @@ from resumable.export.artefact import read_proof
 from resumable.export.proof import MAX_BYTES, Difference, parse
 from resumable.store.manifest import digest
 from tests.export.conftest import Artefact
+from tests.export.signing import signed
 
 FORMATS = ["safetensors", "pt2", "onnx"]
 
 Make = Callable[[str], Exported]
-
-
-def signed(document: dict[str, Any]) -> bytes:
-    """A document with a digest that fits, whatever is in it."""
-    body = strictjson.dumps({key: value for key, value in document.items() if key != "digest"})
-    return body[:-1] + b',"digest":"%s"}' % digest(body).encode()
 
 
 def changed(proof: Proof, *path: str, value: Any) -> bytes:
