@@ -34,8 +34,11 @@ def made(target: Path) -> Iterator[Path]:
     refuse_existing(target)
     staging = target.with_name(f".{target.name}.tmp-{secrets.token_hex(8)}")
     with reported("write", str(target)):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging.mkdir()
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            staging.mkdir()
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ConfigError(f"{target.parent}: no folder", "name a folder for the export: --to DIR") from error
     try:
         with reported("write", str(target)):
             yield staging

@@ -40,12 +40,18 @@ def verify(folder: str | Path, *, model: str | None = None) -> tuple[Proof, Meas
     """
     folder = Path(folder).expanduser()
     proof = read_proof(folder)
-    if proof.grade is None:
-        raise ExportError(f"{folder}: this export was never finished, so nothing is proved", "export again")
+    _refuse_unproved(folder, proof)
     check_files(folder, proof)
     measured = measure(folder, proof, model=model)
     grade(proof, measured, where=str(folder))
     return proof, measured
+
+
+def _refuse_unproved(folder: Path, proof: Proof) -> None:
+    if proof.grade is None:
+        raise ExportError(
+            f"{folder}: an export that was killed before it was proved", "remove this folder, and export again"
+        )
 
 
 def grade(proof: Proof, measured: Measured, *, where: str) -> proofs.Grade:
@@ -120,7 +126,8 @@ def _of_program(folder: Path, proof: Proof) -> bool:
 
     from resumable.state.tensors import facts_of, tensor_digest
 
-    program = torch.export.load(folder / proof.entry)
+    with runtimes.told(folder, proof):
+        program = torch.export.load(folder / proof.entry)
     for name, record in proof.weights.tensors.items():
         value = program.state_dict.get(name)
         if value is None:

@@ -104,6 +104,7 @@ class Streamed:
             self._digests[name] = xxhash.xxh3_128_hexdigest(data)
             if data:
                 yield data
+                data.release()  # or this tensor would stay, in the hands of whoever writes, while the next one is read
 
 
 def holds(files: Iterable[Path], tensors: Mapping[str, WeightRecord]) -> bool:

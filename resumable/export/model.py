@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from resumable.errors import ConfigError, ExportError, RunMismatchError
-from resumable.export.source import HIDDEN, Stored
+from resumable.errors import ConfigError, ExportError, RunMismatchError, quoted
+from resumable.export.source import HIDDEN, Stored, is_extra
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,9 +26,9 @@ def build(factory: str) -> nn.Module:
     function = _found(factory)
     try:
         made = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ExportError(
-            f"{factory}() raised {type(error).__name__}: {error}", "it is called without arguments"
+            f"{factory}() raised {type(error).__name__}: {quoted(error)}", "it is called without arguments"
         ) from error
     if not isinstance(made, nn.Module):
         raise ExportError(f"{factory}() made a {type(made).__name__}, expected a torch.nn.Module", "return the model")
@@ -47,6 +47,11 @@ def _found(factory: str) -> Any:
             found = getattr(found, name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"--model {factory}: {error}", "run it from the folder in which `import` finds it") from error
+    except (Exception, SystemExit) as error:  # a training script that was named begins to train, or to parse arguments
+        raise ExportError(
+            f"--model {factory}: importing {module} raised {type(error).__name__}: {quoted(error)}",
+            "name a module that can be imported: what trains belongs behind `if __name__ == '__main__':`",
+        ) from error
     if not callable(found):
         raise ConfigError(f"--model {factory}: a {type(found).__name__}, expected a function", "name what is called")
     return found
@@ -59,12 +64,26 @@ def fill(model: nn.Module, stored: Stored) -> None:
     """
     from resumable.state.tensors import fill as copied
 
-    live = model.state_dict(keep_vars=True)
+    state = model.state_dict(keep_vars=True)
+    live = {name: value for name, value in state.items() if not is_extra(name)}
     _refuse_misfit(type(model).__name__, live, stored)
+    if len(live) != len(state):
+        _fill_extra(model, stored)
     for name in stored.records:
         copied(live[name].detach(), stored.read(name))
     for key in stored.hidden:
         copied(_buffer(model, key.removeprefix(HIDDEN)), stored.read(key))
+
+
+def _fill_extra(model: nn.Module, stored: Stored) -> None:
+    for name, value in stored.read_extra().items():
+        try:
+            model.get_submodule(name.rpartition(".")[0]).set_extra_state(value)
+        except Exception as error:
+            raise RunMismatchError(
+                f"{type(model).__name__} does not take back {name}: {type(error).__name__}: {quoted(error)}",
+                "the function must build the model as it was trained",
+            ) from error
 
 
 def _refuse_misfit(what: str, live: Mapping[str, Any], stored: Stored) -> None:

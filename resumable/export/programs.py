@@ -139,7 +139,8 @@ def _aoti(program: torch.export.ExportedProgram, folder: Path) -> Written:
 
 
 def _unnamed_outputs(program: torch.export.ExportedProgram) -> list[str | None]:
-    return [None] * len(program.graph_signature.user_outputs)
+    # What is None is an output to torch, and none to whoever compares.
+    return [None for output in program.graph_signature.user_outputs if output is not None]
 
 
 WRITERS: Mapping[str, Writer] = {"pt2": _pt2, "onnx": _onnx, "aoti": _aoti}
@@ -167,10 +168,16 @@ def _told(model: nn.Module, format: str) -> Iterator[None]:
             f"cannot write the {format} program: {error}", "is there room, and may you write?"
         ) from error
     except Exception as error:
+        reason = _first_cause(error)
         raise ExportError(
-            f"{type(model).__name__} cannot be exported as {format}: {type(error).__name__}: {quoted(error)}",
+            f"{type(model).__name__} cannot be exported as {format}: {type(reason).__name__}: {quoted(reason)}",
             "if it is about the size of a batch, try --batch fixed; else change what is named, or export safetensors",
         ) from error
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Exporters wrap what went wrong in pages of advice about themselves."""
+    return error if error.__cause__ is None else _first_cause(error.__cause__)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +40,38 @@ _NUMPY = {
 }
 
 
+# As safetensors files call them; what is not here they have no name for.
+_TAGS = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "uint16": "U16",
+    "int32": "I32",
+    "uint32": "U32",
+    "int64": "I64",
+    "uint64": "U64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+}
+
+
 def run(folder: Path, proof: Proof, known: Known) -> tuple[str, dict[str, Any], list[Output]]:
     """The runtime's name and version, what of the machine may change bits, and what the program gave.
 
     `ConfigError` where the runtime is missing, `ExportError` where it refuses the program or the input.
     """
-    try:
+    with told(folder, proof):
         return RUNTIMES[proof.format](folder, proof.entry, known)
+
+
+@contextmanager
+def told(folder: Path, proof: Proof) -> Iterator[None]:
+    """Whatever a runtime raises as an error of ours, which says that it was this program that it did not take."""
+    try:
+        yield
     except ImportError as error:
         raise ConfigError(f"{proof.format}: {error}", "pip install 'resumable[export]'") from error
     except (ConfigError, CorruptCheckpointError):
@@ -70,6 +96,8 @@ def slices(folder: Path, known: Known, ports: Sequence[Port]) -> list[tuple[Port
             if port.key not in places:
                 raise ValueError(f"no tensor {port.key!r}")
             place = places[port.key]
+            if place.dtype_tag != _TAGS.get(port.dtype, place.dtype_tag):
+                raise ValueError(f"{port.key} is {place.dtype_tag}, expected {port.dtype}")
             if list(place.shape) != port.shape:
                 raise ValueError(f"{port.key} has the shape {list(place.shape)}, expected {port.shape}")
             found.append((port, image[place.start : place.end]))
@@ -125,11 +153,14 @@ def of_tensors(found: Sequence[Tensor]) -> list[Output]:
 
 
 def _of_tensor(value: Tensor) -> Output:
+    import torch
+
     from resumable.state.tensors import bytes_of
 
     plain = value.detach().cpu()
     dtype = str(plain.dtype).removeprefix("torch.")
-    return Output(dtype, tuple(plain.shape), bytes(bytes_of(plain)), plain.double().numpy())
+    parts = torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain
+    return Output(dtype, tuple(plain.shape), bytes(bytes_of(plain)), parts.double().numpy())
 
 
 def expected(folder: Path, known: Known) -> list[Output]:

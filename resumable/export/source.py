@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resumable.errors import ExportError, NoCheckpointError
 from resumable.export.proof import Source
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HIDDEN = "non_persistent_buffers."
+EXTRA = "_extra_state"  # in a state_dict, part of the name of what get_extra_state gave
 AVERAGED = "torch.optim.swa_utils.AveragedModel"
 
 
@@ -23,7 +24,7 @@ class Stored:
     """The `state_dict` of one module in a checkpoint, without its values.
 
     `records` by name, `tied`: another name of which one, `hidden`: buffers that are in no `state_dict`; `read` gives
-    the values of one of them.
+    the values of one of them, `read_extra` all extra states by name, which are no weights.
     """
 
     source: Source
@@ -31,6 +32,7 @@ class Stored:
     tied: Mapping[str, str]
     hidden: Mapping[str, TensorRecord]
     read: Callable[[str], Tensor]
+    read_extra: Callable[[], Mapping[str, Any]]
 
 
 def stored(checkpoint: Checkpoint, name: str) -> Stored:
@@ -49,7 +51,8 @@ def stored(checkpoint: Checkpoint, name: str) -> Stored:
             f"this checkpoint holds the modules: {', '.join(modules) or 'none'}",
         )
     prefix = "module." if record.type == AVERAGED else ""
-    named = {key.removeprefix(prefix): key for key in record.tensors if key.startswith(prefix)}
+    plain = [key for key in record.tensors if EXTRA not in key.split(".")]
+    named = {key.removeprefix(prefix): key for key in plain if key.startswith(prefix)}
     read = checkpoint.reader(name)
     tensors = {short: record.tensors[key] for short, key in named.items() if not key.startswith(HIDDEN)}
     return Stored(
@@ -64,4 +67,12 @@ def stored(checkpoint: Checkpoint, name: str) -> Stored:
         tied={short: found.alias.removeprefix(prefix) for short, found in tensors.items() if found.alias is not None},
         hidden={short: record.tensors[key] for short, key in named.items() if key.startswith(HIDDEN)},
         read=lambda short: read(named[short]),
+        read_extra=lambda: {
+            key.removeprefix(prefix): value for key, value in checkpoint.load(name).items() if is_extra(key)
+        },
     )
+
+
+def is_extra(key: str) -> bool:
+    """Whether a name in a `state_dict` is that of an extra state."""
+    return key.rpartition(".")[2] == EXTRA

@@ -1,108 +1,74 @@
-"""The programs of `examples/serve_*`, built once as a user builds them, and fresh artefacts for them to check."""
+"""What the tests of exports share: runs that were trained, and artefacts made of them once, to be copied and spoilt."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import re
+import functools
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
+from torch import nn
 
-from tests.export.artefacts import artefact
-from tests.export.programs import Program
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-# What npm says where it reaches no registry; whatever else it says is a fault of the example.
-UNREACHED = re.compile("ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT")
-
-Once = Callable[[str, Callable[[Path], object]], Path]
+from resumable.export import Exported, export
+from tests.export.models import SMALL, Case, trained
 
 
-@pytest.fixture(scope="session")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """Makes a file or folder of this name unless one of the test processes that run side by side has made it."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+@dataclass(frozen=True)
+class Trained:
+    """A run of one case, and the live model at its end."""
 
-    def made(name: str, make: Callable[[Path], object]) -> Path:
-        with (shared / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (shared / name).exists():
-                partial = shared / f"{name}.partial"
-                make(partial)
-                partial.rename(shared / name)
-        return shared / name
+    run: Path
+    case: Case
+    model: nn.Module
 
-    return made
+
+Train = Callable[[Case], Trained]
+Artefact = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def node_folder() -> Iterator[Path]:
-    """The Node example with its packages. Some 300 MB, so one per test process, which removes it."""
-    if not shutil.which("node") or not shutil.which("npm"):
-        pytest.skip("needs node and npm")
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "serve_node"
-        shutil.copytree(EXAMPLES / "serve_node", folder, ignore=shutil.ignore_patterns("node_modules"))
-        installed = subprocess.run(["npm", "ci"], cwd=folder, capture_output=True, text=True)
-        if UNREACHED.search(installed.stderr):
-            pytest.skip("needs the npm registry")
-        assert installed.returncode == 0, installed.stderr
-        yield folder
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """The run of a case; trained when it is first asked for, and never to be changed."""
+
+    @functools.cache
+    def once(case: Case) -> Trained:
+        run = tmp_path_factory.mktemp(case.build.__name__) / "run"
+        return Trained(run, case, trained(run, case))
+
+    return once
 
 
 @pytest.fixture(scope="session")
-def cpp_program(once: Once) -> str:
-    """The C++ example, compiled against the torch of this very Python."""
-    headers = b"#include <nlohmann/json.hpp>\n#include <xxhash.h>\n"
-    if not shutil.which("g++"):
-        pytest.skip("needs g++")
-    if subprocess.run(["g++", "-fsyntax-only", "-x", "c++", "-"], input=headers, capture_output=True).returncode:
-        pytest.skip("needs nlohmann-json3-dev and libxxhash-dev")
-
-    def build(program: Path) -> None:
-        command = [str(EXAMPLES / "serve_cpp" / "build.sh"), str(program)]
-        built = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True)
-        assert built.returncode == 0, built.stderr
-
-    return str(once("serve_cpp_check", build))
+def small(train: Train) -> Trained:
+    """The run for tests that are not about the model."""
+    return train(SMALL)
 
 
-@pytest.fixture(params=["node-onnx", "node-safetensors", "cpp-aoti"])
-def program(request: pytest.FixtureRequest) -> Program:
-    language, format = request.param.split("-")
-    return request.getfixturevalue(language)(format)
+@pytest.fixture(scope="session")
+def exported(small: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """`small` as it is published in a format; made once, and never to be changed."""
 
+    @functools.cache
+    def once(format: str) -> Exported:
+        return exported_as(small, tmp_path_factory.mktemp("exported") / format, format)
 
-@pytest.fixture(params=["node-onnx", "cpp-aoti"])
-def runner(request: pytest.FixtureRequest) -> Program:
-    """Those that run the model."""
-    language, format = request.param.split("-")
-    return request.getfixturevalue(language)(format)
+    return once
 
 
 @pytest.fixture
-def node(node_folder: Path) -> Callable[[str], Program]:
-    return lambda format: Program(("node", str(node_folder / "check.mjs")), format)
+def artefact(exported: Callable[[str], Exported], tmp_path: Path) -> Artefact:
+    """A copy of what is published in a format, which a test may spoil."""
+
+    def copy(format: str) -> Path:
+        return Path(shutil.copytree(exported(format).folder, tmp_path / f"copy-{format}"))
+
+    return copy
 
 
-@pytest.fixture
-def cpp(cpp_program: str) -> Callable[[str], Program]:
-    return lambda format: Program((cpp_program,), format)
-
-
-@pytest.fixture
-def fresh(once: Once, tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of an artefact for one test to damage."""
-
-    def copied(format: str) -> Path:
-        made = once(f"artefact-{format}", lambda folder: artefact(folder, format))
-        return Path(shutil.copytree(made, tmp_path / format))
-
-    return copied
+def exported_as(trained: Trained, to: Path, format: str, **more: object) -> Exported:
+    """Export the newest checkpoint; a program with its case's function and batch."""
+    if format != "safetensors":
+        more = {"model": trained.case.factory, "golden": trained.case.batch(), **more}
+    return export(str(trained.run), to, format=format, **more)  # type: ignore[arg-type]

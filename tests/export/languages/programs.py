@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resumable import strictjson
 from resumable.store.manifest import digest
+from tests.export.signing import signed
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ def sign(folder: Path, document: Any) -> None:
     for name in document["files"]:
         content = (folder / name).read_bytes()
         document["files"][name] = {"size": len(content), "digest": digest(content)}
-    body = strictjson.dumps(document)
-    (folder / "proof.json").write_bytes(body[:-1] + b',"digest":"%s"}' % digest(body).encode())
+    (folder / "proof.json").write_bytes(signed(document))
 
 
 def flip(path: Path, at: int) -> None:

@@ -12,9 +12,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.export.programs import Program, proof_of, refused, sign
+from tests.export.languages.programs import Program, proof_of, refused, sign
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "serve_node"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "serve_node"
 
 # Building takes the time, once per session: the first test that asks waits for it.
 pytestmark = pytest.mark.timeout(300)

@@ -41,5 +41,5 @@ def artefact(folder: Path, format: str) -> Path:
         trainer.golden(inputs)
         for _ in trainer.steps(1):
             pass
-    factory = None if format == "safetensors" else "tests.export.artefacts:Tagger"
+    factory = None if format == "safetensors" else "tests.export.languages.artefacts:Tagger"
     return export(str(run), folder, format=format, model=factory).folder

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tests.export.programs import Program, flip, proof_of, refused, sign
+from tests.export.languages.programs import Program, flip, proof_of, refused, sign
 
 # Building takes the time, once per session: the first test that asks waits for it.
 pytestmark = pytest.mark.timeout(300)
