@@ -89,6 +89,9 @@ def test_a_checkpoint_that_was_taken_out_of_its_run_is_refused(tmp_path: Path) -
     with pytest.raises(CheckpointError, match="alone: a checkpoint outside of its run"):
         load_weights(tiny.model, folder)
     assert load_weights(tiny.model, folder / "model.safetensors").tensors == 9
+    folder = folder.rename(tmp_path / "step-000000004.e0001.a0001")
+    with pytest.raises(CheckpointError, match=r"a0001: a checkpoint outside of its run"):
+        load_weights(tiny.model, folder)
 
 
 def test_a_step_that_is_not_there_says_which_are(tmp_path: Path) -> None:
@@ -119,7 +122,8 @@ def test_a_file_in_an_archive(tmp_path: Path) -> None:
         archive.writestr("deep/model.safetensors", save(made().state_dict()))
     assert loads(f"zip://deep/model.safetensors::file://{tmp_path}/a.zip")
     assert loads(f"zip://deep::file://{tmp_path}/a.zip")
-    assert loads("zip://deep/model.safetensors", storage_options={"fo": str(tmp_path / "a.zip")})
+    for url in ("zip://deep/model.safetensors", "zip://deep"):
+        assert loads(url, storage_options={"fo": str(tmp_path / "a.zip")})
 
 
 def test_a_protocol_that_nobody_knows_is_refused() -> None:
@@ -205,6 +209,15 @@ def test_a_file_that_was_cut_short_is_named(tmp_path: Path) -> None:
         with pytest.raises(CorruptCheckpointError, match=r"a\.safetensors: ") as caught:
             load_weights(made(), path)
         assert "is the copy complete?" in str(caught.value.hint)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(save(made().state_dict()))
+    net = made()
+    net.register_state_dict_pre_hook(lambda *_: path.write_bytes(path.read_bytes()[:-1]))
+    with pytest.raises(CorruptCheckpointError, match=r"a\.safetensors: \d+ bytes, expected \d+"):
+        load_weights(net, path)
 
 
 def test_a_header_that_lies_is_refused(tmp_path: Path) -> None:

@@ -165,11 +165,11 @@ def state_of(document: Any) -> list[tuple[str, Any]]:
 
 
 def tensor_keys(document: Any) -> dict[str, str]:
-    """The keys in its blobs of a module's parameters and persistent buffers, by their names; not of extra states."""
+    """The keys in its blobs of a module's parameters and persistent buffers, by their names."""
     return {
         name: node["$tensor"]
         for name, node in state_of(document)
-        if isinstance(node, dict) and node.keys() == {"$tensor"} and not is_extra(name)
+        if isinstance(node, dict) and node.keys() == {"$tensor"}
     }
 
 
