@@ -22,6 +22,7 @@ from tests.bench.timing import clock, rounds
 
 PERCENTS = (0.0, 2.0, 5.0)  # 0: no saves
 WARM_UP_STEPS = 20
+MOST_ROUNDS = 3  # each of three runs of 40 seconds: seven minutes in all, where ten rounds would be twenty-five
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Seen:
 
 
 def measure(folder: Path, pairs: int, quick: bool) -> dict[str, Any]:
-    """Percent of the time, stated and realised, of `pairs` runs each; `folder` is where they save.
+    """Percent of the time, stated and realised, of at most `pairs` runs each; `folder` is where they save.
 
     `wall_percent` compares with the runs without saves of the same round, `own_percent` within a run.
     """
@@ -66,7 +67,7 @@ def measure(folder: Path, pairs: int, quick: bool) -> dict[str, Any]:
         for percent in PERCENTS
         if percent
     }
-    for number, turn in enumerate(rounds(PERCENTS, pairs)):
+    for number, turn in enumerate(rounds(PERCENTS, min(pairs, MOST_ROUNDS))):
         seen = {percent: _train(size, folder / f"{number}-{percent:g}", percent, run_seconds) for percent in turn}
         for percent, run in seen.items():
             if percent:
