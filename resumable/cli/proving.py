@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,11 @@ GRADES: Mapping[str | None, str] = {
 }
 
 
+def no_words_on_stdout() -> AbstractContextManager[object]:
+    """While it lasts, what the code of a model prints goes to stderr: stdout is for results."""
+    return redirect_stdout(sys.stderr)
+
+
 def is_artefact(target: str) -> bool:
     """Whether it is a folder of this machine with a proof in it: asked first, so that a run needs none of the rest."""
     return "://" not in target and (Path(target).expanduser() / PROOF).is_file()
@@ -35,7 +42,7 @@ def prove(folder: str, *, model: str | None, json: bool) -> None:
     from resumable.export.check import grade, verify
 
     try:
-        with meanwhile(f"loading and running {folder}"):
+        with meanwhile(f"loading and running {folder}"), no_words_on_stdout():
             proof, measured = verify(folder, model=model)
     except ResumableError as error:
         if not json:
