@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from resumable.cli.options import Json, StorageOptions, Target
-from resumable.cli.proving import print_proof
+from resumable.cli.proving import no_words_on_stdout, print_proof
 from resumable.cli.terminal import meanwhile, print_json
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -82,7 +82,7 @@ def export(
     """
     from resumable.export import export as carried
 
-    with meanwhile(f"exporting {target} as {format}"):
+    with meanwhile(f"exporting {target} as {format}"), no_words_on_stdout():
         made = carried(
             target,
             to,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +26,17 @@ GRADES: Mapping[str | None, str] = {
 }
 
 
+def no_words_on_stdout() -> AbstractContextManager[object]:
+    """While it lasts, what the code of a model prints goes to stderr: stdout is for results."""
+    return redirect_stdout(sys.stderr)
+
+
 def prove(folder: str, *, model: str | None, json: bool) -> None:
     """Prove an exported model again, and tell; `ExportError` or `CorruptCheckpointError` where it is not the same."""
     from resumable.export.check import grade, verify
 
     try:
-        with meanwhile(f"loading and running {folder}"):
+        with meanwhile(f"loading and running {folder}"), no_words_on_stdout():
             proof, measured = verify(folder, model=model)
     except ResumableError as error:
         if not json:

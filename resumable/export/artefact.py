@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import xxhash
 
-from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError
+from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.export.proof import MAX_BYTES, FileRecord, Proof, parse
 from resumable.store.storage import reported
 
 PROOF = "proof.json"
 GOLDEN = "golden.safetensors"
+# Those of the storage are about runs.
+_HINTS: Mapping[int | None, str] = {
+    errno.ENOSPC: "free some space there, or name a folder on another disk: --to DIR",
+    errno.EDQUOT: "your quota there is used up: free some space, or name a folder on another disk: --to DIR",
+}
 PIECE_BYTES = 8 * 2**20
 
 
@@ -47,6 +53,8 @@ def made(target: Path) -> Iterator[Path]:
             refuse_existing(target)
             staging.rename(target)
             _sync(target.parent)
+    except StorageError as error:
+        raise StorageError(error.message, _HINTS.get(error.errno, error.hint)) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -108,7 +108,7 @@ def _with_code(folder: Path, known: Known, model: str) -> tuple[str, dict[str, A
 
 
 def _of_files(folder: Path, proof: Proof) -> bool:
-    from resumable.export.huggingface import holds
+    from resumable.export.held import holds
 
     files = [folder / name for name in proof.files if name.endswith(".safetensors") and not _is_golden(name, proof)]
     try:

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xxhash
 
-from resumable.export.proof import WeightRecord
-from resumable.state.image import Layout, Slice, parse_header
+from resumable.state.image import Layout
 from resumable.state.tensors import DTYPES, TensorFacts, bytes_of
 from resumable.store.storage import Storage
 
@@ -105,24 +102,3 @@ class Streamed:
             if data:
                 yield data
                 data.release()  # or this tensor would stay, in the hands of whoever writes, while the next one is read
-
-
-def holds(files: Iterable[Path], tensors: Mapping[str, WeightRecord]) -> bool:
-    """Whether these files hold just these tensors, bit by bit; `ValueError` for what is no safetensors file."""
-    left = dict(tensors)
-    for path in files:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            image = memoryview(mapped)
-            try:
-                for name, place in parse_header(image).items():
-                    record = left.pop(name, None)
-                    if record is None or not _is(record, place, image[place.start : place.end]):
-                        return False
-            finally:
-                image.release()
-    return not left
-
-
-def _is(record: WeightRecord, place: Slice, data: memoryview) -> bool:
-    facts = TensorFacts(record.dtype, tuple(record.shape))
-    return facts.stored_as == (place.dtype_tag, place.shape) and xxhash.xxh3_128_hexdigest(data) == record.digest

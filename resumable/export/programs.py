@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resumable.errors import ConfigError, ExportError, ResumableError, StorageError, quoted
+from resumable.errors import ConfigError, ExportError, ResumableError, quoted
+from resumable.export.archive import archive
 from resumable.export.wanted import Batch
+from resumable.store.storage import storage_error
 
 # Protobuf, which ONNX files are, ends at 2 GiB: what is larger gets its weights in a file beside it.
 MAX_ONNX_BYTES = 1_500_000_000
@@ -62,7 +64,7 @@ def write(model: nn.Module, call: Call, folder: Path, *, format: str, batch: Bat
     Raises `ConfigError` where a package is missing, `ExportError` where the model cannot be traced or the format does
     not have what it does, `StorageError` where the folder cannot be written.
     """
-    with _told(model, format), _quiet():
+    with _told(model, folder, format), _quiet():
         return WRITERS[format](_traced(model, call, batch=batch), folder)
 
 
@@ -103,7 +105,8 @@ def _dynamic(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _pt2(program: torch.export.ExportedProgram, folder: Path) -> Written:
     # Inputs that it was traced with would lie in the file as a pickle; the golden input lies beside it.
     program.example_inputs = None
-    torch.export.save(program, folder / "model.pt2")
+    with archive(folder / "model.pt2") as file:
+        torch.export.save(program, file)
     return Written("model.pt2", [None] * len(program.graph_signature.user_inputs), _unnamed_outputs(program))
 
 
@@ -134,7 +137,8 @@ def _name_batch(graph: Any) -> None:
 
 def _aoti(program: torch.export.ExportedProgram, folder: Path) -> Written:
     entry = "model.aoti.pt2"
-    torch._inductor.aoti_compile_and_package(program, package_path=str(folder / entry))
+    with archive(folder / entry) as file:
+        torch._inductor.aoti_compile_and_package(program, package_path=file)
     return Written(entry, [None] * len(program.graph_signature.user_inputs), _unnamed_outputs(program))
 
 
@@ -158,15 +162,13 @@ def _need(*packages: str) -> None:
 
 
 @contextmanager
-def _told(model: nn.Module, format: str) -> Iterator[None]:
+def _told(model: nn.Module, folder: Path, format: str) -> Iterator[None]:
     try:
         yield
     except (ResumableError, MemoryError):
         raise
     except OSError as error:
-        raise StorageError(
-            f"cannot write the {format} program: {error}", "is there room, and may you write?"
-        ) from error
+        raise storage_error("write", f"the {format} program into {folder}", error) from error
     except Exception as error:
         reason = _first_cause(error)
         raise ExportError(

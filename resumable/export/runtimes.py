@@ -18,6 +18,7 @@ from resumable.errors import ConfigError, CorruptCheckpointError, ExportError, q
 from resumable.export.comparison import Output
 from resumable.export.proof import Known, Port, Proof
 from resumable.state.image import parse_header
+from resumable.state.tags import stored_as
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,24 +38,6 @@ _NUMPY = {
     "float16": "<f2",
     "float32": "<f4",
     "float64": "<f8",
-}
-
-
-# As safetensors files call them; what is not here they have no name for.
-_TAGS = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "int16": "I16",
-    "uint16": "U16",
-    "int32": "I32",
-    "uint32": "U32",
-    "int64": "I64",
-    "uint64": "U64",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float32": "F32",
-    "float64": "F64",
 }
 
 
@@ -96,10 +79,10 @@ def slices(folder: Path, known: Known, ports: Sequence[Port]) -> list[tuple[Port
             if port.key not in places:
                 raise ValueError(f"no tensor {port.key!r}")
             place = places[port.key]
-            if place.dtype_tag != _TAGS.get(port.dtype, place.dtype_tag):
-                raise ValueError(f"{port.key} is {place.dtype_tag}, expected {port.dtype}")
-            if list(place.shape) != port.shape:
-                raise ValueError(f"{port.key} has the shape {list(place.shape)}, expected {port.shape}")
+            if (place.dtype_tag, place.shape) != stored_as(port.dtype, port.shape):
+                raise ValueError(
+                    f"{port.key} is {place.dtype_tag}{list(place.shape)}, expected {port.dtype}{port.shape}"
+                )
             found.append((port, image[place.start : place.end]))
     except ValueError as error:
         raise CorruptCheckpointError(f"{folder / known.file}: {quoted(error)}", "export again") from error

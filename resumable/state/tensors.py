@@ -12,36 +12,15 @@ import torch
 import xxhash
 from torch import Tensor
 
+from resumable.state.tags import TAGS
+
 DTYPES: Mapping[str, torch.dtype] = {
     str(value).removeprefix("torch."): value
     for value in vars(torch).values()
     if isinstance(value, torch.dtype) and not str(value).startswith(("torch.q", "torch.quint"))
 }
 
-# float8_e8m0fnu and float4 have tags in the format, but the common readers do not open them: they go as bytes.
-_TAGS: Mapping[str, tuple[str, tuple[int, ...]]] = {
-    "bool": ("BOOL", ()),
-    "uint8": ("U8", ()),
-    "int8": ("I8", ()),
-    "int16": ("I16", ()),
-    "uint16": ("U16", ()),
-    "int32": ("I32", ()),
-    "uint32": ("U32", ()),
-    "int64": ("I64", ()),
-    "uint64": ("U64", ()),
-    "float16": ("F16", ()),
-    "bfloat16": ("BF16", ()),
-    "float32": ("F32", ()),
-    "float64": ("F64", ()),
-    "float8_e4m3fn": ("F8_E4M3", ()),
-    "float8_e5m2": ("F8_E5M2", ()),
-    "float8_e4m3fnuz": ("F8_E4M3FNUZ", ()),
-    "float8_e5m2fnuz": ("F8_E5M2FNUZ", ()),
-    "complex64": ("C64", ()),
-    "complex32": ("F16", (2,)),
-    "complex128": ("F64", (2,)),
-}
-_OF_TAG = {tag: dtype for dtype, (tag, trailing) in _TAGS.items() if not trailing}
+_OF_TAG = {tag: dtype for dtype, (tag, trailing) in TAGS.items() if not trailing}
 _STORABLE = frozenset(DTYPES.values())
 _SAME_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
@@ -114,7 +93,7 @@ class TensorFacts:
     @functools.cached_property
     def stored_as(self) -> tuple[str, tuple[int, ...]]:
         """Tag and shape in a safetensors file, which lacks some dtypes: those get a trailing dimension."""
-        tag, trailing = _TAGS.get(self.dtype, ("U8", (self.torch_dtype.itemsize,)))
+        tag, trailing = TAGS.get(self.dtype, ("U8", (self.torch_dtype.itemsize,)))
         return tag, self.shape + trailing
 
 

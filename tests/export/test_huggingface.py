@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from resumable import Run, Trainer
 from resumable.export import Exported, export, verify
-from resumable.export.huggingface import Weight, holds, shards, write
+from resumable.export.held import holds
+from resumable.export.huggingface import Weight, shards, write
 from resumable.export.proof import WeightRecord
 from resumable.store.local import LocalStorage
 from tests.export.conftest import Train, Trained

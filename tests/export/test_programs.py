@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from resumable import Trainer
 from resumable.errors import CorruptCheckpointError, ExportError
 from resumable.export import Exported, export, verify
 from resumable.export.programs import Call, upcast, write
@@ -209,8 +211,6 @@ def test_the_proof_says_what_was_run_and_what_came_out(
 def test_golden_outputs_in_the_file_are_the_live_model_s_bits(
     exported: Callable[[str], Exported], small: Trained, format: str
 ) -> None:
-    from safetensors.torch import load_file
-
     found = load_file(exported(format).folder / "golden.safetensors")
     assert found.keys() == {"input.0", "output.0"}
     assert found["input.0"].equal(small.case.batch())
@@ -273,7 +273,7 @@ def test_a_bfloat16_model_is_an_onnx_in_float32_and_says_how_far_the_live_one_is
 
 
 class Extra(nn.Module):
-    """Has a state that is no tensor."""
+    """Has a state that is no tensor, and matters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class Extra(nn.Module):
         self.calls = 3
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.inner(x)
+        result: Tensor = self.inner(x) * self.calls
         return result
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -292,17 +292,35 @@ class Extra(nn.Module):
 
 
 def test_a_module_with_an_extra_state_is_exported_too(tmp_path: Path) -> None:
-    from resumable import Trainer
+    live = Extra()
+    with Trainer({"run": str(tmp_path / "run")}, model=live) as trainer:
+        for _ in trainer.steps(1):
+            live.calls = 7
+    model = "tests.export.test_programs:Extra"
+    made = export(str(tmp_path / "run"), tmp_path / "made", format="pt2", model=model, golden=SMALL.batch())
+    assert made.proof.grade == "outputs-identical"
+    with torch.no_grad():
+        assert load_file(made.folder / "golden.safetensors")["output.0"].equal(live.eval()(SMALL.batch()))
 
-    with Trainer({"run": str(tmp_path / "run")}, model=Extra()) as trainer:
+
+class Waves(nn.Module):
+    """Complex numbers, which safetensors files hold in pairs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = SMALL.build()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft(self.inner(x).double())
+
+
+def test_complex_outputs_are_compared_and_published(tmp_path: Path) -> None:
+    with Trainer({"run": str(tmp_path / "run")}, model=Waves()) as trainer:
         list(trainer.steps(1))
-    made = export(
-        str(tmp_path / "run"),
-        tmp_path / "made",
-        format="pt2",
-        model="tests.export.test_programs:Extra",
-        golden=SMALL.batch(),
-    )
+    model = "tests.export.test_programs:Waves"
+    made = export(str(tmp_path / "run"), tmp_path / "made", format="pt2", model=model, golden=SMALL.batch())
+    assert made.proof.golden is not None
+    assert made.proof.golden.outputs[0].dtype == "complex128"
     assert made.proof.grade == "outputs-identical"
 
 

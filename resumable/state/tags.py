@@ -1,0 +1,39 @@
+"""What safetensors files call the dtypes, and as what they hold those that they lack; knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+# float8_e8m0fnu and float4 have tags in the format, but the common readers do not open them: they go as bytes.
+TAGS: Mapping[str, tuple[str, tuple[int, ...]]] = {
+    "bool": ("BOOL", ()),
+    "uint8": ("U8", ()),
+    "int8": ("I8", ()),
+    "int16": ("I16", ()),
+    "uint16": ("U16", ()),
+    "int32": ("I32", ()),
+    "uint32": ("U32", ()),
+    "int64": ("I64", ()),
+    "uint64": ("U64", ()),
+    "float16": ("F16", ()),
+    "bfloat16": ("BF16", ()),
+    "float32": ("F32", ()),
+    "float64": ("F64", ()),
+    "float8_e4m3fn": ("F8_E4M3", ()),
+    "float8_e5m2": ("F8_E5M2", ()),
+    "float8_e4m3fnuz": ("F8_E4M3FNUZ", ()),
+    "float8_e5m2fnuz": ("F8_E5M2FNUZ", ()),
+    "complex64": ("C64", ()),
+    "complex32": ("F16", (2,)),
+    "complex128": ("F64", (2,)),
+    "float8_e8m0fnu": ("U8", (1,)),
+    "float4_e2m1fn_x2": ("U8", (1,)),
+}
+
+
+def stored_as(dtype: str, shape: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+    """Tag and shape in a file: dtypes that it lacks get a trailing dimension. `ValueError` for an unknown one."""
+    if dtype not in TAGS:
+        raise ValueError(f"unknown dtype {dtype[:80]!r}")
+    tag, trailing = TAGS[dtype]
+    return tag, (*shape, *trailing)
