@@ -180,6 +180,7 @@ BAD_HEADERS = {
     "no object": (b"\x04\0\0\0\0\0\0\0[12]", "its header is"),
     "an unknown dtype": ({"a": {"dtype": "F7", "shape": [1], "data_offsets": [0, 4]}}, "dtype .?F7"),
     "a negative size": ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, r"has shape \[-1\]"),
+    "half a size": ({"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 4]}}, r"has shape \[1\.5\]"),
     "too large a shape": ({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}, "shape|takes"),
     "offsets that do not fit": ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, "takes 8 bytes"),
     "no offsets": ({"a": {"dtype": "F32", "shape": [1]}}, "data_offsets"),
