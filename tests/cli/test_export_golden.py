@@ -47,6 +47,15 @@ def test_a_tuple_goes_by_position_and_the_files_of_others_by_name(cli: Cli, runs
         assert [port["argument"] for port in said.json["golden"]["inputs"]] == arguments
 
 
+def test_the_words_that_a_model_s_code_prints_are_no_part_of_the_document(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    save(SMALL.batch(), tmp_path / "batch")
+    talks = ("--format", "onnx", "--model", "tests.export.models:talks", "--golden", tmp_path / "batch")
+    said = cli("export", runs / "small", "--to", tmp_path / "made", *talks, "--json")
+    assert said.code == 0
+    assert said.json["folder"] == str(tmp_path / "made")
+    assert "building the model" in said.err
+
+
 @pytest.mark.parametrize("content", [None, b"no tensors", [torch.zeros(1), "label"]])
 def test_a_file_that_holds_no_input_exits_with_1(cli: Cli, runs: Path, tmp_path: Path, content: Any) -> None:
     path = tmp_path / "batch.safetensors"
