@@ -230,6 +230,12 @@ def test_what_is_published_is_proved_again_with_the_same_numbers(
     assert measured.outputs.absolute == proof.difference.absolute
 
 
+def test_a_program_for_one_size_says_so(small: Trained, tmp_path: Path) -> None:
+    made = exported_as(small, tmp_path / "made", "onnx", batch="fixed")
+    assert made.proof.golden is not None
+    assert (made.proof.golden.dynamic_batch, made.proof.golden.batch_size) == (False, 4)
+
+
 def test_the_names_in_an_onnx_graph_are_those_of_the_proof_and_its_size_is_the_batch(
     exported: Callable[[str], Exported],
 ) -> None:
