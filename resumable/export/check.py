@@ -97,10 +97,11 @@ def measure(folder: Path, proof: Proof, *, model: str | None) -> Measured:
 
 def _with_code(folder: Path, known: Known, model: str) -> tuple[str, dict[str, Any], list[Any]]:
     from resumable.export.model import build
+    from resumable.export.source import is_extra
     from resumable.weights import load_weights
 
     made = build(model)
-    load_weights(made, str(folder))
+    load_weights(made, str(folder), skip=list(filter(is_extra, made.state_dict())))  # which no such file holds
     return runtimes.with_torch(made, folder, known)
 
 

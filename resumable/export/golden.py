@@ -29,18 +29,22 @@ _SAME = "the function must build the model as it was trained, down to what has n
 
 @dataclass(frozen=True)
 class Given:
-    """A golden input, with outputs if training gave it; and what of the machine on which they came may change bits."""
+    """A golden input, with outputs if training gave it; and what of the machine on which they came may change bits.
+
+    `live` is the one that training gave, whichever is used: no model passes that gives something else for it.
+    """
 
     golden: Golden
     made_by: Literal["trainer", "export"]
     environment: Mapping[str, Any]
+    live: Golden | None = None
 
 
 def given(checkpoint: Checkpoint, wanted: Wanted, batch: Any) -> Given | None:
     """The golden input that is to be used: `batch`, or that of the checkpoint; None where none is needed."""
-    if batch is not None:
-        return Given(inputs_of(batch), "export", _here())
     trained = _of_training(checkpoint, wanted.object)
+    if batch is not None:
+        return Given(inputs_of(batch), "export", _here(), None if trained is None else trained.golden)
     if trained is not None or (wanted.format == "safetensors" and wanted.model is None):
         return trained
     raise ConfigError(
@@ -58,11 +62,12 @@ def _of_training(checkpoint: Checkpoint, name: str) -> Given | None:
         golden = Golden.from_tree(tree)
     except ValueError as error:
         raise CorruptCheckpointError(
-            f"{checkpoint.name}: {GOLDEN}: {quoted(error)}", "give one: --golden FILE"
+            f"{checkpoint.name}: {GOLDEN}: {quoted(error)}",
+            "export another checkpoint: `resumable verify` tells which are good",
         ) from error
     manifest = checkpoint.manifest
     there = {"torch": manifest.versions.get("torch"), **manifest.environment}
-    return Given(golden, "trainer", there) if tree["model"] == name else None
+    return Given(golden, "trainer", there, golden) if tree["model"] == name else None
 
 
 def _here() -> dict[str, Any]:
@@ -77,10 +82,10 @@ def with_outputs(known: Given, found: Stored, wanted: Wanted) -> tuple[Given, nn
     assert wanted.model is not None
     model = build(wanted.model)
     fill(model, found)
-    here = outputs_of(model, known.golden)
+    if known.live is not None:
+        _refuse_another(outputs_of(model, known.live), known.live, wanted)
     if not known.golden.outputs:
-        return dataclasses.replace(known, golden=here), model
-    _refuse_another(here, known.golden, wanted)
+        known = dataclasses.replace(known, golden=outputs_of(model, known.golden))
     return known, model
 
 

@@ -1,0 +1,61 @@
+"""The table in the README is what an export of every model in every format gives."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.export.models import CASES
+from tests.export.table import FORMATS, SHORT, Cell, markdown, measure
+
+README = Path(__file__).with_name("README.md")
+CELL = rf"({'|'.join(SHORT.values())})(?:, (\d\.\de-\d\d))?, \d+(?:\.\d+)?(?:B|[KM]iB)"
+
+
+def written() -> dict[tuple[str, str], str]:
+    """The cells of the README by model and format."""
+    rows = [line.strip("| \n").split(" | ") for line in README.read_text().splitlines() if line.startswith("| ")]
+    [header, *body] = [row for row in rows if len(row) == 1 + len(FORMATS)]
+    assert header == ["model", *FORMATS]
+    return {(row[0], format): cell for row in body for format, cell in zip(FORMATS, row[1:], strict=True)}
+
+
+def grade(cell: str) -> str:
+    found = re.fullmatch(CELL, cell)
+    assert found, cell
+    return found[1]
+
+
+def test_every_model_stands_there_in_every_format_with_a_grade() -> None:
+    cells = written()
+    assert cells.keys() == {(name, format) for name in CASES for format in FORMATS}
+    for (_, format), cell in cells.items():
+        assert (grade(cell) == "weights identical") is (format == "safetensors")
+
+
+def test_it_is_printed_as_it_is_read() -> None:
+    cell = Cell("within tolerance", 1.25e-7, 1e-4, 818_304)
+    assert str(cell) == "within tolerance, 1.2e-07, 799.1KiB"
+    assert markdown([("MLP", format, cell) for format in FORMATS]).splitlines()[-1] == f"| MLP |{f' {cell} |' * 4}"
+    assert grade(str(cell)) == cell.grade
+
+
+def held(cells: list[tuple[str, str, Cell]]) -> None:
+    """The grades are the README's, and no difference is above what was allowed."""
+    expected = written()
+    assert cells
+    for name, format, cell in cells:
+        assert cell.grade == grade(expected[name, format]), (name, format, str(cell))
+        if format != "safetensors":
+            assert cell.difference is not None
+            assert cell.tolerance is not None
+            assert cell.difference <= cell.tolerance
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(300)  # half a minute where the machine does nothing else, most of it the compiler's
+@pytest.mark.parametrize("name", CASES)
+def test_measured_anew_the_grades_are_those_of_the_readme(tmp_path: Path, name: str) -> None:
+    held(list(measure(tmp_path, names=[name])))
