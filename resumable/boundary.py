@@ -26,7 +26,7 @@ class Instant(NamedTuple):
     step: int
     epoch: int
     inside_epoch: bool
-    logged: Mapping[str, Any]
+    logged: Callable[[], Mapping[str, Any]]
     position: Callable[[bool], Position]
     pass_over: bool
     epoch_ended: bool
@@ -41,6 +41,7 @@ class Boundary:
         self._preemption = preemption
         self._config = config
         self._schedule = config.every.schedule()
+        self._best = config.keep.best
         self._place = checkpointer.saved or (0, 0)  # (step, epoch) of the last boundary
         self._due: str | None = None
         self._unclean = 0
@@ -131,11 +132,11 @@ class Boundary:
 
     def _is_best(self, instant: Instant) -> bool:
         # A best that is not saved here cannot be kept: the next boundary no longer has the metric.
-        best = self._config.keep.best
-        if best is None or best.metric not in instant.logged:
+        best = self._best
+        if best is None or best.metric not in (logged := instant.logged()):
             return False
         self._checkpointer.drain()
-        value = float(instant.logged[best.metric])
+        value = float(logged[best.metric])
         return is_best(value, self._checkpointer.values_of(best.metric), self._config.keep.rule())
 
     def _save_if_asked(self, instant: Instant) -> None:

@@ -247,8 +247,6 @@ class Checkpointer:
         """Raise or count what a save in the background failed with; does not wait."""
         if self._gate is not None:
             self._gate.settle_if_copied()
-        if self._background.busy:
-            return
         failure = self._background.failure()
         if failure is None:
             return

@@ -291,7 +291,7 @@ class Loops:
             step=self.step,
             epoch=self.epoch,
             inside_epoch=self._inside_pass,
-            logged=self._logged,
+            logged=lambda: self._logged,
             position=self._position,
             pass_over=self._current is not None and self._current.batches == self._current.length,
             epoch_ended=epoch_ended,

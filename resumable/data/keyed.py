@@ -23,54 +23,52 @@ from torch.utils.data import (
 )
 
 from resumable.data.addresses import loop_key
-from resumable.data.generators import Finder, Found
+from resumable.data.generators import Finder
 from resumable.data.order import KeyedBatch, Order
 from resumable.data.passes import Opening, Pass, has_epoch, length_of, tell_epoch
-from resumable.data.streams import saved_streams, seed_number, seed_streams
+from resumable.data.streams import Seeds, SeedsAhead, seed_number, seeds_now
 from resumable.data.workers import WorkerStart, end_iterator, end_workers, signals_held, tell_worker_seed
 
 
 class KeyedFetch:
     """Runs a fetch under the streams of a key, in a worker or in the main program; the latter gets its streams back."""
 
-    def __init__(self, *roots: Any) -> None:
+    def __init__(self, *roots: Any, seeds: Callable[[bytes], Seeds] = seeds_now) -> None:
         self._roots = roots
+        self._seeds = seeds
         self._finder: Finder | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_roots": self._roots, "_finder": None}
+        return {"_roots": self._roots, "_seeds": self._seeds, "_finder": None}
 
     def __call__(self, key: bytes, fetch: Callable[[], Any], *, again: bool = True) -> Any:
         """The result of `fetch`; `again` allows a second call if a generator came into being during the first."""
         if self._finder is None:
             self._finder = Finder(*self._roots)
         before = self._finder.find()
+        seeds = self._seeds(key)
         if get_worker_info() is None:
-            with saved_streams(before):
-                result = self._run(key, before, fetch)
+            result = seeds.run(fetch, before)
         else:
-            result = self._run(key, before, fetch)
+            tell_worker_seed(seeds.number)
+            seeds.set(before)
+            result = fetch()
         # The very same dict is the usual case: then nothing can have come into being.
         if again and (after := self._finder.find()) is not before and after.keys() - before.keys():
             # Made lazily, it was seeded by whatever its maker chose; from the next batch on it would have a key.
             return self(key, fetch, again=False)
         return result
 
-    def _run(self, key: bytes, generators: Found, fetch: Callable[[], Any]) -> Any:
-        tell_worker_seed(seed_number(key))
-        seed_streams(key, generators)
-        return fetch()
-
 
 class KeyedDataset(Dataset[Any]):
     """The user's dataset behind a proxy that takes a keyed batch and gives the collated batch."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, *, seeds: Callable[[bytes], Seeds] = seeds_now) -> None:
         self.dataset = loader.dataset
         self._collate = loader.collate_fn
         self._batched = loader.batch_sampler is not None
         self._has_epoch = has_epoch(self.dataset)
-        self._fetch = KeyedFetch(self.dataset, self._collate)
+        self._fetch = KeyedFetch(self.dataset, self._collate, seeds=seeds)
         self._draws_nothing = draws_nothing(self.dataset) and self._collate in _DRAWING_NOTHING
 
     def __getitem__(self, batch: KeyedBatch) -> Any:
@@ -158,7 +156,7 @@ class KeyedSource:
         """The batches of `order`; a pass of the same loop that still holds the persistent workers is closed."""
         if not loader.num_workers and not loader.pin_memory:
             # All that torch's own iterator would do besides costs half a fetch: its record for profilers, a count.
-            return map(KeyedDataset(loader).__getitem__, order)
+            return map(KeyedDataset(loader, seeds=SeedsAhead(order.following).of).__getitem__, order)
         if self._loader is None or not loader.persistent_workers:
             self._order = CurrentOrder()
             self._loader = build_loader(loader, opening, KeyedDataset(loader), self._order)
@@ -182,7 +180,7 @@ class KeyedPass(Pass):
         self.length = length_of(loader)
         self._loader = loader  # kept alive: its workers end with it
         self._persistent = bool(loader.persistent_workers)
-        self.order = Order(loader, opening)
+        self.order = Order(loader, opening, length=self.length)
         self._batches: Iterator[Any] | None = source.start(loader, opening, self.order, self)
 
     def _fetch(self) -> Any:

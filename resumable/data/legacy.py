@@ -36,8 +36,6 @@ class _Place(NamedTuple):
 
     source: Any  # the bit generator, which owns the block
     block: memoryview
-    words: memoryview  # of the block
-    position: memoryview  # of the block
     kept: memoryview
 
 
@@ -58,17 +56,20 @@ def put_back(state: Any) -> None:
         np.random.set_state(_as_tuple(state) if isinstance(state, Image) else state)
 
 
-def seed(key: bytes) -> None:
+def image_of(key: bytes) -> Image | None:
+    """The state of `np.random.seed` with the 32-bit words of `key`; None where it cannot be known by memory."""
+    words = twister.words_of(key) if _KEPT_OFFSET is not None else None
+    return None if words is None else Image(b"".join((words, _AT_THE_END)), _NOTHING_KEPT)
+
+
+def seed(key: bytes, image: Image | None) -> None:
     """Set the global stream to a function of all of `key`, whatever bit generator is under it.
 
-    For a Mersenne twister this is the state of `np.random.seed` with the 32-bit words of `key`.
+    For a Mersenne twister that is `image`, what `image_of` said of this key.
     """
     place = _find()
-    words = twister.words_of(key) if place is not None else None
-    if place is not None and words is not None:
-        place.words[:] = words
-        place.position[:] = _AT_THE_END
-        place.kept[:] = _NOTHING_KEPT
+    if place is not None and image is not None:
+        place.block[:], place.kept[:] = image
     else:
         _seed_publicly(np.frombuffer(key, dtype="<u4"))
 
@@ -95,7 +96,7 @@ def _find() -> _Place | None:
 def _place_of(stream: Any, source: Any, kept_offset: int) -> _Place:
     block = twister.memory(int(source.ctypes.state_address), _BLOCK_BYTES)
     kept = twister.memory(id(stream) + kept_offset, _KEPT_BYTES)
-    return _Place(source, block, block[: 4 * _WORDS], block[4 * _WORDS :], kept)
+    return _Place(source, block, kept)
 
 
 def _as_tuple(image: Image) -> tuple[str, Any, int, int, float]:

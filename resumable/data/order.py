@@ -27,7 +27,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from resumable.data.generators import find_generators
-from resumable.data.passes import Opening, Position, taking
+from resumable.data.passes import Opening, Position, length_of, taking
 from resumable.data.streams import PrivateStreams
 from resumable.errors import LoopError
 
@@ -45,11 +45,12 @@ KeyedBatch: TypeAlias = tuple[bytes, Any, int | None]
 class Order(Iterator[KeyedBatch]):
     """Indices drawn lazily, possibly ahead of the loop; `consumed()` says that the loop took the oldest."""
 
-    def __init__(self, loader: Any, opening: Opening) -> None:
+    def __init__(self, loader: Any, opening: Opening, *, length: int | None) -> None:
         self._opening = opening
         self._sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
         self._dataset = loader.dataset
-        self._dataset_length = _length(loader.dataset)
+        self._dataset_length = length_of(loader.dataset)
+        self._length = length
         self._stateful = stateful_parts(loader)
         if opening.resume is not None:
             self._load(opening.resume)
@@ -69,6 +70,11 @@ class Order(Iterator[KeyedBatch]):
         number = self._drawn
         self._drawn += 1
         return self._opening.batch_key(number), index, self._opening.epoch
+
+    def following(self, count: int) -> list[bytes]:
+        """The keys of the next `count` batches to be drawn, or of those that are left."""
+        end = self._drawn + count if self._length is None else min(self._drawn + count, self._length)
+        return [self._opening.batch_key(number) for number in range(self._drawn, end)]
 
     def consumed(self) -> None:
         """Count the oldest index drawn as taken by the loop."""
@@ -203,13 +209,6 @@ def _encode_slowly(index: Any) -> bytes:
 
 def _framed(tag: bytes, data: bytes) -> bytes:
     return tag + len(data).to_bytes(4, "little") + data
-
-
-def _length(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except (TypeError, NotImplementedError, AttributeError):
-        return None
 
 
 def stateful_parts(loader: Any) -> dict[str, Any]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,15 +23,69 @@ _WORDS = 624
 _STATE_BYTES = 5056
 _HEAD = struct.Struct("=QiiQ")
 
+T = TypeVar("T")
+
+
+class Seeds:
+    """The torch CPU, NumPy and Python streams as functions of all of a key, expanded once and ready to be set."""
+
+    def __init__(self, key: bytes, image: Image | None = None) -> None:
+        """What `image` held before is lost."""
+        self.key = key
+        self.number = seed_number(key)
+        self._torch = (image or Image()).filled(key)
+        self._numpy_key = derived(key, "numpy")
+        self._numpy = legacy.image_of(self._numpy_key)
+        self._python = twister.state_of(derived(key, "python"))
+
+    def set(self, generators: Mapping[str, AnyGenerator] = _NONE) -> None:
+        """Set the main streams, and `generators` by their paths."""
+        torch.default_generator.set_state(self._torch)
+        legacy.seed(self._numpy_key, self._numpy)
+        twister.put_back(self._python)
+        for path, generator in generators.items():
+            _seed(generator, key_of(self.key, "generator", path))
+
+    def run(self, call: Callable[[], T], generators: Mapping[str, AnyGenerator] = _NONE) -> T:
+        """The result of `call` under these streams; the caller's are put back, whatever happens inside."""
+        with saved_streams(generators):
+            self.set(generators)
+            return call()
+
+
+class SeedsAhead:
+    """The seeds of one key after the other, expanded some at a time.
+
+    Between two batches the training fills the processor's caches with other things, and what expands a key has to be
+    fetched from memory again: once for `AT_ONCE` keys instead of once for each.
+    """
+
+    def __init__(self, following: Callable[[int], list[bytes]]) -> None:
+        """`following(count)` tells up to `count` keys that will be asked for next."""
+        self._following = following
+        self._images: list[Image] = []
+        self._ready: dict[bytes, Seeds] = {}
+
+    def of(self, key: bytes) -> Seeds:
+        """The seeds of `key`, good until others are asked for."""
+        if key not in self._ready:
+            keys = (key, *self._following(AT_ONCE - 1))
+            self._images += [Image() for _ in range(len(keys) - len(self._images))]
+            self._ready = {each: Seeds(each, image) for each, image in zip(keys, self._images, strict=False)}
+        return self._ready.pop(key)
+
+
+AT_ONCE = 16
+
+
+def seeds_now(key: bytes) -> Seeds:
+    """The seeds of `key`, good until others are asked for."""
+    return Seeds(key, _image)
+
 
 def seed_streams(key: bytes, generators: Mapping[str, AnyGenerator] = _NONE) -> None:
     """Set the torch CPU, NumPy and Python streams, and `generators`, to states that are functions of all of `key`."""
-    _fill(_image, key)
-    torch.default_generator.set_state(_image.tensor)
-    legacy.seed(derived(key, "numpy"))
-    random.seed(_integer_of(derived(key, "python")))
-    for path, generator in generators.items():
-        _seed(generator, key_of(key, "generator", path))
+    seeds_now(key).set(generators)
 
 
 def torch_state(key: bytes) -> torch.Tensor:
@@ -40,32 +93,30 @@ def torch_state(key: bytes) -> torch.Tensor:
 
     `left` is 1, so that the first draw regenerates from the 624 words. `initial_seed()` reads the key's first 8 bytes.
     """
-    image = _Image()
-    _fill(image, key)
-    return image.tensor
+    return Image().filled(key)
 
 
-class _Image:
-    """The memory of one torch state, as torch takes it and as it is written to."""
+class Image:
+    """The memory of one torch state, as torch takes it and as it is written to; a new one costs some microseconds."""
 
     def __init__(self) -> None:
         image = np.frombuffer(bytearray(_HEAD.pack(0, 1, 1, 0).ljust(_STATE_BYTES, b"\0")), dtype=np.uint64)
         drawn = bytearray(4 * _WORDS)
-        self.tensor = torch.from_numpy(image.view(np.uint8))
-        self.seed = image.data[:1]
-        self.words = image[_HEAD.size // 8 :][:_WORDS]
-        self.drawn = memoryview(drawn)
-        self.drawn_words = np.frombuffer(drawn, dtype="<u4")
+        self._tensor = torch.from_numpy(image.view(np.uint8))
+        self._seed = image.data[:1]
+        self._words = image[_HEAD.size // 8 :][:_WORDS]
+        self._drawn = memoryview(drawn)
+        self._drawn_words = np.frombuffer(drawn, dtype="<u4")
+
+    def filled(self, key: bytes) -> torch.Tensor:
+        self._seed[0] = seed_number(key)
+        self._drawn[:] = hashlib.shake_128(key).digest(4 * _WORDS)
+        self._words[:] = self._drawn_words
+        return self._tensor
 
 
-def _fill(image: _Image, key: bytes) -> None:
-    image.seed[0] = seed_number(key)
-    image.drawn[:] = hashlib.shake_128(key).digest(4 * _WORDS)
-    image.words[:] = image.drawn_words
-
-
-# Of the global stream only, which several threads could not share either; each new one costs some microseconds.
-_image = _Image()
+# Of the global stream only, which several threads could not share either.
+_image = Image()
 
 
 def seed_number(key: bytes) -> int:

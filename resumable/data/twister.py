@@ -34,6 +34,14 @@ def put_back(state: Any) -> None:
         _BLOCK[:], _STREAM.gauss_next = state
 
 
+def state_of(key: bytes) -> Any:
+    """What `capture` would return after `random.seed` with the number that `key` is."""
+    if _BLOCK is None:
+        return random.Random(int.from_bytes(key, "little")).getstate()
+    _scratch.seed(int.from_bytes(key, "little"))
+    return bytes(_SCRATCH_BLOCK), None
+
+
 def words_of(key: bytes) -> memoryview | None:
     """The 624 words that MT19937's `init_by_array` makes of the 32-bit words of `key`; to be copied before the next.
 
@@ -71,6 +79,7 @@ def _image(state: tuple[Any, ...]) -> bytes:
 
 
 _scratch = _random.Random()
-_SCRATCH_WORDS = memory(id(_scratch) + _OFFSET, _BLOCK_BYTES)[_INDEX_BYTES:]
+_SCRATCH_BLOCK = memory(id(_scratch) + _OFFSET, _BLOCK_BYTES)
+_SCRATCH_WORDS = _SCRATCH_BLOCK[_INDEX_BYTES:]
 _STREAM: Any = getattr(random, "_inst", None)
 _BLOCK = _learn()

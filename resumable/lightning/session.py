@@ -124,7 +124,7 @@ class Session:
         """At the end of training, behind every hook of it: the final boundary."""
         for loader in (*self._stand_ins["train"], *self._stand_ins["validate"]):
             loader.close()
-        self._boundary.reached(self._instant(last=True))
+        self._boundary.reached(self._instant(self.step, self.epoch, last=True))
 
     def done(self) -> None:
         """At the end of the fit. Of a run that was finished before nothing was trained: stand where it ended."""
@@ -262,25 +262,28 @@ class Session:
         data_fetcher = private.fetcher(self.trainer)
         ahead = data_fetcher.length is None
         if loader.index == 0 and not (ahead and data_fetcher.fetched == 0):
-            killpoints.reach("fetch", self.step)
-            for one, turns in zip(self._train, private.turns(self.trainer.fit_loop), strict=True):
-                one.turn_to(turns)  # a new epoch begins for all of them with the first fetch of the first
-            self._reached()
+            step = self.step
+            killpoints.reach("fetch", step)
+            if len(self._train) > 1:  # one alone has turned itself
+                for one, turns in zip(self._train, private.turns(self.trainer.fit_loop), strict=True):
+                    one.turn_to(turns)  # a new epoch begins for all of them with the first fetch of the first
+            self._reached(step, self.epoch)
         return ahead
 
     def _wanted_in_validation(self) -> None:
         killpoints.reach("evaluate", self.step)
         self._boundary.leave_if_asked()
 
-    def _reached(self) -> None:
+    def _reached(self, step: int, epoch: int) -> None:
         if not self._begun:
             self._begun = True
             self._begin()
-        elif self.step == self._place[0]:
+            step, epoch = self.step, self.epoch
+        elif step == self._place[0]:
             return  # one of several loaders began again within one fetch
         else:
-            self._boundary.reached(self._instant())
-        self._place = self.step, self.epoch
+            self._boundary.reached(self._instant(step, epoch))
+        self._place = step, epoch
         self._seen = dict(private.callback_metrics(self.trainer))
         self._evaluations.clear()
         for loader in self._stand_ins["validate"]:
@@ -288,7 +291,7 @@ class Session:
 
     def _begin(self) -> None:
         if not self._pending:
-            self._boundary.save_start(self._instant())
+            self._boundary.save_start(self._instant(self.step, self.epoch))
             return
         if len(self._train) != len(self._start.loaders):
             raise self._other_loaders("fewer")
@@ -312,15 +315,15 @@ class Session:
             self.trainer.fit_loop, turn=data_fetcher.fetched, begun_again=[loader.number > 0 for loader in self._train]
         )
 
-    def _instant(self, *, last: bool = False) -> Instant:
+    def _instant(self, step: int, epoch: int, *, last: bool = False) -> Instant:
         return Instant(
-            step=self.step,
-            epoch=self.epoch,
+            step=step,
+            epoch=epoch,
             inside_epoch=not last,
-            logged=self._logged(),
+            logged=self._logged,
             position=lambda finished: self._position(finished=finished, last=last),
             pass_over=False,
-            epoch_ended=self.epoch != self._place[1],
+            epoch_ended=epoch != self._place[1],
             last=last,
         )
 

@@ -205,11 +205,13 @@ class Background:
         """Block until no job is in flight."""
         if self._thread is not None:
             self._thread.join()
+            self._thread = None
 
     def failure(self) -> BaseException | None:
         """What the last job raised, once; None while it is in flight. Does not block."""
         if self.busy:
             return None
+        self._thread = None  # asked at each boundary: to ask an ended thread whether it lives takes longer
         failure, self._failure = self._failure, None
         return failure
 

@@ -159,7 +159,7 @@ def test_numpys_stream_is_seeded_as_by_its_own_function_also_where_words_of_the_
     np.random.seed(np.frombuffer(key, dtype="<u4"))
     expected = main_states()[1]
     disturb()
-    legacy.seed(key)
+    legacy.seed(key, legacy.image_of(key))
     assert main_states()[1] == expected
 
 

@@ -99,7 +99,7 @@ def test_a_turn_of_the_loop_does_the_same_work_early_and_late_in_a_small_and_in_
                     elif number > 20 * EARLY:
                         break
     reference = counted[SMALL, EARLY - 1]
-    assert reference["seed_streams"] > 64
+    assert reference["Seeds.set"] > 64
     assert all(work == reference for work in counted.values())
 
 

@@ -248,6 +248,17 @@ def test_position_counts_what_was_consumed_not_what_was_prefetched(way: str) -> 
         assert equal(whole[count:], Bench().batches(KINDS["shuffle"](), resume=position)[0])
 
 
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_the_order_tells_the_keys_of_the_batches_that_follow_and_none_beyond_the_last(drop_last: bool) -> None:
+    loader = DataLoader(Augmented(10), batch_size=3, drop_last=drop_last)
+    opened = Bench().data.open(loader, PassAddress("b", 0, 0), set_epoch=0)
+    order = opened.order  # type: ignore[attr-defined]
+    told = order.following(100)
+    assert order.following(2) == told[:2]
+    assert [key for key, *_ in order] == told
+    assert order.following(5) == []
+
+
 def test_a_finished_pass_yields_nothing_and_reads_nothing() -> None:
     position = Bench().batches(KINDS["shuffle"]())[1]
     loader = KINDS["shuffle"]()

@@ -12,7 +12,7 @@ import torch
 
 from resumable.data import legacy
 from resumable.data.generators import Finder, find_generators
-from resumable.data.streams import PrivateStreams, saved_streams, seed_streams, torch_state
+from resumable.data.streams import AT_ONCE, PrivateStreams, Seeds, SeedsAhead, saved_streams, seed_streams, torch_state
 from tests.data.kinds import Augmented, draws
 
 KEY = bytes(range(16))
@@ -181,3 +181,50 @@ def test_a_huge_dataset_is_not_walked_item_by_item() -> None:
     dataset = Augmented()
     dataset.samples = [random.Random(i) for i in range(300)]  # type: ignore[attr-defined]
     assert len(find_generators(dataset)) == 2
+
+
+def keys_from(first: int, count: int) -> list[bytes]:
+    return [number.to_bytes(16, "big") for number in range(first, first + count)]
+
+
+def test_seeds_expanded_ahead_are_those_of_their_keys_in_any_order() -> None:
+    ahead = SeedsAhead(lambda count: keys_from(1, count))
+    keys = keys_from(0, AT_ONCE)
+    for key in (*keys, *reversed(keys), keys[3]):
+        seed_streams(key)
+        expected = later_draws()
+        assert ahead.of(key).run(later_draws) == expected
+
+
+def test_the_keys_of_many_batches_are_expanded_at_once_and_then_only_set() -> None:
+    asked: list[int] = []
+
+    def following(count: int) -> list[bytes]:
+        asked.append(count)
+        return keys_from(number + 1, count)
+
+    ahead = SeedsAhead(following)
+    for number in range(3 * AT_ONCE):
+        assert ahead.of(number.to_bytes(16, "big")).key == number.to_bytes(16, "big")
+    assert asked == [AT_ONCE - 1] * 3
+    assert not ahead._ready
+
+
+@pytest.mark.parametrize("kind", [np.random.MT19937, np.random.PCG64])
+def test_seeds_expanded_before_another_generator_was_put_under_numpys_stream_seed_that_one(kind: Any) -> None:
+    seeds = Seeds(KEY)
+    before: Any = np.random.get_bit_generator()  # type: ignore[attr-defined]
+    try:
+        np.random.set_bit_generator(kind(8))  # type: ignore[attr-defined]
+        seed_streams(KEY)
+        expected = later_draws()
+        np.random.rand(7)
+        assert seeds.run(later_draws) == expected
+        assert np.random.rand(3).tolist() != expected[:3]
+    finally:
+        np.random.set_bit_generator(before)  # type: ignore[attr-defined]
+
+
+def test_seeds_are_set_as_often_as_wanted() -> None:
+    seeds = Seeds(KEY)
+    assert seeds.run(later_draws) == seeds.run(later_draws)
