@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,25 +21,30 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What an export was shown to be, the largest difference of an output, and the size of what is published."""
+    """What an export was shown to be, the largest difference of an output, the size of what is published, and seconds.
+
+    The seconds are those of the whole export, its proof in a fresh process among them.
+    """
 
     grade: str
     difference: float | None
     tolerance: float | None
     size_bytes: int
+    seconds: float
 
     @classmethod
-    def of(cls, proof: Proof) -> Cell:
+    def of(cls, proof: Proof, *, seconds: float) -> Cell:
         return cls(
             grade=SHORT[str(proof.grade)],
             difference=None if proof.difference is None else proof.difference.absolute,
             tolerance=None if proof.tolerance is None else proof.tolerance.absolute,
             size_bytes=sum(file.size for name, file in proof.files.items() if name.startswith("model")),
+            seconds=seconds,
         )
 
     def __str__(self) -> str:
         differs = f", {self.difference:.1e}" if self.difference else ""
-        return f"{self.grade}{differs}, {size(self.size_bytes)}"
+        return f"{self.grade}{differs}, {size(self.size_bytes)}, {self.seconds:.1f} s"
 
 
 def measure(
@@ -51,7 +57,9 @@ def measure(
         run = folder / case.build.__name__
         trained(run, case)
         for format in formats:
-            yield name, format, Cell.of(_exported(run, case, folder / f"{run.name}-{format}", format))
+            started = time.monotonic()
+            proof = _exported(run, case, folder / f"{run.name}-{format}", format)
+            yield name, format, Cell.of(proof, seconds=time.monotonic() - started)
 
 
 def _exported(run: Path, case: Case, to: Path, format: str) -> Proof:

@@ -11,7 +11,7 @@ from tests.export.models import CASES
 from tests.export.table import FORMATS, SHORT, Cell, markdown, measure
 
 README = Path(__file__).with_name("README.md")
-CELL = rf"({'|'.join(SHORT.values())})(?:, (\d\.\de-\d\d))?, \d+(?:\.\d+)?(?:B|[KM]iB)"
+CELL = rf"({'|'.join(SHORT.values())})(?:, (\d\.\de-\d\d))?, \d+(?:\.\d+)?(?:B|[KM]iB), \d+\.\d s"
 
 
 def written() -> dict[tuple[str, str], str]:
@@ -36,8 +36,8 @@ def test_every_model_stands_there_in_every_format_with_a_grade() -> None:
 
 
 def test_it_is_printed_as_it_is_read() -> None:
-    cell = Cell("within tolerance", 1.25e-7, 1e-4, 818_304)
-    assert str(cell) == "within tolerance, 1.2e-07, 799.1KiB"
+    cell = Cell("within tolerance", 1.25e-7, 1e-4, 818_304, 3.14)
+    assert str(cell) == "within tolerance, 1.2e-07, 799.1KiB, 3.1 s"
     assert markdown([("MLP", format, cell) for format in FORMATS]).splitlines()[-1] == f"| MLP |{f' {cell} |' * 4}"
     assert grade(str(cell)) == cell.grade
 
