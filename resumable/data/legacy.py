@@ -56,13 +56,13 @@ def put_back(state: Any) -> None:
         np.random.set_state(_as_tuple(state) if isinstance(state, Image) else state)
 
 
-def image_of(key: bytes) -> Image | None:
-    """The state of `np.random.seed` with the 32-bit words of `key`; None where it cannot be known by memory."""
+def image_of(key: bytes) -> tuple[bytes, bytes] | None:
+    """Block and kept value after `np.random.seed` with the 32-bit words of `key`; None where memory does not tell."""
     words = twister.words_of(key) if _KEPT_OFFSET is not None else None
-    return None if words is None else Image(b"".join((words, _AT_THE_END)), _NOTHING_KEPT)
+    return None if words is None else (b"".join((words, _AT_THE_END)), _NOTHING_KEPT)
 
 
-def seed(key: bytes, image: Image | None) -> None:
+def seed(key: bytes, image: tuple[bytes, bytes] | None) -> None:
     """Set the global stream to a function of all of `key`, whatever bit generator is under it.
 
     For a Mersenne twister that is `image`, what `image_of` said of this key.

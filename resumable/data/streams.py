@@ -33,7 +33,7 @@ class Seeds:
         """What `image` held before is lost."""
         self.key = key
         self.number = seed_number(key)
-        self._torch = (image or Image()).filled(key)
+        self._torch = (Image() if image is None else image).filled(key)
         self._numpy_key = derived(key, "numpy")
         self._numpy = legacy.image_of(self._numpy_key)
         self._python = twister.state_of(derived(key, "python"))

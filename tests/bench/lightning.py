@@ -145,12 +145,14 @@ def _measure(pairs: int, folder: Path) -> dict[str, Any]:
 def _compare(pairs: int, products: int, data: Any, folder: Path, suffix: str) -> dict[str, Any]:
     both = [_side_by_side(products, data, folder, first=pair % 2) for pair in range(pairs)]
     extra = {what: [_extra(ours, plain, what) for ours, plain in both] for what in Step.__annotations__}
-    plain_seconds = [median(plain.blocks("seconds")) for _, plain in both]
+    wall = [median(plain.blocks("seconds")) for _, plain in both]
+    cpu = [median(plain.blocks("cpu_seconds")) for _, plain in both]
     return {
-        f"plain{suffix}": {"step_seconds": plain_seconds},
+        f"plain{suffix}": {"step_seconds": wall, "step_cpu_seconds": cpu},
         f"with Resume{suffix}": {
             "step_seconds": [median(ours.blocks("seconds")) for ours, _ in both],
-            "extra_percent": [100 * more / step for more, step in zip(extra["seconds"], plain_seconds, strict=True)],
+            "extra_percent": [100 * more / step for more, step in zip(extra["seconds"], wall, strict=True)],
+            "extra_cpu_percent": [100 * more / step for more, step in zip(extra["cpu_seconds"], cpu, strict=True)],
             "extra_outside_microseconds": [1e6 * more for more in extra["outside_seconds"]],
             "extra_cpu_microseconds": [1e6 * more for more in extra["cpu_seconds"]],
         },
