@@ -118,6 +118,11 @@ class Odd(nn.Module):
         return y, None, y
 
 
+def test_an_output_that_is_none_is_not_counted(tmp_path: Path) -> None:
+    call = Call((torch.ones(3, 2), torch.tensor(1.0), torch.ones(3)), {})
+    assert write(Odd(), call, tmp_path, format="pt2", batch="dynamic").output_names == [None, None]
+
+
 @pytest.mark.parametrize("format", QUICK)
 def test_arguments_may_come_in_any_order_and_need_not_be_used(tmp_path: Path, format: str) -> None:
     batch = {"unused": torch.ones(3, 1), "weight": torch.tensor(2.0), "x": SMALL.batch()[:3]}
@@ -319,6 +324,7 @@ class Waves(nn.Module):
         return torch.fft.fft(self.inner(x).double())
 
 
+@pytest.mark.matrix
 def test_complex_outputs_are_compared_and_published(tmp_path: Path) -> None:
     with Trainer({"run": str(tmp_path / "run")}, model=Waves()) as trainer:
         list(trainer.steps(1))
@@ -329,6 +335,7 @@ def test_complex_outputs_are_compared_and_published(tmp_path: Path) -> None:
     assert made.proof.grade == "outputs-identical"
 
 
+@pytest.mark.matrix
 def test_several_outputs_of_which_one_is_none_are_published(train: Train, tmp_path: Path) -> None:
     made = exported_as(train(CASES["dict and tuple outputs"]), tmp_path / "made", "pt2")
     assert made.proof.golden is not None
