@@ -297,7 +297,11 @@ def test_an_expanded_tensor_larger_than_the_memory_is_not_written(tmp_path: Path
 
 
 @pytest.mark.parametrize("call", [lambda url: resumable.save(1, url), resumable.load], ids=["save", "load"])
-@pytest.mark.parametrize("url", [io.BytesIO(), 7, b"x", "", "folder/", "memory://x/", "a\nb", "a\\b"], ids=repr)
+@pytest.mark.parametrize(
+    "url",
+    [io.BytesIO(), 7, b"x", "", "folder/", "memory://x/", "a\nb", "a\\b"],
+    ids=lambda url: type(url).__name__ if isinstance(url, io.BytesIO) else repr(url),
+)
 def test_what_names_no_file_is_a_config_error(call: Callable[[Any], Any], url: Any) -> None:
     with pytest.raises(ConfigError):
         call(url)
