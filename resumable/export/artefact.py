@@ -25,6 +25,8 @@ _HINTS: Mapping[int | None, str] = {
 }
 PIECE_BYTES = 8 * 2**20
 
+_LOADABLE = (".safetensors", ".safetensors.index.json", ".pt2", ".onnx", ".onnx.data", ".bin", ".pt")
+
 
 def is_artefact(path: str) -> bool:
     """Whether `path` is a folder of this machine that holds a proof."""
@@ -102,7 +104,13 @@ def read_proof(folder: Path) -> Proof:
 
 
 def check_files(folder: Path, proof: Proof) -> None:
-    """Read every file that the proof names; `CorruptCheckpointError` names the first whose bytes are others."""
+    """Read every file that the proof names; `CorruptCheckpointError` names the first whose bytes are others.
+
+    So is one that the proof does not name, if something may load it in the place of those that it does.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.name not in proof.files and path.name != PROOF and path.name.endswith(_LOADABLE):
+            raise _damaged(folder, path.name, "not among the files of the proof, and a program may load it")
     for name, expected in proof.files.items():
         found = _found(folder / name)
         if found is None:

@@ -18,7 +18,7 @@ from resumable.export import proof as proofs
 from resumable.export import runtimes
 from resumable.export.artefact import check_files, read_proof
 from resumable.export.comparison import Compared, compare
-from resumable.export.proof import Known, Proof
+from resumable.export.proof import Known, Proof, WeightRecord
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def measure(folder: Path, proof: Proof, *, model: str | None) -> Measured:
 
 def _with_code(folder: Path, known: Known, model: str) -> tuple[str, dict[str, Any], list[Any]]:
     from resumable.export.model import build
-    from resumable.export.source import is_extra
+    from resumable.state.modules import is_extra
     from resumable.weights import load_weights
 
     made = build(model)
@@ -122,20 +122,21 @@ def _is_golden(name: str, proof: Proof) -> bool:
     return proof.golden is not None and name == proof.golden.file
 
 
-def _of_program(folder: Path, proof: Proof) -> bool:
+def _of_program(folder: Path, proof: Proof) -> bool | None:
     import torch
-
-    from resumable.state.tensors import facts_of, tensor_digest
 
     with runtimes.told(folder, proof):
         program = torch.export.load(folder / proof.entry)
-    for name, record in proof.weights.tensors.items():
-        value = program.state_dict.get(name)
-        if value is None:
-            continue  # the program does not use it
-        if facts_of(value).dtype != record.dtype or tensor_digest(value) != record.digest:
-            return False
-    return True
+    used = proof.weights.tensors.keys() & program.state_dict.keys()  # a program need not use all of them
+    if not used:
+        return None
+    return all(_is(program.state_dict[name], proof.weights.tensors[name]) for name in used)
+
+
+def _is(value: Any, record: WeightRecord) -> bool:
+    from resumable.state.tensors import facts_of, tensor_digest
+
+    return facts_of(value).dtype == record.dtype and tensor_digest(value) == record.digest
 
 
 _WEIGHTS: Mapping[str, Any] = {

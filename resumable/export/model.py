@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from resumable.errors import ConfigError, ExportError, RunMismatchError, quoted
-from resumable.export.source import HIDDEN, Stored, is_extra
+from resumable.export.source import HIDDEN, Stored
+from resumable.state.modules import is_extra
 
 if TYPE_CHECKING:
     from torch import nn

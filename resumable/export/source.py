@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resumable.errors import ExportError, NoCheckpointError
 from resumable.export.proof import Source
 from resumable.run import Checkpoint
+from resumable.state.modules import is_extra
 from resumable.store.manifest import TensorRecord
 
 if TYPE_CHECKING:
@@ -71,8 +72,3 @@ def stored(checkpoint: Checkpoint, name: str) -> Stored:
             key.removeprefix(prefix): value for key, value in checkpoint.load(name).items() if is_extra(key)
         },
     )
-
-
-def is_extra(key: str) -> bool:
-    """Whether a name in a `state_dict` is that of an extra state."""
-    return key.rpartition(".")[2] == EXTRA

