@@ -20,10 +20,11 @@ from resumable.export import export
 
 EPOCHS = 6
 FORMATS = ["safetensors", "pt2", "onnx"]
+CONFIG = Path(__file__).parent.parent / "configs" / "digits.yaml"
 
 
 def build():
-    """The model; `resumable export --model deploy_digits:build` calls this."""
+    """The model; in this folder, `resumable export --model deploy_digits:build` calls this."""
     return nn.Sequential(
         nn.Unflatten(1, (1, 8)),
         nn.Conv2d(1, 16, 3, padding=1),
@@ -48,7 +49,7 @@ def train(run, crash_at):
     loader = DataLoader(seen, batch_size=50, shuffle=True)
     model = build()
     optimizer = torch.optim.AdamW(model.parameters(), 0.003)
-    trainer = Trainer(Config.load("configs/digits.yaml", run=run), model=model, optimizer=optimizer)
+    trainer = Trainer(Config.load(CONFIG, run=run), model=model, optimizer=optimizer)
     trainer.golden(unseen[:8][0])  # every checkpoint now carries what the model gives for these eight images
     for _ in trainer.epochs(EPOCHS):
         for images, labels in trainer.batches(loader):
@@ -106,9 +107,13 @@ def main():
     run = str(folder / "run")
     if arguments.train:
         return train(run, arguments.crash_at)
-    for crash in (["--crash-at", "100"], []):
+    if folder.exists():
+        sys.exit(f"{folder} exists already: remove it, or name another folder")
+    for crash, expected in ((["--crash-at", "100"], -signal.SIGKILL), ([], 0)):
         ended = subprocess.run([sys.executable, __file__, str(folder), "--train", *crash])
         print(f"training ended with {ended.returncode}{' (killed)' if ended.returncode < 0 else ''}")
+        if ended.returncode != expected:
+            sys.exit(f"expected {expected}")
     for format in FORMATS:
         model = None if format == "safetensors" else "deploy_digits:build"
         export(f"{run}@best", folder / format, format=format, model=model)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from resumable.cli.options import Json, StorageOptions, Target
 from resumable.cli.proving import no_words_on_stdout, print_proof
 from resumable.cli.terminal import meanwhile, print_json
+
+Format = Literal["safetensors", "pt2", "onnx", "aoti"]
+Cast = Literal["float32", "float16", "bfloat16"]
+Batch = Literal["dynamic", "fixed"]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -28,8 +31,8 @@ def _bytes(text: str | int) -> int:
 
 def export(
     target: Target,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="The new folder.", show_default=False)],
-    format: Annotated[str, typer.Option(help="safetensors, or a program: pt2, onnx, aoti.")] = "safetensors",
+    to: Annotated[str, typer.Option(metavar="DIR", help="The new folder.", show_default=False)],
+    format: Annotated[Format, typer.Option(help="Weights, or a program.")] = "safetensors",
     model: Annotated[
         str | None,
         typer.Option(
@@ -51,8 +54,8 @@ def export(
         typer.Option(metavar="NAME", help="Which module of the checkpoint.", show_default="the only one, or model"),
     ] = None,
     dtype: Annotated[
-        str | None,
-        typer.Option(help="Cast floating-point weights: float32, float16, bfloat16.", show_default="as trained"),
+        Cast | None,
+        typer.Option(help="Cast floating-point weights of safetensors.", show_default="as trained"),
     ] = None,
     max_shard: Annotated[
         Any,
@@ -62,12 +65,10 @@ def export(
         float | None,
         typer.Option(
             help="The largest absolute difference of an output that passes.",
-            show_default="1e-4; 1e-3 for float16, 1e-2 for bfloat16",
+            show_default="1e-4; where outputs are float16 1e-3, bfloat16 1e-2",
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Programs for any batch size, or that of the golden input alone.")] = (
-        "dynamic"
-    ),
+    batch: Annotated[Batch, typer.Option(help="Of programs: any size, or that of the golden input alone.")] = "dynamic",
     json: Json = False,
     storage_options: StorageOptions = "{}",
 ) -> None:
@@ -93,7 +94,7 @@ def export(
             dtype=dtype,
             max_shard_bytes=max_shard,
             tolerance=tolerance,
-            batch=batch,  # type: ignore[arg-type]
+            batch=batch,
             storage_options=storage_options,
         )
     if json:

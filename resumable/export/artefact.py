@@ -22,6 +22,7 @@ GOLDEN = "golden.safetensors"
 _HINTS: Mapping[int | None, str] = {
     errno.ENOSPC: "free some space there, or name a folder on another disk: --to DIR",
     errno.EDQUOT: "your quota there is used up: free some space, or name a folder on another disk: --to DIR",
+    errno.EROFS: "it is mounted read-only: name a folder elsewhere: --to DIR",
 }
 PIECE_BYTES = 8 * 2**20
 
@@ -41,14 +42,9 @@ def made(target: Path) -> Iterator[Path]:
     """
     refuse_existing(target)
     staging = target.with_name(f".{target.name}.tmp-{secrets.token_hex(8)}")
-    with reported("write", str(target)):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            staging.mkdir()
-        except (FileExistsError, NotADirectoryError) as error:
-            raise ConfigError(f"{target.parent}: no folder", "name a folder for the export: --to DIR") from error
     try:
         with reported("write", str(target)):
+            _make(staging)
             yield staging
             for path in (*sorted(staging.iterdir()), staging):
                 _sync(path)
@@ -61,10 +57,20 @@ def made(target: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _make(staging: Path) -> None:
+    try:
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        staging.mkdir()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{staging.parent}: no folder", "name a folder for the export: --to DIR") from error
+
+
 def refuse_existing(target: Path) -> None:
     """`ConfigError` where something is in the way: nothing is ever replaced, for it may be serving."""
     if os.path.lexists(target):
         raise ConfigError(f"{target} exists already", "name a new folder, or remove that one first")
+    if (target.parent / PROOF).exists():
+        raise ConfigError(f"{target.parent} is an exported model itself", "name a folder beside it, not in it")
 
 
 def _sync(path: Path) -> None:

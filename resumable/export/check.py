@@ -77,7 +77,8 @@ def measure(folder: Path, proof: Proof, *, model: str | None) -> Measured:
     identical = _WEIGHTS[proof.format](folder, proof)
     if proof.golden is None:
         if model is not None:
-            raise ConfigError(f"{folder}: there is no golden input to run {model} on", "export with --golden FILE")
+            cast = f", since its weights were cast to {proof.weights.cast_to}" if proof.weights.cast_to else ""
+            raise ConfigError(f"{folder}: there is no golden input to run {model} on{cast}", "leave the model out")
         return Measured(identical, None, None, {})
     if proof.format != "safetensors":
         found = runtimes.run(folder, proof, proof.golden)

@@ -131,7 +131,7 @@ def _entry(folder: Path) -> str:
 def _program(folder: Path, found: Stored, given: Given | None, wanted: Wanted) -> Proof:
     assert given is not None
     given, model = known_inputs.with_outputs(given, found, wanted)
-    said = notes.of_program(model, wanted.format, given.golden)
+    said = notes.of_program(model, wanted, given.golden, made_by="export" if given.live is None else "trainer")
     if wanted.format == "onnx" and notes.has_bfloat16(model):
         model = programs.upcast(model)
         given, difference = known_inputs.upcast(model, given)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from resumable.export.source import Stored
+from resumable.export.wanted import Wanted
 from resumable.golden import Golden
 
 
@@ -24,10 +25,17 @@ def of_weights(found: Stored, *, cast_to: str | None) -> list[str]:
     return said
 
 
-def of_program(model: nn.Module, format: str, golden: Golden) -> list[str]:
-    """Of a program made of `model`."""
-    sizes = [str(each.shape[0]) for each in golden.inputs if each.ndim]
-    said = [f"compared for a batch of {sizes[0] if sizes else 'one'}: for other sizes the last bits may differ"]
+def of_program(model: nn.Module, wanted: Wanted, golden: Golden, *, made_by: str) -> list[str]:
+    """Of a program made of `model`, as it is wanted; `made_by` says whose outputs it was compared with."""
+    said, format = [], wanted.format
+    if wanted.batch == "dynamic":
+        sizes = [str(each.shape[0]) for each in golden.inputs if each.ndim]
+        said.append(f"compared for a batch of {sizes[0] if sizes else 'one'}: for other sizes the last bits may differ")
+    if made_by == "export":
+        said.append(
+            f"training gave no golden input: the outputs are those of what {wanted.model} built around the weights, "
+            "and only their names, shapes and bits say that it is the model that was trained"
+        )
     if format == "onnx":
         said.append("constants are folded (BatchNorm into convolutions), so weights are not compared, outputs are")
     if any(isinstance(part, nn.TransformerEncoder | nn.TransformerEncoderLayer) for part in model.modules()):

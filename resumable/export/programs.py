@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -158,7 +159,7 @@ def _need(*packages: str) -> None:
 
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"{', '.join(missing)}: not installed", "pip install 'resumable[export]'")
+        raise ConfigError(f"{', '.join(missing)}: not installed", f"pip install {' '.join(missing)}")
 
 
 @contextmanager
@@ -172,9 +173,19 @@ def _told(model: nn.Module, folder: Path, format: str) -> Iterator[None]:
     except Exception as error:
         reason = _first_cause(error)
         raise ExportError(
-            f"{type(model).__name__} cannot be exported as {format}: {type(reason).__name__}: {quoted(reason)}",
+            f"{type(model).__name__} cannot be exported as {format}: {type(reason).__name__}: {_told_first(reason)}",
             "if it is about the size of a batch, try --batch fixed; else change what is named, or export safetensors",
         ) from error
+
+
+def _told_first(reason: BaseException) -> str:
+    """The first line of what torch says, and the place in the model's own code that it names last."""
+    first = next((line for line in str(reason).splitlines() if line.strip()), type(reason).__name__)
+    places = [place for place in _PLACES.findall(str(reason)) if "site-packages" not in place[0]]
+    return quoted(first) + "".join(f" ({path}, line {line})" for path, line in places[-1:])
+
+
+_PLACES = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -56,7 +56,7 @@ def told(folder: Path, proof: Proof) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ConfigError(f"{proof.format}: {error}", "pip install 'resumable[export]'") from error
+        raise ConfigError(f"{proof.format}: {error}", f"pip install {error.name or 'onnxruntime'}") from error
     except (ConfigError, CorruptCheckpointError):
         raise
     except Exception as error:

@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 _LOCAL = re.compile(r"(file|local)://")
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 _CACHES = ("simplecache", "filecache", "blockcache")
-_EXTRAS = {
-    "s3": "s3",
-    "s3a": "s3",
-    "gs": "gcs",
-    "gcs": "gcs",
-    "az": "azure",
-    "abfs": "azure",
-    "abfss": "azure",
-    "adl": "azure",
-    "sftp": "sftp",
-    "ssh": "sftp",
+# By their own names: no package index has to be believed about ours.
+_PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "adl": "adlfs",
+    "sftp": "paramiko",
+    "ssh": "paramiko",
 }
 _HINTS = {
     errno.ENOENT: "its folder was removed meanwhile: does another job, or a clean-up, work on this run?",
@@ -201,7 +202,7 @@ def _open_remote(url: str, options: dict[str, Any], *, probe: bool) -> Storage:
 
 
 def _install_hint(protocol: str) -> str | None:
-    return f"pip install 'resumable[{_EXTRAS[protocol]}]'" if protocol in _EXTRAS else None
+    return f"pip install {_PACKAGES[protocol]}" if protocol in _PACKAGES else None
 
 
 def without_password(url: str) -> str:

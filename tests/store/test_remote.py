@@ -222,7 +222,7 @@ def test_a_missing_package_is_a_config_error_that_names_the_extra(monkeypatch: p
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(ConfigError, match="gs://bucket/x") as caught:
         open_storage("gs://bucket/x")
-    assert caught.value.hint == "pip install 'resumable[gcs]'"
+    assert caught.value.hint == "pip install gcsfs"
 
 
 def test_paths_and_file_urls_are_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
