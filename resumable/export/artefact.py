@@ -43,8 +43,10 @@ def made(target: Path) -> Iterator[Path]:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             staging.mkdir()
-        except (FileExistsError, NotADirectoryError) as error:
-            raise ConfigError(f"{target.parent}: no folder", "name a folder for the export: --to DIR") from error
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            raise ConfigError(
+                f"{target.parent}: no folder, and none can be made there", "name another one for the export: --to DIR"
+            ) from error
     try:
         with reported("write", str(target)):
             yield staging

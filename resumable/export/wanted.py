@@ -42,6 +42,11 @@ class Wanted:
             raise ConfigError(f"tolerance {self.tolerance}: expected a number from 0 on", "for example 1e-4")
         if self.format != "safetensors":
             self._refuse_for_programs()
+        elif self.dtype is not None and self.model is not None:
+            raise ConfigError(
+                "dtype and model together: cast weights do not give the outputs that the live model gave",
+                "leave --model out: the cast weights are compared bit by bit",
+            )
 
     def _refuse_for_programs(self) -> None:
         for name, value in {"dtype": self.dtype, "max-shard": self.max_shard_bytes}.items():

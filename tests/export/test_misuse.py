@@ -154,6 +154,7 @@ def test_a_golden_input_alone_proves_nothing_of_weights(small: Trained, tmp_path
         ({"batch": "any"}, "batch 'any': unknown", "dynamic, fixed"),
         ({"dtype": "int8", "format": "safetensors"}, "dtype 'int8': unknown", "float32, float16, bfloat16"),
         ({"dtype": "float16"}, "dtype is for safetensors, not for pt2", "leave it out"),
+        ({"dtype": "float16", "format": "safetensors"}, "dtype and model together", "leave --model out"),
         ({"max_shard_bytes": 10}, "max-shard is for safetensors, not for pt2", "leave it out"),
         ({"max_shard_bytes": 0, "format": "safetensors"}, "a shard of 0 bytes: expected at least 1", "5GB"),
         ({"tolerance": -1.0}, "tolerance -1.0: expected a number from 0 on", "1e-4"),
@@ -223,6 +224,12 @@ def test_a_target_below_a_file_is_told(small: Trained, tmp_path: Path, below: st
     with leaves_nothing(tmp_path), pytest.raises(ConfigError, match=r"file.*: no folder") as caught:
         export(str(small.run), tmp_path / below)
     assert "--to DIR" in str(caught.value.hint)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place in which no folder can be made")
+def test_a_target_where_no_folder_can_be_made_is_told(small: Trained) -> None:
+    with pytest.raises(ConfigError, match=r"/proc/none: no folder, and none can be made there"):
+        export(str(small.run), "/proc/none/made")
 
 
 @pytest.fixture
