@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -121,7 +122,7 @@ def _is_golden(name: str, proof: Proof) -> bool:
     return proof.golden is not None and name == proof.golden.file
 
 
-def _of_program(folder: Path, proof: Proof) -> bool:
+def _of_program(folder: Path, proof: Proof) -> bool | None:
     import torch
 
     from resumable.state.tensors import facts_of, tensor_digest
@@ -131,7 +132,7 @@ def _of_program(folder: Path, proof: Proof) -> bool:
     for name, record in proof.weights.tensors.items():
         value = program.state_dict.get(name)
         if value is None:
-            continue  # the program does not use it
+            return None  # it calls them otherwise, so nothing was shown of them
         if facts_of(value).dtype != record.dtype or tensor_digest(value) != record.digest:
             return False
     return True
@@ -168,14 +169,21 @@ def measured_afresh(folder: Path, *, model: str | None = None) -> Measured:
 def main(arguments: list[str]) -> int:
     """`DIR [MODEL]`: one line of JSON, what was measured or the error."""
     folder, model = Path(arguments[0]), arguments[1] if len(arguments) > 1 else None
+    # What a model's code says, in whatever way and until the very end, goes to stderr: stdout is for the one line.
+    with os.fdopen(os.dup(1), "w") as stdout:
+        os.dup2(2, 1)
+        said = _said(folder, model)
+        print(json.dumps(said), file=stdout)
+    return 1 if "error" in said else 0
+
+
+def _said(folder: Path, model: str | None) -> dict[str, Any]:
     try:
         proof = read_proof(folder)
         check_files(folder, proof)
-        said = asdict(measure(folder, proof, model=model))
+        return asdict(measure(folder, proof, model=model))
     except ResumableError as error:
-        said = {"error": error.message, "hint": error.hint}
-    print(json.dumps(said), flush=True)
-    return 1 if "error" in said else 0
+        return {"error": error.message, "hint": error.hint}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +110,46 @@ def once() -> nn.Module:
     model = Twice()
     model.two.weight = model.one.weight
     return model
+
+
+def murmurs() -> nn.Module:
+    """Says half a line on stdout, beside Python's own way, and goes on until the interpreter ends."""
+    os.write(1, b"building")
+    if "pytest" not in sys.modules:
+        atexit.register(print, "ending", flush=True)
+    return SMALL.build()
+
+
+def test_what_a_model_says_is_no_part_of_what_the_check_found(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", model=SMALL.build())
+    made = export(run, tmp_path / "made", model=f"{HERE}:murmurs", golden=SMALL.batch())
+    assert made.proof.difference is not None
+
+
+class Renamed(nn.Module):
+    """Its weights have names of their own in a `state_dict`, as those of some libraries do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self._register_state_dict_hook(_renamed)
+        self.register_load_state_dict_pre_hook(_named_back)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer(x)
+        return result
+
+
+def _renamed(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    state["w"] = state.pop("layer.weight")
+
+
+def _named_back(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
+    state["layer.weight"] = state.pop("w")
+
+
+def test_of_weights_that_a_program_calls_otherwise_nothing_is_said(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", model=Renamed())
+    made = export(run, tmp_path / "made", format="pt2", model=f"{HERE}:Renamed", golden=SMALL.batch())
+    assert made.proof.grade == "outputs-identical"
+    assert made.proof.weights.identical is None
