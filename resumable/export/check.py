@@ -149,8 +149,11 @@ _WEIGHTS: Mapping[str, Any] = {
 # -- a fresh process --------------------------------------------------------------------------------------------------
 
 
-def measured_afresh(folder: Path, *, model: str | None = None) -> Measured:
-    """As `measure`, by a process that has seen nothing of the training; raises what that found."""
+def measured_afresh(folder: Path, *, called: Path, model: str | None = None) -> Measured:
+    """As `measure`, by a process that has seen nothing of the training; raises what that found.
+
+    Messages name the folder `called`, which it is to become: `folder` is gone by the time that they are read.
+    """
     command = [sys.executable, "-m", "resumable.export.check", str(folder), *([model] if model else [])]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
@@ -158,10 +161,12 @@ def measured_afresh(folder: Path, *, model: str | None = None) -> Measured:
     except (ValueError, IndexError):
         last = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise ExportError(
-            f"the check in a fresh process ended with {ended.returncode}: {last}", f"try it: {' '.join(command)}"
+            f"{called}: the check in a fresh process ended with {ended.returncode}: {last}",
+            "it loads the model once more: is there the memory? Else it is the program, or what --model names, that "
+            "ends the process",
         ) from None
     if "error" in said:
-        raise ExportError(said["error"], said["hint"])
+        raise ExportError(said["error"].replace(str(folder), str(called)), said["hint"])
     outputs = said.pop("outputs")
     return Measured(outputs=Compared(**outputs) if outputs else None, **said)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from resumable import RunMismatchError, Trainer
+from resumable.errors import ExportError
 from resumable.export import export
 from tests.export.models import SMALL
 
@@ -124,6 +125,25 @@ def test_what_a_model_says_is_no_part_of_what_the_check_found(tmp_path: Path) ->
     run = trained(tmp_path / "run", model=SMALL.build())
     made = export(run, tmp_path / "made", model=f"{HERE}:murmurs", golden=SMALL.batch())
     assert made.proof.difference is not None
+
+
+class Halves(nn.Module):
+    """Gives bfloat16, which NumPy lacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer(x)
+        return result.bfloat16()
+
+
+def test_what_the_check_found_is_told_of_the_folder_that_was_asked_for(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", model=Halves())
+    with pytest.raises(ExportError, match="bfloat16") as caught:
+        export(run, tmp_path / "made", format="onnx", model=f"{HERE}:Halves", golden=SMALL.batch())
+    assert str(caught.value).startswith(str(tmp_path / "made" / "model.onnx"))
 
 
 class Renamed(nn.Module):
