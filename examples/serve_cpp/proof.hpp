@@ -44,6 +44,9 @@ inline nlohmann::json read_proof(const std::filesystem::path& folder) {
     throw Refused(text("proof.json is of version ", proof.at("proof_version"), ", this program reads ", PROOF_VERSION),
                   "take the program of that version");
   }
+  if (proof.at("grade").is_null()) {
+    throw Refused("this export never came to its end, so nothing is proved", "export again");
+  }
   return proof;
 }
 

@@ -55,7 +55,8 @@ async function refuseDamage(bytes) {
 }
 
 // Only what this program uses; everything else in a proof is for people.
-function refuseUnexpected({ entry, files, weights, golden, tolerance }) {
+function refuseUnexpected({ grade, entry, files, weights, golden, tolerance }) {
+  if (grade === null) throw new Refused("this export never came to its end, so nothing is proved", "export again");
   if (!isObject(files)) throw wrong("files", "an object", files);
   if (!Object.hasOwn(files, entry)) throw wrong("entry", "one of its files", entry);
   if (!isObject(weights?.tensors) || !isObject(weights.tied)) throw wrong("weights", "tensors and ties", weights);

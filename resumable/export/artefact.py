@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import xxhash
@@ -42,6 +42,7 @@ def made(target: Path) -> Iterator[Path]:
     """
     refuse_existing(target)
     staging = target.with_name(f".{target.name}.tmp-{secrets.token_hex(8)}")
+    missing = [folder for folder in target.parents if not folder.exists()]
     try:
         with reported("write", str(target)):
             _make(staging)
@@ -50,19 +51,25 @@ def made(target: Path) -> Iterator[Path]:
                 _sync(path)
             refuse_existing(target)
             staging.rename(target)
-            _sync(target.parent)
+            for folder in (target.parent, *(new.parent for new in missing)):
+                _sync(folder)
     except StorageError as error:
         raise StorageError(error.message, _HINTS.get(error.errno, error.hint)) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        with suppress(OSError):  # those in which there is something stay
+            for folder in missing:
+                folder.rmdir()
 
 
 def _make(staging: Path) -> None:
     try:
         staging.parent.mkdir(parents=True, exist_ok=True)
         staging.mkdir()
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(f"{staging.parent}: no folder", "name a folder for the export: --to DIR") from error
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        raise ConfigError(
+            f"{staging.parent}: no folder, and none can be made there", "name another one for the export: --to DIR"
+        ) from error
 
 
 def refuse_existing(target: Path) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -128,10 +129,10 @@ def _of_program(folder: Path, proof: Proof) -> bool | None:
 
     with runtimes.told(folder, proof):
         program = torch.export.load(folder / proof.entry)
-    used = proof.weights.tensors.keys() & program.state_dict.keys()  # a program need not use all of them
-    if not used:
-        return None
-    return all(_is(program.state_dict[name], proof.weights.tensors[name]) for name in used)
+    held = {name: program.state_dict.get(name) for name in proof.weights.tensors}
+    if any(value is None for value in held.values()):
+        return None  # it calls them otherwise, so nothing was shown of them
+    return all(_is(value, proof.weights.tensors[name]) for name, value in held.items())
 
 
 def _is(value: Any, record: WeightRecord) -> bool:
@@ -151,8 +152,11 @@ _WEIGHTS: Mapping[str, Any] = {
 # -- a fresh process --------------------------------------------------------------------------------------------------
 
 
-def measured_afresh(folder: Path, *, model: str | None = None) -> Measured:
-    """As `measure`, by a process that has seen nothing of the training; raises what that found."""
+def measured_afresh(folder: Path, *, called: Path, model: str | None = None) -> Measured:
+    """As `measure`, by a process that has seen nothing of the training; raises what that found.
+
+    Messages name the folder `called`, which it is to become: `folder` is gone by the time that they are read.
+    """
     command = [sys.executable, "-m", "resumable.export.check", str(folder), *([model] if model else [])]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
@@ -160,10 +164,12 @@ def measured_afresh(folder: Path, *, model: str | None = None) -> Measured:
     except (ValueError, IndexError):
         last = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise ExportError(
-            f"the check in a fresh process ended with {ended.returncode}: {last}", f"try it: {' '.join(command)}"
+            f"{called}: the check in a fresh process ended with {ended.returncode}: {last}",
+            "it loads the model once more: is there the memory? Else it is the program, or what --model names, that "
+            "ends the process",
         ) from None
     if "error" in said:
-        raise ExportError(said["error"], said["hint"])
+        raise ExportError(said["error"].replace(str(folder), str(called)), said["hint"])
     outputs = said.pop("outputs")
     return Measured(outputs=Compared(**outputs) if outputs else None, **said)
 
@@ -171,14 +177,21 @@ def measured_afresh(folder: Path, *, model: str | None = None) -> Measured:
 def main(arguments: list[str]) -> int:
     """`DIR [MODEL]`: one line of JSON, what was measured or the error."""
     folder, model = Path(arguments[0]), arguments[1] if len(arguments) > 1 else None
+    # What a model's code says, in whatever way and until the very end, goes to stderr: stdout is for the one line.
+    with os.fdopen(os.dup(1), "w") as stdout:
+        os.dup2(2, 1)
+        said = _said(folder, model)
+        print(json.dumps(said), file=stdout)
+    return 1 if "error" in said else 0
+
+
+def _said(folder: Path, model: str | None) -> dict[str, Any]:
     try:
         proof = read_proof(folder)
         check_files(folder, proof)
-        said = asdict(measure(folder, proof, model=model))
+        return asdict(measure(folder, proof, model=model))
     except ResumableError as error:
-        said = {"error": error.message, "hint": error.hint}
-    print(json.dumps(said), flush=True)
-    return 1 if "error" in said else 0
+        return {"error": error.message, "hint": error.hint}
 
 
 if __name__ == "__main__":

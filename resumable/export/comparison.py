@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-Values = np.ndarray[Any, np.dtype[np.float64]]
+Values = np.ndarray[Any, Any]
+"""Whole numbers as they are, since float64 does not tell all of 64 bits apart; all else in float64."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,12 @@ def _difference(found: Values, expected: Values) -> tuple[float, float]:
     if same.all():
         return 0.0, 0.0
     with np.errstate(invalid="ignore", over="ignore"):
-        absolute = float(np.abs(found[~same] - expected[~same]).max())
+        absolute = float(np.abs(_exact(found[~same]) - _exact(expected[~same])).max())
     if not math.isfinite(absolute):
         return math.inf, math.inf
-    largest = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
+    largest = float(np.abs(expected[np.isfinite(expected)].astype(np.float64)).max(initial=0.0))
     return absolute, absolute / largest if largest else math.inf
+
+
+def _exact(values: Values) -> Values:
+    return values.astype(object) if values.dtype.kind in "iu" else values  # Python's whole numbers never overflow

@@ -183,7 +183,8 @@ def _proved(folder: Path, draft: Proof, wanted: Wanted, target: Path) -> Proof:
     """The whole proof, once a fresh process has loaded and run what is in `folder`."""
     storage = LocalStorage(folder)
     storage.write(artefact.PROOF, [draft.dump()])
-    measured = measured_afresh(folder, model=wanted.model if wanted.format == "safetensors" else None)
+    model = wanted.model if wanted.format == "safetensors" else None
+    measured = measured_afresh(folder, called=target, model=model)
     whole = draft.model_copy(update={"grade": grade(draft, measured, where=str(target)), **_shown(draft, measured)})
     storage.write(artefact.PROOF, [whole.dump()])
     return whole

@@ -13,7 +13,7 @@ from resumable.export.source import HIDDEN, Stored
 from resumable.state.modules import is_extra
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def build(factory: str) -> nn.Module:
@@ -73,7 +73,7 @@ def fill(model: nn.Module, stored: Stored) -> None:
     for name in stored.records:
         copied(live[name].detach(), stored.read(name))
     for key in stored.hidden:
-        copied(_buffer(model, key.removeprefix(HIDDEN)), stored.read(key))
+        _place(model, key.removeprefix(HIDDEN), stored.read(key))
 
 
 def _fill_extra(model: nn.Module, stored: Stored) -> None:
@@ -93,7 +93,7 @@ def _refuse_misfit(what: str, live: Mapping[str, Any], stored: Stored) -> None:
 
     saved = {name: empty(TensorFacts.recorded(record), "meta") for name, record in stored.records.items()}
     saved |= {name: saved[kept] for name, kept in stored.tied.items()}
-    reasons = [*misfits(saved, live), *untied(saved, live)]
+    reasons = [*misfits(saved, live), *untied(saved, live)] or _torn(stored, live)
     if reasons:
         raise RunMismatchError(
             f"{what} does not fit {stored.source.checkpoint}: {'; '.join(reasons)}",
@@ -101,12 +101,36 @@ def _refuse_misfit(what: str, live: Mapping[str, Any], stored: Stored) -> None:
         )
 
 
-def _buffer(model: nn.Module, name: str) -> Any:
+def _place(model: nn.Module, name: str, value: Tensor) -> None:
+    """Into the buffer, or in its place where the function made another one or none: training may do both."""
+    from resumable.state.tensors import facts_of
+    from resumable.state.tensors import fill as copied
+
     owner, _, attribute = name.rpartition(".")
     try:
-        return model.get_submodule(owner)._buffers[attribute]
+        buffers = model.get_submodule(owner)._buffers
+        live = buffers[attribute]
     except (AttributeError, KeyError) as error:
         raise RunMismatchError(
             f"{type(model).__name__} has no buffer {name}, which the checkpoint has",
             "the function must build the model as it was trained",
         ) from error
+    if live is not None and facts_of(live) == facts_of(value):
+        copied(live, value)
+    else:
+        near = live if live is not None else next(model.parameters(), value)
+        buffers[attribute] = value.to(near.device)
+
+
+def _torn(stored: Stored, live: Mapping[str, Any]) -> list[str]:
+    """Names of different tensors in the checkpoint that are one tensor here: the last would be taken for all."""
+    from resumable.state.adapter import listed
+    from resumable.state.tensors import same_place
+
+    first: dict[object, str] = {}
+    apart = []
+    for name, record in stored.records.items():
+        other = first.setdefault(same_place(live[name]) or name, name)
+        if stored.records[other].digest != record.digest:
+            apart.append(f"{other} and {name}")
+    return listed("two tensors in the checkpoint, one here", apart)

@@ -39,7 +39,7 @@ def of_program(model: nn.Module, wanted: Wanted, golden: Golden, *, made_by: str
     if format == "onnx":
         said.append("constants are folded (BatchNorm into convolutions), so weights are not compared, outputs are")
     if any(isinstance(part, nn.TransformerEncoder | nn.TransformerEncoderLayer) for part in model.modules()):
-        said.append("live inference takes the fast path of nn.TransformerEncoder, the program does not")
+        said.append("live inference may take the fast path of nn.TransformerEncoder, the program does not")
     if any(_is_channels_last(each) for each in model.parameters()):
         said.append("the live model lies in memory as channels_last, the program need not: last bits may differ")
     return said

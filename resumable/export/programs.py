@@ -70,8 +70,12 @@ def write(model: nn.Module, call: Call, folder: Path, *, format: str, batch: Bat
 
 
 def upcast(model: nn.Module) -> nn.Module:
-    """A copy in float32, for runtimes that lack bfloat16."""
-    return copy.deepcopy(model).float()
+    """A copy with float32 in place of bfloat16, for runtimes that lack it."""
+    upcast = copy.deepcopy(model)
+    for tensor in (*upcast.parameters(), *upcast.buffers()):
+        if tensor.dtype is torch.bfloat16:
+            tensor.data = tensor.data.float()
+    return upcast
 
 
 def _traced(model: nn.Module, call: Call, *, batch: Batch) -> torch.export.ExportedProgram:

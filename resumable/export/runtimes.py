@@ -127,7 +127,11 @@ def of_arrays(found: Sequence[Any]) -> list[Output]:
 
 
 def _of_array(value: np.ndarray[Any, Any]) -> Output:
-    return Output(str(value.dtype), value.shape, value.tobytes(), value.astype(np.float64))
+    return Output(str(value.dtype), value.shape, value.tobytes(), _values(value))
+
+
+def _values(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return value if value.dtype.kind in "iu" else value.astype(np.float64)
 
 
 def of_tensors(found: Sequence[Tensor]) -> list[Output]:
@@ -143,7 +147,8 @@ def _of_tensor(value: Tensor) -> Output:
     plain = value.detach().cpu()
     dtype = str(plain.dtype).removeprefix("torch.")
     parts = torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain
-    return Output(dtype, tuple(plain.shape), bytes(bytes_of(plain)), parts.double().numpy())
+    whole = not parts.is_floating_point() and parts.dtype is not torch.bool
+    return Output(dtype, tuple(plain.shape), bytes(bytes_of(plain)), (parts if whole else parts.double()).numpy())
 
 
 def expected(folder: Path, known: Known) -> list[Output]:

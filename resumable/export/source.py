@@ -53,9 +53,11 @@ def stored(checkpoint: Checkpoint, name: str) -> Stored:
         )
     prefix = "module." if record.type == AVERAGED else ""
     plain = [key for key in record.tensors if EXTRA not in key.split(".")]
-    named = {key.removeprefix(prefix): key for key in plain if key.startswith(prefix)}
+    weights = {key.removeprefix(prefix): key for key in plain if key.startswith(prefix) and not key.startswith(HIDDEN)}
+    hidden = {HIDDEN + key.removeprefix(HIDDEN + prefix): key for key in plain if key.startswith(HIDDEN + prefix)}
+    named = {**weights, **hidden}
+    tied = _tied(weights, record.tensors)
     read = checkpoint.reader(name)
-    tensors = {short: record.tensors[key] for short, key in named.items() if not key.startswith(HIDDEN)}
     return Stored(
         source=Source(
             run_id=checkpoint.manifest.run_id,
@@ -64,11 +66,33 @@ def stored(checkpoint: Checkpoint, name: str) -> Stored:
             epoch=checkpoint.epoch,
             object=name,
         ),
-        records={short: found for short, found in tensors.items() if found.alias is None},
-        tied={short: found.alias.removeprefix(prefix) for short, found in tensors.items() if found.alias is not None},
-        hidden={short: record.tensors[key] for short, key in named.items() if key.startswith(HIDDEN)},
+        records={short: _value(record.tensors, key) for short, key in weights.items() if short not in tied},
+        tied=tied,
+        hidden={short: record.tensors[key] for short, key in hidden.items()},
         read=lambda short: read(named[short]),
         read_extra=lambda: {
             key.removeprefix(prefix): value for key, value in checkpoint.load(name).items() if is_extra(key)
         },
     )
+
+
+def _tied(weights: Mapping[str, str], records: Mapping[str, TensorRecord]) -> dict[str, str]:
+    """For each weight that is another name of one, which that is.
+
+    What the checkpoint leads to may be no weight: an extra state and a hidden buffer can share memory with one.
+    """
+    first: dict[str, str] = {}
+    found = {}
+    for name in sorted(weights, key=lambda name: records[weights[name]].alias is not None):
+        other = first.setdefault(_home(records, weights[name]), name)
+        if other != name:
+            found[name] = other
+    return found
+
+
+def _home(records: Mapping[str, TensorRecord], key: str) -> str:
+    return records[key].alias or key
+
+
+def _value(records: Mapping[str, TensorRecord], key: str) -> TensorRecord:
+    return records[_home(records, key)]

@@ -40,13 +40,13 @@ class Wanted:
             raise ConfigError(f"a shard of {self.max_shard_bytes} bytes: expected at least 1", "for example 5GB")
         if self.tolerance is not None and not 0 <= self.tolerance < float("inf"):
             raise ConfigError(f"tolerance {self.tolerance}: expected a number from 0 on", "for example 1e-4")
-        if self.dtype is not None and self.model is not None:
-            raise ConfigError(
-                f"weights cast to {self.dtype} give other outputs than the live model: there is nothing to compare",
-                "leave the model out: what is proved of a cast is its weights, bit by bit",
-            )
         if self.format != "safetensors":
             self._refuse_for_programs()
+        elif self.dtype is not None and self.model is not None:
+            raise ConfigError(
+                "dtype and model together: cast weights do not give the outputs that the live model gave",
+                "leave --model out: the cast weights are compared bit by bit",
+            )
 
     def _refuse_for_programs(self) -> None:
         for name, value in {"dtype": self.dtype, "max-shard": self.max_shard_bytes}.items():
@@ -66,8 +66,8 @@ class Wanted:
 
 
 def default_tolerance(dtypes: Iterable[str]) -> float:
-    """That for outputs of these dtypes, where nothing else is asked for."""
-    return max((TOLERANCES.get(dtype, DEFAULT_TOLERANCE) for dtype in dtypes), default=DEFAULT_TOLERANCE)
+    """That for outputs of these dtypes where nothing else is asked for: one for all, so that of the finest."""
+    return min((TOLERANCES.get(dtype, DEFAULT_TOLERANCE) for dtype in dtypes), default=DEFAULT_TOLERANCE)
 
 
 def _refuse_other(what: str, value: str, known: Iterable[str]) -> None:

@@ -69,6 +69,15 @@ def stored_keys(document: Any) -> set[str]:
     return found
 
 
+def named_tensors(document: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The dotted path of each tensor in a document, and its key."""
+    for name, child in children(document):
+        if type(child) is dict and type(child.get("$tensor")) is str:
+            yield prefix + name, child["$tensor"]
+        else:
+            yield from named_tensors(child, f"{prefix}{name}.")
+
+
 def nearest(document: Any, path: str) -> list[str]:
     """The paths that look most like one that leads nowhere."""
     known = [name for name in islice(_paths(document, ""), _MAX_NAMES) if len(name) <= _MAX_NAME]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,15 @@ import torch
 import xxhash
 from torch import Tensor
 
-from resumable.state import modules
+from resumable.errors import FormatVersionError
+from resumable.state import modules, paths
 from resumable.state.codec import decode
-from resumable.state.filling import Readable, Records, read_head, read_placed
+from resumable.state.filling import MaybeDigested, Readable, Records, read_head, read_placed
 from resumable.state.image import Slice, parse_head
-from resumable.state.tensors import Believed, TensorFacts
+from resumable.state.onefile import contents_of
+from resumable.state.tensors import TensorFacts
 
 _PIECE_BYTES = 8 * 2**20
-_REFERENCES = ("$tensor", "$array", "$octets")
 
 Read = Callable[[Mapping[str, Tensor], Collection[str]], Mapping[str, Tensor]]
 """Of an object: `into` and `keys`, as `filling.read_tensors` has them."""
@@ -37,7 +38,10 @@ class StoredModule:
         if unknown := [key for key in self._keys.values() if key not in records]:
             raise ValueError(f"tensor {unknown[0]!r}: not recorded")
         self._unread = dict.fromkeys(records, torch.empty(0))
-        extra = {key for name, node in modules.state_of(document) if name not in self._keys for key in _keys_in(node)}
+        extra: set[str] = set()
+        for name, node in modules.state_of(document):
+            if name not in self._keys:
+                extra |= paths.stored_keys(node)
         tensors = read(self._unread, extra) if extra else self._unread
         self._state = modules.weights(decode(document, tensors))
         self.facts = {
@@ -83,17 +87,26 @@ class StoredTensors:
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """One file, looked at: where its tensors lie, and what is written beside them."""
+    """One file, looked at: where its tensors lie, what is known of each, and further names with that of the tensor.
+
+    Tensors that `resumable.save` wrote have digests; those of others are believed.
+    """
 
     source: Readable
     slices: Mapping[str, Slice]
-    metadata: Mapping[str, str]
+    records: Mapping[str, MaybeDigested]
+    others: Mapping[str, str]
 
     @classmethod
     def opened(cls, source: Readable) -> SafetensorsFile:
-        """`ValueError` for what is no safetensors file."""
-        head = parse_head(read_head(source), size=source.size)
-        return cls(source, head.slices, head.metadata)
+        """`ValueError` for what is no safetensors file, `FormatVersionError` for what a newer version wrote."""
+        head = read_head(source)
+        try:
+            contents = contents_of(head, size=source.size)
+        except FormatVersionError as error:
+            raise FormatVersionError(f"{source.name}: {error.message}", error.hint) from error
+        others = dict(paths.named_tensors(contents.document))
+        return cls(source, contents.slices, contents.records, parse_head(head, size=source.size).metadata | others)
 
 
 class StoredFiles:
@@ -110,15 +123,13 @@ class StoredFiles:
         """`beside` is metadata that stands in none of the files. `ValueError` for a key in two of them."""
         self.where = where
         self._home = _homes(files)
-        self.facts = {
-            key: TensorFacts.recorded(Believed.tagged(file.slices[key].dtype_tag, file.slices[key].shape))
-            for key, file in self._home.items()
-        }
-        said = {**beside, **{dropped: kept for file in files for dropped, kept in file.metadata.items()}}
-        self.others = {dropped: kept for dropped, kept in said.items() if kept in self._home}
+        self.facts = {key: TensorFacts.recorded(file.records[key]) for key, file in self._home.items()}
+        said = {**beside, **{name: key for file in files for name, key in file.others.items()}}
+        self.others = {name: key for name, key in said.items() if key in self._home and name not in self._home}
 
     def identity(self, key: str) -> object:
-        return self.facts[key], self._digest(key)
+        facts = self.facts[key]
+        return facts.dtype, facts.shape, self._digest(key)
 
     def _digest(self, key: str) -> str:
         file = self._home[key]
@@ -133,9 +144,8 @@ class StoredFiles:
     def read(self, keys: Collection[str], into: Mapping[str, Tensor]) -> Mapping[str, Any]:
         values: dict[str, Tensor] = {}
         for file in {id(file): file for file in map(self._home.__getitem__, keys)}.values():
-            slices = {key: file.slices[key] for key in keys if self._home[key] is file}
-            records = {key: Believed.tagged(place.dtype_tag, place.shape) for key, place in slices.items()}
-            here = {key: into[key] for key in slices if key in into}
+            records = {key: file.records[key] for key in keys if self._home[key] is file}
+            here = {key: into[key] for key in records if key in into}
             values |= read_placed(file.source, file.slices, records, into=here)
         return values
 
@@ -152,16 +162,3 @@ def _homes(files: Sequence[SafetensorsFile]) -> dict[str, SafetensorsFile]:
 def _identity(records: Records, key: str) -> object:
     record = records[key]
     return record.dtype, tuple(record.shape), record.digest
-
-
-def _keys_in(node: Any) -> Iterator[str]:
-    """The keys of all tensors that a part of a document refers to."""
-    if isinstance(node, list):
-        for item in node:
-            yield from _keys_in(item)
-    elif isinstance(node, dict):
-        for tag, content in node.items():
-            if tag in _REFERENCES and isinstance(content, str):
-                yield content
-            else:
-                yield from _keys_in(content)

@@ -90,6 +90,14 @@ def test_whole_numbers_and_truths_are_compared_too() -> None:
     assert compared([2**40], [2**40], dtype="int64") == SAME
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_whole_numbers_are_told_apart_where_float64_cannot(dtype: str) -> None:
+    assert compared([2**62 + 1, 5], [2**62, 5], dtype=dtype).absolute == 1
+    pair = [of_tensors([torch.tensor([number], dtype=getattr(torch, dtype))]) for number in (2**62 + 1, 2**62)]
+    assert compare(*pair).absolute == 1
+    assert compared([0], [2**63 - 1], dtype=dtype).absolute == float(2**63 - 1)
+
+
 def test_of_complex_numbers_both_parts_are_compared() -> None:
     found, expected = (of_tensors([torch.tensor([complex(1, part)])]) for part in (2, 5))
     assert compare(found, found) == SAME

@@ -154,6 +154,7 @@ def test_a_golden_input_alone_proves_nothing_of_weights(small: Trained, tmp_path
         ({"batch": "any"}, "batch 'any': unknown", "dynamic, fixed"),
         ({"dtype": "int8", "format": "safetensors"}, "dtype 'int8': unknown", "float32, float16, bfloat16"),
         ({"dtype": "float16"}, "dtype is for safetensors, not for pt2", "leave it out"),
+        ({"dtype": "float16", "format": "safetensors"}, "dtype and model together", "leave --model out"),
         ({"max_shard_bytes": 10}, "max-shard is for safetensors, not for pt2", "leave it out"),
         ({"max_shard_bytes": 0, "format": "safetensors"}, "a shard of 0 bytes: expected at least 1", "5GB"),
         ({"tolerance": -1.0}, "tolerance -1.0: expected a number from 0 on", "1e-4"),
@@ -223,6 +224,12 @@ def test_a_target_below_a_file_is_told(small: Trained, tmp_path: Path, below: st
     with leaves_nothing(tmp_path), pytest.raises(ConfigError, match=r"file.*: no folder") as caught:
         export(str(small.run), tmp_path / below)
     assert "--to DIR" in str(caught.value.hint)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place in which no folder can be made")
+def test_a_target_where_no_folder_can_be_made_is_told(small: Trained) -> None:
+    with pytest.raises(ConfigError, match=r"/proc/none: no folder, and none can be made there"):
+        export(str(small.run), "/proc/none/made")
 
 
 @pytest.fixture
@@ -306,7 +313,7 @@ def test_an_export_that_is_killed_while_it_is_proved_publishes_nothing(small: Tr
         verify(drafts[0].parent)
 
 
-def test_a_check_that_dies_is_told_with_how_to_try_it(
+def test_a_check_that_dies_is_told_with_what_may_be_the_reason(
     small: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "python").write_text("#!/bin/sh\necho out of memory >&2\nkill -9 $$\n")
@@ -314,4 +321,5 @@ def test_a_check_that_dies_is_told_with_how_to_try_it(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with leaves_nothing(tmp_path), pytest.raises(ExportError, match="ended with -9: out of memory") as caught:
         export(str(small.run), tmp_path / "made")
-    assert "resumable.export.check" in str(caught.value.hint)
+    assert "is there the memory?" in str(caught.value.hint)
+    assert ".made.tmp-" not in f"{caught.value} {caught.value.hint}"  # which is gone by now

@@ -204,3 +204,9 @@ def test_a_safetensors_file_that_contradicts_itself_is_refused(
     ended = program(folder)
     refused(ended, name)
     assert re.search(words, ended.err), ended.err
+
+
+def test_an_export_that_never_came_to_its_end_is_refused(runner: Program, fresh: Callable[[str], Path]) -> None:
+    folder = fresh(runner.format)
+    sign(folder, proof_of(folder) | {"grade": None})
+    refused(runner(folder), "this export never came to its end, so nothing is proved", "export again")
