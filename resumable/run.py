@@ -354,7 +354,7 @@ def _is_state(document: Any, objects: Iterable[str]) -> bool:
     return isinstance(document["objects"], dict) and document["objects"].keys() == set(objects)
 
 
-_TARGET = re.compile(r"(?P<url>.+?)(?:@(?P<selector>latest|best|\d+|step-[0-9.ea]+))?")
+_TARGET = re.compile(r"(?P<url>.+?)(?:@(?P<selector>latest|best|\d+|step-[0-9.ea]+))?", re.DOTALL)
 
 
 def parse_target(text: str) -> tuple[str, str | None]:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from resumable import strictjson
-from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, RunMismatchError, quoted
+from resumable.errors import (
+    CheckpointError,
+    ConfigError,
+    CorruptCheckpointError,
+    NoCheckpointError,
+    RunMismatchError,
+    quoted,
+)
 from resumable.run import Checkpoint, Run, parse_target
 from resumable.state.loaded import Loaded
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName
@@ -27,6 +34,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".bin.index.json")
+_PROGRAMS = (".onnx", ".pt2")
 _MAGIC_OF_PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save's archive, and a bare pickle
 _SHOWN = 8
 _Options = Mapping[str, Any] | None
@@ -54,6 +62,11 @@ def load_weights(
     Raises `NoCheckpointError` where there is nothing of the kind, and `CorruptCheckpointError` for damage, after which
     the values of the model are undefined.
     """
+    from resumable.state.asked import refuse_other_model, refuse_other_place
+    from resumable.state.loading import load
+
+    refuse_other_place(url, model)
+    refuse_other_model(model)
     found = _found(str(url), storage_options)
     if isinstance(found, Checkpoint):
         return found.load_into(model, name=name, strict=strict, rename=rename, skip=skip)
@@ -62,11 +75,9 @@ def load_weights(
             f"{found.where}: holds the weights of one model, and no object {name!r}",
             "leave `name` out; it chooses between the objects of a run",
         )
-    from resumable.state.loading import load
-
     try:
         return Loaded.told(load(model, found, strict=strict, rename=rename, skip=skip), found.where)
-    except RunMismatchError:
+    except (RunMismatchError, ConfigError):
         raise
     except ValueError as error:
         raise CorruptCheckpointError(f"{found.where}: {quoted(error)}") from error
@@ -180,6 +191,8 @@ def _inside(shard: str) -> str:
 def _malformed(file: _StoredFile, error: ValueError) -> CheckpointError:
     if isinstance(error, CheckpointError):
         return error
+    if file.name.endswith(_PROGRAMS):
+        return _program(file.name)
     if file.begins_with(_MAGIC_OF_PICKLES):
         return _pickle(file.name)
     return CorruptCheckpointError(f"{file.name}: {quoted(error)}", "is the copy complete? Fetch or export it again")
@@ -189,6 +202,13 @@ def _pickle(where: str) -> CheckpointError:
     return CheckpointError(
         f"{where}: a pickle, which may run any code when it is read, and is not read here",
         "`resumable convert FILE TO` makes a safetensors file of its tensors",
+    )
+
+
+def _program(where: str) -> CheckpointError:
+    return CheckpointError(
+        f"{where}: a program, and no safetensors file",
+        "load from the run that it was exported from, or from `resumable export RUN --to DIR --format safetensors`",
     )
 
 
