@@ -12,9 +12,10 @@ from torch import Tensor
 
 from resumable.state import modules
 from resumable.state.codec import decode
-from resumable.state.filling import Readable, Records, read_head, read_placed
+from resumable.state.filling import MaybeDigested, Readable, Records, read_head, read_placed
 from resumable.state.image import Slice, parse_head
 from resumable.state.tensors import Believed, TensorFacts
+from resumable.state.unstage import placed
 
 _PIECE_BYTES = 8 * 2**20
 _REFERENCES = ("$tensor", "$array", "$octets")
@@ -106,19 +107,31 @@ class StoredFiles:
     is_mixed = False
     metadata = None
 
-    def __init__(self, where: str, files: Sequence[SafetensorsFile], beside: Mapping[str, str]) -> None:
-        """`beside` is metadata that stands in none of the files. `ValueError` for a key in two of them."""
+    def __init__(
+        self,
+        where: str,
+        files: Sequence[SafetensorsFile],
+        beside: Mapping[str, str],
+        *,
+        records: Records | None = None,
+    ) -> None:
+        """`beside` is metadata that stands in none of the files. `ValueError` for a key in two of them.
+
+        With `records` the files hold these tensors and no others, which is proved while they are read; without them
+        the files are believed.
+        """
         self.where = where
         self._home = _homes(files)
-        self.facts = {
-            key: TensorFacts.recorded(Believed.tagged(file.slices[key].dtype_tag, file.slices[key].shape))
-            for key, file in self._home.items()
-        }
+        self._records: Mapping[str, MaybeDigested] = _believed(self._home) if records is None else records
+        places = placed([file.slices for file in files], self._records)
+        if others := [key for key in self._home if key not in places]:
+            raise ValueError(f"tensor {others[0]!r}: in a file, and not in the proof")
+        self.facts = {key: places[key][2] for key in self._home}
         said = {**beside, **{dropped: kept for file in files for dropped, kept in file.metadata.items()}}
         self.others = {dropped: kept for dropped, kept in said.items() if kept in self._home}
 
     def identity(self, key: str) -> object:
-        return self.facts[key], self._digest(key)
+        return self.facts[key], self._records[key].digest or self._digest(key)
 
     def _digest(self, key: str) -> str:
         file = self._home[key]
@@ -133,9 +146,9 @@ class StoredFiles:
     def read(self, keys: Collection[str], into: Mapping[str, Tensor]) -> Mapping[str, Any]:
         values: dict[str, Tensor] = {}
         for file in {id(file): file for file in map(self._home.__getitem__, keys)}.values():
-            slices = {key: file.slices[key] for key in keys if self._home[key] is file}
-            records = {key: Believed.tagged(place.dtype_tag, place.shape) for key, place in slices.items()}
-            here = {key: into[key] for key in slices if key in into}
+            held = [key for key in keys if self._home[key] is file]
+            records = {key: self._records[key] for key in held}
+            here = {key: into[key] for key in held if key in into}
             values |= read_placed(file.source, file.slices, records, into=here)
         return values
 
@@ -147,6 +160,11 @@ def _homes(files: Sequence[SafetensorsFile]) -> dict[str, SafetensorsFile]:
             if homes.setdefault(key, file) is not file:
                 raise ValueError(f"tensor {key!r}: in {homes[key].source.name} and in {file.source.name}")
     return homes
+
+
+def _believed(homes: Mapping[str, SafetensorsFile]) -> dict[str, Believed]:
+    places = {key: file.slices[key] for key, file in homes.items()}
+    return {key: Believed.tagged(place.dtype_tag, place.shape) for key, place in places.items()}
 
 
 def _identity(records: Records, key: str) -> object:
