@@ -21,7 +21,7 @@ from resumable.errors import (
     quoted,
 )
 from resumable.proved import GOLDEN_FILE, PROOF, Weights
-from resumable.run import Checkpoint, Run, parse_target
+from resumable.run import Checkpoint, Run, parse_target, selector_slip
 from resumable.state.loaded import Loaded
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName
 from resumable.store.storage import Seen, Storage, checked, local_path, open_storage, without_password
@@ -253,14 +253,20 @@ def _nothing(url: str, options: _Options) -> StoredFiles:
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles:
         raise _pickle(_joined(without_password(url), pickles[0]))
-    loadable = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
-    others = [name for name in loadable if name != GOLDEN_FILE]
     shown = ", ".join(map(quoted, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
     raise NoCheckpointError(
         f"{without_password(url)}: no weights here; looked for a run ({RUN_FILE}, {CHECKPOINTS}/), a checkpoint "
         f"({MANIFEST}), {SINGLE}, {INDEX}, and a .safetensors file of this name; found {shown or 'nothing'}",
-        f"name one of the files: {_joined(url, others[0])}" if others else "check the path or URL",
+        _elsewhere(url, names),
     )
+
+
+def _elsewhere(url: str, names: Sequence[str]) -> str:
+    loadable = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
+    others = [name for name in loadable if name != GOLDEN_FILE]  # an input and outputs, no weights
+    if others:
+        return f"name one of the files: {_joined(url, others[0])}"
+    return (None if names else selector_slip(url)) or "check the path or URL"
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
