@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable, Mapping
 
 from resumable.errors import printable
 
@@ -14,7 +15,15 @@ QUIET = {"WARN", "REJECT", "CHANGED"}
 
 def emit(event: str, /, *subject: str, **fields: object) -> None:
     """Log `EVENT subject key=value ...`; warnings at WARNING, the rest at INFO. Values with spaces are quoted."""
-    level = logging.WARNING if event in QUIET else logging.INFO
+    _emit(logging.WARNING if event in QUIET else logging.INFO, event, subject, fields)
+
+
+def emit_aloud(event: str, /, *subject: str, **fields: object) -> None:
+    """As `emit`, at WARNING: of an event that is none by itself, and is this time. Python shows it in any script."""
+    _emit(logging.WARNING, event, subject, fields)
+
+
+def _emit(level: int, event: str, subject: Iterable[str], fields: Mapping[str, object]) -> None:
     words = " ".join((*subject, *(f"{key}={_word(value)}" for key, value in fields.items() if value is not None)))
     log.log(level, "%-7s %s", event, words)
 

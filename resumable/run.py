@@ -25,7 +25,7 @@ from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord
 from resumable.store.reader import BlobReader
-from resumable.store.storage import open_storage
+from resumable.store.storage import open_storage, without_password
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,20 @@ class Run:
                 f"{self.url}: none of the checkpoints can be read: " + "; ".join(rejected),
                 "restore the run from a copy, or start a new run in another folder",
             )
-        raise NoCheckpointError(f"{self.url}: no checkpoints here", "is this the folder or URL that `run:` names?")
+        raise NoCheckpointError(f"{self.url}: no checkpoints here", self._elsewhere())
+
+    def _elsewhere(self) -> str:
+        """What may have been meant by a place without checkpoints."""
+        url, selector = parse_target(self.url)
+        if selector is not None:
+            return f"a run is opened without its selector: Run({without_password(url)!r}).select({selector!r})"
+        slip = selector_slip(self.url)
+        if slip and not self._storage.list(""):
+            return slip
+        return (
+            "is this the folder or URL that `run:` names? An exported model is proved by `resumable verify DIR` only "
+            "where its proof.json is"
+        )
 
 
 class Checkpoint:
@@ -354,7 +367,7 @@ def _is_state(document: Any, objects: Iterable[str]) -> bool:
     return isinstance(document["objects"], dict) and document["objects"].keys() == set(objects)
 
 
-_TARGET = re.compile(r"(?P<url>.+?)(?:@(?P<selector>latest|best|\d+|step-[0-9.ea]+))?")
+_TARGET = re.compile(r"(?P<url>.+?)(?:@(?P<selector>latest|best|\d+|step-[0-9.ea]+))?", re.DOTALL)
 
 
 def parse_target(text: str) -> tuple[str, str | None]:
@@ -362,3 +375,12 @@ def parse_target(text: str) -> tuple[str, str | None]:
     match = _TARGET.fullmatch(text)
     assert match is not None or not text
     return (match["url"], match["selector"]) if match else (text, None)
+
+
+def selector_slip(target: str) -> str | None:
+    """What to write where `target` ends as if in a selector and is none; None where it does not."""
+    url, _, selector = target.rpartition("@")
+    path = url.partition("://")[2] if "://" in url else url
+    if not url or "/" in selector or ("://" in url and "/" not in path) or parse_target(target)[1] is not None:
+        return None
+    return f"unknown selector {quoted(repr(selector))}: write @latest, @best, @STEP or @step-NAME"

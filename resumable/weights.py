@@ -6,14 +6,22 @@ What a place is, is told by what is there, never by its name.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from resumable import strictjson
-from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, RunMismatchError, quoted
-from resumable.run import Checkpoint, Run, parse_target
+from resumable import proved, strictjson
+from resumable.errors import (
+    CheckpointError,
+    ConfigError,
+    CorruptCheckpointError,
+    NoCheckpointError,
+    RunMismatchError,
+    quoted,
+)
+from resumable.proved import GOLDEN_FILE, PROOF, Weights
+from resumable.run import Checkpoint, Run, parse_target, selector_slip
 from resumable.state.loaded import Loaded
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName
 from resumable.store.storage import Seen, Storage, checked, local_path, open_storage, without_password
@@ -21,13 +29,15 @@ from resumable.store.storage import Seen, Storage, checked, local_path, open_sto
 if TYPE_CHECKING:
     from torch import nn
 
-    from resumable.state.stored import StoredFiles
+    from resumable.state.stored import SafetensorsFile, StoredFiles
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".bin.index.json")
+_PROGRAMS = (".onnx", ".pt2")
 _MAGIC_OF_PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save's archive, and a bare pickle
+_AGAIN = "is the copy complete? Fetch or export it again"
 _SHOWN = 8
 _Options = Mapping[str, Any] | None
 
@@ -46,7 +56,8 @@ def load_weights(
 
     `url` is a run (`RUN`, `RUN@best`, `RUN@latest`, `RUN@STEP`), a checkpoint's folder, a `.safetensors` file, or a
     folder in Hugging Face's layout (one file, or shards with an index), on this machine or at any fsspec URL, which
-    gets `storage_options`. `name` selects an object of a run, such as an EMA.
+    gets `storage_options`. Where an export's `proof.json` is in the folder, it proves every tensor that is read. `name`
+    selects an object of a run, such as an EMA.
 
     `rename` maps beginnings of stored keys to beginnings of the model's names, the first that matches wins. Names that
     match a pattern in `skip` (`head.*`) stay as they are. With `strict`, whatever does not fit is a
@@ -54,6 +65,11 @@ def load_weights(
     Raises `NoCheckpointError` where there is nothing of the kind, and `CorruptCheckpointError` for damage, after which
     the values of the model are undefined.
     """
+    from resumable.state.asked import refuse_other_model, refuse_other_place
+    from resumable.state.loading import load
+
+    refuse_other_place(url, model)
+    refuse_other_model(model)
     found = _found(str(url), storage_options)
     if isinstance(found, Checkpoint):
         return found.load_into(model, name=name, strict=strict, rename=rename, skip=skip)
@@ -62,14 +78,12 @@ def load_weights(
             f"{found.where}: holds the weights of one model, and no object {name!r}",
             "leave `name` out; it chooses between the objects of a run",
         )
-    from resumable.state.loading import load
-
     try:
         return Loaded.told(load(model, found, strict=strict, rename=rename, skip=skip), found.where)
-    except RunMismatchError:
+    except (RunMismatchError, ConfigError):
         raise
     except ValueError as error:
-        raise CorruptCheckpointError(f"{found.where}: {quoted(error)}") from error
+        raise CorruptCheckpointError(f"{found.where}: {quoted(error)}", _AGAIN) from error
 
 
 # -- what is there ----------------------------------------------------------------------------------------------------
@@ -90,10 +104,31 @@ def _folder(url: str, options: _Options) -> Checkpoint | StoredFiles | None:
         return Run(url, storage_options=options).latest()
     if MANIFEST in names:
         return _checkpoint(url, options)
+    proof = _proof(url, options) if PROOF in names else None
     for name in (SINGLE, INDEX):  # in the order of Hugging Face's own libraries
         if name in names:
-            return _file(_joined(url, name), options)
+            return _file(_joined(url, name), options, proof)
+    if proof is not None:
+        raise CorruptCheckpointError(
+            f"{without_password(url)}: its {PROOF} is of weights, and neither {SINGLE} nor {INDEX} is here",
+            "copy the whole folder again",
+        )
     return None
+
+
+def _proof(url: str, options: _Options) -> Weights:
+    """What the folder of an exported model says of its weights."""
+    file = _StoredFile.at(_joined(url, PROOF), options)
+    where = without_password(url)
+    try:
+        proof = proved.parse(b"" if file is None else file.all(proved.MAX_BYTES))
+    except (CheckpointError, ValueError) as error:
+        told = error if isinstance(error, CheckpointError) else proved.damaged(error)
+        hint = f"{told.hint}; a file of weights that is named itself is read without a proof"
+        raise type(told)(f"{where}: {told.message}", hint) from error
+    if proof.format != "safetensors":
+        raise _program(f"{where}: an exported program ({proof.format}), which holds no files of weights")
+    return proof.weights
 
 
 def _names_in(url: str, options: _Options) -> set[str]:
@@ -116,19 +151,31 @@ def _checkpoint(url: str, options: _Options) -> Checkpoint:
     return Run(run, storage_options=options).folder(parsed)
 
 
-def _file(url: str, options: _Options) -> StoredFiles | None:
+def _file(url: str, options: _Options, proof: Weights | None = None) -> StoredFiles | None:
     """The safetensors file there, or the shards that the index there names; None where there is no file."""
-    from resumable.state.stored import SafetensorsFile, StoredFiles
+    from resumable.state.stored import SafetensorsFile
 
     file = _StoredFile.at(url, options)
     if file is None:
         return None
     try:
         if url.endswith(".index.json"):
-            return _shards(file, url, options)
-        return StoredFiles(file.name, [SafetensorsFile.opened(file)], {})
+            return _shards(file, url, options, proof)
+        return _stored(file, [SafetensorsFile.opened(file)], {}, proof)
     except ValueError as error:
         raise _malformed(file, error) from error
+
+
+def _stored(
+    file: _StoredFile, files: Sequence[SafetensorsFile], beside: Mapping[str, str], proof: Weights | None
+) -> StoredFiles:
+    from resumable.state.stored import StoredFiles
+
+    found = StoredFiles(file.name, files, beside, records=None if proof is None else proof.tensors)
+    if proof is not None and (other := found.others.items() ^ proof.tied.items()):
+        name = min(other)[0]
+        raise ValueError(f"tensor {name!r}: tied to {found.others.get(name)!r}, expected {proof.tied.get(name)!r}")
+    return found
 
 
 class _Index(BaseModel):
@@ -140,8 +187,8 @@ class _Index(BaseModel):
     weight_map: dict[str, str]
 
 
-def _shards(file: _StoredFile, url: str, options: _Options) -> StoredFiles:
-    from resumable.state.stored import SafetensorsFile, StoredFiles
+def _shards(file: _StoredFile, url: str, options: _Options, proof: Weights | None) -> StoredFiles:
+    from resumable.state.stored import SafetensorsFile
 
     index = _parsed_index(file)
     folder = _split(url)[0]
@@ -158,12 +205,12 @@ def _shards(file: _StoredFile, url: str, options: _Options) -> StoredFiles:
         if key not in opened[shard].slices:
             raise ValueError(f"tensor {key!r}: not in {shard!r}")
     beside = {dropped: kept for dropped, kept in index.metadata.items() if isinstance(kept, str)}
-    return StoredFiles(file.name, list(opened.values()), beside)
+    return _stored(file, list(opened.values()), beside, proof)
 
 
 def _parsed_index(file: _StoredFile) -> _Index:
     try:
-        return _Index.model_validate(strictjson.loads(file.all()))
+        return _Index.model_validate(strictjson.loads(file.all(strictjson.MAX_BYTES)))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -180,9 +227,11 @@ def _inside(shard: str) -> str:
 def _malformed(file: _StoredFile, error: ValueError) -> CheckpointError:
     if isinstance(error, CheckpointError):
         return error
+    if file.name.endswith(_PROGRAMS):
+        return _program(f"{file.name}: a program, and no safetensors file")
     if file.begins_with(_MAGIC_OF_PICKLES):
         return _pickle(file.name)
-    return CorruptCheckpointError(f"{file.name}: {quoted(error)}", "is the copy complete? Fetch or export it again")
+    return CorruptCheckpointError(f"{file.name}: {quoted(error)}", _AGAIN)
 
 
 def _pickle(where: str) -> CheckpointError:
@@ -192,18 +241,32 @@ def _pickle(where: str) -> CheckpointError:
     )
 
 
+def _program(said: str) -> CheckpointError:
+    return CheckpointError(
+        said,
+        "load from the run that it was exported from, or from `resumable export RUN --to DIR --format safetensors`",
+    )
+
+
 def _nothing(url: str, options: _Options) -> StoredFiles:
     names = sorted(_names_in(url, options))
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles:
         raise _pickle(_joined(without_password(url), pickles[0]))
-    others = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
     shown = ", ".join(map(quoted, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
     raise NoCheckpointError(
         f"{without_password(url)}: no weights here; looked for a run ({RUN_FILE}, {CHECKPOINTS}/), a checkpoint "
         f"({MANIFEST}), {SINGLE}, {INDEX}, and a .safetensors file of this name; found {shown or 'nothing'}",
-        f"name one of the files: {_joined(url, others[0])}" if others else "check the path or URL",
+        _elsewhere(url, names),
     )
+
+
+def _elsewhere(url: str, names: Sequence[str]) -> str:
+    loadable = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
+    others = [name for name in loadable if name != GOLDEN_FILE]  # an input and outputs, no weights
+    if others:
+        return f"name one of the files: {_joined(url, others[0])}"
+    return (None if names else selector_slip(url)) or "check the path or URL"
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -237,9 +300,9 @@ class _StoredFile:
         if got != len(buffer):
             raise CorruptCheckpointError(f"{self.name}: {offset + got} bytes, expected {self.size}")
 
-    def all(self) -> bytes:
+    def all(self, max_bytes: int) -> bytes:
         """All of a file that is small; `ValueError` for one that is not."""
-        return self._storage.read(self._path, max_bytes=strictjson.MAX_BYTES)
+        return self._storage.read(self._path, max_bytes=max_bytes)
 
     def begins_with(self, magic: tuple[bytes, ...]) -> bool:
         head = bytearray(min(8, self.size))

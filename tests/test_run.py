@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from resumable import Checkpoint, NoCheckpointError, Run, RunMismatchError, Trainer
-from resumable.run import parse_target
+from resumable import Checkpoint, NoCheckpointError, Run, RunMismatchError, Trainer, load_weights
+from resumable.run import parse_target, selector_slip
 from tests.tiny import Tiny, crashed
 
 LOSSES = [3.0, 1.0, 2.0]
@@ -85,6 +85,43 @@ def test_no_run_at_all_is_an_error_that_asks_for_the_right_place(tmp_path: Path)
         Run(str(tmp_path)).latest()
     assert "is this the folder or URL that `run:` names?" in str(caught.value.hint)
     assert not list(tmp_path.iterdir()), "reading writes nothing"
+
+
+def test_a_folder_without_checkpoints_says_where_an_exported_model_is_proved(tmp_path: Path) -> None:
+    with pytest.raises(NoCheckpointError) as caught:
+        Run(str(tmp_path)).latest()
+    hint = str(caught.value.hint)
+    assert hint.endswith("An exported model is proved by `resumable verify DIR` only where its proof.json is")
+
+
+@pytest.mark.parametrize("selector", ["bset", "step_4", "4.5", "Best", ""])
+def test_a_selector_that_is_none_is_told_with_those_that_are(url: str, selector: str) -> None:
+    target = f"{url}@{selector}"
+    for ask in (lambda: Run(parse_target(target)[0]).latest(), lambda: load_weights(nn.Linear(1, 1), target)):
+        with pytest.raises(NoCheckpointError) as caught:
+            ask()
+        assert caught.value.hint == f"unknown selector {selector!r}: write @latest, @best, @STEP or @step-NAME"
+
+
+@pytest.mark.parametrize("place", ["mail@example/run", "run", "mail@example"])
+def test_an_at_sign_that_begins_no_selector_is_not_taken_for_one(tmp_path: Path, place: str) -> None:
+    (tmp_path / "mail@example").mkdir()
+    (tmp_path / "mail@example" / "notes.txt").touch()
+    with pytest.raises(NoCheckpointError) as caught:
+        Run(str(tmp_path / place)).latest()
+    assert "selector" not in str(caught.value)
+
+
+def test_the_name_of_a_user_is_no_selector() -> None:
+    assert selector_slip("sftp://me@host") is None
+    assert selector_slip("sftp://me@host/runs/a") is None
+    assert selector_slip("sftp://me@host/runs/a@last") is not None
+
+
+def test_a_selector_that_is_given_to_run_is_told_where_to_give_it(url: str) -> None:
+    with pytest.raises(NoCheckpointError) as caught:
+        Run(f"{url}@best").latest()
+    assert caught.value.hint == f"a run is opened without its selector: Run({url!r}).select('best')"
 
 
 def test_best_of_a_run_that_logged_nothing_is_an_error(tmp_path: Path) -> None:

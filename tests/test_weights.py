@@ -204,6 +204,27 @@ def test_what_fits_is_taken_and_the_rest_is_returned_and_logged(saved: str, capl
     assert "another_shape=" in line
 
 
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ({"weight": (2, 2)}, "missing=bias"),
+        ({"weight": (2, 2), "bias": (2,), "more": (1,)}, "unexpected=more"),
+        ({"weight": (2, 2), "bias": (3,)}, "another_shape=bias"),
+        ({"module.weight": (2, 2), "module.bias": (2,)}, None),
+    ],
+)
+def test_a_script_without_logging_of_its_own_is_shown_what_does_not_fit_and_nothing_else(
+    tmp_path: Path, stored: dict[str, tuple[int, ...]], said: str | None
+) -> None:
+    file(tmp_path / "a.safetensors", {name: torch.ones(shape) for name, shape in stored.items()})
+    script = "import sys, resumable, torch\nresumable.load_weights(torch.nn.Linear(2, 2), sys.argv[1], strict=False)"
+    command = [sys.executable, "-c", script, str(tmp_path / "a.safetensors")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert ended.stdout == ""
+    assert [line.partition(" ")[0] for line in ended.stderr.splitlines()] == (["LOADED"] if said else [])
+    assert (said or "") in ended.stderr
+
+
 def test_a_model_of_which_nothing_fits_is_refused_also_where_not_strict(saved: str) -> None:
     with pytest.raises(RunMismatchError, match=r"missing in the checkpoint: 0\.bias, 0\.weight") as caught:
         load_weights(nn.Sequential(nn.Linear(3, 4)), saved, strict=False)

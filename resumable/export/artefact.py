@@ -13,11 +13,10 @@ from pathlib import Path
 import xxhash
 
 from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError, StorageError
-from resumable.export.proof import MAX_BYTES, FileRecord, Proof, parse
+from resumable.export.proof import FileRecord, Proof, parse
+from resumable.proved import MAX_BYTES, PROOF
 from resumable.store.storage import reported
 
-PROOF = "proof.json"
-GOLDEN = "golden.safetensors"
 # Those of the storage are about runs.
 _HINTS: Mapping[int | None, str] = {
     errno.ENOSPC: "free some space there, or name a folder on another disk: --to DIR",

@@ -19,7 +19,8 @@ from resumable.export import proof as proofs
 from resumable.export import runtimes
 from resumable.export.artefact import check_files, read_proof
 from resumable.export.comparison import Compared, compare
-from resumable.export.proof import Known, Proof, WeightRecord
+from resumable.export.proof import Known, Proof
+from resumable.proved import WeightRecord
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from resumable.export import golden as known_inputs
 from resumable.export.check import Measured, grade, measured_afresh
 from resumable.export.golden import Given
 from resumable.export.huggingface import Weight
-from resumable.export.proof import Known, Proof, WeightRecord
+from resumable.export.proof import Known, Proof
 from resumable.export.source import Stored, stored
 from resumable.export.wanted import Batch, Wanted
+from resumable.proved import PROOF, WeightRecord, Weights
 from resumable.run import Checkpoint, Run, parse_target
 from resumable.state.tensors import DTYPES
 from resumable.store.local import LocalStorage
@@ -168,7 +169,7 @@ def _draft(
         source=found.source,
         entry=entry,
         files=artefact.records(folder),
-        weights=proof.Weights(cast_to=wanted.dtype, identical=None, tensors=tensors, tied=dict(found.tied)),
+        weights=Weights(cast_to=wanted.dtype, identical=None, tensors=tensors, tied=dict(found.tied)),
         golden=known,
         tolerance=tolerance,
         difference=None,
@@ -182,11 +183,11 @@ def _draft(
 def _proved(folder: Path, draft: Proof, wanted: Wanted, target: Path) -> Proof:
     """The whole proof, once a fresh process has loaded and run what is in `folder`."""
     storage = LocalStorage(folder)
-    storage.write(artefact.PROOF, [draft.dump()])
+    storage.write(PROOF, [draft.dump()])
     model = wanted.model if wanted.format == "safetensors" else None
     measured = measured_afresh(folder, called=target, model=model)
     whole = draft.model_copy(update={"grade": grade(draft, measured, where=str(target)), **_shown(draft, measured)})
-    storage.write(artefact.PROOF, [whole.dump()])
+    storage.write(PROOF, [whole.dump()])
     return whole
 
 

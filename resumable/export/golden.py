@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from resumable.capture import environment
 from resumable.errors import ConfigError, CorruptCheckpointError, ExportError, quoted
-from resumable.export import artefact, huggingface
+from resumable.export import huggingface
 from resumable.export.comparison import compare
 from resumable.export.model import build, fill
 from resumable.export.proof import Known, Port
@@ -21,6 +21,7 @@ from resumable.export.runtimes import of_tensors
 from resumable.export.source import Stored
 from resumable.export.wanted import Wanted, default_tolerance
 from resumable.golden import Golden, inputs_of, outputs_of
+from resumable.proved import GOLDEN_FILE
 from resumable.run import GOLDEN, Checkpoint, is_golden
 from resumable.store.local import LocalStorage
 
@@ -129,9 +130,9 @@ def written(
     tensors = {f"input.{n}": each for n, each in enumerate(golden.inputs)}
     tensors |= {f"output.{n}": each for n, each in enumerate(golden.outputs)}
     weights = [huggingface.Weight(key, dtype_of(each), tuple(each.shape)) for key, each in tensors.items()]
-    LocalStorage(folder).write(artefact.GOLDEN, huggingface.Streamed(weights, tensors.__getitem__, {}, {}))
+    LocalStorage(folder).write(GOLDEN_FILE, huggingface.Streamed(weights, tensors.__getitem__, {}, {}))
     return Known(
-        file=artefact.GOLDEN,
+        file=GOLDEN_FILE,
         made_by=known.made_by,
         batch_size=next((each.shape[0] for each in golden.inputs if each.ndim), 0),
         dynamic_batch=wanted.batch == "dynamic",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import xxhash
 
-from resumable.export.proof import WeightRecord
+from resumable.proved import WeightRecord
 from resumable.state.image import Slice, parse_header
 from resumable.state.tags import stored_as
 

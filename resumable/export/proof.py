@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from resumable import strictjson
-from resumable.errors import CorruptCheckpointError, FormatVersionError, quoted
+from resumable.proved import PROOF_VERSION, Format, Key, Version, Weights, damaged, document_of
 from resumable.store.manifest import (
     Count,
     Digest,
@@ -20,20 +19,14 @@ from resumable.store.manifest import (
     Sizes,
     Text,
     first_fault,
-    undamaged,
 )
-
-PROOF_VERSION = 1
-MAX_BYTES = 32 * 2**20
 
 WEIGHTS_IDENTICAL = "weights-identical"
 OUTPUTS_IDENTICAL = "outputs-identical"
 OUTPUTS_WITHIN_TOLERANCE = "outputs-within-tolerance"
 
 Grade = Literal["weights-identical", "outputs-identical", "outputs-within-tolerance"]
-Format = Literal["safetensors", "pt2", "onnx", "aoti"]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
-Key = Annotated[str, Field(max_length=4096)]
 
 
 class Source(Record):
@@ -51,26 +44,6 @@ class FileRecord(Record):
 
     size: Natural
     digest: Digest
-
-
-class WeightRecord(Record):
-    """One tensor: XXH3-128 of its bytes in row-major order, little-endian."""
-
-    dtype: Dtype
-    shape: Sizes
-    digest: Digest
-
-
-class Weights(Record):
-    """The tensors that were to be carried over, by the names of the `state_dict`; `tied`: another name of which one.
-
-    `identical` says whether those in the artefact have these very bits; None where its format has no such tensors.
-    """
-
-    cast_to: Dtype | None
-    identical: bool | None
-    tensors: dict[Key, WeightRecord]
-    tied: dict[Key, Key]
 
 
 class Port(Record):
@@ -118,7 +91,7 @@ class Checked(Record):
 class Proof(Record):
     """The whole document."""
 
-    proof_version: Annotated[int, Field(ge=PROOF_VERSION, le=PROOF_VERSION)] = PROOF_VERSION
+    proof_version: Version = PROOF_VERSION
     format: Format
     grade: Grade | None
     source: Source
@@ -140,22 +113,8 @@ def parse(data: bytes) -> Proof:
     `CorruptCheckpointError` says what is wrong with it, `FormatVersionError` that it is newer than this program.
     """
     try:
-        document = strictjson.loads(undamaged(data), max_bytes=MAX_BYTES)
-        _refuse_newer(document)
-        return Proof.model_validate(document)
+        return Proof.model_validate(document_of(data))
     except ValidationError as error:
-        raise CorruptCheckpointError(f"proof.json: {quoted(first_fault(error))}", _AGAIN) from error
+        raise damaged(first_fault(error)) from error
     except ValueError as error:
-        raise CorruptCheckpointError(f"proof.json: {quoted(error)}", _AGAIN) from error
-
-
-_AGAIN = "export the model again, or copy the whole folder again"
-
-
-def _refuse_newer(document: Any) -> None:
-    version = document.get("proof_version") if isinstance(document, dict) else None
-    if type(version) is int and version > PROOF_VERSION:
-        raise FormatVersionError(
-            f"proof.json: version {version}, expected at most {PROOF_VERSION}",
-            "it was written by a newer resumable: upgrade this one",
-        )
+        raise damaged(error) from error

@@ -48,7 +48,7 @@ def stored(checkpoint: Checkpoint, name: str) -> Stored:
     if record.kind != "module":
         modules = [other for other, found in checkpoint.manifest.objects.items() if found.kind == "module"]
         raise ExportError(
-            f"{checkpoint.name}: {name} is a {record.kind} ({record.type}), expected a module",
+            f"{checkpoint.name}: {name}: expected a module, found {record.kind} ({record.type})",
             f"this checkpoint holds the modules: {', '.join(modules) or 'none'}",
         )
     prefix = "module." if record.type == AVERAGED else ""

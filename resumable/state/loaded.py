@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from resumable.events import emit
+from resumable.events import emit, emit_aloud
 from resumable.state.matching import Match
 
 _SHOWN = 8
@@ -31,10 +31,11 @@ class Loaded:
 
     @classmethod
     def told(cls, found: Match, where: str, *, name: str | None = None) -> Loaded:
-        """What a match came to, also as a log line."""
+        """What a match came to, also as a log line: a warning where something does not fit."""
         shapes = {each: (there or (), here or ()) for each, (there, here) in found.another_shape.items()}
         loaded = cls(found.missing, found.unexpected, found.skipped, shapes, len(found.taken), found.prefix)
-        emit(
+        tell = emit if found.fits else emit_aloud
+        tell(
             "LOADED",
             **{"from": where},
             object=name,

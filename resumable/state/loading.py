@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from resumable.errors import RunMismatchError
 from resumable.state.adapter import listed, taking, unwrapped
+from resumable.state.asked import patterns, refuse_other_model, refuse_other_rules
 from resumable.state.filling import fillable
 from resumable.state.matching import Match, Place, Shape, match, suggested
 from resumable.state.modules import is_extra, places
@@ -55,8 +56,11 @@ def load(
     """Fill a model's parameters and buffers in place; their dtypes and devices stay.
 
     All names and shapes are compared before the first value is written. Raises `RunMismatchError` for what does not
-    fit: with `strict` for anything, otherwise where nothing fits.
+    fit: with `strict` for anything, otherwise where nothing fits; `ConfigError` for what cannot be asked.
     """
+    refuse_other_model(model)
+    refuse_other_rules(rename)
+    skip = patterns(skip)
     model = unwrapped(model)
     live = model.state_dict()
     found = match(

@@ -17,6 +17,7 @@ from resumable.state.filling import MaybeDigested, Readable, Records, read_head,
 from resumable.state.image import Slice, parse_head
 from resumable.state.onefile import contents_of
 from resumable.state.tensors import TensorFacts
+from resumable.state.unstage import placed
 
 _PIECE_BYTES = 8 * 2**20
 
@@ -119,17 +120,33 @@ class StoredFiles:
     is_mixed = False
     metadata = None
 
-    def __init__(self, where: str, files: Sequence[SafetensorsFile], beside: Mapping[str, str]) -> None:
-        """`beside` is metadata that stands in none of the files. `ValueError` for a key in two of them."""
+    def __init__(
+        self,
+        where: str,
+        files: Sequence[SafetensorsFile],
+        beside: Mapping[str, str],
+        *,
+        records: Records | None = None,
+    ) -> None:
+        """`beside` is metadata that stands in none of the files. `ValueError` for a key in two of them.
+
+        With `records` the files hold these tensors and no others, which is proved while they are read; without them
+        the files are believed.
+        """
         self.where = where
         self._home = _homes(files)
-        self.facts = {key: TensorFacts.recorded(file.records[key]) for key, file in self._home.items()}
+        believed = {key: file.records[key] for key, file in self._home.items()}
+        self._records: Mapping[str, MaybeDigested] = believed if records is None else records
+        places = placed([file.slices for file in files], self._records)
+        if others := [key for key in self._home if key not in places]:
+            raise ValueError(f"tensor {others[0]!r}: in a file, and not in the proof")
+        self.facts = {key: places[key][2] for key in self._home}
         said = {**beside, **{name: key for file in files for name, key in file.others.items()}}
         self.others = {name: key for name, key in said.items() if key in self._home and name not in self._home}
 
     def identity(self, key: str) -> object:
         facts = self.facts[key]
-        return facts.dtype, facts.shape, self._digest(key)
+        return facts.dtype, facts.shape, self._records[key].digest or self._digest(key)
 
     def _digest(self, key: str) -> str:
         file = self._home[key]
@@ -144,8 +161,9 @@ class StoredFiles:
     def read(self, keys: Collection[str], into: Mapping[str, Tensor]) -> Mapping[str, Any]:
         values: dict[str, Tensor] = {}
         for file in {id(file): file for file in map(self._home.__getitem__, keys)}.values():
-            records = {key: file.records[key] for key in keys if self._home[key] is file}
-            here = {key: into[key] for key in records if key in into}
+            held = [key for key in keys if self._home[key] is file]
+            records = {key: self._records[key] for key in held}
+            here = {key: into[key] for key in held if key in into}
             values |= read_placed(file.source, file.slices, records, into=here)
         return values
 

@@ -33,8 +33,8 @@ def main() -> None:
         print(markdown(_told(measure(Path(folder)))))
     runtimes = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
     machine = f"{os.cpu_count()} cores with {torch.backends.cpu.get_cpu_capability()}, one thread"
-    took = f"Measured in {time.monotonic() - started:.0f} s"
-    print(f"\n{took} on {machine}, Python {platform.python_version()}, {runtimes}.")
+    took = time.monotonic() - started
+    print(f"\nMeasured in {took:.0f} s on {machine}, Python {platform.python_version()}, {runtimes}.")
 
 
 if __name__ == "__main__":

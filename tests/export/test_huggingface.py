@@ -22,7 +22,7 @@ from resumable import Run, Trainer
 from resumable.export import Exported, export, verify
 from resumable.export.held import holds
 from resumable.export.huggingface import Weight, shards, write
-from resumable.export.proof import WeightRecord
+from resumable.proved import WeightRecord
 from resumable.store.local import LocalStorage
 from tests.export.conftest import Train, Trained
 from tests.export.models import CASES

@@ -15,7 +15,8 @@ from resumable import strictjson
 from resumable.errors import CorruptCheckpointError, FormatVersionError, ResumableError
 from resumable.export import Exported, Proof
 from resumable.export.artefact import read_proof
-from resumable.export.proof import MAX_BYTES, Difference, parse
+from resumable.export.proof import Difference, parse
+from resumable.proved import MAX_BYTES
 from resumable.store.manifest import digest
 from tests.export.conftest import Artefact
 from tests.export.signing import signed
