@@ -21,15 +21,20 @@ _OURS = str(Path(__file__).parents[1])
 def made_by(factory: str) -> Any:
     """What `package.module:function` makes when it is called without arguments.
 
-    The current folder is where modules are looked for first, as in `python -m`. `ConfigError`
-    where there is no such function, `ExportError` for what it raises.
+    The current folder is where modules are looked for first, as in `python -m`. Nothing trains meanwhile. `ConfigError`
+    where there is no such function or where it would train, `ExportError` for what it raises.
     """
+    from resumable.launch import building
+
     module, path = _parsed(factory)
-    function = _function(_imported(factory, module), factory, path)
-    try:
-        return function()
-    except (Exception, SystemExit) as error:
-        raise ExportError(f"{factory}() raised {_told(error)}", "it is called without arguments") from error
+    with building(factory):
+        function = _function(_imported(factory, module), factory, path)
+        try:
+            return function()
+        except ConfigError:
+            raise  # which says by itself what is to be done
+        except (Exception, SystemExit) as error:
+            raise ExportError(f"{factory}() raised {_told(error)}", "it is called without arguments") from error
 
 
 def _parsed(factory: str) -> tuple[str, str]:
@@ -57,6 +62,8 @@ def _imported(factory: str, module: str) -> ModuleType:
         sys.path.insert(0, os.getcwd())
     try:
         return importlib.import_module(module)
+    except ConfigError:
+        raise
     except ImportError as error:
         raise _not_imported(factory, module, error) from error
     except (Exception, SystemExit) as error:  # a training script that was named begins to train, or to parse arguments
