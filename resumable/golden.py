@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -75,13 +75,20 @@ class Known:
 def known(modules: Mapping[str, nn.Module], batch: Any, *, model: str | None) -> Known:
     """`batch` as a golden input of one of the modules, tried out at once.
 
-    Raises `ConfigError` where it is not clear which module, `StateError` as `inputs_of` and `outputs_of`.
+    Raises `ConfigError` where it is not clear which module, `StateError` as `inputs_of` and `outputs_of`, and where the
+    outputs prove nothing. Later ones may: a training that diverges is not ended by it.
     """
     golden = inputs_of(batch)
     name = model or _only(modules)
     if name not in modules:
         raise ConfigError(f"golden(..., model={name!r}): no such module", f"modules here: {_listed(modules)}")
-    outputs_of(modules[name], golden)
+    found = nothing_in(outputs_of(modules[name], golden).outputs)
+    if found is not None:
+        raise StateError(
+            f"golden: {type(modules[name]).__name__} gives {found} in its outputs, so that any model would pass",
+            "give an input for which the model as it is now gives numbers; where every input gives none, look at its "
+            "weights",
+        )
     return Known(name, modules[name], golden)
 
 
@@ -121,6 +128,22 @@ def outputs_of(module: nn.Module, golden: Golden) -> Golden:
     if not outputs:
         raise StateError("golden: the model gave no tensor", "return what is to be compared from its forward")
     return dataclasses.replace(golden, outputs=outputs)
+
+
+def nothing_in(outputs: Sequence[Tensor]) -> str | None:
+    """Why any model would pass by these outputs: they hold no finite number; None where there is one."""
+    count = sum(tensor.numel() for tensor in outputs)
+    if not count:
+        return "no number at all"
+    return None if any(map(_has_finite, outputs)) else f"no finite number among the {count}"
+
+
+def _has_finite(tensor: Tensor) -> bool:
+    name = str(tensor.dtype).removeprefix("torch.")
+    if not name.startswith(("float", "bfloat", "complex")) or name.startswith("float4"):  # which have no NaN
+        return tensor.numel() > 0
+    narrow = name.startswith("float8")  # for which torch has no such test
+    return bool(torch.isfinite(tensor.float() if narrow else tensor).any())
 
 
 def _forward(module: nn.Module, golden: Golden) -> Any:

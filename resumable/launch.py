@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -34,6 +35,32 @@ def refuse_several_processes() -> None:
         raise ConfigError(
             f"the world has {world} processes; this version trains in one",
             "run one process per run folder; distributed training is refused until it is exact",
+        )
+
+
+_BUILDING: ContextVar[str | None] = ContextVar("building", default=None)
+
+
+@contextmanager
+def building(factory: str) -> Iterator[None]:
+    """While it lasts the user's code is run for nothing but the model that it builds: whatever launches is refused."""
+    token = _BUILDING.set(factory)
+    try:
+        yield
+    finally:
+        _BUILDING.reset(token)
+
+
+def refuse_while_building() -> None:
+    """`ConfigError` where this code is run because an export or its proof needs a model.
+
+    The run that it would go on with may be the very one that is exported: it would claim it, train and prune.
+    """
+    factory = _BUILDING.get()
+    if factory is not None:
+        raise ConfigError(
+            f"{factory} was named as the function that builds the model, and began to train",
+            "what trains belongs behind `if __name__ == '__main__':`",
         )
 
 

@@ -16,7 +16,7 @@ from resumable.cycle import Cycle
 from resumable.data.loader import Data
 from resumable.errors import ConfigError, LoopError
 from resumable.events import show_events, warn
-from resumable.launch import announce, refuse_several_processes, skipping
+from resumable.launch import announce, refuse_several_processes, refuse_while_building, skipping
 from resumable.loops import Loops
 from resumable.progress import TrainingBar
 from resumable.signals import Preemption
@@ -36,6 +36,7 @@ class Trainer:
     """
 
     def __init__(self, config: str | Path | Mapping[str, Any] | Config | None = None, /, **objects: Any) -> None:
+        refuse_while_building()
         show_events()
         if config is None:
             raise ConfigError(

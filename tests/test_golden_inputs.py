@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,18 @@ from torch import Tensor, nn
 from resumable import ConfigError, LoopError, Run, RunMismatchError, StateError, Trainer
 from resumable.cli import app
 from resumable.cli.diff import compare, examine
-from resumable.golden import Golden, inputs_of, outputs_of
+from resumable.export import comparison as arrays
+from resumable.export import runtimes
+from resumable.export.proof import Known, Port
+from resumable.golden import Golden, inputs_of, nothing_in, outputs_of
+from resumable.state.tags import TAGS, stored_as
+from resumable.state.tensors import DTYPES
 from tests.lab.client import Bench, killed, shared_lab
 from tests.lab.toys import Restless
 from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends, crashed, steps_of
 
 X = torch.arange(6.0).reshape(3, 2) / 8
+NARROW = (torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 class Sum(nn.Module):
@@ -495,6 +502,74 @@ def test_a_forward_that_fails_later_ends_the_training_with_its_reason(run: Path)
     with pytest.raises(StateError, match="Sequential failed on the input"):
         tiny.turn(2, breaks)
     assert steps_of(run) == [0]
+
+
+NOTHING: dict[str, tuple[Tensor, str]] = {
+    "NaN": (torch.full((3, 2), torch.nan), "no finite number among the 3 in its outputs"),
+    "infinite": (torch.full((3, 2), torch.inf), "no finite number among the 3 in its outputs"),
+    "empty": (torch.zeros(0, 2), "no number at all in its outputs"),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_an_input_for_which_any_model_would_pass_is_refused_at_once(run: Path, name: str) -> None:
+    batch, said = NOTHING[name]
+    tiny = Tiny(run)
+    with tiny.trainer() as trainer:
+        with pytest.raises(StateError, match=f"golden: Sequential gives {said}") as caught:
+            trainer.golden(batch)
+        assert "give an input" in str(caught.value.hint)
+        for _ in trainer.steps(1):
+            pass
+    assert "golden" not in Run(str(run)).latest().manifest.objects
+
+
+def test_a_training_that_diverges_goes_on_and_saves_what_the_model_gives(run: Path) -> None:
+    tiny = Tiny(run)
+
+    def diverges(trainer: Trainer) -> None:
+        if trainer.step == 0:
+            trainer.golden(X)
+        with torch.no_grad():
+            tiny.model[3].weight.fill_(torch.nan)
+        trainer.request_save()
+
+    tiny.turn(3, diverges)
+    assert steps_of(run)[-1] == 3
+    assert golden_of(run).outputs[0].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ([], "no number at all"),
+        ([torch.zeros(0, 3), torch.zeros(2, 0)], "no number at all"),
+        ([torch.full((2,), torch.nan), torch.full((3,), -torch.inf)], "no finite number among the 5"),
+        ([torch.full((2,), torch.nan), torch.tensor(0.0)], None),
+        ([torch.zeros(0), torch.tensor(7)], None),
+        ([torch.tensor(False)], None),
+        ([torch.tensor(complex(torch.nan, 1.0))], "no finite number among the 1"),
+        ([torch.tensor(1j)], None),
+        *[([torch.tensor([torch.nan]).to(dtype)], "no finite number among the 1") for dtype in NARROW],
+        *[([torch.tensor([1.0]).to(dtype)], None) for dtype in NARROW],
+    ],
+)
+def test_one_finite_number_is_something_to_compare_with(outputs: list[Tensor], said: str | None) -> None:
+    assert nothing_in(outputs) == said
+
+
+@pytest.mark.parametrize("name", sorted(TAGS))
+def test_numbers_of_any_dtype_can_be_looked_at(name: str, tmp_path: Path) -> None:
+    value = torch.ones(16, dtype=torch.uint8).view(DTYPES[name])
+    assert nothing_in([value]) is None
+    assert nothing_in([value[:0]]) == "no number at all"
+    port = Port(key="output.0", name=None, argument=None, dtype=name, shape=list(value.shape))
+    tag, shape = stored_as(name, list(value.shape))
+    header = json.dumps({"output.0": {"dtype": tag, "shape": list(shape), "data_offsets": [0, 16]}}).encode()
+    (tmp_path / "golden").write_bytes(len(header).to_bytes(8, "little") + header + bytes([1] * 16))
+    known = Known.model_construct(file="golden", outputs=[port])
+    [numbers] = runtimes.numbers(tmp_path, known)
+    assert arrays.nothing_in([numbers]) is None
 
 
 # -- no bit depends on it ---------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from resumable.errors import ConfigError, CorruptCheckpointError, ExportError, R
 from resumable.export import proof as proofs
 from resumable.export import runtimes
 from resumable.export.artefact import check_files, read_proof
-from resumable.export.comparison import Compared, compare
+from resumable.export.comparison import Compared, compare, nothing_in
 from resumable.export.proof import Known, Proof
 from resumable.proved import WeightRecord
 
@@ -44,6 +44,7 @@ def verify(folder: str | Path, *, model: str | None = None) -> tuple[Proof, Meas
     proof = read_proof(folder)
     _refuse_unproved(folder, proof)
     check_files(folder, proof)
+    _refuse_nothing(folder, proof)
     measured = measure(folder, proof, model=model)
     grade(proof, measured, where=str(folder))
     return proof, measured
@@ -53,6 +54,15 @@ def _refuse_unproved(folder: Path, proof: Proof) -> None:
     if proof.grade is None:
         raise ExportError(
             f"{folder}: an export that was killed before it was proved", "remove this folder, and export again"
+        )
+
+
+def _refuse_nothing(folder: Path, proof: Proof) -> None:
+    nothing = None if proof.golden is None else nothing_in(runtimes.numbers(folder, proof.golden))
+    if nothing is not None:
+        raise ExportError(
+            f"{folder}: {nothing} in the golden outputs, so that any model would pass for this one",
+            "export again, with a golden input for which the model gives numbers: --golden FILE",
         )
 
 
@@ -190,6 +200,7 @@ def _said(folder: Path, model: str | None) -> dict[str, Any]:
     try:
         proof = read_proof(folder)
         check_files(folder, proof)
+        _refuse_nothing(folder, proof)
         return asdict(measure(folder, proof, model=model))
     except ResumableError as error:
         return {"error": error.message, "hint": error.hint}

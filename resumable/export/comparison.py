@@ -52,6 +52,14 @@ def compare(found: Sequence[Output], expected: Sequence[Output]) -> Compared:
     )
 
 
+def nothing_in(values: Sequence[np.ndarray[Any, Any]]) -> str | None:
+    """Why any model would pass by these outputs: they hold no finite number; None where there is one."""
+    count = sum(each.size for each in values)
+    if not count:
+        return "no number at all"
+    return None if any(np.isfinite(each).any() for each in values) else f"no finite number among the {count}"
+
+
 def _difference(found: Values, expected: Values) -> tuple[float, float]:
     same = (found == expected) | (np.isnan(found) & np.isnan(expected))
     if same.all():

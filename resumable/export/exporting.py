@@ -117,6 +117,7 @@ def _known_of_weights(folder: Path, found: Stored, given: Given, wanted: Wanted)
             "a golden input alone proves nothing of weights: nothing here can run it",
             "name the function that builds the model: --model package.module:function; or leave --golden out",
         )
+    known_inputs.refuse_nothing(given, found)
     nameless = {"inputs": [None] * len(given.golden.inputs), "outputs": [None] * len(given.golden.outputs)}
     return known_inputs.written(folder, given, wanted, **nameless)
 

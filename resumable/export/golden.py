@@ -20,14 +20,17 @@ from resumable.export.proof import Known, Port
 from resumable.export.runtimes import of_tensors
 from resumable.export.source import Stored
 from resumable.export.wanted import Wanted, default_tolerance
-from resumable.golden import Golden, inputs_of, outputs_of
+from resumable.golden import Golden, inputs_of, nothing_in, outputs_of
 from resumable.proved import GOLDEN_FILE
 from resumable.run import GOLDEN, Checkpoint, is_golden
 from resumable.store.local import LocalStorage
 
 SAME_RELATIVE = 1e-5  # of the largest output: what another order of additions may make of float32
 
-_SAME = "the function must build the model as it was trained, down to what has no weights: activations, masks, scales"
+_SAME = (
+    "the function must build the model as it was trained, down to what has no weights: activations, masks, scales; "
+    "a model that draws random numbers in eval mode, as a dropout that is never off, gives other outputs each time"
+)
 
 
 @dataclass(frozen=True)
@@ -82,16 +85,31 @@ def _here() -> dict[str, Any]:
 def with_outputs(known: Given, found: Stored, wanted: Wanted) -> tuple[Given, nn.Module]:
     """The model with the checkpoint's values, and what the live one gave: in training, or else here.
 
-    `ExportError` where the model that was built gives something else than the one that was trained.
+    `ExportError` where the model that was built gives something else than the one that was trained, and where what it
+    gives proves nothing.
     """
     assert wanted.model is not None
     model = build(wanted.model)
     fill(model, found)
-    if known.live is not None:
-        _refuse_another(outputs_of(model, known.live), known.live, wanted)
     if not known.golden.outputs:
         known = dataclasses.replace(known, golden=outputs_of(model, known.golden))
+    refuse_nothing(known, found)  # before the next, which two models that give nothing pass
+    if known.live is not None:
+        _refuse_another(outputs_of(model, known.live), known.live, wanted)
     return known, model
+
+
+def refuse_nothing(known: Given, found: Stored) -> None:
+    """`ExportError` where the golden outputs hold no finite number, so that any model would pass."""
+    nothing = nothing_in(known.golden.outputs)
+    if nothing is None:
+        return
+    hint = "give another input, or look at the checkpoint's weights"
+    if known.made_by == "trainer":
+        hint = "export a checkpoint from before the model gave none, or give another input: --golden FILE with --model"
+    raise ExportError(
+        f"{found.source.checkpoint}: {nothing} in the golden outputs, so that any model would pass for this one", hint
+    )
 
 
 def _refuse_another(here: Golden, live: Golden, wanted: Wanted) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from resumable.errors import ConfigError, ExportError, RunMismatchError, quoted
+from resumable.errors import ExportError, RunMismatchError, quoted
+from resumable.export.factory import made_by
 from resumable.export.source import HIDDEN, Stored
 from resumable.state.modules import is_extra
 
@@ -17,45 +15,18 @@ if TYPE_CHECKING:
 
 
 def build(factory: str) -> nn.Module:
-    """What `package.module:function` makes when it is called without arguments.
+    """The model that `package.module:function` makes, out of the wrappers of training; errors as `made_by`.
 
-    The current folder is where modules are looked for first, as in `python -m`. `ConfigError` where there is no such
-    function, `ExportError` for what it raises or makes.
+    `ExportError` where it makes no model.
     """
     from torch import nn
 
-    function = _found(factory)
-    try:
-        made = function()
-    except (Exception, SystemExit) as error:
-        raise ExportError(
-            f"{factory}() raised {type(error).__name__}: {quoted(error)}", "it is called without arguments"
-        ) from error
+    from resumable.state.adapter import unwrapped
+
+    made = unwrapped(made_by(factory))
     if not isinstance(made, nn.Module):
         raise ExportError(f"{factory}() made a {type(made).__name__}, expected a torch.nn.Module", "return the model")
     return made.eval()
-
-
-def _found(factory: str) -> Any:
-    module, colon, path = factory.partition(":")
-    if not colon or not module or not path:
-        raise ConfigError(f"--model {factory}: expected package.module:function", "for example my_project.model:build")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found = importlib.import_module(module)
-        for name in path.split("."):
-            found = getattr(found, name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"--model {factory}: {error}", "run it from the folder in which `import` finds it") from error
-    except (Exception, SystemExit) as error:  # a training script that was named begins to train, or to parse arguments
-        raise ExportError(
-            f"--model {factory}: importing {module} raised {type(error).__name__}: {quoted(error)}",
-            "name a module that can be imported: what trains belongs behind `if __name__ == '__main__':`",
-        ) from error
-    if not callable(found):
-        raise ConfigError(f"--model {factory}: a {type(found).__name__}, expected a function", "name what is called")
-    return found
 
 
 def fill(model: nn.Module, stored: Stored) -> None:

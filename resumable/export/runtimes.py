@@ -40,6 +40,8 @@ _NUMPY = {
     "float64": "<f8",
 }
 
+_LOOKED_AT = _NUMPY | {"complex64": "<c8", "complex128": "<c16"}
+
 
 def run(folder: Path, proof: Proof, known: Known) -> tuple[str, dict[str, Any], list[Output]]:
     """The runtime's name and version, what of the machine may change bits, and what the program gave.
@@ -101,15 +103,16 @@ def arrays(folder: Path, known: Known, ports: Sequence[Port]) -> list[np.ndarray
 
 def tensors(folder: Path, known: Known, ports: Sequence[Port]) -> list[Tensor]:
     """The same as torch tensors of their own memory."""
+    return [_tensor(port, data) for port, data in slices(folder, known, ports)]
+
+
+def _tensor(port: Port, data: memoryview) -> Tensor:
     import torch
 
     from resumable.state.tensors import DTYPES
 
-    found = []
-    for port, data in slices(folder, known, ports):
-        flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-        found.append(flat.view(DTYPES[port.dtype]).view(port.shape))
-    return found
+    flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    return flat.view(DTYPES[port.dtype]).view(port.shape)
 
 
 def called(known: Known, values: Sequence[Any]) -> Call:
@@ -156,6 +159,25 @@ def expected(folder: Path, known: Known) -> list[Output]:
     if all(port.dtype in _NUMPY for port in known.outputs):
         return of_arrays(arrays(folder, known, known.outputs))
     return of_tensors(tensors(folder, known, known.outputs))
+
+
+def numbers(folder: Path, known: Known) -> list[np.ndarray[Any, Any]]:
+    """The golden outputs, to be looked at alone. Needs torch only for dtypes that few have."""
+    return [_numbers(port, data) for port, data in slices(folder, known, known.outputs)]
+
+
+def _numbers(port: Port, data: memoryview) -> np.ndarray[Any, Any]:
+    if port.dtype in _LOOKED_AT:
+        return np.frombuffer(data, dtype=_LOOKED_AT[port.dtype])
+    if port.dtype == "bfloat16":  # the upper half of a float32
+        return (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
+    if not port.dtype.startswith(("float8", "complex")):
+        return np.frombuffer(data, dtype="<u1")  # whatever it is, it has no NaN
+    import torch
+
+    wide = torch.complex64 if port.dtype.startswith("complex") else torch.float32
+    numbers: np.ndarray[Any, Any] = _tensor(port, data).to(wide).numpy()
+    return numbers
 
 
 # -- runtimes ---------------------------------------------------------------------------------------------------------

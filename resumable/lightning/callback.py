@@ -10,7 +10,7 @@ from typing import Any
 from resumable.config import Config
 from resumable.errors import CheckpointError, ConfigError
 from resumable.events import show_events, warn
-from resumable.launch import refuse_several_processes
+from resumable.launch import refuse_several_processes, refuse_while_building
 from resumable.lightning import loggers, private
 from resumable.lightning.checkpoint import BESIDE, NAME, location
 from resumable.lightning.session import Session
@@ -54,6 +54,8 @@ class Resume(_Callback):  # type: ignore[misc]
         # any hook; and a writer removes what is there, or begins another version.
         self._log = log
         trainer = log.__self__.trainer
+        if trainer.state.fn == "fit":
+            refuse_while_building()
         if trainer.state.fn == "fit" and not trainer.fast_dev_run:
             self._found = loggers.go_on_in(trainer.loggers, _logged_before(self.config))
 
@@ -61,6 +63,7 @@ class Resume(_Callback):  # type: ignore[misc]
         """Refuse what cannot be exact; have loggers go on where they were."""
         if stage != "fit":
             return
+        refuse_while_building()
         show_events()
         _refuse_several(trainer)
         if trainer.fast_dev_run:

@@ -16,15 +16,24 @@ CHECKED = ("2.6",)
 
 
 def package() -> Any:
-    """`pytorch_lightning` or `lightning.pytorch`: the one that the program imported, else the one that is installed."""
+    """`pytorch_lightning` or `lightning.pytorch`: the one that the program imported, else the one that is installed.
+
+    `ImportError` where there is none.
+    """
     names = ("pytorch_lightning", "lightning.pytorch")
     for name in names:
         if name in sys.modules:
             return sys.modules[name]
-    try:
-        return importlib.import_module(names[0])
-    except ModuleNotFoundError:
-        return importlib.import_module(names[1])
+    broken: ImportError | None = None
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):  # it is there, and lacks something of its own
+                broken = error
+    raise broken or ImportError(
+        "resumable.lightning needs pytorch-lightning (or lightning): pip install pytorch-lightning"
+    )
 
 
 def version_of(trainer: Any) -> str:

@@ -33,8 +33,8 @@ def main() -> None:
         print(markdown(_told(measure(Path(folder)))))
     runtimes = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
     machine = f"{os.cpu_count()} cores with {torch.backends.cpu.get_cpu_capability()}, one thread"
-    took = time.monotonic() - started
-    print(f"\nMeasured in {took:.0f} s on {machine}, Python {platform.python_version()}, {runtimes}.")
+    python = platform.python_version()
+    print(f"\nMeasured in {time.monotonic() - started:.0f} s on {machine}, Python {python}, {runtimes}.")
 
 
 if __name__ == "__main__":

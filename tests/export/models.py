@@ -218,6 +218,26 @@ CASES: Mapping[str, Case] = {
 SMALL = Case(small, _normal(4, 4))
 
 
+class Restless(nn.Module):
+    """Drops also in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small()
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.inner(nn.functional.dropout(x, training=True))
+        return result
+
+
+def restless() -> nn.Module:
+    """A model that never gives the same twice."""
+    return Restless()
+
+
+RESTLESS = Case(restless, _normal(4, 4))
+
+
 def called(model: nn.Module, batch: Any) -> Any:
     """What the model gives for a batch: a tensor by position, a dict of them by name."""
     return model(**batch) if isinstance(batch, dict) else model(batch)
@@ -295,6 +315,21 @@ class Hasty(nn.Module):
 
 
 NOT_CALLABLE = 5
+BUILT = small()
+
+
+def compiled() -> Any:
+    """`small`, as it is compiled for training."""
+    return torch.compile(small(), backend="eager")
+
+
+def parallel() -> nn.Module:
+    """`small`, as it is spread over devices."""
+    return nn.DataParallel(small())
+
+
+def fails_in_torch() -> nn.Module:
+    return nn.Linear("four", 2)  # type: ignore[arg-type]
 
 
 def leaves() -> nn.Module:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from resumable.export.comparison import Compared, Output, compare
+from resumable.export.comparison import Compared, Output, compare, nothing_in
 from resumable.export.runtimes import of_arrays, of_tensors
 
 NAN, INF = math.nan, math.inf
@@ -125,3 +125,19 @@ def test_no_outputs_are_the_same_as_none() -> None:
 def test_other_numbers_shapes_and_dtypes_are_told(found: list[Output], expected: list[Output], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         compare(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([], "no number at all"),
+        ([np.zeros((0, 3))], "no number at all"),
+        ([np.full(2, NAN), np.full((3, 1), INF)], "no finite number among the 5"),
+        ([np.full(2, NAN), np.asarray(0.0)], None),
+        ([np.zeros(0), np.asarray(7)], None),
+        ([np.asarray(False)], None),
+        ([np.asarray(complex(NAN, 1.0))], "no finite number among the 1"),
+    ],
+)
+def test_arrays_without_a_finite_number_are_nothing_to_compare_with(values: list[Any], said: str | None) -> None:
+    assert nothing_in(values) == said

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from resumable.errors import CheckpointError, CorruptCheckpointError, ExportError, NoCheckpointError
-from resumable.export import verify
+from resumable.export import export, verify
 from resumable.export.programs import Call, write
 from tests.export.conftest import Artefact, Train, exported_as
-from tests.export.models import Case, small
+from tests.export.models import CASES, SMALL, Case, small
 from tests.export.signing import accepted, rewritten
 
 FORMATS = ["safetensors", "pt2", "onnx"]
@@ -235,3 +237,45 @@ def test_a_folder_without_a_proof_is_no_exported_model(tmp_path: Path) -> None:
     with pytest.raises(NoCheckpointError, match=r"no proof\.json here") as caught:
         verify(tmp_path)
     assert "resumable export" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("format", ["pt2", "onnx"])
+def test_golden_outputs_without_a_finite_number_prove_nothing(artefact: Artefact, format: str) -> None:
+    folder = artefact(format)
+    tensors = load_file(folder / "golden.safetensors")
+    for key in ("input.0", "output.0"):
+        tensors[key] = torch.full_like(tensors[key], torch.nan)
+    save_file(tensors, folder / "golden.safetensors")
+    accepted(folder)
+    with pytest.raises(ExportError, match="no finite number among the 8 in the golden outputs") as caught:
+        verify(folder)
+    assert str(folder) in caught.value.message
+    assert "export again" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+def test_golden_outputs_of_weights_that_prove_nothing_are_found_without_torch(
+    train: Train, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    case = CASES["MLP in bfloat16"] if dtype is torch.bfloat16 else SMALL
+    folder = export(str(train(case).run), tmp_path / "made", model=case.factory, golden=case.batch()).folder
+    tensors = load_file(folder / "golden.safetensors")
+    tensors["output.0"] = torch.full_like(tensors["output.0"], torch.nan).to(dtype)
+    save_file(tensors, folder / "golden.safetensors")
+    accepted(folder)
+    port = {"dtype": str(dtype).removeprefix("torch.")}
+    rewritten(folder, lambda document: document["golden"]["outputs"][0].update(port))
+    code = """if True:
+        import sys
+        from resumable.errors import ExportError
+        from resumable.export import verify
+        try:
+            verify(sys.argv[1])
+        except ExportError as error:
+            print(error.message)
+        print("torch" in sys.modules)
+    """
+    ended = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    said, with_torch = ended.stdout.splitlines()
+    assert "no finite number among the" in said
+    assert with_torch == "False"

@@ -33,6 +33,7 @@ from tests.faults.experiments import lacking, small_disk
 
 MODELS = "tests.export.models"
 PROGRAMS = ["pt2", "onnx"]
+PLACE = r"\S+/tests/export/models\.py, line \d+"
 
 
 @contextmanager
@@ -64,11 +65,27 @@ def refused(
         (":small", ConfigError, "--model :small: expected package.module:function", "my_project"),
         (f"{MODELS}:", ConfigError, "expected package.module:function", "my_project"),
         ("no_such_package.model:build", ConfigError, "No module named 'no_such_package'", "run it from the folder"),
-        (f"{MODELS}:absent", ConfigError, "has no attribute 'absent'", "run it from the folder"),
+        ("tests.export.no_such:build", ConfigError, "No module named 'tests.export.no_such'", "run it from the folder"),
+        ("tests/export/models.py:small", ConfigError, "not a path", "^write tests.export.models:small$"),
+        ("./tests/export/models.py:small", ConfigError, "not a path", "^write tests.export.models:small$"),
+        ("models.py:small", ConfigError, "not a path", "^write models:small$"),
+        ("models.py", ConfigError, "not a path", "^write models:build$"),
+        ("/there/models.py:small", ConfigError, "not a path", "^write models:small, in the folder /there$"),
+        ("../models.py:small", ConfigError, "not a path", r"^write models:small, in the folder \.\.$"),
+        (f"{MODELS}:zzz", ConfigError, "has no attribute 'zzz'", "name a function that builds the model"),
+        (f"{MODELS}:smal", ConfigError, "has no attribute 'smal'", f"^did you mean {MODELS}:small\\?$"),
+        (f"{MODELS}:Several.forwrad", ConfigError, "no attribute 'forwrad'", f"mean {MODELS}:Several.forward\\?$"),
         (f"{MODELS}:NOT_CALLABLE", ConfigError, "a int, expected a function", "name what is called"),
+        (
+            f"{MODELS}:BUILT",
+            ConfigError,
+            "a model that is built already .Sequential.",
+            "name a function that builds it",
+        ),
         (f"{MODELS}:called", ExportError, r"called\(\) raised TypeError", "it is called without arguments"),
-        (f"{MODELS}:raises", ExportError, r"raises\(\) raised RuntimeError: no weights today", "without arguments"),
-        (f"{MODELS}:leaves", ExportError, r"leaves\(\) raised SystemExit: 0", "without arguments"),
+        (f"{MODELS}:raises", ExportError, rf"RuntimeError: no weights today \({PLACE}\)", "without arguments"),
+        (f"{MODELS}:leaves", ExportError, rf"leaves\(\) raised SystemExit: 0 \({PLACE}\)", "without arguments"),
+        (f"{MODELS}:fails_in_torch", ExportError, rf"raised TypeError: .* \({PLACE}\)", "without arguments"),
         (f"{MODELS}:no_module", ExportError, r"no_module\(\) made a dict, expected a torch.nn.Module", "return the"),
         (
             f"{MODELS}:narrow",
@@ -90,7 +107,7 @@ def test_a_function_that_builds_no_such_model_is_told(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("1 / 0", "importing broken_model raised ZeroDivisionError"),
+        ("x = 1\n1 / 0", r"importing broken_model raised ZeroDivisionError.*broken_model\.py, line 2\)"),
         ("def build(:", "importing broken_model raised SyntaxError"),
         ("import sys; sys.exit(3)", "importing broken_model raised SystemExit: 3"),
         ("import argparse; argparse.ArgumentParser().parse_args(['--no'])", "importing broken_model raised SystemExit"),
@@ -103,6 +120,34 @@ def test_a_module_that_cannot_be_imported_is_told(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     refused(small, tmp_path, ExportError, said, "__name__ == '__main__'", model="broken_model:build")
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("\nimport no_such_dep.part", "No module named 'no_such_dep'", "needs_more imports no_such_dep: install it"),
+        ("\nfrom os import no_such_name", "cannot import name 'no_such_name'", "`python -c 'import needs_more'`"),
+        ("\nfrom . import sibling", "attempted relative import", "`python -c 'import needs_more'`"),
+    ],
+)
+def test_a_module_that_is_found_and_whose_own_import_fails_is_told_by_that(
+    small: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str, hint: str
+) -> None:
+    (tmp_path / "needs_more.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    said = rf"importing needs_more raised \w+: {said}.*needs_more\.py, line 2\)"
+    refused(small, tmp_path, ConfigError, said, hint, model="needs_more:build")
+
+
+@pytest.mark.parametrize("name", ["compiled", "parallel"])
+def test_a_model_in_a_wrapper_of_training_is_the_one_inside(small: Trained, tmp_path: Path, name: str) -> None:
+    made = export(str(small.run), tmp_path / "made", format="pt2", model=f"{MODELS}:{name}", golden=SMALL.batch())
+    assert made.proof.grade == "outputs-identical"
+    weights = exported_as(small, tmp_path / "weights", "safetensors", golden=SMALL.batch(), model=SMALL.factory)
+    _, measured = verify(weights.folder, model=f"{MODELS}:{name}")
+    assert measured.outputs is not None
+    assert measured.outputs.identical
 
 
 def test_a_head_that_is_no_longer_tied_is_told(train: Train, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,3 +177,31 @@ def test_a_launcher_that_says_two_is_refused(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ConfigError, match="2"):
         fit(tmp_path, Net())
     assert not (tmp_path / "run").exists()
+
+
+WITHOUT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from resumable.lightning import Resume
+"""
+
+
+def test_without_lightning_what_to_install_is_told_in_one_error() -> None:
+    code = WITHOUT.format(absent=("lightning", "pytorch_lightning"))
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    said = "resumable.lightning needs pytorch-lightning (or lightning): pip install pytorch-lightning"
+    assert ended.stderr.splitlines()[-1] == f"ImportError: {said}"
+    assert ended.stderr.count("Traceback") == 1
+
+
+def test_a_lightning_that_lacks_something_of_its_own_is_told_by_that() -> None:
+    code = WITHOUT.format(absent=("lightning", "lightning_utilities"))
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "No module named 'lightning_utilities" in ended.stderr.splitlines()[-1]
