@@ -24,6 +24,7 @@ from resumable.proved import GOLDEN_FILE, PROOF, Weights
 from resumable.run import Checkpoint, Run, parse_target, selector_slip
 from resumable.state.loaded import Loaded
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName
+from resumable.store.manifest import first_fault
 from resumable.store.storage import Seen, Storage, checked, local_path, open_storage, without_password
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from resumable.state.stored import SafetensorsFile, StoredFiles
 
-SINGLE = "model.safetensors"
+SINGLE = "model.safetensors"  # as Hugging Face calls them
 INDEX = "model.safetensors.index.json"
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".bin.index.json")
@@ -212,9 +213,7 @@ def _parsed_index(file: _StoredFile) -> _Index:
     try:
         return _Index.model_validate(strictjson.loads(file.all(strictjson.MAX_BYTES)))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from error
+        raise ValueError(first_fault(error)) from error
 
 
 def _inside(shard: str) -> str:

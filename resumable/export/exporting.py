@@ -22,6 +22,7 @@ from resumable.proved import PROOF, WeightRecord, Weights
 from resumable.run import Checkpoint, Run, parse_target
 from resumable.state.tensors import DTYPES
 from resumable.store.local import LocalStorage
+from resumable.weights import INDEX, SINGLE
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _cast(dtype: str, to: str | None) -> str:
 
 
 def _entry(folder: Path) -> str:
-    return huggingface.SINGLE if (folder / huggingface.SINGLE).exists() else huggingface.INDEX
+    return SINGLE if (folder / SINGLE).exists() else INDEX
 
 
 def _program(folder: Path, found: Stored, given: Given | None, wanted: Wanted) -> Proof:

@@ -17,12 +17,10 @@ import xxhash
 from resumable.state.image import Layout
 from resumable.state.tensors import DTYPES, TensorFacts, bytes_of
 from resumable.store.storage import Storage
+from resumable.weights import INDEX, SINGLE
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 
 Read = Callable[[str], "Tensor"]
 

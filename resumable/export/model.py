@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor, nn
 
 from resumable.errors import ExportError, RunMismatchError, quoted
 from resumable.export.factory import made_by
-from resumable.export.source import HIDDEN, Stored
-from resumable.state.modules import is_extra
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from resumable.export.source import Stored
+from resumable.state.adapter import listed, unwrapped
+from resumable.state.modules import HIDDEN, is_extra, misfits, untied
+from resumable.state.tensors import TensorFacts, empty, facts_of, same_place
+from resumable.state.tensors import fill as copied
 
 
 def build(factory: str) -> nn.Module:
@@ -19,10 +21,6 @@ def build(factory: str) -> nn.Module:
 
     `ExportError` where it makes no model.
     """
-    from torch import nn
-
-    from resumable.state.adapter import unwrapped
-
     made = unwrapped(made_by(factory))
     if not isinstance(made, nn.Module):
         raise ExportError(f"{factory}() made a {type(made).__name__}, expected a torch.nn.Module", "return the model")
@@ -34,8 +32,6 @@ def fill(model: nn.Module, stored: Stored) -> None:
 
     `RunMismatchError` where names, shapes or dtypes are not the very same.
     """
-    from resumable.state.tensors import fill as copied
-
     state = model.state_dict(keep_vars=True)
     live = {name: value for name, value in state.items() if not is_extra(name)}
     _refuse_misfit(type(model).__name__, live, stored)
@@ -59,9 +55,6 @@ def _fill_extra(model: nn.Module, stored: Stored) -> None:
 
 
 def _refuse_misfit(what: str, live: Mapping[str, Any], stored: Stored) -> None:
-    from resumable.state.modules import misfits, untied
-    from resumable.state.tensors import TensorFacts, empty
-
     saved = {name: empty(TensorFacts.recorded(record), "meta") for name, record in stored.records.items()}
     saved |= {name: saved[kept] for name, kept in stored.tied.items()}
     reasons = [*misfits(saved, live), *untied(saved, live)] or _torn(stored, live)
@@ -74,9 +67,6 @@ def _refuse_misfit(what: str, live: Mapping[str, Any], stored: Stored) -> None:
 
 def _place(model: nn.Module, name: str, value: Tensor) -> None:
     """Into the buffer, or in its place where the function made another one or none: training may do both."""
-    from resumable.state.tensors import facts_of
-    from resumable.state.tensors import fill as copied
-
     owner, _, attribute = name.rpartition(".")
     try:
         buffers = model.get_submodule(owner)._buffers
@@ -95,9 +85,6 @@ def _place(model: nn.Module, name: str, value: Tensor) -> None:
 
 def _torn(stored: Stored, live: Mapping[str, Any]) -> list[str]:
     """Names of different tensors in the checkpoint that are one tensor here: the last would be taken for all."""
-    from resumable.state.adapter import listed
-    from resumable.state.tensors import same_place
-
     first: dict[object, str] = {}
     apart = []
     for name, record in stored.records.items():

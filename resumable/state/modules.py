@@ -13,7 +13,7 @@ from resumable.state.adapter import Plain, listed
 from resumable.state.tensors import Recorded, copy_of, empty, facts_of, fill, same_place
 from resumable.state.trees import Own, fresh
 
-_HIDDEN = "non_persistent_buffers."
+HIDDEN = "non_persistent_buffers."
 _LOADING = ("state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict", "set_extra_state")
 _HOOKS = (
     "_state_dict_hooks",
@@ -40,7 +40,7 @@ class ModuleAdapter(Plain):
         }
 
     def key_of(self, path: tuple[str, ...]) -> str:
-        return ".".join(path[1:]) if path[0] == "state" else _HIDDEN + ".".join(path[1:])
+        return ".".join(path[1:]) if path[0] == "state" else HIDDEN + ".".join(path[1:])
 
     def frozen(self) -> frozenset[str]:
         # One that trains nothing (an average, a teacher) is written by something else, or is small.
@@ -61,7 +61,7 @@ class ModuleAdapter(Plain):
 
     def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:
         live = self.target.state_dict()
-        stored = {key: record for key, record in tensors.items() if not key.startswith(_HIDDEN)}
+        stored = {key: record for key, record in tensors.items() if not key.startswith(HIDDEN)}
         # Buffers come and go with training, and an extra state may hold tensors of any name.
         changing = {name for name, _, _ in _all_buffers(self.target)}
         nested = tuple(f"{key}." for key, value in live.items() if not isinstance(value, Tensor))
@@ -178,7 +178,7 @@ def places(module: nn.Module) -> dict[str, Tensor] | None:
     if not all(map(_is_torchs, module.modules())):
         return None
     state = {key: value for key, value in module.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
-    hidden = {_HIDDEN + name: buffer for name, _, _, buffer in _unsaved_buffers(module) if buffer is not None}
+    hidden = {HIDDEN + name: buffer for name, _, _, buffer in _unsaved_buffers(module) if buffer is not None}
     return state | hidden
 
 
