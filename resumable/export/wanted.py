@@ -66,8 +66,12 @@ class Wanted:
 
 
 def default_tolerance(dtypes: Iterable[str]) -> float:
-    """That for outputs of these dtypes where nothing else is asked for: one for all, so that of the finest."""
-    return min((TOLERANCES.get(dtype, DEFAULT_TOLERANCE) for dtype in dtypes), default=DEFAULT_TOLERANCE)
+    """That for outputs of these dtypes where nothing else is asked for: one for all, so that of the finest.
+
+    Whole numbers have no say in it: they differ by one at least, which none of these allows.
+    """
+    fractional = [dtype for dtype in dtypes if "float" in dtype or "complex" in dtype]
+    return min((TOLERANCES.get(dtype, DEFAULT_TOLERANCE) for dtype in fractional), default=DEFAULT_TOLERANCE)
 
 
 def _refuse_other(what: str, value: str, known: Iterable[str]) -> None:
