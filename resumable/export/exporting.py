@@ -54,7 +54,8 @@ def export(
     `package.module:function` that builds it, and a golden input: `golden` (a tensor, a tuple of tensors, a dict of them
     by argument), or the one that training gave to `trainer.golden(batch)`. `dtype` casts floating-point weights
     (safetensors alone). `tolerance` is the largest absolute difference of an output that passes: 1e-4, where all
-    outputs are float16 1e-3, where all are bfloat16 1e-2. `batch`: programs take batches of any size, or of the golden input's alone.
+    outputs are float16 1e-3, where all are bfloat16 1e-2. `batch`: programs take batches of any size, or of the golden
+    input's alone.
 
     What was made is loaded and run by a fresh process before it gets its name; where it is not the same model nothing
     is published: `ExportError`. Raises `ConfigError` for what cannot be asked, `RunMismatchError` where `model` builds
