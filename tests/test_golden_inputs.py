@@ -354,7 +354,7 @@ def test_a_bfloat16_module_gives_bfloat16() -> None:
     assert [tensor.dtype for tensor in (*golden.inputs, *golden.outputs)] == [torch.bfloat16] * 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_on_a_device_inputs_go_there_and_outputs_come_back() -> None:
     module = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5)).cuda()
     stream = torch.cuda.get_rng_state()
