@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,8 @@ MAX_BYTES = 32 * 2**20
 Version = Annotated[int, Field(ge=PROOF_VERSION, le=PROOF_VERSION)]
 Format = Literal["safetensors", "pt2", "onnx", "aoti"]
 Key = Annotated[str, Field(max_length=4096)]
+
+P = TypeVar("P", bound=BaseModel)
 
 
 class WeightRecord(Record):
@@ -68,8 +70,13 @@ def document_of(data: bytes) -> Any:
 
 def parse(data: bytes) -> Proved:
     """What these bytes prove of weights; `CorruptCheckpointError` and `FormatVersionError` as for a whole proof."""
+    return parsed(Proved, data)
+
+
+def parsed(kind: type[P], data: bytes) -> P:
+    """A proof, or the part of one that `kind` is; raises as `parse`."""
     try:
-        return Proved.model_validate(document_of(data))
+        return kind.model_validate(document_of(data))
     except ValidationError as error:
         raise damaged(first_fault(error)) from error
     except ValueError as error:

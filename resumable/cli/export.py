@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from resumable.cli.options import Json, StorageOptions, Target
 from resumable.cli.proving import no_words_on_stdout, print_proof
 from resumable.cli.terminal import meanwhile, print_json
-
-Format = Literal["safetensors", "pt2", "onnx", "aoti"]
-Cast = Literal["float32", "float16", "bfloat16"]
-Batch = Literal["dynamic", "fixed"]
+from resumable.export.wanted import Batch, Cast
+from resumable.proved import Format
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from resumable.proved import PROOF_VERSION, Format, Key, Version, Weights, damaged, document_of
+from resumable.proved import PROOF_VERSION, Format, Key, Version, Weights, parsed
 from resumable.store.manifest import (
     Count,
     Digest,
@@ -18,12 +18,7 @@ from resumable.store.manifest import (
     Seconds,
     Sizes,
     Text,
-    first_fault,
 )
-
-WEIGHTS_IDENTICAL = "weights-identical"
-OUTPUTS_IDENTICAL = "outputs-identical"
-OUTPUTS_WITHIN_TOLERANCE = "outputs-within-tolerance"
 
 Grade = Literal["weights-identical", "outputs-identical", "outputs-within-tolerance"]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
@@ -112,9 +107,4 @@ def parse(data: bytes) -> Proof:
 
     `CorruptCheckpointError` says what is wrong with it, `FormatVersionError` that it is newer than this program.
     """
-    try:
-        return Proof.model_validate(document_of(data))
-    except ValidationError as error:
-        raise damaged(first_fault(error)) from error
-    except ValueError as error:
-        raise damaged(error) from error
+    return parsed(Proof, data)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 from resumable.errors import ExportError, NoCheckpointError
 from resumable.export.proof import Source
 from resumable.run import Checkpoint
-from resumable.state.modules import HIDDEN, is_extra
+from resumable.state.modules import EXTRA, HIDDEN, is_extra
 from resumable.store.manifest import TensorRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-EXTRA = "_extra_state"  # in a state_dict, part of the name of what get_extra_state gave
 AVERAGED = "torch.optim.swa_utils.AveragedModel"
 
 

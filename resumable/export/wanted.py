@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from resumable.errors import ConfigError
+from resumable.proved import Format
 
-FORMATS = ("safetensors", "pt2", "onnx", "aoti")
-CASTS = ("float32", "float16", "bfloat16")
-BATCHES = ("dynamic", "fixed")
+Cast = Literal["float32", "float16", "bfloat16"]
+Batch = Literal["dynamic", "fixed"]
 
 # The largest absolute difference of an output that passes, by its dtype, where none is given.
 TOLERANCES: Mapping[str, float] = {"float16": 1e-3, "bfloat16": 1e-2}
 DEFAULT_TOLERANCE = 1e-4
-
-Batch = Literal["dynamic", "fixed"]
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,10 @@ class Wanted:
     batch: Batch
 
     def __post_init__(self) -> None:
-        _refuse_other("format", self.format, FORMATS)
-        _refuse_other("batch", self.batch, BATCHES)
+        _refuse_other("format", self.format, get_args(Format))
+        _refuse_other("batch", self.batch, get_args(Batch))
         if self.dtype is not None:
-            _refuse_other("dtype", self.dtype, CASTS)
+            _refuse_other("dtype", self.dtype, get_args(Cast))
         if self.max_shard_bytes is not None and self.max_shard_bytes < 1:
             raise ConfigError(f"a shard of {self.max_shard_bytes} bytes: expected at least 1", "for example 5GB")
         if self.tolerance is not None and not 0 <= self.tolerance < float("inf"):

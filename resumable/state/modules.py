@@ -14,6 +14,7 @@ from resumable.state.tensors import Recorded, copy_of, empty, facts_of, fill, sa
 from resumable.state.trees import Own, fresh
 
 HIDDEN = "non_persistent_buffers."
+EXTRA = "_extra_state"  # in a state_dict, part of the name of what get_extra_state gave
 _LOADING = ("state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict", "set_extra_state")
 _HOOKS = (
     "_state_dict_hooks",
@@ -263,7 +264,7 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def is_extra(key: str) -> bool:
     """Whether a name in a `state_dict` is that of what `get_extra_state` gave."""
-    return key.rpartition(".")[2] == "_extra_state"
+    return key.rpartition(".")[2] == EXTRA
 
 
 def _dtype(tensor: Tensor) -> str:
