@@ -17,6 +17,7 @@ from resumable.errors import (
     quoted,
 )
 from resumable.events import size
+from resumable.rereading import UnsteadyError
 from resumable.state import paths
 from resumable.state.filling import read_head, read_placed
 from resumable.state.onefile import Contents, contents_of, file_of, memory_bytes
@@ -84,7 +85,7 @@ def load(
         head = read_head(file)
         try:
             return _load(file, head, only)
-        except CorruptCheckpointError:
+        except (CorruptCheckpointError, UnsteadyError):
             if not _replaced(url, storage_options, head):
                 raise
     raise CheckpointError(f"{file.name}: replaced by another program {TRIES} times while it was read", "load it again")

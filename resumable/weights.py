@@ -280,7 +280,7 @@ class _StoredFile:
         self.size = size
         self.readers = storage.readers
         self.range_bytes = storage.range_bytes
-        self.name = _joined(storage.url, path)
+        self.name = self.where = _joined(storage.url, path)
 
     @classmethod
     def at(cls, url: str, options: _Options) -> _StoredFile | None:
@@ -298,6 +298,9 @@ class _StoredFile:
         got = self._storage.read_into(self._path, buffer, offset=offset, seen=seen)
         if got != len(buffer):
             raise CorruptCheckpointError(f"{self.name}: {offset + got} bytes, expected {self.size}")
+
+    def drop_cache(self) -> None:
+        self._storage.drop_cache(self._path)
 
     def all(self, max_bytes: int) -> bytes:
         """All of a file that is small; `ValueError` for one that is not."""

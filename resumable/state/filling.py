@@ -3,7 +3,7 @@
 Each byte is read once, into the place where it is to stay, and digested while it is still in the cache. What is read
 is proved by the digests of the tensors, and the headers by being exactly what this program would have written; where
 the records alone tell what that is, they need not be parsed. A file with another header is read whole, and proved by
-its own digest.
+its own digest. What is not what it should be is read again before that is believed (`rereading.py`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ import xxhash
 from torch import Tensor
 
 from resumable.lanes import in_lanes
+from resumable.rereading import Cached, proved
 from resumable.state.image import MAX_HEADER_BYTES, Layout, Slice, header_of, parse_table
+from resumable.state.placing import alias_of
 from resumable.state.stager import Plan
-from resumable.state.tensors import DigestedRecord, Recorded, TensorFacts, empty, facts_of, fill, is_dense
-from resumable.state.unstage import alias_of, placed, refuse_other_bools, unstage, with_aliases
+from resumable.state.targets import targets_of
+from resumable.state.tensors import DigestedRecord, Recorded, TensorFacts, empty, facts_of, fill
+from resumable.state.unstage import placed, refuse_other_bools, unstage, with_aliases
 
 _PREFIX = struct.Struct("<Q")
 _HEAD_BYTES = 64 * 2**10  # most headers are shorter: one read
 
 
-class Readable(Protocol):
+class Readable(Cached, Protocol):
     """One file, in whatever place."""
 
     @property
@@ -92,7 +95,7 @@ def read_placed(
     """
     try:
         places = placed([slices], records)
-        targets = _targets(into or {}, {key: facts for key, (_, _, facts) in places.items()})
+        targets = targets_of(into or {}, {key: facts for key, (_, _, facts) in places.items()})
     except (RuntimeError, OverflowError) as error:  # torch's word for an impossible size
         raise ValueError(str(error)) from error
     parts = [_Part(key, place, targets[key], records[key].digest) for key, (_, place, _) in places.items()]
@@ -101,10 +104,8 @@ def read_placed(
 
 
 def _read(sources: Sequence[Source], records: Records, into: Mapping[str, Tensor], keys: Collection[str]) -> _Tensors:
-    expected = _expected(records) if len(sources) == 1 else None
-    headers = [_header(source, expected) for source in sources]
-    places = placed([header.slices for header in headers], records)
-    targets = _targets(into, {key: facts for key, (_, _, facts) in places.items() if key in keys})
+    headers, places = _looked_at(sources, records, _expected(records) if len(sources) == 1 else None)
+    targets = targets_of(into, {key: facts for key, (_, _, facts) in places.items() if key in keys})
     tensors = {key: into[key] for key in places if key not in keys} | targets
     tasks: list[Callable[[], None]] = []
     for number, (source, header) in enumerate(zip(sources, headers, strict=True)):
@@ -116,12 +117,6 @@ def _read(sources: Sequence[Source], records: Records, into: Mapping[str, Tensor
             tasks.append(_foreign(source, parts, {key: records[key] for key in here}))
     in_lanes(lambda task: task(), tasks, max((source.readers for source in sources), default=1))
     return tensors
-
-
-def fillable(into: Mapping[str, Tensor], facts: Mapping[str, TensorFacts]) -> set[str]:
-    """The keys of those tensors that would be filled in place with tensors of these facts."""
-    shared = _shared_memory(into.values())
-    return {key for key, tensor in into.items() if _may_be_filled(tensor, facts[key], shared)}
 
 
 _Tensors = dict[str, Tensor]
@@ -136,7 +131,7 @@ class TensorReader:
     def __init__(self, sources: Sequence[Source], records: Records) -> None:
         self._sources = sources
         self._records = records
-        self._places = placed([_header(source, None).slices for source in sources], records)
+        self._places = _looked_at(sources, records, None)[1]
 
     def read(self, key: str) -> Tensor:
         """One of them, in memory of its own; an alias is read as the tensor that it is another name of."""
@@ -175,9 +170,20 @@ def read_head(source: Readable) -> bytearray:
     return head
 
 
-def _header(source: Source, expected: Layout | None) -> _Header:
+def _looked_at(
+    sources: Sequence[Source], records: Records, expected: Layout | None
+) -> tuple[list[_Header], Mapping[str, tuple[int, Slice, TensorFacts]]]:
+    """The headers of an object's files, and where each of its tensors lies by them."""
+
+    def judge(heads: list[bytearray]) -> tuple[list[_Header], Mapping[str, tuple[int, Slice, TensorFacts]]]:
+        headers = [_header(source, head, expected) for source, head in zip(sources, heads, strict=True)]
+        return headers, placed([header.slices for header in headers], records)
+
+    return proved(sources, lambda: [read_head(source) for source in sources], judge)
+
+
+def _header(source: Source, head: bytearray, expected: Layout | None) -> _Header:
     """Where the tensors of a file lie, and whether every byte that says so is one that this program would write."""
-    head = read_head(source)
     if expected is not None and source.size == expected.size and head.startswith(expected.header):
         return _Header(expected.slices, True)
     try:
@@ -249,22 +255,38 @@ class _Digest:
 
 
 def _straight(source: Readable, part: _Part) -> None:
-    memory, digest = _memory(part.target), _Digest(part.place.start)
-    source.read(memory, part.place.start, digest.see)
-    part.check(digest.hexdigest())
-    part.check_values(memory)
+    memory = _memory(part.target)
+
+    def read() -> str:
+        digest = _Digest(part.place.start)
+        source.read(memory, part.place.start, digest.see)
+        return digest.hexdigest()
+
+    def judge(digest: str) -> None:
+        part.check(digest)
+        part.check_values(memory)
+
+    proved([source], read, judge)
 
 
 def _spread(source: Readable, run: list[_Part]) -> None:
     first = run[0].place.start
     buffer = memoryview(bytearray(run[-1].place.end - first))
-    source.read(buffer, first)
-    for part in run:
-        data = buffer[part.place.start - first : part.place.end - first]
-        part.check(xxhash.xxh3_128_hexdigest(data))
-        part.check_values(data)
-        if data:
-            _put(part.target, data)
+    pieces = [buffer[part.place.start - first : part.place.end - first] for part in run]
+
+    def read() -> list[str]:
+        source.read(buffer, first)
+        return [xxhash.xxh3_128_hexdigest(piece) for piece in pieces]
+
+    def judge(digests: list[str]) -> None:
+        for part, piece, digest in zip(run, pieces, digests, strict=True):
+            part.check(digest)
+            part.check_values(piece)
+
+    proved([source], read, judge)
+    for part, piece in zip(run, pieces, strict=True):
+        if piece:
+            _put(part.target, piece)
 
 
 def _foreign(source: Source, parts: list[_Part], records: Records) -> Callable[[], None]:
@@ -289,42 +311,3 @@ def _memory(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the host, to be written; also of one whose dtype NumPy does not know."""
     flat = tensor.detach().view(-1) if tensor.ndim != 1 else tensor.detach()
     return flat.view(torch.uint8).numpy().data
-
-
-def _targets(into: Mapping[str, Tensor], wanted: Mapping[str, TensorFacts]) -> dict[str, Tensor]:
-    """For each key the tensor to fill: that of `into` where nothing else can see its memory change, else a new one."""
-    shared = _shared_memory(into.values())
-    given = {id(tensor) for key, tensor in into.items() if key not in wanted}
-    targets: dict[str, Tensor] = {}
-    for key, facts in wanted.items():
-        # One live tensor under two names that were two when they were saved has room for one of them only.
-        fits = key in into and id(into[key]) not in given and _may_be_filled(into[key], facts, shared)
-        targets[key] = into[key] if fits else empty(facts)
-        given.add(id(targets[key]))
-    return targets
-
-
-def _may_be_filled(tensor: Tensor, facts: TensorFacts, shared: Collection[int]) -> bool:
-    plain = (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.is_cpu
-        and tensor.layout is torch.strided
-        and not tensor.is_conj()
-        and not tensor.is_neg()
-        and (tensor.is_contiguous() or is_dense(tensor.shape, tensor.stride()))
-        and facts_of(tensor) == facts
-    )
-    if not plain:
-        return False
-    storage = tensor.untyped_storage()
-    return storage.nbytes() == facts.nbytes and storage.data_ptr() not in shared
-
-
-def _shared_memory(tensors: Iterable[Tensor]) -> set[int]:
-    seen: set[int] = set()
-    shared: set[int] = set()
-    for tensor in {id(tensor): tensor for tensor in tensors}.values():
-        if tensor.layout is torch.strided and not tensor.is_meta and tensor.numel():
-            address = tensor.untyped_storage().data_ptr()
-            (shared if address in seen else seen).add(address)
-    return shared

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from resumable.errors import RunMismatchError
 from resumable.state.adapter import listed, taking, unwrapped
 from resumable.state.asked import patterns, refuse_other_model, refuse_other_rules
-from resumable.state.filling import fillable
 from resumable.state.matching import Match, Place, Shape, match, suggested
 from resumable.state.modules import is_extra, places
+from resumable.state.targets import fillable
 from resumable.state.tensors import TensorFacts, same_place
 
 GROUP_BYTES = 256 * 2**20

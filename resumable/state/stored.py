@@ -11,6 +11,7 @@ import xxhash
 from torch import Tensor
 
 from resumable.errors import FormatVersionError
+from resumable.rereading import proved
 from resumable.state import modules, paths
 from resumable.state.codec import decode
 from resumable.state.filling import MaybeDigested, Readable, Records, read_head, read_placed
@@ -101,7 +102,10 @@ class SafetensorsFile:
     @classmethod
     def opened(cls, source: Readable) -> SafetensorsFile:
         """`ValueError` for what is no safetensors file, `FormatVersionError` for what a newer version wrote."""
-        head = read_head(source)
+        return proved([source], lambda: read_head(source), lambda head: cls._told(source, head))
+
+    @classmethod
+    def _told(cls, source: Readable, head: bytearray) -> SafetensorsFile:
         try:
             contents = contents_of(head, size=source.size)
         except FormatVersionError as error:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from resumable.state.image import Slice, parse_header
+from resumable.state.placing import alias_of, located
 from resumable.state.tensors import Recorded, TensorFacts, empty, fill
 
 Image = bytearray | memoryview
@@ -26,30 +27,14 @@ def unstage(images: Sequence[Image], records: Mapping[str, Recorded]) -> dict[st
         raise ValueError(str(error)) from error
 
 
-def alias_of(record: Recorded) -> str | None:
-    """The key whose tensor this record's key gets; None where it has one of its own."""
-    alias: str | None = getattr(record, "alias", None)
-    return alias
-
-
 def placed(
     headers: Iterable[Mapping[str, Slice]], records: Mapping[str, Recorded]
 ) -> dict[str, tuple[int, Slice, TensorFacts]]:
     """Where each recorded tensor lies: in which file, and where in it; `ValueError` unless it is in exactly one."""
-    found: dict[str, tuple[int, Slice]] = {}
-    for number, header in enumerate(headers):
-        for key, place in header.items():
-            if key in found and key in records:
-                raise ValueError(f"tensor {key!r}: in two of the object's files")
-            found[key] = number, place
-    places = {}
-    for key, record in records.items():
-        if alias_of(record) is None:
-            if key not in found:
-                raise ValueError(f"tensor {key!r}: not in the file")
-            number, place = found[key]
-            places[key] = number, place, _checked(key, place, TensorFacts.recorded(record))
-    return places
+    return {
+        key: (number, place, _checked(key, place, TensorFacts.recorded(records[key])))
+        for key, (number, place) in located(headers, records).items()
+    }
 
 
 def _checked(key: str, place: Slice, facts: TensorFacts) -> TensorFacts:

@@ -7,11 +7,13 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from resumable.errors import CheckpointError, CorruptCheckpointError, FencedError
+from resumable.errors import CheckpointError, CorruptCheckpointError, FencedError, StorageError
 from resumable.store.catalog import Catalog
+from resumable.store.document import Document
 from resumable.store.layout import ATTEMPTS, LOCK, MAX_NUMBER, RUN_FILE, CheckpointName, attempt_path, parse_attempt
 from resumable.store.manifest import MAX_RECORD_BYTES, AttemptFile, RunFile, parse_attempt_file
 from resumable.store.storage import Storage
@@ -31,8 +33,17 @@ class Attempt:
     """What this attempt has told to be saved; what else is there under its number is of a save that failed."""
 
     def check(self) -> None:
-        """Return if this attempt still owns the run; otherwise `FencedError`, naming who does. Asks the storage."""
-        if read_attempt(self.storage, self.number).token != self.token:
+        """Return if this attempt still owns the run; otherwise `FencedError`, naming who does. Asks the storage.
+
+        `StorageError` where the own file is damaged: that says nothing about who owns the run.
+        """
+        try:
+            own = read_attempt(self.storage, self.number)
+        except CorruptCheckpointError as error:
+            raise StorageError(
+                f"cannot read who owns this run: {error.message}", "the next save tries again; is the disk in order?"
+            ) from error
+        if own.token != self.token:
             raise FencedError(f"{describe(self.storage, self.number)} took the number of this attempt", _LOST)
         highest = max(_numbers(self.storage), default=0)  # last: nothing comes between it and what it allows
         if highest > self.number:
@@ -126,11 +137,19 @@ def read_attempt(storage: Storage, number: int) -> AttemptFile:
     """The file of an attempt. `FencedError` if it is gone, `CorruptCheckpointError` if it is damaged."""
     path = attempt_path(number)
     try:
-        return parse_attempt_file(storage.read(path, max_bytes=MAX_RECORD_BYTES))
+        return _looked_at_twice(Document(storage, path, MAX_RECORD_BYTES))
     except FileNotFoundError as error:
         raise FencedError(f"{storage.url}/{path} is gone: this run was removed or replaced", _LOST) from error
-    except ValueError as error:
-        raise CorruptCheckpointError(f"{path}: {error}") from error
+    except CorruptCheckpointError as error:
+        raise CorruptCheckpointError(f"{path}: {error.message.partition(': ')[2]}") from error
+
+
+def _looked_at_twice(document: Document) -> AttemptFile:
+    """What it says. One answer that it is gone, which would end a training, decides nothing."""
+    with suppress(FileNotFoundError):
+        return document.read(parse_attempt_file)
+    document.drop_cache()
+    return document.read(parse_attempt_file)
 
 
 def describe(storage: Storage, number: int) -> str:

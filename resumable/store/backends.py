@@ -124,6 +124,12 @@ class Backend:
             raise FileNotFoundError(errno.ENOENT, "not a file")
         return int(found["size"])
 
+    def drop_cache(self, at: str) -> None:
+        """Forget what the filesystem knows of a file. What is read has no handle, so it is asked for each time."""
+        with self.using() as file_system:
+            file_system.invalidate_cache(file_system._parent(at))
+            file_system.invalidate_cache(at)
+
     def children(self, folder: str) -> list[dict[str, Any]]:
         """What fsspec lists. `FileNotFoundError`."""
         with self.using() as file_system:

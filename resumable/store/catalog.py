@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain, islice
 
 from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.events import warn
 from resumable.lanes import in_lanes
+from resumable.store.document import Document
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName, checkpoint_path
 from resumable.store.manifest import (
     MAX_MANIFEST_BYTES,
@@ -20,7 +21,7 @@ from resumable.store.manifest import (
 )
 from resumable.store.pins import pinned
 from resumable.store.reader import BlobReader
-from resumable.store.storage import Storage
+from resumable.store.storage import Seen, Storage
 
 LISTING_ATTEMPTS = 20
 
@@ -47,7 +48,7 @@ class Catalog:
         """
         if self._run is None:
             try:
-                self._run = parse_run_file(self._read(RUN_FILE, MAX_RECORD_BYTES))
+                self._run = Document(self._storage, RUN_FILE, MAX_RECORD_BYTES).read(parse_run_file)
             except FileNotFoundError:
                 return None
             except CorruptCheckpointError as error:
@@ -86,10 +87,10 @@ class Catalog:
         """
         if name not in self._manifests:
             try:
-                data = self._read(checkpoint_path(name, MANIFEST), MAX_MANIFEST_BYTES)
+                document = Document(self._storage, checkpoint_path(name, MANIFEST), MAX_MANIFEST_BYTES)
+                self._manifests[name] = document.read(parse)
             except FileNotFoundError as error:
                 raise NoCheckpointError(f"{name}: no {MANIFEST}: this save never finished, or was pruned") from error
-            self._manifests[name] = parse(data)
         return self._manifests[name]
 
     def check(self, manifest: Manifest, name: CheckpointName) -> None:
@@ -117,11 +118,11 @@ class Catalog:
         """One question for all the files of a folder; what it does not tell, or does not have, is asked by itself."""
         return {entry.name: entry.size for entry in self._storage.list(folder)}
 
-    def verify(self, manifest: Manifest, name: CheckpointName) -> None:
-        """`check`, and the digest of every blob; reads them all, in pieces."""
+    def verify(self, manifest: Manifest, name: CheckpointName, seen: Mapping[str, Seen] | None = None) -> None:
+        """`check`, and the digest of every blob; reads them all, in pieces, which `seen` of the blob looks at too."""
         self.check(manifest, name)
         for file_name in manifest.blobs:
-            self.reader(manifest, file_name).verify()
+            self.reader(manifest, file_name).verify((seen or {}).get(file_name))
 
     def reader(self, manifest: Manifest, blob: str) -> BlobReader:
         """What reads one blob of a checkpoint, and raises as `check`. Reads nothing yet."""
@@ -226,12 +227,6 @@ class Catalog:
     def _forget(self, name: CheckpointName) -> None:
         self._manifests.pop(name, None)
         self._checked.discard(name)
-
-    def _read(self, path: str, max_bytes: int) -> bytes:
-        try:
-            return self._storage.read(path, max_bytes=max_bytes)
-        except ValueError as error:
-            raise CorruptCheckpointError(f"{path.rpartition('/')[2]}: {error}") from error
 
 
 def _newest_places(head: Manifest) -> dict[int, tuple[int, int]]:

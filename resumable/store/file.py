@@ -34,7 +34,7 @@ class File:
 
     def __init__(self, url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> None:
         path = _text(url)
-        self.name = without_password(path)
+        self.name = self.where = without_password(path)
         self.local = None if _is_remote(path) else os.path.realpath(os.path.expanduser(_LOCAL.sub("", path, count=1)))
         """Where it is on this machine; None where it is elsewhere."""
         folder, self._path = os.path.split(self.local) if self.local else _split(path)
@@ -70,6 +70,9 @@ class File:
         got = self._judged(lambda: self._storage.read_into(self._path, buffer, offset=offset, seen=seen))
         if got != len(buffer):
             raise CorruptCheckpointError(f"{self.name}: {offset + got} bytes, expected {self.size}")
+
+    def drop_cache(self) -> None:
+        self._storage.drop_cache(self._path)
 
     def image(self) -> bytearray:
         """The whole file."""

@@ -80,6 +80,11 @@ class LocalStorage:
         with looked_up("look at", self._shown(path)), self._place(path) as place:
             return _regular(os.stat(place.name, dir_fd=place.folder, follow_symlinks=False)).st_size
 
+    def drop_cache(self, path: str) -> None:
+        if hasattr(os, "posix_fadvise"):  # macOS has none
+            with suppress(OSError, ValueError), self._place(path) as place, _opened(place) as file:
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def list(self, path: str) -> list[Entry]:
         with (
             reported("list", self._shown(path)),

@@ -112,6 +112,9 @@ class PatientStorage:
     def size(self, path: str) -> int:
         return self._patiently(lambda: self._inner.size(path))
 
+    def drop_cache(self, path: str) -> None:
+        self._inner.drop_cache(path)
+
     def list(self, path: str) -> list[Entry]:
         return self._patiently(lambda: self._inner.list(path))
 

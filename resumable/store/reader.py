@@ -11,6 +11,7 @@ from itertools import cycle
 import xxhash
 
 from resumable.errors import CorruptCheckpointError
+from resumable.rereading import proved
 from resumable.store.manifest import BlobRecord
 from resumable.store.storage import Seen, Storage
 
@@ -18,7 +19,7 @@ PIECE_BYTES = 4 * 2**20  # some of them fit into a cache that cores share: what 
 
 
 class BlobReader:
-    """The blob `name`. Every method raises `CorruptCheckpointError` that names it.
+    """The blob `name`. Every method raises `CorruptCheckpointError` that names it, once two reads agree.
 
     `refuse_pruned` raises instead where a blob is missing because its checkpoint is gone.
     """
@@ -28,37 +29,59 @@ class BlobReader:
         self._record = record
         self._refuse_pruned = refuse_pruned
         self.name = name
+        self.where = f"{storage.url}/{record.path}"
         self.size = record.size
         self.readers = storage.readers
         self.range_bytes = storage.range_bytes
 
     def check_size(self, size: int | None = None) -> None:
         """Whether it has the size recorded; `size` is what a listing said of it, None asks."""
-        if size is None:
-            with self._judged():
-                size = self._storage.size(self._record.path)
-        if size != self.size:
-            raise CorruptCheckpointError(f"{self.name}: {size} bytes, expected {self.size}")
+        listed = [] if size is None else [size]
+        proved([self], lambda: listed.pop() if listed else self._asked_size(), self._check_size)
+
+    def drop_cache(self) -> None:
+        """Have the next read ask the place itself, past the caches."""
+        self._storage.drop_cache(self._record.path)
 
     def read(self, buffer: memoryview, offset: int, seen: Seen | None = None) -> None:
         """Fill the whole of `buffer` from `offset` on; `seen` as `Storage.read_into` has it."""
-        with self._judged():
-            got = self._storage.read_into(self._record.path, buffer, offset=offset, seen=seen)
-        if got != len(buffer):
-            raise CorruptCheckpointError(f"{self.name}: {offset + got} bytes, expected {self.size}")
+
+        def read() -> int:
+            with self._judged():
+                return offset + self._storage.read_into(self._record.path, buffer, offset=offset, seen=seen)
+
+        def check(end: int) -> None:
+            if end != offset + len(buffer):
+                raise self._of_size(end)
+
+        proved([self], read, check)
 
     def image(self) -> bytearray:
         """All of it, read and verified in one pass."""
         self.check_size()
         image = bytearray(self.size)
         with memoryview(image) as view:
-            self._verify((start, view[start : start + self._step]) for start in self._starts)
+            self._verify(lambda start: view[start : start + self._step])
         return image
 
-    def verify(self) -> None:
-        """Read it in pieces, which all go the same way, and compare its digest."""
+    def verify(self, seen: Seen | None = None) -> None:
+        """Read it in pieces, which all go the same way, and compare its digest.
+
+        `seen` looks at each piece in order; a read that is repeated shows all of them once more.
+        """
         buffers = cycle([memoryview(bytearray(min(self._step, self.size))) for _ in range(self.readers + 1)])
-        self._verify((start, next(buffers)[: self.size - start]) for start in self._starts)
+        self._verify(lambda start: next(buffers)[: self.size - start], seen)
+
+    def _asked_size(self) -> int:
+        with self._judged():
+            return self._storage.size(self._record.path)
+
+    def _check_size(self, size: int) -> None:
+        if size != self.size:
+            raise self._of_size(size)
+
+    def _of_size(self, size: int) -> CorruptCheckpointError:
+        return CorruptCheckpointError(f"{self.name}: {size} bytes, expected {self.size}")
 
     @property
     def _step(self) -> int:
@@ -68,24 +91,35 @@ class BlobReader:
     def _starts(self) -> range:
         return range(0, self.size, self._step)
 
-    def _verify(self, pieces: Iterator[tuple[int, memoryview]]) -> None:
-        seen = xxhash.xxh3_128()
-        for piece in self._filled(pieces):
-            seen.update(piece)
-        if seen.hexdigest() != self._record.digest:
+    def _verify(self, room: Callable[[int], memoryview], seen: Seen | None = None) -> None:
+        proved([self], lambda: self._digest(room, seen), self._check_digest)
+
+    def _digest(self, room: Callable[[int], memoryview], seen: Seen | None) -> str:
+        """XXH3-128 of what is read into the `room` for each start."""
+        digest = xxhash.xxh3_128()
+        for start, piece in zip(self._starts, self._filled(room), strict=True):
+            digest.update(piece)
+            if seen:
+                seen(piece, start)
+        return digest.hexdigest()
+
+    def _check_digest(self, digest: str) -> None:
+        if digest != self._record.digest:
             raise CorruptCheckpointError(f"{self.name}: digest differs")
 
-    def _filled(self, pieces: Iterator[tuple[int, memoryview]]) -> Iterator[memoryview]:
+    def _filled(self, room: Callable[[int], memoryview]) -> Iterator[memoryview]:
         """Each piece in order, filled. The next ones are read while the caller looks at it."""
         if len(self._starts) <= 1:
-            for start, piece in pieces:
+            for start in self._starts:
+                piece = room(start)
                 self.read(piece, start)
                 yield piece
             return
         with ThreadPoolExecutor(self.readers) as pool:
             ahead: deque[tuple[memoryview, Future[None]]] = deque()
             try:
-                for start, piece in pieces:
+                for start in self._starts:
+                    piece = room(start)
                     ahead.append((piece, pool.submit(self.read, piece, start)))
                     if len(ahead) > self.readers:
                         yield _done(ahead)

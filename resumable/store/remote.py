@@ -103,6 +103,10 @@ class FsspecStorage:
         with looked_up("look at", self._shown(path), Exception):
             return self._backend.size(self._at(path))
 
+    def drop_cache(self, path: str) -> None:
+        with suppress(Exception):
+            self._backend.drop_cache(self._at(path))
+
     def list(self, path: str) -> list[Entry]:
         folder = self._at(path)
         try:

@@ -108,6 +108,10 @@ class Storage(Protocol):
         """In bytes. Raises as `read`."""
         ...
 
+    def drop_cache(self, path: str) -> None:
+        """Have the next read of a file ask the place itself, past the caches, as far as that goes. Never raises."""
+        ...
+
     def list(self, path: str) -> list[Entry]:
         """The direct children of a folder, never from a cache; empty where there is no such folder."""
         ...

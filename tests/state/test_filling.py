@@ -44,6 +44,13 @@ class Blob:
             if seen:
                 seen(buffer[start:stop], offset + start)
 
+    @property
+    def where(self) -> str:
+        return self.name
+
+    def drop_cache(self) -> None:
+        pass
+
     def image(self) -> bytearray:
         self.images += 1
         if xxhash.xxh3_128_hexdigest(self.data) != self.digest:

@@ -184,6 +184,9 @@ class Folder:
     def size(self, path: str) -> int:
         return len(self._turn("size", path, lambda: self._file(path)))
 
+    def drop_cache(self, path: str) -> None:
+        pass
+
     def list(self, path: str) -> list[Entry]:
         return self._turn("list", path, lambda: self._contents.children(path, folders=self._contents.folders))
 
