@@ -28,6 +28,7 @@ from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord, RunFile, TensorRecord
 from resumable.store.storage import Storage
+from resumable.verification import verify
 
 Refuse = Callable[[Manifest], None]  # raises for what cannot be used
 
@@ -176,7 +177,7 @@ def _newest_valid(
                     return proven
                 refuse(manifest)
                 try:
-                    catalog.verify(manifest, name)
+                    verify(catalog, manifest, name)
                 except CorruptCheckpointError as error:
                     rejected[str(name)] = error.message
                 else:

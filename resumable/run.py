@@ -26,6 +26,7 @@ from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord
 from resumable.store.reader import BlobReader
 from resumable.store.storage import open_storage, without_password
+from resumable.verification import verify
 
 if TYPE_CHECKING:
     import torch
@@ -172,8 +173,12 @@ class Checkpoint:
         return Candidate(self.name, self.step, self.epoch, value)
 
     def verify(self) -> None:
-        """Read every blob and compare sizes and digests; `CorruptCheckpointError` names the first that differs."""
-        self._catalog.verify(self.manifest, self._name)
+        """Read every blob once and compare sizes and digests, those of its tensors too.
+
+        Raises:
+            CorruptCheckpointError: It names the blob that differs, and the tensor where the blob itself is whole.
+        """
+        verify(self._catalog, self.manifest, self._name)
 
     def load(self, name: str) -> Any:
         """The state of one object: a module's `state_dict`, or what the object's own `state_dict()` gave.

@@ -20,6 +20,7 @@ from resumable.store.attempts import Attempt, lock_run, read_attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import ATTEMPTS, CheckpointName, parse_attempt
 from resumable.store.storage import Storage, open_storage
+from resumable.verification import verify
 
 
 def prune(
@@ -94,7 +95,7 @@ def _refuse_damaged(catalog: Catalog, plan: Plan) -> None:
     # What stays was chosen by the cheap checks; what goes may be all that is good.
     newest = plan.keep[0]
     try:
-        catalog.verify(catalog.manifest(newest), newest)
+        verify(catalog, catalog.manifest(newest), newest)
     except CorruptCheckpointError as error:
         raise CorruptCheckpointError(
             f"{newest} would stay as the newest, but is damaged: {error.message}; nothing was deleted",

@@ -17,6 +17,7 @@ from resumable.export.artefact import is_artefact
 from resumable.run import Run, parse_target
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
+from resumable.verification import verify as verify_checkpoint
 
 STYLES = {"ok": "green", "bad": "red", "unfinished": "yellow"}
 COLUMNS = (Column("checkpoint"), Column("size", "right", drop=1), Column("verdict"), Column("reason", wrap=True))
@@ -52,7 +53,7 @@ def verify(
     json: Json = False,
     storage_options: StorageOptions = "{}",
 ) -> None:
-    """Read checkpoints and compare digests, or prove an exported model again on this machine.
+    """Read checkpoints and compare digests, of files and of tensors, or prove an exported model again here.
 
     Of a run without a selector, every checkpoint. Exits with 1 if any is bad. A save that was cut short before
     its commit is no checkpoint, and not bad.
@@ -100,7 +101,7 @@ def _judge(catalog: Catalog, name: CheckpointName, *, in_history: bool) -> Verdi
     try:
         manifest = catalog.manifest(name)
         size_bytes = sum(blob.size for blob in manifest.blobs.values())
-        catalog.verify(manifest, name)
+        verify_checkpoint(catalog, manifest, name)
     except NoCheckpointError:
         return Verdict(str(name), "unfinished", "no manifest: this save never finished", 0)
     except CheckpointError as error:

@@ -31,6 +31,16 @@ TAGS: Mapping[str, tuple[str, tuple[int, ...]]] = {
 }
 
 
+def may_hold(tag: str, stored: Sequence[int], dtype: str, shape: Sequence[int]) -> bool:
+    """Whether a file that says `tag` and `stored` holds a tensor of this dtype and shape.
+
+    A dtype that is not in `TAGS` goes as bytes; how many of them make an item only torch knows.
+    """
+    if dtype in TAGS:
+        return stored_as(dtype, shape) == (tag, tuple(stored))
+    return tag == "U8" and len(stored) == len(shape) + 1 and tuple(stored[:-1]) == tuple(shape)
+
+
 def stored_as(dtype: str, shape: Sequence[int]) -> tuple[str, tuple[int, ...]]:
     """Tag and shape in a file: dtypes that it lacks get a trailing dimension. `ValueError` for an unknown one."""
     if dtype not in TAGS:
