@@ -33,7 +33,7 @@ class UnsteadyError(StorageError):
     """Every read of one file gave other bytes, so none of them says anything about the file."""
 
 
-def proved(files: Sequence[Cached], read: Callable[[], E], judge: Callable[[E], T]) -> T:
+def reread(files: Sequence[Cached], read: Callable[[], E], judge: Callable[[E], T]) -> T:
     """Return what `judge` makes of what `read` found in `files`, once it raises nothing.
 
     What `read` returns is equal for equal bytes, such as the bytes or their digest. An error of `judge` is believed

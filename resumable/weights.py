@@ -6,8 +6,8 @@ What a place is, is told by what is there, never by its name.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,6 +21,7 @@ from resumable.errors import (
     quoted,
 )
 from resumable.proved import GOLDEN_FILE, PROOF, Weights
+from resumable.rereading import reread
 from resumable.run import Checkpoint, Run, parse_target, selector_slip
 from resumable.state.loaded import Loaded
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName
@@ -41,6 +42,7 @@ _MAGIC_OF_PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save's archive, and a bare
 _AGAIN = "is the copy complete? Fetch or export it again"
 _SHOWN = 8
 _Options = Mapping[str, Any] | None
+T = TypeVar("T")
 
 
 def load_weights(
@@ -122,7 +124,7 @@ def _proof(url: str, options: _Options) -> Weights:
     file = _StoredFile.at(_joined(url, PROOF), options)
     where = without_password(url)
     try:
-        proof = proved.parse(b"" if file is None else file.all(proved.MAX_BYTES))
+        proof = proved.parse(b"") if file is None else file.parsed(proved.parse, proved.MAX_BYTES)
     except (CheckpointError, ValueError) as error:
         told = error if isinstance(error, CheckpointError) else proved.damaged(error)
         hint = f"{told.hint}; a file of weights that is named itself is read without a proof"
@@ -211,7 +213,7 @@ def _shards(file: _StoredFile, url: str, options: _Options, proof: Weights | Non
 
 def _parsed_index(file: _StoredFile) -> _Index:
     try:
-        return _Index.model_validate(strictjson.loads(file.all(strictjson.MAX_BYTES)))
+        return file.parsed(lambda data: _Index.model_validate(strictjson.loads(data)), strictjson.MAX_BYTES)
     except ValidationError as error:
         raise ValueError(first_fault(error)) from error
 
@@ -302,9 +304,9 @@ class _StoredFile:
     def drop_cache(self) -> None:
         self._storage.drop_cache(self._path)
 
-    def all(self, max_bytes: int) -> bytes:
-        """All of a file that is small; `ValueError` for one that is not."""
-        return self._storage.read(self._path, max_bytes=max_bytes)
+    def parsed(self, parse: Callable[[bytes], T], max_bytes: int) -> T:
+        """What `parse` makes of all of a file that is small; `ValueError` for one that is not."""
+        return reread([self], lambda: self._storage.read(self._path, max_bytes=max_bytes), parse)
 
     def begins_with(self, magic: tuple[bytes, ...]) -> bool:
         head = bytearray(min(8, self.size))

@@ -18,7 +18,7 @@ import xxhash
 from torch import Tensor
 
 from resumable.lanes import in_lanes
-from resumable.rereading import Cached, proved
+from resumable.rereading import Cached, reread
 from resumable.state.image import MAX_HEADER_BYTES, Layout, Slice, header_of, parse_table
 from resumable.state.placing import alias_of
 from resumable.state.stager import Plan
@@ -179,7 +179,7 @@ def _looked_at(
         headers = [_header(source, head, expected) for source, head in zip(sources, heads, strict=True)]
         return headers, placed([header.slices for header in headers], records)
 
-    return proved(sources, lambda: [read_head(source) for source in sources], judge)
+    return reread(sources, lambda: [read_head(source) for source in sources], judge)
 
 
 def _header(source: Source, head: bytearray, expected: Layout | None) -> _Header:
@@ -266,7 +266,7 @@ def _straight(source: Readable, part: _Part) -> None:
         part.check(digest)
         part.check_values(memory)
 
-    proved([source], read, judge)
+    reread([source], read, judge)
 
 
 def _spread(source: Readable, run: list[_Part]) -> None:
@@ -283,7 +283,7 @@ def _spread(source: Readable, run: list[_Part]) -> None:
             part.check(digest)
             part.check_values(piece)
 
-    proved([source], read, judge)
+    reread([source], read, judge)
     for part, piece in zip(run, pieces, strict=True):
         if piece:
             _put(part.target, piece)

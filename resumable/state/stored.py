@@ -11,7 +11,7 @@ import xxhash
 from torch import Tensor
 
 from resumable.errors import FormatVersionError
-from resumable.rereading import proved
+from resumable.rereading import reread
 from resumable.state import modules, paths
 from resumable.state.codec import decode
 from resumable.state.filling import MaybeDigested, Readable, Records, read_head, read_placed
@@ -102,7 +102,7 @@ class SafetensorsFile:
     @classmethod
     def opened(cls, source: Readable) -> SafetensorsFile:
         """`ValueError` for what is no safetensors file, `FormatVersionError` for what a newer version wrote."""
-        return proved([source], lambda: read_head(source), lambda head: cls._told(source, head))
+        return reread([source], lambda: read_head(source), lambda head: cls._told(source, head))
 
     @classmethod
     def _told(cls, source: Readable, head: bytearray) -> SafetensorsFile:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from resumable.errors import CorruptCheckpointError
-from resumable.rereading import proved
+from resumable.rereading import reread
 from resumable.store.storage import Storage
 
 R = TypeVar("R")
@@ -36,7 +36,7 @@ class Document:
             CorruptCheckpointError: Two reads agree that it is damaged.
             StorageError: The storage failed, or each read gave other bytes.
         """
-        return proved([self], self._bytes, lambda found: self._parsed(found, parse))
+        return reread([self], self._bytes, lambda found: self._parsed(found, parse))
 
     def _bytes(self) -> bytes | str:
         """Its bytes; or in words what is there that is no document."""

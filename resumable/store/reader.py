@@ -11,7 +11,7 @@ from itertools import cycle
 import xxhash
 
 from resumable.errors import CorruptCheckpointError
-from resumable.rereading import proved
+from resumable.rereading import reread
 from resumable.store.manifest import BlobRecord
 from resumable.store.storage import Seen, Storage
 
@@ -37,7 +37,7 @@ class BlobReader:
     def check_size(self, size: int | None = None) -> None:
         """Whether it has the size recorded; `size` is what a listing said of it, None asks."""
         listed = [] if size is None else [size]
-        proved([self], lambda: listed.pop() if listed else self._asked_size(), self._check_size)
+        reread([self], lambda: listed.pop() if listed else self._asked_size(), self._check_size)
 
     def drop_cache(self) -> None:
         """Have the next read ask the place itself, past the caches."""
@@ -54,7 +54,7 @@ class BlobReader:
             if end != offset + len(buffer):
                 raise self._of_size(end)
 
-        proved([self], read, check)
+        reread([self], read, check)
 
     def image(self) -> bytearray:
         """All of it, read and verified in one pass."""
@@ -92,7 +92,7 @@ class BlobReader:
         return range(0, self.size, self._step)
 
     def _verify(self, room: Callable[[int], memoryview], seen: Seen | None = None) -> None:
-        proved([self], lambda: self._digest(room, seen), self._check_digest)
+        reread([self], lambda: self._digest(room, seen), self._check_digest)
 
     def _digest(self, room: Callable[[int], memoryview], seen: Seen | None) -> str:
         """XXH3-128 of what is read into the `room` for each start."""
