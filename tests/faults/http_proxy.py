@@ -27,6 +27,7 @@ Fault = Literal[
     "cut_request",  # the server gets half of the body, and then no more
     "cut_reply",  # the client gets the head and half of the body, and then a reset
     "end_reply",  # the same, and then a regular end
+    "flip_reply",  # one bit in the middle of the body is wrong, and all else is right
     "late",  # applied after some seconds
     "held",  # applied when the rule's `release` is set, whether or not the client still lives
     "twice",  # applied two times, the second answer counts
@@ -185,6 +186,8 @@ class FaultProxy:
             case "twice":
                 await self._pass_on(request)
                 writer.write(await self._pass_on(request))
+            case "flip_reply":
+                writer.write(_flipped(await self._pass_on(request)))
             case "cut_reply" | "end_reply":
                 writer.write(_half(await self._pass_on(request)))
                 await writer.drain()
@@ -237,6 +240,13 @@ def _error(status: str, method: str) -> bytes:
 def _half(reply: bytes) -> bytes:
     head, separator, body = reply.partition(b"\r\n\r\n")
     return head + separator + body[: len(body) // 2]
+
+
+def _flipped(reply: bytes) -> bytes:
+    head, separator, body = reply.partition(b"\r\n\r\n")
+    flipped = bytearray(body)
+    flipped[len(body) // 2] ^= 4
+    return head + separator + bytes(flipped)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -1,8 +1,9 @@
 """A file system that passes everything on to a folder and writes down every change, with its data, in order.
 
 It runs in a process of its own (`python -m tests.faults.recording ROOT MOUNT LOG [FAULT]`). A FAULT, as `short:write:2`
-or `EIO:fsync:3`, makes the second write take half of its bytes, or the third fsync fail; it is written down too. Knows
-nothing of what is written.
+or `EIO:fsync:3`, makes the second write take half of its bytes, or the third fsync fail; it is written down too. With
+`flip:read:NAME` the first read of a file whose path ends so brings one bit wrong, which the kernel then keeps in its
+cache. Knows nothing of what is written.
 """
 
 from __future__ import annotations
@@ -200,7 +201,12 @@ class Passing:
         return [".", "..", *os.listdir(self._at(path))]
 
     def read(self, path: str, size: int, offset: int, file: int) -> bytes:
-        return os.pread(file, size, offset)
+        data = bytearray(os.pread(file, size, offset))
+        if self._fault and self._fault.startswith("flip:read:") and path.endswith(self._fault.rpartition(":")[2]):
+            self._fault = None
+            self._note("flip", path, offset=offset)
+            data[len(data) // 2] ^= 4
+        return bytes(data)
 
     def release(self, path: str, file: int) -> None:
         os.close(file)
@@ -210,7 +216,8 @@ def _mount(root: str, mount: str, log: str, fault: str | None = None) -> None:
     import mfusepy
 
     operations = type("Recording", (Passing, mfusepy.Operations), {})(root, log, fault)
-    mfusepy.FUSE(operations, mount, foreground=True, nothreads=True, hard_remove=True, fsname="recording")
+    kept = {"kernel_cache": True} if fault and fault.startswith("flip") else {}
+    mfusepy.FUSE(operations, mount, foreground=True, nothreads=True, hard_remove=True, fsname="recording", **kept)
 
 
 if __name__ == "__main__":
