@@ -26,7 +26,7 @@ class Cached(Protocol):
         """What messages call it."""
 
     def drop_cache(self) -> None:
-        """Have the next read ask the place itself, as far as it can. Never raises."""
+        """Make the next read come past the caches, as far as that goes. Never raises."""
 
 
 class UnsteadyError(StorageError):
@@ -37,11 +37,11 @@ def reread(files: Sequence[Cached], read: Callable[[], E], judge: Callable[[E], 
     """Return what `judge` makes of what `read` found in `files`, once it raises nothing.
 
     What `read` returns is equal for equal bytes, such as the bytes or their digest. An error of `judge` is believed
-    when two reads agree; until then the files are read again. A read that was wrong is told in one WARN line.
+    when two reads agree; until then the files are read again. One WARN line reports a read that was wrong.
 
     Args:
         files: What is read, to drop its caches and to name it.
-        read: Reads the files. Its own errors are never held back.
+        read: Reads the files. Its own errors pass through.
         judge: Returns a result, or raises `ValueError` or a `ResumableError` for wrong bytes.
 
     Raises:
@@ -60,7 +60,7 @@ def reread(files: Sequence[Cached], read: Callable[[], E], judge: Callable[[E], 
                 raise _unsteady(_named(files)) from error
         else:
             if wrong:
-                _tell(_named(files))
+                _report(_named(files))
             return result
         for file in files:
             file.drop_cache()
@@ -70,7 +70,7 @@ def _named(files: Sequence[Cached]) -> str:
     return " and ".join(file.where for file in files)
 
 
-def _tell(where: str) -> None:
+def _report(where: str) -> None:
     warn(
         f"a read of {where} gave other bytes than the next read, which gave the right ones: the file is right, and the "
         "memory, the network or a cache of this machine may be faulty"

@@ -37,7 +37,7 @@ def verify(catalog: Catalog, manifest: Manifest, name: CheckpointName) -> None:
 
 
 def _recorded(manifest: Manifest) -> dict[str, list[Mapping[str, TensorRecord]]]:
-    """Of each blob that holds tensors: what its objects record."""
+    """Return, for each blob that holds tensors, what its objects record."""
     recorded: dict[str, list[Mapping[str, TensorRecord]]] = {}
     for record in manifest.objects.values():
         for blob in record.blobs if record.tensors else ():

@@ -173,7 +173,7 @@ def read_head(source: Readable) -> bytearray:
 def _looked_at(
     sources: Sequence[Source], records: Records, expected: Layout | None
 ) -> tuple[list[_Header], Mapping[str, tuple[int, Slice, TensorFacts]]]:
-    """The headers of an object's files, and where each of its tensors lies by them."""
+    """Return the headers of an object's files, and where each of its tensors lies by them."""
 
     def judge(heads: list[bytearray]) -> tuple[list[_Header], Mapping[str, tuple[int, Slice, TensorFacts]]]:
         headers = [_header(source, head, expected) for source, head in zip(sources, heads, strict=True)]

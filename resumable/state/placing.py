@@ -12,13 +12,17 @@ if TYPE_CHECKING:
 
 
 def alias_of(record: Recorded) -> str | None:
-    """The key whose tensor this record's key gets; None where it has one of its own."""
+    """Return the key whose tensor this record's key gets; None where it has one of its own."""
     alias: str | None = getattr(record, "alias", None)
     return alias
 
 
 def located(headers: Iterable[Mapping[str, Slice]], records: Mapping[str, Recorded]) -> dict[str, tuple[int, Slice]]:
-    """Where each recorded tensor lies: in which file, and where in it; `ValueError` unless it is in exactly one."""
+    """Find where each recorded tensor lies: in which file, and where in it.
+
+    Raises:
+        ValueError: A tensor is in none of the files, or in two.
+    """
     found: dict[str, tuple[int, Slice]] = {}
     for number, header in enumerate(headers):
         for key, place in header.items():

@@ -32,9 +32,9 @@ TAGS: Mapping[str, tuple[str, tuple[int, ...]]] = {
 
 
 def may_hold(tag: str, stored: Sequence[int], dtype: str, shape: Sequence[int]) -> bool:
-    """Whether a file that says `tag` and `stored` holds a tensor of this dtype and shape.
+    """Return whether a file that says `tag` and `stored` holds a tensor of this dtype and shape.
 
-    A dtype that is not in `TAGS` goes as bytes; how many of them make an item only torch knows.
+    A dtype that is not in `TAGS` is stored as bytes. Only torch knows how many of them make an item.
     """
     if dtype in TAGS:
         return stored_as(dtype, shape) == (tag, tuple(stored))

@@ -33,15 +33,18 @@ class Attempt:
     """What this attempt has told to be saved; what else is there under its number is of a save that failed."""
 
     def check(self) -> None:
-        """Return if this attempt still owns the run; otherwise `FencedError`, naming who does. Asks the storage.
+        """Return if this attempt still owns the run, by a look at the storage.
 
-        `StorageError` where the own file is damaged: that says nothing about who owns the run.
+        Raises:
+            FencedError: A newer attempt owns it, and is named; or the run was removed.
+            StorageError: The storage failed, or the own file is damaged, which says nothing about who owns the run.
         """
         try:
             own = read_attempt(self.storage, self.number)
         except CorruptCheckpointError as error:
             raise StorageError(
-                f"cannot read who owns this run: {error.message}", "the next save tries again; is the disk in order?"
+                f"cannot read who owns this run: {error.message}",
+                "the next save tries again; check the disk, the network and the memory of this machine",
             ) from error
         if own.token != self.token:
             raise FencedError(f"{describe(self.storage, self.number)} took the number of this attempt", _LOST)
@@ -145,7 +148,7 @@ def read_attempt(storage: Storage, number: int) -> AttemptFile:
 
 
 def _looked_at_twice(document: Document) -> AttemptFile:
-    """What it says. One answer that it is gone, which would end a training, decides nothing."""
+    """Read it. One answer that it is gone would end a training, so only the second one counts."""
     with suppress(FileNotFoundError):
         return document.read(parse_attempt_file)
     document.drop_cache()

@@ -125,7 +125,7 @@ class Backend:
         return int(found["size"])
 
     def drop_cache(self, at: str) -> None:
-        """Forget what the filesystem knows of a file. What is read has no handle, so it is asked for each time."""
+        """Forget what the filesystem knows of a file. No handle is kept: each read is a new request."""
         with self.using() as file_system:
             file_system.invalidate_cache(file_system._parent(at))
             file_system.invalidate_cache(at)

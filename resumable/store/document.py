@@ -39,7 +39,7 @@ class Document:
         return reread([self], self._bytes, lambda found: self._parsed(found, parse))
 
     def _bytes(self) -> bytes | str:
-        """Its bytes; or in words what is there that is no document."""
+        """Read its bytes, or return in words why there is no document."""
         try:
             return self.storage.read(self.path, max_bytes=self.max_bytes)
         except ValueError as error:

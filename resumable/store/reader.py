@@ -40,7 +40,7 @@ class BlobReader:
         reread([self], lambda: listed.pop() if listed else self._asked_size(), self._check_size)
 
     def drop_cache(self) -> None:
-        """Have the next read ask the place itself, past the caches."""
+        """Make the next read come past the caches, as far as that goes."""
         self._storage.drop_cache(self._record.path)
 
     def read(self, buffer: memoryview, offset: int, seen: Seen | None = None) -> None:
@@ -95,7 +95,7 @@ class BlobReader:
         reread([self], lambda: self._digest(room, seen), self._check_digest)
 
     def _digest(self, room: Callable[[int], memoryview], seen: Seen | None) -> str:
-        """XXH3-128 of what is read into the `room` for each start."""
+        """Return the XXH3-128 of what is read into the `room` for each start."""
         digest = xxhash.xxh3_128()
         for start, piece in zip(self._starts, self._filled(room), strict=True):
             digest.update(piece)

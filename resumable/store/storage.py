@@ -109,7 +109,7 @@ class Storage(Protocol):
         ...
 
     def drop_cache(self, path: str) -> None:
-        """Have the next read of a file ask the place itself, past the caches, as far as that goes. Never raises."""
+        """Make the next read of a file come past the caches, as far as that goes. Never raises."""
         ...
 
     def list(self, path: str) -> list[Entry]:
