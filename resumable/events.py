@@ -9,13 +9,20 @@ from collections.abc import Iterable, Mapping
 from resumable.errors import printable
 
 log = logging.getLogger("resumable")
+_witness = logging.getLogger("resumable.witness")  # logs nothing; see `_log`
 
-QUIET = {"WARN", "REJECT", "CHANGED"}
+_WARNINGS = {"WARN", "REJECT", "CHANGED"}
+_OURS = "resumable"  # the name of our handler
+# Each says what becomes of the whole run. Libraries and notebooks set the root logger up at WARNING, unasked.
+_ALOUD = {"NEW", "RESUME", "TAKEOVER", "DONE", "PREEMPT"}
 
 
 def emit(event: str, /, *subject: str, **fields: object) -> None:
-    """Log `EVENT subject key=value ...`; warnings at WARNING, the rest at INFO. Values with spaces are quoted."""
-    _emit(logging.WARNING if event in QUIET else logging.INFO, event, subject, fields)
+    """Log `EVENT subject key=value ...`; warnings at WARNING, the rest at INFO. Values with spaces are quoted.
+
+    What nobody may miss comes at WARNING where INFO would be hidden.
+    """
+    _emit(_level(event), event, subject, fields)
 
 
 def emit_aloud(event: str, /, *subject: str, **fields: object) -> None:
@@ -25,31 +32,69 @@ def emit_aloud(event: str, /, *subject: str, **fields: object) -> None:
 
 def _emit(level: int, event: str, subject: Iterable[str], fields: Mapping[str, object]) -> None:
     words = " ".join((*subject, *(f"{key}={_word(value)}" for key, value in fields.items() if value is not None)))
-    log.log(level, "%-7s %s", event, words)
+    _log(level, event, words)
 
 
 def warn(message: str) -> None:
     """Log one WARN line that is a sentence."""
-    log.warning("%-7s %s", "WARN", message)
+    _log(logging.WARNING, "WARN", message)
+
+
+def _log(level: int, event: str, words: str) -> None:
+    if log.disabled and _witness.disabled:
+        # `dictConfig` disables every logger that it does not name, which nobody means. Who means this one disables it
+        # alone.
+        log.disabled = _witness.disabled = False
+    log.log(level, "%-7s %s", event, words)
 
 
 def show_events() -> None:
-    """Print the lines on stderr, unless the program has set up logging of its own."""
-    if log.hasHandlers():
-        return
-    handler = _StderrHandler()
-    handler.setFormatter(logging.Formatter("resumable: %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    """Print the lines on stderr as long as the program has no handler of its own for them, also a later one."""
+    for former in [handler for handler in log.handlers if handler.name == _OURS]:  # also from before a reload
+        log.removeHandler(former)
+    log.addHandler(_StderrHandler())
+
+
+def _level(event: str) -> int:
+    if event in _WARNINGS:
+        return logging.WARNING
+    return logging.WARNING if (event in _ALOUD or _nobody_chose()) and not _shows_info() else logging.INFO
+
+
+def _shows_info() -> bool:
+    """Whether a line at INFO reaches any handler."""
+    hidden = max(log.getEffectiveLevel(), log.manager.disable + 1) > logging.INFO
+    return not hidden and any(handler.level <= logging.INFO for handler in _theirs() or log.handlers)
+
+
+def _nobody_chose() -> bool:
+    """Whether only our handler prints the lines, at a level that nobody set: then it prints all of them."""
+    ours = any(handler.name == _OURS for handler in log.handlers)
+    return ours and not _theirs() and log.level == logging.NOTSET and log.manager.disable < logging.INFO
+
+
+def _theirs() -> list[logging.Handler]:
+    """The handlers of the program that a line reaches: ours is none of them."""
+    found: list[logging.Handler] = []
+    at: logging.Logger | None = log
+    while at is not None:
+        found += [handler for handler in at.handlers if handler.name != _OURS]
+        at = at.parent if at.propagate else None
+    return found
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """Looks `sys.stderr` up at each line, so that a progress bar can put itself below."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = _OURS
+        self.setFormatter(logging.Formatter("resumable: %(message)s"))
+
     def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
+        if not _theirs():
+            self.stream = sys.stderr
+            super().emit(record)
 
 
 def _word(value: object) -> str:
