@@ -5,9 +5,9 @@ The public names; each is imported when it is first used, so that reading a run 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
+from resumable.facade import attribute
 from resumable.version import __version__
 
 if TYPE_CHECKING:
@@ -84,10 +84,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'resumable' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"resumable.{_HOME[name]}"), name)
-    globals()[name] = value
+    value = globals()[name] = attribute(__name__, _HOME, name)
     return value
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from resumable.facade import attribute
 
 if TYPE_CHECKING:
     from resumable.export.check import Measured, verify
@@ -22,6 +23,4 @@ __all__ = ["Exported", "Measured", "Proof", "export", "verify"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'resumable.export' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"resumable.export.{_HOME[name]}"), name)
+    return attribute(__name__, _HOME, name)
