@@ -20,7 +20,7 @@ from resumable.run import GOLDEN, GRADIENTS
 from resumable.state import rng
 from resumable.state.codec import Encoded, encode
 from resumable.state.gradients import Gradients
-from resumable.state.objects import Adapter, is_empty
+from resumable.state.objects import Adapter, emptiness
 from resumable.state.stager import Image
 from resumable.state.tensors import copy_of
 from resumable.store.manifest import ObjectRecord, TensorRecord
@@ -31,8 +31,7 @@ from resumable.version import __version__
 class Captured:
     """One object's state: the values that are no tensors as a document, its live tensors by the blob they belong to.
 
-    `steady` are the keys of tensors that only optimizers write. `is_empty` says that there is nothing where something
-    was to be expected; a plain container may well be filled later.
+    `steady` are the keys of tensors that only optimizers write. `emptiness` is what to warn of where there is nothing.
     """
 
     kind: str
@@ -40,7 +39,7 @@ class Captured:
     encoded: Encoded
     blobs: Mapping[str, Mapping[str, Tensor]]
     steady: frozenset[str]
-    is_empty: bool = False
+    emptiness: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def _captured(adapter: Adapter) -> Captured:
     tree = adapter.capture()
     encoded = encode(tree, key_of=adapter.key_of, where=adapter.name)
     blobs = _blobs(adapter.name, encoded, adapter.frozen())
-    nothing = adapter.kind in ("module", "stateful") and is_empty(tree)
+    nothing = emptiness(adapter, tree)
     return Captured(adapter.kind, adapter.type, encoded, blobs, adapter.steady(encoded.tensors), nothing)
 
 

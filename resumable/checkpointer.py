@@ -148,8 +148,8 @@ class Checkpointer:
     def _tell_empty(self, taken: Snapshot) -> None:
         if self._saves == 0 and self.resumed is None:
             for name, captured in taken.objects.items():
-                if captured.is_empty:
-                    warn(f"{name}: its state is empty, so nothing of it will come back ({captured.type})")
+                if captured.emptiness:
+                    warn(f"{name}: {captured.emptiness}")
 
     def _streams(self, blobs: Blobs) -> bool:
         """Whether the state is larger than the memory that may be kept for it."""

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,49 @@ def test_an_empty_state_is_warned_about_once(run: Path, caplog: pytest.LogCaptur
     warnings = [record.getMessage() for record in caplog.records if "state is empty" in record.getMessage()]
     assert len(warnings) == 1, warnings
     assert "WARN    metric: its state is empty" in warnings[0]
+
+
+def test_a_scaler_that_is_switched_off_has_no_state_and_none_is_missed(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scalers = {"scaler": torch.amp.GradScaler("cpu", enabled=False), "other": torch.amp.GradScaler("cpu")}
+    with Tiny(run).trainer(**scalers) as trainer:
+        for _ in trainer.steps(1):
+            pass
+    assert warnings_of(caplog) == []
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_metric_whose_states_are_not_saved_is_named_with_the_call_that_has_them_saved(
+    run: Path, caplog: pytest.LogCaptureFixture, nested: bool
+) -> None:
+    from torchmetrics import MeanMetric  # slow to import
+
+    with Tiny(run).trainer(metric=torch.nn.ModuleDict({"mean": MeanMetric()}) if nested else MeanMetric()) as trainer:
+        for _ in trainer.steps(1):
+            pass
+    [warning] = warnings_of(caplog)
+    assert "metric: its state is empty" in warning
+    assert "persistent(True)" in warning
+
+
+def test_a_metric_comes_back_after_the_call_that_the_warning_names(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from torchmetrics import CatMetric
+
+    def train(crash: bool) -> torch.Tensor:
+        metric = CatMetric()
+        metric.persistent(True)
+        with suppress(Crash), Tiny(run).trainer(metric=metric) as trainer:
+            for step in trainer.steps(4):
+                metric.update(float(step))
+                if step == 2 and crash:
+                    raise Crash
+                trainer.request_save()
+        return torch.as_tensor(metric.compute())
+
+    train(crash=True)
+    assert train(crash=False).tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert warnings_of(caplog) == []
 
 
 def test_a_state_that_can_no_longer_be_stored_is_raised_at_the_boundary(run: Path) -> None:

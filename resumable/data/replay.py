@@ -5,14 +5,22 @@ Knows nothing of what an item is. Each item is made under streams keyed by its p
 
 from __future__ import annotations
 
+import collections
+import itertools
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
+import torch
 
 from resumable.data.generators import find_generators
 from resumable.data.passes import Opening, Pass, length_of
 from resumable.data.streams import PrivateStreams, saved_streams, seed_streams
 from resumable.data.workers import calm_workers, end_workers
 from resumable.errors import LoopError
+
+# Iterating over these makes nothing and runs no code of the program: to go on in them is exact, and costs nothing.
+HELD = (range, list, tuple, dict, collections.deque, np.ndarray, torch.Tensor)
 
 
 class ReplayPass(Pass):
@@ -36,7 +44,12 @@ class ReplayPass(Pass):
         with self._streams, saved_streams(), calm_workers(self._loaders, opening.signals):
             seed_streams(opening.key)
             self._items: Iterator[Any] = iter(loader)
-        replay(self, opening, type_of(loader), advice(loader))
+        if type(loader) in HELD:
+            self._count = sum(1 for _ in itertools.islice(self._items, opening.batches_done))
+            if self._count < opening.batches_done:
+                raise too_few(opening, type_of(loader), self._count)
+        else:
+            replay(self, opening, type_of(loader), advice(loader))
 
     def _fetch(self) -> Any:
         with self._streams, saved_streams(), calm_workers(self._loaders, self._opening.signals):
@@ -67,13 +80,18 @@ def replay(this: Pass, opening: Opening, what: str, hint: str) -> None:
             try:
                 next(this)
             except StopIteration:
-                raise LoopError(
-                    f"{opening.address}: {what} gave {done} batches on resume, {wanted} were consumed before the "
-                    "checkpoint",
-                    "the data changed, or it can be iterated only once (a generator object): pass something that "
-                    "starts anew with every pass, such as a list or an object with __iter__",
-                ) from None
+                raise too_few(opening, what, done) from None
             advance(1)
+
+
+def too_few(opening: Opening, what: str, done: int) -> LoopError:
+    """The error for data that ended before the place of the checkpoint."""
+    return LoopError(
+        f"{opening.address}: {what} gave {done} batches on resume, {opening.batches_done} were consumed before the "
+        "checkpoint",
+        "the data changed, or it can be iterated only once (a generator object): pass something that "
+        "starts anew with every pass, such as a list or an object with __iter__",
+    )
 
 
 def check_workers(opening: Opening, workers: int) -> None:

@@ -21,6 +21,7 @@ class Adapter(Protocol):
     """One registered object, seen as a tree of plain values and tensors."""
 
     name: str
+    target: Any
     kind: str  # module | optimizer | stateful | generator | container
     type: str  # "torch.optim.adamw.AdamW"
 

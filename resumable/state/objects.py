@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from resumable.state.modules import ModuleAdapter
 from resumable.state.optimizers import OptimizerAdapter, is_standard, parameter_names
 from resumable.state.trees import Own
 
-__all__ = ["Adapter", "adapt", "differences", "is_empty", "verify_round_trip", "weights"]
+__all__ = ["Adapter", "adapt", "differences", "emptiness", "is_empty", "verify_round_trip", "weights"]
 
 RESERVED = ("golden", "gradients", "state")
 
@@ -71,9 +72,30 @@ def is_empty(tree: Any) -> bool:
     )
 
 
+def emptiness(adapter: Adapter, tree: Any) -> str | None:
+    """What to warn of where a captured tree holds nothing, and something was to be expected; otherwise None.
+
+    A plain container may well be filled later, and a `GradScaler` that is switched off has no state.
+    """
+    target = adapter.target
+    switched_off = isinstance(target, torch.amp.GradScaler) and not target.is_enabled()
+    if adapter.kind not in ("module", "stateful") or not is_empty(tree) or switched_off:
+        return None
+    hint = "; call persistent(True) on the metric before Trainer(...)" if _measures(target) else ""
+    return f"its state is empty, so nothing of it will come back ({adapter.type}){hint}"
+
+
 def weights(kind: str, tree: Any) -> Any:
     """What a reader wants of a stored object: a module's `state_dict` with its metadata, of others the whole tree."""
     return modules.weights(tree) if kind == "module" else tree
+
+
+def _measures(target: Any) -> bool:
+    """Whether it is a metric of torchmetrics, or holds some."""
+    metric = getattr(sys.modules.get("torchmetrics"), "Metric", None)
+    if metric is None or not isinstance(target, torch.nn.Module):
+        return False
+    return any(isinstance(part, metric) for part in target.modules())
 
 
 def _adapter(name: str, target: Any, registered: Mapping[str, torch.nn.Module]) -> Adapter:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -87,6 +89,45 @@ def test_a_replay_shows_progress_and_says_once_what_would_make_it_fast() -> None
         bench.batches(KINDS[kind](), resume=position)
         assert (len(fresh.said), len(bench.said), bench.advanced) == (0, 1, 3)
         assert advice in bench.said[0]
+
+
+HELD: dict[str, Any] = {
+    "range": range(7),
+    "list": [torch.tensor(n) for n in range(7)],
+    "tuple": tuple(range(7)),
+    "dict": dict.fromkeys("abcdefg"),
+    "deque": deque(range(7)),
+    "array": np.arange(14).reshape(7, 2),
+    "tensor": torch.arange(14).reshape(7, 2),
+}
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_what_is_held_already_goes_on_without_a_word(kind: str) -> None:
+    before, position = Bench().batches(HELD[kind], stop=3)
+    bench = Bench()
+    opened = bench.data.open(HELD[kind], PassAddress("batches", 0, 0), position, set_epoch=0)
+    assert (bench.said, bench.advanced, opened.replayed) == ([], 0, False)
+    assert [str(batch) for batch in [*before, *opened]] == [str(batch) for batch in HELD[kind]]
+    assert opened.position() == {"kind": "replay", "batches": 7, "workers": 0, "finished": True}
+
+
+def test_a_list_with_code_of_its_own_is_replayed_with_a_word() -> None:
+    class Fresh(list[int]):
+        def __iter__(self) -> Iterator[Any]:
+            return (torch.rand(()) for _ in super().__iter__())
+
+    before, position = Bench().batches(Fresh(range(5)), stop=3)
+    bench = Bench()
+    after = bench.batches(Fresh(range(5)), resume=position)[0]
+    assert (len(bench.said), bench.advanced) == (1, 3)
+    assert equal(before + after, Bench().batches(Fresh(range(5)))[0])
+
+
+def test_a_list_that_became_shorter_is_an_error_on_resume() -> None:
+    position = Bench().batches([1, 2, 3], stop=3)[1]
+    with pytest.raises(LoopError, match="list gave 2 batches on resume, 3 were consumed"):
+        Bench().batches([1, 2], resume=position | {"finished": False})
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (2, 1)])
