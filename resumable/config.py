@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from pydantic_settings.exceptions import SettingsError
 
 from resumable.errors import ConfigError
+from resumable.named import names_run
 from resumable.policy import Schedule
 from resumable.retention import Rule
 
@@ -154,8 +155,10 @@ class Config(_Section):
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Mapping[str, Any] | Config, /, **overrides: Any) -> Config:
-        """The configuration of `source` (a path of a YAML file, a mapping, or a `Config`), completed and checked.
+        """The configuration of `source`, completed and checked.
 
+        `source` is the folder or URL of the run, the path of a YAML file (it ends in `.yaml` or `.yml`), a mapping, or
+        a `Config`.
         `overrides` beat the environment (`RESUMABLE_RUN`, `RESUMABLE_EVERY__STEPS`), which beats `source`, which beats
         the defaults; nested keys are merged one by one. Raises `ConfigError` for anything that cannot be used.
         """
@@ -208,11 +211,13 @@ def _given(source: str | os.PathLike[str] | Mapping[str, Any] | Config) -> _Sour
         return _Source("the Config given", source.model_dump(exclude_unset=True))
     if isinstance(source, Mapping):
         return _Source("the mapping given", _plain(source, "the mapping given"))
-    if isinstance(source, (str, os.PathLike)):
-        return _Source(str(source), _file(Path(source)))
+    text = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    if isinstance(text, str):
+        return _Source("the argument", {"run": text}) if names_run(text) else _Source(text, _file(Path(text)))
     raise ConfigError(
-        f"config: expected the path of a YAML file, a mapping or a Config, found {type(source).__name__}",
-        'for example Trainer("configs/digits.yaml", ...) or Trainer({"run": "runs/digits"}, ...)',
+        "config: expected a folder, a URL, the path of a YAML file, a mapping or a Config, "
+        f"found {type(source).__name__}",
+        'for example Trainer("runs/digits", ...) or Trainer("configs/digits.yaml", ...)',
     )
 
 

@@ -27,9 +27,9 @@ T = TypeVar("T")
 class Trainer:
     """Wraps a training loop so that the same command, run again after any crash, continues at the exact batch.
 
-    `config` is the path of a YAML file, a mapping or a `Config`. `objects` is everything that changes while training:
-    modules, optimizers, schedulers and anything else with `state_dict`/`load_state_dict`; `torch.Generator`,
-    `numpy.random.Generator`, `random.Random`; plain dicts and lists, which are filled in place.
+    `config` is the folder or URL of the run, the path of a YAML file, a mapping or a `Config`. `objects` is everything
+    that changes while training: modules, optimizers, schedulers and anything else with `state_dict`/`load_state_dict`;
+    `torch.Generator`, `numpy.random.Generator`, `random.Random`; plain dicts and lists, which are filled in place.
 
     Discovers and verifies the newest checkpoint at once, so that what does not fit is refused early. Raises the tree
     under `ResumableError`; nothing is trained and nothing is deleted before that.
@@ -41,7 +41,7 @@ class Trainer:
         if config is None:
             raise ConfigError(
                 "Trainer(...): no config was given",
-                'it comes first and without a name: Trainer("configs/digits.yaml", model=model, ...)',
+                'it comes first and without a name: Trainer("runs/digits", model=model, ...)',
             )
         refuse_several_processes()
         self.config = Config.load(config)

@@ -324,3 +324,75 @@ def test_a_file_that_is_not_there_is_refused_with_the_folder_that_was_searched(
 
 def test_something_that_is_no_source_is_refused_with_examples() -> None:
     assert "found int" in _refusal(5).message
+
+
+@pytest.mark.parametrize(
+    "given", ["runs/a", "runs/lr0.1", "runs/a.b.c", "s3://bucket/a.json", "memory://a", "/tmp/none"]
+)
+def test_a_text_that_does_not_end_as_a_yaml_file_does_is_the_run(given: str) -> None:
+    assert Config.load(given) == Config(run=given)
+
+
+def test_a_path_is_a_run_or_a_file_as_its_text_would_be(tmp_path: Path) -> None:
+    assert Config.load(tmp_path / "a") == Config(run=str(tmp_path / "a"))
+    assert Config.load(_file(tmp_path, "run: b\n")) == Config(run="b")
+
+
+@pytest.mark.parametrize("ending", ["yaml", "yml", "YAML"])
+def test_what_ends_as_a_yaml_file_does_is_one(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"mine.{ending}"
+    assert str(path) in _refusal(str(path)).message
+    path.write_text("run: b\n")
+    assert Config.load(str(path)) == Config(run="b")
+
+
+def test_the_home_folder_stands_in_a_run_that_is_given_as_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert Config.load("~/runs/a").run == "/home/me/runs/a"
+
+
+def test_the_environment_and_arguments_beat_a_run_given_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESUMABLE_RUN", "environment")
+    assert Config.load("text").run == "environment"
+    config = Config.load("text", run="argument", every={"steps": 3})
+    assert (config.run, config.every) == ("argument", Every(steps=3))
+
+
+def test_a_run_that_is_there_is_a_run_whatever_lies_beside_it(tmp_path: Path) -> None:
+    for name in ("run", "run.json"):
+        (tmp_path / name).mkdir()
+        (tmp_path / "run.yaml").write_text("run: other\n")
+        assert Config.load(str(tmp_path / name)).run == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["run", "run.json", "run.ymal", "run.yam", "run.toml", "run.YAM"])
+def test_a_slip_in_the_name_of_a_config_begins_no_run(tmp_path: Path, text: str) -> None:
+    path = _file(tmp_path, "run: b\n")
+    refusal = _refusal(str(tmp_path / text))
+    assert f"did you mean {str(path)!r}?" in refusal.message
+    assert str(tmp_path / text) in refusal.message
+
+
+@pytest.mark.parametrize("text", ["configs/a.json", "a.toml", "a.yamll", "a.cfg", "train.py"])
+def test_the_name_of_some_other_kind_of_config_begins_no_run(text: str) -> None:
+    refusal = _refusal(text)
+    assert "found neither" in refusal.message
+    assert "did you mean" not in refusal.message
+
+
+@pytest.mark.parametrize("name", ["config.json", "config.txt", "config"])
+def test_a_file_that_does_not_end_as_a_yaml_file_does_is_neither_read_nor_a_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("run: b\n")
+    assert "found a file" in _refusal(str(tmp_path / name)).message
+
+
+def test_the_text_of_a_config_is_no_name_of_one() -> None:
+    assert "several lines" in _refusal("run: runs/a\nevery: {steps: 1}\n").message
+
+
+def test_a_url_that_a_path_has_changed_is_no_folder() -> None:
+    assert "expected a URL with ://" in _refusal(Path("s3://bucket/run")).message
+
+
+def test_a_run_without_a_name_is_refused() -> None:
+    assert "expected a folder or a URL, found ''" in _refusal("").message

@@ -71,7 +71,7 @@ def test_a_wrong_value_says_where_what_was_expected_and_what_was_found(
 def test_a_config_that_is_none_says_what_one_is() -> None:
     with pytest.raises(ConfigError) as caught:
         Trainer(nn.Linear(1, 1))  # type: ignore[arg-type]
-    says(caught, "expected the path of a YAML file, a mapping or a Config, found Linear", "hint: for example Trainer(")
+    says(caught, "expected a folder, a URL, the path of a YAML file, a mapping or a Config, found Linear", "hint: for")
 
 
 def test_a_config_given_by_name_is_told_from_an_object(run: Path) -> None:

@@ -22,8 +22,9 @@ _Callback: Any = private.package().Callback
 class Resume(_Callback):  # type: ignore[misc]
     """Makes `trainer.fit(...)` continue at the exact batch when the same command is run again after any crash.
 
-    `config` is the path of a YAML file, a mapping or a `Config`, as for `resumable.Trainer`; a step is one trained
-    batch, counted over the whole run. Script, module and data module stay as they are, and so may `ModelCheckpoint`.
+    `config` is the folder or URL of the run, the path of a YAML file, a mapping or a `Config`, as for
+    `resumable.Trainer`; a step is one trained batch, counted over the whole run. Script, module and data module stay
+    as they are, and so may `ModelCheckpoint`.
     `golden` is a known input of the module's `forward`, as for `Trainer.golden`: every checkpoint carries it, and what
     the module gives for it.
 
