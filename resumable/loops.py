@@ -8,8 +8,9 @@ fetch, so that code which ran again in between leaves no trace.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from resumable import killpoints, misuse
@@ -24,9 +25,17 @@ from resumable.position import Position
 from resumable.progress import TrainingBar
 from resumable.signals import Preemption
 from resumable.state import rng
-from resumable.zipped import ZippedPass
+from resumable.turns import Turns
+from resumable.zipped import ZippedPass, remaining
 
 _END = object()
+
+
+@dataclass
+class _Given:
+    """How many batches of an evaluation were handed out."""
+
+    batches: int = 0
 
 
 class Loops:
@@ -65,16 +74,18 @@ class Loops:
 
     # -- what is called from outside ----------------------------------------------------------------------------------
 
-    def epochs(self, n: int) -> Iterator[int]:
+    def epochs(self, n: int) -> Turns[int]:
         self._refuse_second_loop("epochs")
-        return self._epochs(misuse.whole("epochs", n))
+        turns = self._epochs(misuse.whole("epochs", n))
+        return Turns(turns, lambda begun: self._left(n, self.epoch + begun))
 
-    def steps(self, n: int) -> Iterator[int]:
+    def steps(self, n: int) -> Turns[int]:
         self._refuse_second_loop("steps")
-        return self._steps(misuse.whole("steps", n))
+        turns = self._steps(misuse.whole("steps", n))
+        return Turns(turns, lambda begun: self._left(n, self.step + begun))
 
-    def batches(self, *loaders: Any) -> Iterator[tuple[int, Any]]:
-        return self._pass(*loaders)
+    def batches(self, *loaders: Any) -> Turns[tuple[int, Any]]:
+        return Turns(self._pass(*loaders), lambda begun: self._left_inside() if begun else self._left_of(loaders))
 
     def cycle(self, loader: Any, name: str | None) -> Cycle:
         if self._loop is not None:
@@ -87,10 +98,11 @@ class Loops:
         self._cycles[chosen] = cycle
         return cycle
 
-    def evaluate(self, loader: Any) -> Iterator[Any]:
+    def evaluate(self, loader: Any) -> Turns[Any]:
         self.restore_early()
         self.settle()
-        return self._evaluate(loader)
+        given = _Given()
+        return Turns(self._evaluate(loader, given), lambda _: remaining([loader], given.batches))
 
     def log(self, metrics: dict[str, Any]) -> None:
         self.settle()
@@ -109,7 +121,7 @@ class Loops:
 
     # -- turning ------------------------------------------------------------------------------------------------------
 
-    def _epochs(self, n: int) -> Iterator[int]:
+    def _epochs(self, n: int) -> Generator[int]:
         with self._outermost("epochs", n):
             self._begin()
             self._tell_if_done(n, self.epoch)
@@ -123,7 +135,7 @@ class Loops:
                 self.epoch, self._passes = self.epoch + 1, 0
                 self._reached(epoch_ended=True, last=self.epoch >= n)
 
-    def _steps(self, n: int) -> Iterator[int]:
+    def _steps(self, n: int) -> Generator[int]:
         with self._outermost("steps", n):
             self._begin()
             self._tell_if_done(n, self.step)
@@ -133,7 +145,7 @@ class Loops:
                 self.step += 1
                 self._reached(last=self.step >= n)
 
-    def _pass(self, *loaders: Any) -> Iterator[tuple[int, Any]]:
+    def _pass(self, *loaders: Any) -> Generator[tuple[int, Any]]:
         self.settle()
         if self._loop == "epochs" and not self._inside_pass:
             yield from self._epoch_pass(loaders)
@@ -142,7 +154,7 @@ class Loops:
         else:
             raise misuse.nested_batches("another batches()" if self._inside_pass else f"{self._loop}()")
 
-    def _epoch_pass(self, loaders: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
+    def _epoch_pass(self, loaders: tuple[Any, ...]) -> Generator[tuple[int, Any]]:
         number, self._entered = self._entered, self._entered + 1
         if number < self._passes:
             return  # finished before the crash
@@ -167,7 +179,7 @@ class Loops:
                 self._inside_pass = self._left_pass
                 self._close_pass()
 
-    def _bare_pass(self, loaders: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
+    def _bare_pass(self, loaders: tuple[Any, ...]) -> Generator[tuple[int, Any]]:
         """A pass without `epochs()` around it is an epoch of its own; the user's own `for` counts them."""
         call, self._bare_calls = self._bare_calls, self._bare_calls + 1
         with self._outermost("batches", None):
@@ -190,7 +202,7 @@ class Loops:
             self._restore_everything()
             self._pending = None
 
-    def _evaluate(self, loader: Any) -> Iterator[Any]:
+    def _evaluate(self, loader: Any, given: _Given) -> Generator[Any]:
         address = PassAddress(loop="evaluate", number=self._evaluations, epoch=self.step)
         self._evaluations += 1
         before, here = rng.capture(), (self.step, self.epoch)
@@ -201,6 +213,7 @@ class Loops:
                 for batch in batches:
                     killpoints.reach("evaluate", self.step)
                     self._boundary.leave_if_asked()
+                    given.batches += 1
                     yield batch
         finally:
             if not watched:
@@ -272,6 +285,27 @@ class Loops:
         if self._current is not None:
             self._current.close()
             self._current = None
+
+    # -- what is left, for who asks -----------------------------------------------------------------------------------
+
+    def _left(self, n: int, stands_at: int) -> int:
+        return 0 if self._ended(n) else max(n - stands_at, 0)
+
+    def _left_inside(self) -> int | None:
+        return 0 if self._boundary.stopping or self._current is None else self._current.left
+
+    def _left_of(self, loaders: tuple[Any, ...]) -> int | None:
+        """Of a pass that is not begun, which may be the one that a resume goes on in."""
+        if self._boundary.stopping or self._is_next_over():
+            return 0
+        resume = self._pending.loaders if self._pending is not None else []
+        return remaining(loaders, resume[0]["batches"] if resume else 0)
+
+    def _is_next_over(self) -> bool:
+        """Whether the pass that would begin next was finished before."""
+        if self._loop is not None:
+            return self._entered < self._passes
+        return self._bare_calls < self.epoch or self._was_stopped()
 
     # -- the boundary -------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from resumable.launch import announce, refuse_several_processes, refuse_while_bu
 from resumable.loops import Loops
 from resumable.progress import TrainingBar
 from resumable.signals import Preemption
+from resumable.turns import Turns
 
 T = TypeVar("T")
 
@@ -82,22 +83,24 @@ class Trainer:
 
     # -- the loops ----------------------------------------------------------------------------------------------------
 
-    def epochs(self, n: int) -> Iterator[int]:
+    def epochs(self, n: int) -> Turns[int]:
         """Epoch numbers below `n`, from where the run stands; the end of each turn is a boundary."""
         return self._kept(self._loops.epochs(n))
 
-    def steps(self, n: int) -> Iterator[int]:
+    def steps(self, n: int) -> Turns[int]:
         """Step numbers below `n`, from where the run stands, for loops without a loader."""
         return self._kept(self._loops.steps(n))
 
-    def batches(self, loader: Any, *more: Any) -> Iterator[Any]:
+    def batches(self, loader: Any, *more: Any) -> Turns[Any]:
         """The batches of one pass, from the exact batch on; with several loaders tuples, as `zip`.
 
+        Its `len()` is what is left, where the loaders have a length; so `tqdm(trainer.batches(loader))` shows the time.
         Python's own `enumerate` around it would count from 0 again after a resume: use `trainer.enumerate`.
         """
-        return (batch for _, batch in self._kept(self._loops.batches(loader, *more)))
+        turns = self._loops.batches(loader, *more)
+        return turns.through(batch for _, batch in self._keeping(turns))
 
-    def enumerate(self, loader: Any, *more: Any) -> Iterator[tuple[int, Any]]:
+    def enumerate(self, loader: Any, *more: Any) -> Turns[tuple[int, Any]]:
         """As `batches`, with the index of the batch in its pass, also after a resume."""
         return self._kept(self._loops.batches(loader, *more))
 
@@ -108,7 +111,7 @@ class Trainer:
         """
         return self._loops.cycle(loader, name)
 
-    def evaluate(self, loader: Any) -> Iterator[Any]:
+    def evaluate(self, loader: Any) -> Turns[Any]:
         """The batches of `loader` for validation: counts no step and leaves the global RNG streams as they were."""
         return self._loops.evaluate(loader)
 
@@ -159,10 +162,13 @@ class Trainer:
     ) -> None:
         self.close()
 
-    def _kept(self, loop: Iterator[T]) -> Iterator[T]:
+    def _kept(self, turns: Turns[T]) -> Turns[T]:
+        return turns.through(self._keeping(turns))
+
+    def _keeping(self, turns: Turns[T]) -> Generator[T]:
         self._refuse_closed()
         # A trainer that nobody holds would be closed under its own loop.
-        yield from loop
+        yield from turns
 
     def _refuse_closed(self) -> None:
         if not self._finalizer.alive:

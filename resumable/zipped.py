@@ -7,6 +7,7 @@ from typing import Any
 
 from resumable.data.addresses import PassAddress
 from resumable.data.loader import Data, Pass
+from resumable.data.passes import length_of
 from resumable.errors import LoopError
 
 
@@ -35,8 +36,7 @@ class ZippedPass:
         except BaseException:
             self.close()
             raise
-        lengths = [opened.length for opened in self._passes if opened.length is not None]
-        self.length = min(lengths) if len(lengths) == len(self._passes) else None
+        self.length = _shortest([opened.length for opened in self._passes])
         self.replayed = any(opened.replayed for opened in self._passes)
 
     def __iter__(self) -> ZippedPass:
@@ -48,6 +48,11 @@ class ZippedPass:
         self.batches += 1
         return batch
 
+    @property
+    def left(self) -> int | None:
+        """Batches to come, where every loader knows its length."""
+        return _less(self.length, self.batches)
+
     def positions(self) -> list[dict[str, Any]]:
         """Where each loader stands, as plain values."""
         return [opened.position() | {"length": opened.length} for opened in self._passes]
@@ -56,3 +61,17 @@ class ZippedPass:
         """Let go of workers and iterators; safe to call again."""
         while self._passes:
             self._passes.pop().close()
+
+
+def remaining(loaders: Sequence[Any], batches: int) -> int | None:
+    """What is left of a pass over these loaders after so many batches, where every loader knows its length."""
+    return _less(_shortest([length_of(loader) for loader in loaders]), batches)
+
+
+def _less(length: int | None, batches: int) -> int | None:
+    return None if length is None else max(length - batches, 0)
+
+
+def _shortest(lengths: Sequence[int | None]) -> int | None:
+    known = [length for length in lengths if length is not None]
+    return min(known) if len(known) == len(lengths) else None
