@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from pydantic_settings.exceptions import SettingsError
 
 from resumable.errors import ConfigError
+from resumable.location import location
 from resumable.named import names_run
 from resumable.policy import Schedule
 from resumable.retention import Rule
@@ -181,11 +182,20 @@ class Config(_Section):
         config._overrides = overrides
         return config
 
+    @property
+    def location(self) -> str:
+        """Where the run is, for messages: without the secrets that `run` may hold."""
+        return location(self.run)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, self.location if name == "run" else value
+
     def public(self) -> dict[str, Any]:
         """The configuration as plain JSON values without secrets: for manifests, logs and reports."""
         values = self.model_dump(mode="json")
         values["storage_options"] = dict.fromkeys(self.storage_options, "***")
-        values["run"] = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", self.run)
+        values["run"] = self.location
         return values
 
 

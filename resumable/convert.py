@@ -46,7 +46,7 @@ def convert(
     of ours can hold; then nothing is written.
     """
     file, goal = File(source, storage_options), File(target, storage_options)
-    if file.name == goal.name or (file.local is not None and file.local == goal.local):
+    if file.url == goal.url or (file.local is not None and file.local == goal.local):
         raise ConfigError(f"{goal.name}: the file itself would be replaced", "give the new file another name")
     with _fetched(file) as path:
         return store(_loaded(path, file.name), target, storage_options=storage_options)

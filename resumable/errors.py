@@ -40,6 +40,9 @@ class StateError(ResumableError, TypeError):
 class StorageError(ResumableError, OSError):
     """The storage refused or failed: permissions, a full disk, a network that stayed away."""
 
+    misused: bool = False
+    """Whether its client did not take what it got, so that a mistake in the URL or the options is likely."""
+
     def __init__(self, message: str, hint: str | None = None) -> None:
         ResumableError.__init__(self, message, hint)
 

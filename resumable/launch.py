@@ -68,7 +68,7 @@ def announce(config: Config, checkpointer: Checkpointer) -> None:
     """The first log line: a new run, or where it goes on; and what changed since that could change bits."""
     resumed, attempt = checkpointer.resumed, checkpointer.attempt.number
     if resumed is None:
-        emit("NEW", run=config.run, data_seed=checkpointer.data_seed, attempt=attempt)
+        emit("NEW", run=config.location, data_seed=checkpointer.data_seed, attempt=attempt)
         return
     summary = resumed.manifest.position
     emit(

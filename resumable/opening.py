@@ -64,7 +64,7 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
     """
     unlock = _lock(config, storage)
     try:
-        refuse = partial(_refuse_other_objects, config.run, objects)
+        refuse = partial(_refuse_other_objects, config.location, objects)
         resumed = discover(config, catalog, refuse=refuse) if _exists(config, catalog) else None
         _refuse_unfenced(config, storage)
         run_file = create_run(storage, data_seed=_fresh_seed() if config.data_seed is None else config.data_seed)
@@ -88,13 +88,13 @@ def _lock(config: Config, storage: Storage) -> Callable[[], None]:
         if "this program" not in str(error.__cause__):
             raise
         raise FencedError(
-            f"{config.run}: this program has a Trainer on this run already",
+            f"{config.location}: this program has a Trainer on this run already",
             "call its close() first, or use `with Trainer(...) as trainer:`; two would overwrite each other",
         ) from error
     except OSError as error:  # the first write of an attempt: whatever is wrong with the place shows here
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise StorageError(
-            f"{config.run}: cannot be written to: {cause.strerror or cause}",
+            f"{config.location}: cannot be written to: {cause.strerror or cause}",
             getattr(error, "hint", None) or "name a folder in `run` that this user may write to",
         ) from error
 
@@ -105,11 +105,11 @@ def _refuse_unfenced(config: Config, storage: Storage) -> None:
         return
     if config.fencing == "require":
         raise StorageError(
-            f"{config.run}: this storage does not create files exclusively, and the config says fencing: require",
+            f"{config.location}: this storage does not create files exclusively, and the config says fencing: require",
             "name a storage in `run` that does (a folder, S3 with conditional writes), or say fencing: auto",
         )
     warn(
-        f"{config.run}: this storage does not create files exclusively: do not launch this run twice at the same "
+        f"{config.location}: this storage does not create files exclusively: do not launch this run twice at the same "
         "instant (`fencing: off` silences this line, `fencing: require` refuses such a storage)"
     )
 
@@ -142,7 +142,7 @@ def _settled(
         _refuse_a_fresh_start(config, catalog, rejected)
         if resumed is not None:
             raise NoCheckpointError(
-                f"{config.run}: {resumed.name} was the newest a moment ago, and now there is none",
+                f"{config.location}: {resumed.name} was the newest a moment ago, and now there is none",
                 "another program deletes in this run: stop it, and restore the run from a copy",
             )
     if newest is None or (resumed is not None and newest.name == resumed.name):
@@ -195,12 +195,12 @@ def _exists(config: Config, catalog: Catalog) -> bool:
     exists = catalog.run_file() is not None or bool(catalog.names())
     if exists and config.resume == "never":
         raise RunMismatchError(
-            f"{config.run}: there is a run already, and the config says resume: never",
+            f"{config.location}: there is a run already, and the config says resume: never",
             "name another folder in `run`, or say resume: auto to continue it; nothing was deleted",
         )
     if not exists and config.resume == "must":
         raise NoCheckpointError(
-            f"{config.run}: no run here, and the config says resume: must",
+            f"{config.location}: no run here, and the config says resume: must",
             "check `run` and the storage, or say resume: auto to begin a new run",
         )
     return exists
@@ -210,12 +210,12 @@ def _refuse_a_fresh_start(config: Config, catalog: Catalog, rejected: Mapping[st
     damaged = "".join(f"\n  {name}: {why}" for name, why in rejected.items() if _was_committed(catalog, name))
     if damaged:
         raise CorruptCheckpointError(
-            f"{config.run}: none of the checkpoints is valid:{damaged}",
+            f"{config.location}: none of the checkpoints is valid:{damaged}",
             "restore the run from a copy, or name another folder in `run` to begin anew; nothing was deleted",
         )
     if config.resume == "must":
         raise NoCheckpointError(
-            f"{config.run}: the run has no checkpoint yet, and the config says resume: must",
+            f"{config.location}: the run has no checkpoint yet, and the config says resume: must",
             "say resume: auto to begin it again from the start",
         )
 
@@ -279,7 +279,7 @@ def _fresh_seed() -> int:
 def _refuse_other_seed(config: Config, run_file: RunFile) -> None:
     if config.data_seed not in (None, run_file.data_seed):
         raise RunMismatchError(
-            f"{config.run}: data_seed is {config.data_seed} in the config, but this run was created with "
+            f"{config.location}: data_seed is {config.data_seed} in the config, but this run was created with "
             f"{run_file.data_seed}",
             "take data_seed out of the config to continue this run, or name another folder in `run`",
         )

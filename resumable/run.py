@@ -19,13 +19,14 @@ from resumable.errors import (
     quoted,
 )
 from resumable.events import size
+from resumable.location import location
 from resumable.retention import Candidate, Rule, best
 from resumable.state.loaded import Loaded
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord
 from resumable.store.reader import BlobReader
-from resumable.store.storage import open_storage, without_password
+from resumable.store.storage import open_storage
 from resumable.verification import verify
 
 if TYPE_CHECKING:
@@ -47,11 +48,13 @@ class Run:
 
     def __init__(self, url: str, *, storage_options: Mapping[str, Any] | None = None) -> None:
         self.url = str(url)
+        self.location = location(self.url)
+        """Where it is, for messages: without the secrets that `url` may hold."""
         self._storage = open_storage(self.url, storage_options)
         self.catalog = Catalog(self._storage)
 
     def __repr__(self) -> str:
-        return f"Run({self.url!r})"
+        return f"Run({self.location!r})"
 
     def checkpoints(self, reject: Callable[[str, str], None] | None = None) -> list[Checkpoint]:
         """Every readable checkpoint of the run's history, oldest first, by the cheap checks: manifest and sizes.
@@ -73,13 +76,13 @@ class Run:
         metric = wanted.best_metric
         if metric is None:
             raise NoCheckpointError(
-                f"{self.url}: none is best, for the run's config names no keep.best.metric",
+                f"{self.location}: none is best, for the run's config names no keep.best.metric",
                 "choose @latest or @STEP; for later runs, name a metric and log it with trainer.log(...)",
             )
         winner = best([checkpoint.candidate(metric) for checkpoint in reversed(checkpoints)], wanted)
         if not winner:
             raise NoCheckpointError(
-                f"{self.url}: no checkpoint carries a value of the metric {metric!r}",
+                f"{self.location}: no checkpoint carries a value of the metric {metric!r}",
                 "call trainer.log(...) with the metric that keep.best.metric names, or choose @latest or @STEP",
             )
         return next(checkpoint for checkpoint in checkpoints if checkpoint.name == winner[0])
@@ -90,7 +93,7 @@ class Run:
         found = [checkpoint for checkpoint in checkpoints if checkpoint.step == step]
         if not found:
             steps = ", ".join(str(checkpoint.step) for checkpoint in checkpoints[-8:])
-            raise NoCheckpointError(f"{self.url}: no checkpoint at step {step}", f"the newest are at steps {steps}")
+            raise NoCheckpointError(f"{self.location}: no checkpoint at step {step}", f"the newest are at steps {steps}")
         return found[-1]
 
     def select(self, selector: str | None) -> Checkpoint:
@@ -104,7 +107,7 @@ class Run:
         for checkpoint in self._existing():
             if checkpoint.name == selector:
                 return checkpoint
-        raise NoCheckpointError(f"{self.url}: no checkpoint {selector!r}", f"`resumable ls {self.url}` lists them")
+        raise NoCheckpointError(f"{self.location}: no checkpoint {selector!r}", f"`resumable ls {self.location}` lists them")
 
     def folder(self, name: CheckpointName) -> Checkpoint:
         """The checkpoint in the folder of this name, on the line of the history or off it."""
@@ -119,16 +122,16 @@ class Run:
             return checkpoints
         if rejected:
             raise CorruptCheckpointError(
-                f"{self.url}: none of the checkpoints can be read: " + "; ".join(rejected),
+                f"{self.location}: none of the checkpoints can be read: " + "; ".join(rejected),
                 "restore the run from a copy, or start a new run in another folder",
             )
-        raise NoCheckpointError(f"{self.url}: no checkpoints here", self._elsewhere())
+        raise NoCheckpointError(f"{self.location}: no checkpoints here", self._elsewhere())
 
     def _elsewhere(self) -> str:
         """What may have been meant by a place without checkpoints."""
         url, selector = parse_target(self.url)
         if selector is not None:
-            return f"a run is opened without its selector: Run({without_password(url)!r}).select({selector!r})"
+            return f"a run is opened without its selector: Run({location(url)!r}).select({selector!r})"
         slip = selector_slip(self.url)
         if slip and not self._storage.list(""):
             return slip
@@ -384,7 +387,7 @@ def parse_target(text: str) -> tuple[str, str | None]:
 
 def selector_slip(target: str) -> str | None:
     """What to write where `target` ends as if in a selector and is none; None where it does not."""
-    url, _, selector = target.rpartition("@")
+    url, _, selector = location(target).rpartition("@")
     path = url.partition("://")[2] if "://" in url else url
     if not url or "/" in selector or ("://" in url and "/" not in path) or parse_target(target)[1] is not None:
         return None

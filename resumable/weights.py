@@ -20,13 +20,14 @@ from resumable.errors import (
     RunMismatchError,
     quoted,
 )
+from resumable.location import file_location, location
 from resumable.proved import GOLDEN_FILE, PROOF, Weights
 from resumable.rereading import reread
 from resumable.run import Checkpoint, Run, parse_target, selector_slip
 from resumable.state.loaded import Loaded
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName
 from resumable.store.manifest import first_fault
-from resumable.store.storage import Seen, Storage, checked, local_path, open_storage, without_password
+from resumable.store.storage import Seen, Storage, checked, local_path, open_storage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,7 +114,7 @@ def _folder(url: str, options: _Options) -> Checkpoint | StoredFiles | None:
             return _file(_joined(url, name), options, proof)
     if proof is not None:
         raise CorruptCheckpointError(
-            f"{without_password(url)}: its {PROOF} is of weights, and neither {SINGLE} nor {INDEX} is here",
+            f"{location(url)}: its {PROOF} is of weights, and neither {SINGLE} nor {INDEX} is here",
             "copy the whole folder again",
         )
     return None
@@ -122,7 +123,7 @@ def _folder(url: str, options: _Options) -> Checkpoint | StoredFiles | None:
 def _proof(url: str, options: _Options) -> Weights:
     """What the folder of an exported model says of its weights."""
     file = _StoredFile.at(_joined(url, PROOF), options)
-    where = without_password(url)
+    where = location(url)
     try:
         proof = proved.parse(b"") if file is None else file.parsed(proved.parse, proved.MAX_BYTES)
     except (CheckpointError, ValueError) as error:
@@ -148,7 +149,7 @@ def _checkpoint(url: str, options: _Options) -> Checkpoint:
     parsed = CheckpointName.parse(name)
     if parsed is None or folder != CHECKPOINTS:
         raise CheckpointError(
-            f"{without_password(url)}: a checkpoint outside of its run, which its files may lead into",
+            f"{location(url)}: a checkpoint outside of its run, which its files may lead into",
             f"keep it in RUN/{CHECKPOINTS}/, or name one of its .safetensors files",
         )
     return Run(run, storage_options=options).folder(parsed)
@@ -253,10 +254,10 @@ def _nothing(url: str, options: _Options) -> StoredFiles:
     names = sorted(_names_in(url, options))
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles:
-        raise _pickle(_joined(without_password(url), pickles[0]))
+        raise _pickle(_joined(location(url), pickles[0]))
     shown = ", ".join(map(quoted, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
     raise NoCheckpointError(
-        f"{without_password(url)}: no weights here; looked for a run ({RUN_FILE}, {CHECKPOINTS}/), a checkpoint "
+        f"{location(url)}: no weights here; looked for a run ({RUN_FILE}, {CHECKPOINTS}/), a checkpoint "
         f"({MANIFEST}), {SINGLE}, {INDEX}, and a .safetensors file of this name; found {shown or 'nothing'}",
         _elsewhere(url, names),
     )
@@ -266,7 +267,7 @@ def _elsewhere(url: str, names: Sequence[str]) -> str:
     loadable = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
     others = [name for name in loadable if name != GOLDEN_FILE]  # an input and outputs, no weights
     if others:
-        return f"name one of the files: {_joined(url, others[0])}"
+        return f"name one of the files: {_joined(location(url), others[0])}"
     return (None if names else selector_slip(url)) or "check the path or URL"
 
 
@@ -282,7 +283,7 @@ class _StoredFile:
         self.size = size
         self.readers = storage.readers
         self.range_bytes = storage.range_bytes
-        self.name = self.where = _joined(storage.url, path)
+        self.name = self.where = file_location(storage.url, path)
 
     @classmethod
     def at(cls, url: str, options: _Options) -> _StoredFile | None:

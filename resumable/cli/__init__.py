@@ -42,7 +42,10 @@ def command_line(verbs: Collection[str] = tuple(VERBS)) -> typer.Typer:
     """The command line with these verbs."""
     import typer
 
+    from resumable.cli.usage import Verbs
+
     made = typer.Typer(
+        cls=Verbs,
         name="resumable",
         help="Look at the checkpoints of training runs, compare them, prove that yours survives a kill, and carry "
         "models to where they serve, with the proof that they are the same.\n\n"

@@ -9,6 +9,7 @@ import typer
 from resumable.cli.options import Json, StorageOptions
 from resumable.cli.terminal import count, meanwhile, print_json, say
 from resumable.events import size
+from resumable.location import location
 
 
 def convert(
@@ -26,12 +27,13 @@ def convert(
     """
     from resumable import convert as work  # with torch, which no other verb waits for
 
-    with meanwhile(f"converting {file}"):
+    source, goal = location(file), location(to)
+    with meanwhile(f"converting {source}"):
         written = work.convert(file, to, storage_options=storage_options)
     if json:
-        print_json({"file": file, "to": to, **vars(written)})
+        print_json({"file": source, "to": goal, **vars(written)})
     else:
         numbers = (
             f"{count(written.tensors, 'tensor')}, {count(written.elements, 'element')}, {size(written.size_bytes)}"
         )
-        say(("converted ", "green"), f"{file} -> {to}: {numbers}")
+        say(("converted ", "green"), f"{source} -> {goal}: {numbers}")

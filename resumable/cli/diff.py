@@ -13,6 +13,7 @@ from resumable.cli import documents
 from resumable.cli.documents import ABSENT, Unequal
 from resumable.cli.options import Json, StorageOptions, open_checkpoint
 from resumable.cli.terminal import Column, count, print_json, print_table, say
+from resumable.location import location
 from resumable.run import GRADIENTS, Checkpoint, is_golden
 from resumable.store.manifest import ObjectRecord, TensorRecord
 
@@ -259,7 +260,7 @@ def _circumstances(a: Checkpoint, b: Checkpoint) -> Iterator[Unequal]:
 
 def _print_names(a: str, left: Checkpoint, b: str, right: Checkpoint) -> None:
     for letter, target, checkpoint in (("A", a, left), ("B", b, right)):
-        say((f"{letter}  ", "bold"), f"{target}  ", (checkpoint.name, "dim"))
+        say((f"{letter}  ", "bold"), f"{location(target)}  ", (checkpoint.name, "dim"))
 
 
 def print_result(result: Comparison, *, most: int, names: tuple[str, str] = ("A", "B")) -> None:

@@ -17,6 +17,7 @@ from resumable.cli.rehearsal import DRILLED, Attempt, Reference, Rehearsal, draw
 from resumable.cli.terminal import Column, Styled, count, print_json, print_table, say, tell
 from resumable.events import duration
 from resumable.killpoints import Kill
+from resumable.location import scrubbed
 
 MOST = 10
 COLUMNS = (
@@ -74,7 +75,7 @@ def drill(
     scratch = _scratch(keep)
     rehearsal = Rehearsal(command, scratch, show=_show if not quiet else lambda line: None)
     try:
-        _announce("reference", f"undisturbed: {shlex.join(command)}")
+        _announce("reference", f"undisturbed: {scrubbed(shlex.join(command))}")
         reference = rehearsal.undisturbed()
         _tell(reference)
         armed = draw_kills(count=kills, seed=seed, steps=reference.steps, step_seconds=reference.step_seconds)

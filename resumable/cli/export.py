@@ -11,6 +11,7 @@ from resumable.cli.options import Json, StorageOptions, Target
 from resumable.cli.proving import no_words_on_stdout, print_proof
 from resumable.cli.terminal import meanwhile, print_json
 from resumable.export.wanted import Batch, Cast
+from resumable.location import location
 from resumable.proved import Format
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -81,7 +82,7 @@ def export(
     """
     from resumable.export import export as carried
 
-    with meanwhile(f"exporting {target} as {format}"), no_words_on_stdout():
+    with meanwhile(f"exporting {location(target)} as {format}"), no_words_on_stdout():
         made = carried(
             target,
             to,

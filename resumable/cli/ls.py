@@ -45,7 +45,7 @@ def ls(run: RunUrl, json: Json = False, storage_options: StorageOptions = "{}") 
     rows = describe(checkpoints, pinned=opened.catalog.pinned(), now=time.time())
     if json:
         rejects = [{"name": name, "reason": reason} for name, reason in rejected.items()]
-        print_json({"run": opened.url, "checkpoints": rows, "rejected": rejects})
+        print_json({"run": opened.location, "checkpoints": rows, "rejected": rejects})
         return
     print_table(COLUMNS, _cells(rows))
     for name, reason in rejected.items():

@@ -16,10 +16,12 @@ def _options(text: str | dict[str, Any]) -> dict[str, Any]:
         return text
     try:
         value = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}") from error
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"not JSON: {error}") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, and brackets without end
+        raise typer.BadParameter("JSON that is too long or too deep") from None
     if not isinstance(value, dict):
-        raise typer.BadParameter(f'expected a JSON object such as {{"anon": true}}, found {text}')
+        raise typer.BadParameter(f'expected a JSON object such as {{"anon": true}}, found a {type(value).__name__}')
     return value
 
 

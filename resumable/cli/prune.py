@@ -60,7 +60,7 @@ def prune(
             plan = pruning.prune(storage, opened.catalog, owner, rule)
         finally:
             unlock()
-    _report(opened.url, plan, sizes, dry_run=dry_run, json=json)
+    _report(opened.location, plan, sizes, dry_run=dry_run, json=json)
 
 
 def _rule(run: Run, *, keep_last: int | None, keep_every: int | None) -> Rule:
@@ -114,12 +114,12 @@ def _size(catalog: Catalog, name: CheckpointName) -> int:
         return 0  # unfinished or damaged: nobody can say
 
 
-def _report(url: str, plan: Plan, sizes: dict[CheckpointName, int], *, dry_run: bool, json: bool) -> None:
+def _report(run: str, plan: Plan, sizes: dict[CheckpointName, int], *, dry_run: bool, json: bool) -> None:
     freed_bytes = sum(sizes[name] for name in plan.delete)
     if json:
         deleted = [{"name": str(name), "size_bytes": sizes[name]} for name in plan.delete]
         kept = [str(name) for name in plan.keep]
-        print_json({"run": url, "dry_run": dry_run, "kept": kept, "deleted": deleted, "freed_bytes": freed_bytes})
+        print_json({"run": run, "dry_run": dry_run, "kept": kept, "deleted": deleted, "freed_bytes": freed_bytes})
         return
     for name in plan.keep:
         say(("keep    ", "green"), str(name))

@@ -10,6 +10,7 @@ from resumable.cli.ls import batch, metrics
 from resumable.cli.options import Json, StorageOptions, Target, open_checkpoint
 from resumable.cli.terminal import Column, print_json, print_table, say
 from resumable.events import duration, size
+from resumable.location import location
 from resumable.run import Checkpoint
 from resumable.store.layout import checkpoint_path
 from resumable.store.manifest import Manifest, ObjectRecord
@@ -30,7 +31,7 @@ def show(target: Target, json: Json = False, storage_options: StorageOptions = "
     manifest = checkpoint.manifest
     _head(checkpoint)
     _objects(manifest)
-    _pairs("config", _flat(manifest.config))
+    _pairs("config", _flat(_public(manifest.config)))
     _pairs("versions", manifest.versions)
     _pairs("environment", _flat(manifest.environment))
     _blobs(manifest)
@@ -39,7 +40,13 @@ def show(target: Target, json: Json = False, storage_options: StorageOptions = "
 def _document(checkpoint: Checkpoint) -> dict[str, Any]:
     summary = {name: _summary(checkpoint.manifest, name) for name in checkpoint.manifest.objects}
     document = checkpoint.manifest.model_dump(mode="json")
+    document["config"] = _public(checkpoint.manifest.config)
     return {"name": checkpoint.name, "size_bytes": checkpoint.size_bytes, "summary": summary, **document}
+
+
+def _public(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config without a secret in its URL, which older versions wrote in part."""
+    return config | {"run": location(config["run"])} if "run" in config else config
 
 
 def _summary(manifest: Manifest, name: str) -> dict[str, Any]:

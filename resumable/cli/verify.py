@@ -80,7 +80,7 @@ def verify(
         verdicts = judge(run.catalog, names)
     bad = sum(verdict.verdict == "bad" for verdict in verdicts)
     if json:
-        print_json({"run": url, "ok": not bad, "checkpoints": [vars(verdict) for verdict in verdicts]})
+        print_json({"run": run.location, "ok": not bad, "checkpoints": [vars(verdict) for verdict in verdicts]})
     else:
         _print(verdicts, bad=bad)
     if bad:
@@ -122,7 +122,7 @@ def _selected(run: Run, selector: str | None) -> list[CheckpointName]:
     # Not by run.select: it finds what can be read, and here the others are asked about.
     found = [name for name in names if str(name) == selector or str(name.step) == selector.lstrip("0").zfill(1)]
     if not found:
-        raise NoCheckpointError(f"{run.url}: no checkpoint {selector}", f"`resumable ls {run.url}` lists them")
+        raise NoCheckpointError(f"{run.location}: no checkpoint {selector}", f"`resumable ls {run.location}` lists them")
     return found
 
 

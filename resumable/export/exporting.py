@@ -18,6 +18,7 @@ from resumable.export.huggingface import Weight
 from resumable.export.proof import Known, Proof
 from resumable.export.source import Stored, stored
 from resumable.export.wanted import Batch, Wanted
+from resumable.location import location
 from resumable.proved import PROOF, WeightRecord, Weights
 from resumable.run import Checkpoint, Run, parse_target
 from resumable.state.tensors import DTYPES
@@ -74,7 +75,7 @@ def export(
 
 def _local(to: str | Path) -> Path:
     if "://" in str(to):
-        raise ConfigError(f"{to}: an export goes into a folder of this machine", "export here, then copy the folder")
+        raise ConfigError(f"{location(to)}: an export goes into a folder of this machine", "export here, then copy the folder")
     return Path(to).expanduser().absolute()
 
 

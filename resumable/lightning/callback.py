@@ -12,7 +12,7 @@ from resumable.errors import CheckpointError, ConfigError
 from resumable.events import show_events, warn
 from resumable.launch import refuse_several_processes, refuse_while_building
 from resumable.lightning import loggers, private
-from resumable.lightning.checkpoint import BESIDE, NAME, location
+from resumable.lightning.checkpoint import BESIDE, NAME, place
 from resumable.lightning.session import Session
 from resumable.run import Run
 
@@ -117,5 +117,5 @@ def _logged_before(config: Config) -> list[Any]:
     """Where the loggers of the run stood, by its newest checkpoint; whether that is whole is looked at later."""
     with suppress(CheckpointError, KeyError, TypeError):
         beside = Run(config.run, storage_options=config.storage_options).latest().tree(NAME)[BESIDE]
-        return list(beside["loggers"]) if beside["run"] == location(config) else []
+        return list(beside["loggers"]) if place(beside["run"]) == place(config.run) else []
     return []

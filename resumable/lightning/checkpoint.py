@@ -14,10 +14,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from resumable.config import Config
 from resumable.errors import StateError
 from resumable.events import warn
 from resumable.lightning import files, loggers, private, results
+from resumable.location import location
 from resumable.run import Checkpoint
 from resumable.state.adapter import Plain, taking
 from resumable.state.encoder import encode
@@ -180,9 +180,9 @@ def _name(kind: type) -> str:
     return kind.__name__
 
 
-def location(config: Config) -> str:
+def place(run: str) -> str:
     """Where a run is; a copy of it is elsewhere, and has no business in the files of the original's loggers."""
-    return config.run if "://" in config.run else os.path.abspath(config.run)
+    return location(run) if "://" in run else os.path.abspath(run)
 
 
 def objects_of(trainer: Any) -> dict[str, Any]:

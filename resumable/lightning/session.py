@@ -21,7 +21,7 @@ from resumable.errors import LoopError
 from resumable.events import emit, warn
 from resumable.launch import announce, skipping
 from resumable.lightning import files, loggers, private
-from resumable.lightning.checkpoint import BESIDE, MODEL, NAME, LightningState, location, objects_of
+from resumable.lightning.checkpoint import BESIDE, MODEL, NAME, LightningState, objects_of, place
 from resumable.lightning.loaders import TrainLoader, ValidationLoader
 from resumable.metrics import as_numbers
 from resumable.position import Position
@@ -40,7 +40,7 @@ class Session:
         self._config = config
         self._owner = os.getpid()
         self._requests: dict[str, Any] = {}  # in which state the loaders were asked for
-        self._state = LightningState(trainer, run=location(config), requests=self._requests)
+        self._state = LightningState(trainer, run=place(config.run), requests=self._requests)
         self._checkpointer = Checkpointer(config, objects_of(trainer) | {NAME: self._state})
         self._preemption = Preemption(config.signals, warn)
         self._boundary = Boundary(config, self._checkpointer, self._preemption)
@@ -100,7 +100,7 @@ class Session:
         beside = resumed.tree(NAME)[BESIDE]
         nothing_left = self._start.finished and not self._goes_on()
         loggers.cut_back(self.trainer.loggers, beside["loggers"], found, keep=nothing_left)
-        if beside["run"] != location(self._config):
+        if place(beside["run"]) != place(self._config.run):
             return
         for callback in files.checkpoint_callbacks(self.trainer):
             self._patch(callback, "file_exists", files.overwriting(callback, beside["files"]))

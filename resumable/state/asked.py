@@ -9,15 +9,17 @@ from typing import Any
 from torch import nn
 
 from resumable.errors import ConfigError, quoted
+from resumable.location import location
 from resumable.state.adapter import unwrapped
 
 
 def refuse_other_place(url: Any, model: Any) -> None:
     """`ConfigError` for what is no place, also where it and the model are in each other's stead."""
     if isinstance(model, str | os.PathLike):
+        shown = quoted(repr(location(model)))
         raise ConfigError(
-            f"model: expected a module, found {type(model).__name__} {quoted(repr(str(model)))}",
-            f"the model comes first: load_weights(model, {quoted(repr(str(model)))})",
+            f"model: expected a module, found {type(model).__name__} {shown}",
+            f"the model comes first: load_weights(model, {shown})",
         )
     if not isinstance(url, str | os.PathLike):
         raise ConfigError(

@@ -10,8 +10,9 @@ from functools import cached_property
 from typing import Any
 
 from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError, StorageError
+from resumable.location import location
 from resumable.store.patience import PatientStorage
-from resumable.store.storage import Seen, open_storage, without_password
+from resumable.store.storage import Seen, open_storage
 
 _LOCAL = re.compile(r"(file|local)://")
 _PROTOCOL = re.compile(r"[A-Za-z0-9+.-]+://")
@@ -34,7 +35,9 @@ class File:
 
     def __init__(self, url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> None:
         path = _text(url)
-        self.name = self.where = without_password(path)
+        self.name = self.where = location(path)
+        """For messages, without secrets: two files may have one."""
+        self.url = path
         self.local = None if _is_remote(path) else os.path.realpath(os.path.expanduser(_LOCAL.sub("", path, count=1)))
         """Where it is on this machine; None where it is elsewhere."""
         folder, self._path = os.path.split(self.local) if self.local else _split(path)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from resumable.errors import StorageError
+from resumable.errors import ConfigError, StorageError
 from resumable.events import duration, warn
 from resumable.store.storage import Entry, Seen, Storage
 
@@ -70,7 +70,8 @@ class PatientStorage:
 
     What counts are the failed calls and the waits between them, not the calls that succeed: one budget bounds how long
     a whole save goes on against a storage that is gone, and a slow upload is no failure. Any number of threads may call
-    at once, and share the budget.
+    at once, and share the budget. What a client that never answered makes a `TypeError` or `ValueError` of is a
+    `ConfigError` at once: it is a mistake in the URL or the options, which no waiting mends.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class PatientStorage:
         self._sleep = sleep
         self._jitter = random.Random()  # of its own: the global stream is the training's
         self._lock = threading.Lock()
+        self._answered = False
         self.url = inner.url
         self.patience_seconds = inner.patience_seconds
         self.locks = inner.locks
@@ -146,8 +148,12 @@ class PatientStorage:
         while True:
             started = self._clock()
             try:
-                return question()
+                answer = question()
+                self._answered = True
+                return answer
             except StorageError as error:
+                if error.misused and not self._answered:
+                    raise ConfigError(error.message, "check the URL and `storage_options`") from error.__cause__
                 if error.errno in _FINAL or isinstance(error.__cause__, _FINAL_CAUSES):
                     raise
                 delay_seconds = self._jitter.uniform(0, min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2**tries))

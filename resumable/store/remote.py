@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
 from resumable.errors import StorageError
+from resumable.location import NONE, Secrets, file_location, scrubbed, tellable
 from resumable.store.backends import Backend
 from resumable.store.layout import ATTEMPTS, PROBE
 from resumable.store.s3 import S3
@@ -44,7 +45,9 @@ class FsspecStorage:
     locks = False
     readers = 1  # the backend asks for the parts of one read at once
 
-    def __init__(self, file_system: AbstractFileSystem, root: str, url: str, *, probe: bool = True) -> None:
+    def __init__(
+        self, file_system: AbstractFileSystem, root: str, url: str, *, probe: bool = True, hide: Secrets = NONE
+    ) -> None:
         self._backend = _backend_of(file_system)
         self.parallel = self._backend.parallel
         self.range_bytes = PIECE_BYTES * self.parallel
@@ -53,13 +56,14 @@ class FsspecStorage:
         # The same at each try, so that what one could not remove the next does.
         self._probe = f"{ATTEMPTS}/{PROBE}{secrets.token_hex(8)}"
         self.url = url.rstrip("/")
+        self._hide = hide
 
     @cached_property
     def exclusive(self) -> bool:
         """Found out by trying: servers that ignore the condition answer as if all were well."""
         if not self._may_probe or not self._backend.conditional:
             return False
-        with reported("write", self._shown(self._probe), Exception):
+        with reported("write", self._shown(self._probe), Exception, hide=self._hide):
             try:
                 return self._refuses_second()
             finally:
@@ -89,18 +93,18 @@ class FsspecStorage:
         target = buffer.cast("B")
         starts = range(0, len(target), PIECE_BYTES)
         pieces = [(offset + start, target[start : start + PIECE_BYTES]) for start in starts]
-        with looked_up("read", self._shown(path), Exception):
+        with looked_up("read", self._shown(path), Exception, hide=self._hide):
             got = self._backend.fill(self._at(path), pieces)
         if seen:
             seen(target[:got], offset)
         return got
 
     def _range(self, path: str, start: int, stop: int) -> bytes:
-        with looked_up("read", self._shown(path), Exception):
+        with looked_up("read", self._shown(path), Exception, hide=self._hide):
             return self._backend.get(self._at(path), start, stop)
 
     def size(self, path: str) -> int:
-        with looked_up("look at", self._shown(path), Exception):
+        with looked_up("look at", self._shown(path), Exception, hide=self._hide):
             return self._backend.size(self._at(path))
 
     def drop_cache(self, path: str) -> None:
@@ -110,7 +114,7 @@ class FsspecStorage:
     def list(self, path: str) -> list[Entry]:
         folder = self._at(path)
         try:
-            with reported("list", self._shown(path), Exception):
+            with reported("list", self._shown(path), Exception, hide=self._hide):
                 children = self._backend.children(folder)
         except FileNotFoundError:
             return []
@@ -119,7 +123,7 @@ class FsspecStorage:
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         pieces = _pieces(chunks)
         head = io.BytesIO()  # a copy: what a piece lies in may be used for the next
-        with reported("write", self._shown(path), Exception):
+        with reported("write", self._shown(path), Exception, hide=self._hide):
             for piece in pieces:
                 if head.tell() + len(piece) > SINGLE_REQUEST_BYTES:
                     self._stream(path, chain([head.getbuffer(), piece], pieces))
@@ -143,7 +147,7 @@ class FsspecStorage:
         return False
 
     def create(self, path: str, data: bytes) -> None:
-        with reported("write", self._shown(path), Exception):
+        with reported("write", self._shown(path), Exception, hide=self._hide):
             create = self._create_exclusively if self.exclusive else self._create_politely
             with _creating:
                 create(path, data)
@@ -174,7 +178,7 @@ class FsspecStorage:
             return False
 
     def remove(self, path: str) -> None:
-        with reported("remove", self._shown(path), Exception), suppress(FileNotFoundError):
+        with reported("remove", self._shown(path), Exception, hide=self._hide), suppress(FileNotFoundError):
             self._backend.remove(self._at(path))
 
     def remove_dir(self, path: str) -> None:
@@ -196,7 +200,7 @@ class FsspecStorage:
         return f"{self._root}/{checked(path)}" if path else self._root
 
     def _shown(self, path: str) -> str:
-        return f"{self.url}/{checked(path)}" if path else self.url
+        return file_location(self.url, checked(path)) if path else self.url
 
     def _in_folder(self, path: str, action: Callable[[], T]) -> T:
         """`action`, which writes `path`; once more with the folders made, where the backend has and wants them."""
@@ -207,7 +211,7 @@ class FsspecStorage:
         try:
             return action()
         except FileNotFoundError as error:
-            raise self._nowhere(path, error) from error
+            raise self._nowhere(path, error) from tellable(error, self._hide)
 
     def _make_folder(self, folder: str) -> None:
         parent = folder.rpartition("/")[0]
@@ -223,8 +227,9 @@ class FsspecStorage:
                 self._backend.make_folder(folder)
 
     def _nowhere(self, path: str, error: Exception) -> StorageError:
+        reason = scrubbed(getattr(error, "strerror", None) or str(error), self._hide)
         result = StorageError(
-            f"cannot write {self._shown(path)}: {getattr(error, 'strerror', None) or error}",
+            f"cannot write {self._shown(path)}: {reason}",
             "make the bucket (or the share) first, and check its name in `run`",
         )
         result.errno = errno.ENOENT

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resumable.errors import ConfigError, ResumableError, StorageError
+from resumable.location import NONE, Secrets, location, scrubbed, tellable
 
 if TYPE_CHECKING:
     from resumable.store.patience import PatientStorage
 
 _LOCAL = re.compile(r"(file|local)://")
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 _CACHES = ("simplecache", "filecache", "blockcache")
 # By their own names: no package index has to be believed about ours.
 _PACKAGES = {
@@ -66,7 +66,7 @@ class Storage(Protocol):
     """A place that keeps bytes. All calls block; all but `lock` may be repeated without harm."""
 
     url: str
-    """What messages show; never holds a password."""
+    """Its `location`, for messages; nothing can be opened by it."""
 
     patience_seconds: float
     """How long failing may go on before it is told: disks that fail seldom recover, networks mostly do."""
@@ -188,29 +188,23 @@ def _open_remote(url: str, options: dict[str, Any], *, probe: bool) -> Storage:
 
     from resumable.store.remote import FsspecStorage
 
-    shown = without_password(url)
+    shown = location(url)
     protocol = re.split(r"://|::", url, maxsplit=1)[0]
     if protocol in _CACHES:
         raise ConfigError(f"{shown}: {protocol} answers from a cache", "name the storage behind it instead")
-    try:
-        with reported("open", shown, Exception):
+    hide = Secrets(url, options)
+    with reported("open", shown, Exception, hide=hide):
+        try:
             file_system, root = url_to_fs(url, **options, skip_instance_cache=True)
-    except StorageError as error:
-        cause = error.__cause__
-        if isinstance(cause, ImportError):
-            raise ConfigError(f"{shown}: {cause}", _install_hint(protocol)) from cause
-        if isinstance(cause, ValueError | TypeError):
-            raise ConfigError(f"{shown}: {cause}", "check the URL and `storage_options`") from cause
-        raise
-    return FsspecStorage(file_system, root, shown, probe=probe)
+        except (ImportError, ValueError, TypeError) as error:
+            missing = isinstance(error, ImportError)
+            hint = _install_hint(protocol) if missing else "check the URL and `storage_options`"
+            raise ConfigError(f"{shown}: {scrubbed(str(error), hide)}", hint) from tellable(error, hide)
+    return FsspecStorage(file_system, root, shown, probe=probe, hide=hide)
 
 
 def _install_hint(protocol: str) -> str | None:
     return f"pip install {_PACKAGES[protocol]}" if protocol in _PACKAGES else None
-
-
-def without_password(url: str) -> str:
-    return _PASSWORD.sub(r"\1:***@", url)
 
 
 def checked(path: str) -> str:
@@ -222,23 +216,27 @@ def checked(path: str) -> str:
 
 
 @contextmanager
-def reported(action: str, where: str, caught: type[Exception] = OSError) -> Iterator[None]:
+def reported(
+    action: str, where: str, caught: type[Exception] = OSError, *, hide: Secrets = NONE
+) -> Iterator[None]:
     """Let answers pass, and turn every other failure into a `StorageError`: "cannot ACTION WHERE: REASON"."""
     try:
         yield
     except (FileNotFoundError, FileExistsError, BlockingIOError, ResumableError):
         raise
     except caught as error:
-        raise storage_error(action, where, error) from error
+        raise storage_error(action, where, error, hide=hide) from tellable(error, hide)
 
 
 @contextmanager
-def looked_up(action: str, where: str, caught: type[Exception] = OSError) -> Iterator[None]:
+def looked_up(
+    action: str, where: str, caught: type[Exception] = OSError, *, hide: Secrets = NONE
+) -> Iterator[None]:
     """As `reported`, around reading: what is found instead of a file is an answer too.
 
     A folder where a file was expected, or the reverse, is a `FileNotFoundError`; a symbolic link a `ValueError`.
     """
-    with reported(action, where, caught):
+    with reported(action, where, caught, hide=hide):
         try:
             yield
         except ResumableError:
@@ -251,9 +249,11 @@ def looked_up(action: str, where: str, caught: type[Exception] = OSError) -> Ite
             raise
 
 
-def storage_error(action: str, where: str, error: Exception) -> StorageError:
+def storage_error(action: str, where: str, error: Exception, *, hide: Secrets = NONE) -> StorageError:
+    """Return "cannot ACTION WHERE: REASON", with what `error` says for the reason, without the secrets in it."""
     number = getattr(error, "errno", None)
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    reason = scrubbed(getattr(error, "strerror", None) or str(error), hide) or type(error).__name__
     result = StorageError(f"cannot {action} {where}: {reason}", _HINTS.get(number) if number else None)
     result.errno = number
+    result.misused = type(error) in (TypeError, ValueError)
     return result
