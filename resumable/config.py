@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from resumable.bounded import MAX_BYTES, Unreadable, refuse_boundless, yaml_of
 from resumable.errors import ConfigError
 from resumable.location import location
 from resumable.named import names_run
 from resumable.policy import Schedule
+from resumable.refusals import ENVIRONMENT, PREFIX, Source, explained, nearest, shown
 from resumable.retention import Rule
 
-PREFIX = "RESUMABLE_"
 RESERVED = ("RESUMABLE_KILL", "RESUMABLE_KILL_LOG")  # read elsewhere, no keys of the configuration
 
 # Python cannot watch the first two; the next are faults, at which a Python function would be called for ever; torch
@@ -46,7 +45,7 @@ def _a_run(value: object) -> object:
 def _a_signal(value: object) -> object:
     names = [number.name for number in signal.Signals if number.name not in _UNWATCHABLE]
     if value not in names:
-        guess = "" if value in _UNWATCHABLE else _nearest(str(value), names)
+        guess = "" if value in _UNWATCHABLE else nearest(str(value), names)
         raise ValueError(f"the name of a signal that can be watched{guess}")
     return value
 
@@ -152,7 +151,7 @@ class Config(_Section):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _explained(error, [_Source("Config(...)", values)]) from error
+            raise explained(error, [Source("Config(...)", values)], _known()) from None
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Mapping[str, Any] | Config, /, **overrides: Any) -> Config:
@@ -167,8 +166,8 @@ class Config(_Section):
         if isinstance(source, Config):
             overrides = _merged(_picked(source.model_dump(), source._overrides), overrides)
         sources = [
-            _Source("the arguments", overrides),
-            _Source("the environment", _environment()),
+            Source("the arguments", overrides),
+            Source(ENVIRONMENT, _environment(), quotable=False),
             _given(source),
         ]
         values: dict[str, Any] = {}
@@ -178,7 +177,7 @@ class Config(_Section):
         try:
             BaseModel.__init__(config, **values)
         except ValidationError as error:
-            raise _explained(error, sources) from error
+            raise explained(error, sources, _known()) from None
         config._overrides = overrides
         return config
 
@@ -205,25 +204,19 @@ class _Environment(Config, BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", env_parse_none_str="null")
 
 
-class _Source(NamedTuple):
-    name: str
-    values: dict[str, Any]
-
-
-Location: TypeAlias = tuple[int | str, ...]
-
-
 # ---- reading the sources
 
 
-def _given(source: str | os.PathLike[str] | Mapping[str, Any] | Config) -> _Source:
+def _given(source: str | os.PathLike[str] | Mapping[str, Any] | Config) -> Source:
     if isinstance(source, Config):
-        return _Source("the Config given", source.model_dump(exclude_unset=True))
+        return Source("the Config given", source.model_dump(exclude_unset=True))
     if isinstance(source, Mapping):
-        return _Source("the mapping given", _plain(source, "the mapping given"))
+        return Source("the mapping given", _plain(source, "the mapping given"))
     text = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     if isinstance(text, str):
-        return _Source("the argument", {"run": text}) if names_run(text) else _Source(text, _file(Path(text)))
+        if names_run(text):
+            return Source("the argument", {"run": text})
+        return Source(location(text), _file(text), quotable=False)
     raise ConfigError(
         "config: expected a folder, a URL, the path of a YAML file, a mapping or a Config, "
         f"found {type(source).__name__}",
@@ -231,35 +224,23 @@ def _given(source: str | os.PathLike[str] | Mapping[str, Any] | Config) -> _Sour
     )
 
 
-def _file(path: Path) -> dict[str, Any]:
+def _file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    name = location(path)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        with Path(path).open("rb") as file:
+            values = yaml_of(file.read(MAX_BYTES + 1))
     except OSError as error:
         hint = "give the path of a YAML file; relative paths start in the working directory"
-        raise ConfigError(f"config {path}: {error.strerror or error} (in {os.getcwd()})", hint) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path}: not valid YAML: {error}", "correct the file at the place named") from error
+        cause = error if name == str(path) else None
+        raise ConfigError(f"config {name}: {error.strerror or error} (in {os.getcwd()})", hint) from cause
+    except Unreadable as error:
+        raise ConfigError(f"config {name}: not valid YAML: {error}", "correct the file at the place named") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         hint = "begin with a line such as `run: runs/mine`"
-        raise ConfigError(f"config {path}: expected keys and values, found {type(values).__name__}", hint)
-    return _plain(values, str(path))
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that stands twice: the last would win without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} stands twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        raise ConfigError(f"config {name}: expected keys and values, found {type(values).__name__}", hint)
+    return _plain(values, name)
 
 
 def _environment() -> dict[str, Any]:
@@ -268,30 +249,39 @@ def _environment() -> dict[str, Any]:
         if name.upper().startswith(PREFIX) and name not in RESERVED and key.split("__")[0] not in Config.model_fields:
             variables = [PREFIX + "__".join(each).upper() for each in _keys(Config)]
             raise ConfigError(
-                f"config: unknown environment variable {name}{_nearest(name, variables)}",
+                f"config: unknown environment variable {name}{nearest(name, variables)}",
                 f"correct or unset {name}: everything that begins with {PREFIX} belongs to the configuration",
             )
     try:
-        return EnvSettingsSource(_Environment)()
-    except SettingsError as error:
-        field = re.search(r'"(\w+)"', str(error))
-        name = PREFIX + field[1].upper() if field else PREFIX + "*"
+        values = EnvSettingsSource(_Environment)()
+    except (SettingsError, RecursionError) as error:
+        field = re.search(r'"(\w+)"', str(error)) if isinstance(error, SettingsError) else None
+        name = PREFIX + field[1].upper() if field else f"one of {PREFIX}*"
         raise ConfigError(
             f"config: {name} in the environment: expected JSON", f"for example {PREFIX}SIGNALS='[\"SIGTERM\"]'"
-        ) from error
+        ) from None  # the cause holds the value
+    return _plain(values, "the environment")
 
 
 def _plain(values: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """Plain dictionaries with text keys, all the way down."""
+    """Plain dictionaries with text keys, all the way down; `ConfigError` for values without bound."""
+    try:
+        refuse_boundless(values)
+    except Unreadable as error:
+        raise ConfigError(f"config: {where}: {error}", "write plain values, as in configs/full.yaml") from None
+    return _with_text_keys(values, where)
+
+
+def _with_text_keys(values: Mapping[Any, Any], where: str) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in values.items():
         if not isinstance(key, str):
             raise ConfigError(
-                f"config: {where}: expected text for a key, found {key!r}", "put the key into quotation marks"
+                f"config: {where}: expected text for a key, found {shown(key)}", "put the key into quotation marks"
             )
         if isinstance(value, BaseModel):
             value = value.model_dump(exclude_unset=True)
-        result[key] = _plain(value, where) if isinstance(value, Mapping) else value
+        result[key] = _with_text_keys(value, where) if isinstance(value, Mapping) else value
     return result
 
 
@@ -314,59 +304,6 @@ def _picked(values: Mapping[str, Any], shape: Mapping[str, Any]) -> dict[str, An
     }
 
 
-# ---- saying what is wrong
-
-
-def _explained(error: ValidationError, sources: Sequence[_Source]) -> ConfigError:
-    explained = [_one(dict(each), sources) for each in error.errors(include_url=False)]
-    hints = dict.fromkeys(hint for _, hint in explained)
-    return ConfigError("\n".join(message for message, _ in explained), "; ".join(hints))
-
-
-def _one(error: dict[str, Any], sources: Sequence[_Source]) -> tuple[str, str]:
-    location: Location = error["loc"]
-    key = ".".join(str(part) for part in location)
-    where = _origin(location, sources)
-    if error["type"] == "extra_forbidden":
-        known = [".".join(each) for each in _keys(Config)]
-        return f"config: unknown key {key!r} in {where}{_nearest(key, known)}", f"correct or remove {key!r} in {where}"
-    if error["type"] == "missing":
-        return (
-            f"config: {key}: expected a value, found none in {sources[-1].name}",
-            f"add a line such as `run: runs/mine`, or set {PREFIX}{key.upper()}",
-        )
-    expected = re.sub(r"^(Input should be |Value error, )", "", error["msg"])
-    found = type(error["input"]).__name__ if location[0] == "storage_options" else repr(error["input"])
-    return f"config: {key} in {where}: expected {expected}, found {found}", f"correct {key!r} in {where}"
-
-
-def _origin(location: Location, sources: Sequence[_Source]) -> str:
-    """The name of the first source that says anything about this place."""
-    source = next((source for source in sources if _says(source.values, location)), sources[-1])
-    return _variable(location) if source.name == "the environment" else source.name
-
-
-def _says(values: Any, location: Location) -> bool:
-    for part in location:
-        if not isinstance(values, Mapping):
-            return True  # A list, say: it is never merged, so whatever is wrong inside comes from here.
-        if part not in values:
-            return False
-        values = values[part]
-    return True
-
-
-def _variable(location: Location) -> str:
-    parts = [str(part).upper() for part in location]
-    names = [PREFIX + "__".join(parts[:length]) for length in range(len(parts), 0, -1)]
-    return next((name for name in names if name in os.environ), "the environment")
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f" (did you mean {found[0]!r}?)" if found else ""
-
-
 def _keys(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
     """The paths of all keys, read off the annotations."""
     for name, field in model.model_fields.items():
@@ -374,3 +311,7 @@ def _keys(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
         for section in (field.annotation, *get_args(field.annotation)):
             if isinstance(section, type) and issubclass(section, BaseModel):
                 yield from ((name, *rest) for rest in _keys(section))
+
+
+def _known() -> list[tuple[str, ...]]:
+    return list(_keys(Config))

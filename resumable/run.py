@@ -93,7 +93,9 @@ class Run:
         found = [checkpoint for checkpoint in checkpoints if checkpoint.step == step]
         if not found:
             steps = ", ".join(str(checkpoint.step) for checkpoint in checkpoints[-8:])
-            raise NoCheckpointError(f"{self.location}: no checkpoint at step {step}", f"the newest are at steps {steps}")
+            raise NoCheckpointError(
+                f"{self.location}: no checkpoint at step {step}", f"the newest are at steps {steps}"
+            )
         return found[-1]
 
     def select(self, selector: str | None) -> Checkpoint:
@@ -107,7 +109,9 @@ class Run:
         for checkpoint in self._existing():
             if checkpoint.name == selector:
                 return checkpoint
-        raise NoCheckpointError(f"{self.location}: no checkpoint {selector!r}", f"`resumable ls {self.location}` lists them")
+        raise NoCheckpointError(
+            f"{self.location}: no checkpoint {selector!r}", f"`resumable ls {self.location}` lists them"
+        )
 
     def folder(self, name: CheckpointName) -> Checkpoint:
         """The checkpoint in the folder of this name, on the line of the history or off it."""

@@ -169,7 +169,7 @@ def test_public_values_are_json_without_secrets() -> None:
     public = config.public()
     assert "s3cret" not in json.dumps(public) + repr(config.storage_options and public)
     assert public["storage_options"] == {"key": "***", "client_kwargs": "***"}
-    assert public["run"] == "sftp://me:***@host/runs"
+    assert public["run"] == "sftp://host/runs"
     assert public["signals"] == ["SIGTERM"]
     assert config.storage_options == options
 

@@ -122,7 +122,9 @@ def _selected(run: Run, selector: str | None) -> list[CheckpointName]:
     # Not by run.select: it finds what can be read, and here the others are asked about.
     found = [name for name in names if str(name) == selector or str(name.step) == selector.lstrip("0").zfill(1)]
     if not found:
-        raise NoCheckpointError(f"{run.location}: no checkpoint {selector}", f"`resumable ls {run.location}` lists them")
+        raise NoCheckpointError(
+            f"{run.location}: no checkpoint {selector}", f"`resumable ls {run.location}` lists them"
+        )
     return found
 
 

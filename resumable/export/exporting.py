@@ -75,7 +75,9 @@ def export(
 
 def _local(to: str | Path) -> Path:
     if "://" in str(to):
-        raise ConfigError(f"{location(to)}: an export goes into a folder of this machine", "export here, then copy the folder")
+        raise ConfigError(
+            f"{location(to)}: an export goes into a folder of this machine", "export here, then copy the folder"
+        )
     return Path(to).expanduser().absolute()
 
 

@@ -216,9 +216,7 @@ def checked(path: str) -> str:
 
 
 @contextmanager
-def reported(
-    action: str, where: str, caught: type[Exception] = OSError, *, hide: Secrets = NONE
-) -> Iterator[None]:
+def reported(action: str, where: str, caught: type[Exception] = OSError, *, hide: Secrets = NONE) -> Iterator[None]:
     """Let answers pass, and turn every other failure into a `StorageError`: "cannot ACTION WHERE: REASON"."""
     try:
         yield
@@ -229,9 +227,7 @@ def reported(
 
 
 @contextmanager
-def looked_up(
-    action: str, where: str, caught: type[Exception] = OSError, *, hide: Secrets = NONE
-) -> Iterator[None]:
+def looked_up(action: str, where: str, caught: type[Exception] = OSError, *, hide: Secrets = NONE) -> Iterator[None]:
     """As `reported`, around reading: what is found instead of a file is an answer too.
 
     A folder where a file was expected, or the reverse, is a `FileNotFoundError`; a symbolic link a `ValueError`.

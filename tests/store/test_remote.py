@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from resumable.errors import ConfigError, StorageError
-from resumable.store import remote, storage
+from resumable.store import remote
 from resumable.store.patience import PatientStorage
 from resumable.store.remote import FsspecStorage
 from resumable.store.storage import open_storage
@@ -232,8 +232,3 @@ def test_paths_and_file_urls_are_local(tmp_path: Path, monkeypatch: pytest.Monke
         assert place.locks
         assert place.url == str(tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_password_in_a_url_is_not_shown() -> None:
-    assert storage.without_password("ftp://user:secret@host/x") == "ftp://user:***@host/x"
-    assert storage.without_password("s3://bucket/a:b@c") == "s3://bucket/a:b@c"
