@@ -39,9 +39,7 @@ def yaml_of(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise Unreadable(f"no UTF-8: {error.reason} at byte {error.start + 1}") from None
     except yaml.reader.ReaderError as error:
-        raise Unreadable(
-            f"a character that YAML lacks, #x{ord(error.character):04x}, at {error.position + 1}"
-        ) from None
+        raise Unreadable(f"{error.reason} at character {error.position + 1}") from None
     except yaml.MarkedYAMLError as error:
         raise Unreadable(_problem(error)) from None
     except yaml.YAMLError as error:
@@ -88,7 +86,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(None, None, _twice(key.value), key.start_mark)
@@ -149,15 +147,15 @@ def _measured(value: Any, parts: Callable[[Any], Collection[Any]], known: _Known
 
 # ---- saying what is wrong
 
-_QUOTED = re.compile(r"'(?:[^'\w\s]|<[\w ]+>)'")  # what the scanner expected or found, and no text of the user's
+_QUOTED = re.compile(r"'(?:[^'\w\s]|\\t|<[\w ]+>)'")  # what the scanner expected or found, and no text of the user's
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
     """What is wrong, and where, without a line of the file: one may hold a password."""
     mark = error.problem_mark or error.context_mark
     where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    problem = error.problem or error.context or type(error).__name__
-    return f"{_without_quotes(problem)}{where}"
+    told = [_without_quotes(part) for part in (error.context, error.problem) if part]
+    return f"{', '.join(told) or type(error).__name__}{where}"
 
 
 def _without_quotes(problem: str) -> str:

@@ -50,7 +50,7 @@ def _a_signal(value: object) -> object:
     return value
 
 
-Count = Annotated[int, BeforeValidator(_a_number), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_a_number), Field(ge=1, lt=2**63)]
 Amount = Annotated[float, BeforeValidator(_a_number), Field(gt=0)]
 
 

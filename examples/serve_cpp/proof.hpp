@@ -28,9 +28,18 @@ inline void refuse_damage(const std::string& bytes) {
   if (found != match[1]) throw Refused(text("proof.json: digest ", found, ", expected ", match[1]), COPY_AGAIN);
 }
 
+// What a file is, is looked at before it is opened: a link leads elsewhere, and a pipe has no end.
+inline void refuse_irregular(const std::filesystem::path& path) {
+  const auto found = std::filesystem::symlink_status(path);
+  if (!std::filesystem::exists(found) || std::filesystem::is_regular_file(found)) return;
+  const std::string kind = std::filesystem::is_symlink(found) ? "a symbolic link" : "no regular file";
+  throw Refused(text(path.filename().string(), ": ", kind), COPY_AGAIN);
+}
+
 // The proof of the artefact in `folder`, undamaged and of a version that this program knows.
 inline nlohmann::json read_proof(const std::filesystem::path& folder) {
   const auto path = folder / "proof.json";
+  refuse_irregular(path);
   std::ifstream file(path, std::ios::binary);
   if (!file)
     throw Refused(text("no proof can be read: ", path.string()), "give the folder that `resumable export` wrote");
@@ -50,14 +59,20 @@ inline nlohmann::json read_proof(const std::filesystem::path& folder) {
   return proof;
 }
 
-inline void check_file(const std::filesystem::path& path, const nlohmann::json& expected) {
+inline void refuse_other_size(const std::filesystem::path& path, const nlohmann::json& expected) {
   const std::string name = path.filename();
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Refused(text(name, ", named in proof.json, cannot be read"), COPY_AGAIN);
+  refuse_irregular(path);
+  if (!std::filesystem::exists(path)) throw Refused(text(name, ", named in proof.json, cannot be read: it is missing"), COPY_AGAIN);
   const auto size = std::filesystem::file_size(path);
   if (expected.at("size") != size) {
     throw Refused(text(name, ": ", size, " bytes, expected ", expected.at("size")), COPY_AGAIN);
   }
+}
+
+inline void check_digest(const std::filesystem::path& path, const nlohmann::json& expected) {
+  const std::string name = path.filename();
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw Refused(text(name, ", named in proof.json, cannot be read"), COPY_AGAIN);
   const std::string digest = digest_of(file);
   if (expected.at("digest") != digest) {
     throw Refused(
@@ -79,6 +94,7 @@ inline void check_files(const std::filesystem::path& folder, const nlohmann::jso
   for (const auto& [name, expected] : proof.at("files").items()) {
     if (!std::regex_match(name, plain))
       throw Refused(text("proof.json names the file ", name), "export the artefact again");
-    check_file(folder / name, expected);
+    refuse_other_size(folder / name, expected);
   }
+  for (const auto& [name, expected] : proof.at("files").items()) check_digest(folder / name, expected);
 }

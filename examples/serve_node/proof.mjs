@@ -1,5 +1,5 @@
 // Reads an artefact's proof.json and checks the files that it names; runs no model.
-import { closeSync, fstatSync, openSync, readFileSync, statSync } from "node:fs";
+import { closeSync, constants, fstatSync, lstatSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { digestOf, digestOfBytes } from "./digest.mjs";
 import { COPY_AGAIN, Misused, Refused } from "./refused.mjs";
@@ -26,15 +26,16 @@ export async function readProof(folder) {
 
 /** Every file that the proof names is there, with the size and the digest that it had when the proof was written. */
 export async function checkFiles(folder, proof) {
-  for (const [name, expected] of Object.entries(proof.files)) {
+  for (const [name, { size }] of Object.entries(proof.files)) {
     if (!/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(name)) throw wrong("files", "in this folder itself", JSON.stringify(name));
-    await checkFile(join(folder, name), name, expected);
+    refuseOtherSize(join(folder, name), name, size);
   }
+  for (const [name, expected] of Object.entries(proof.files)) await checkFile(join(folder, name), name, expected);
 }
 
 function contentOf(path, folder) {
   try {
-    const { size } = statSync(path);
+    const size = sizeOf(path, "proof.json");
     if (size <= MAX_BYTES) return readFileSync(path);
     throw new Refused(`proof.json has ${size} bytes, more than the ${MAX_BYTES} allowed`, COPY_AGAIN);
   } catch (error) {
@@ -68,6 +69,24 @@ function isGolden(golden, files) {
   return Object.hasOwn(files, golden?.file) && Array.isArray(golden.inputs) && Array.isArray(golden.outputs);
 }
 
+// What a file is, is looked at before it is opened: a link leads elsewhere, and a pipe has no end.
+function sizeOf(path, name) {
+  const found = lstatSync(path);
+  if (found.isFile()) return found.size;
+  throw new Refused(`${name}: ${found.isSymbolicLink() ? "a symbolic link" : "no regular file"}`, COPY_AGAIN);
+}
+
+function refuseOtherSize(path, name, expected) {
+  let found;
+  try {
+    found = sizeOf(path, name);
+  } catch (error) {
+    if (error instanceof Refused) throw error;
+    throw new Refused(`${name}, named in proof.json, cannot be read: ${error.message}`, COPY_AGAIN);
+  }
+  if (found !== expected) throw new Refused(`${name}: ${found} bytes, expected ${expected}`, COPY_AGAIN);
+}
+
 async function checkFile(path, name, { size, digest }) {
   const file = opened(path, name);
   try {
@@ -82,7 +101,7 @@ async function checkFile(path, name, { size, digest }) {
 
 function opened(path, name) {
   try {
-    return openSync(path, "r");
+    return openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (error) {
     throw new Refused(`${name}, named in proof.json, cannot be read: ${error.message}`, COPY_AGAIN);
   }

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import xxhash
 
 from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.export.proof import FileRecord, Proof, parse
 from resumable.proved import MAX_BYTES, PROOF
-from resumable.store.storage import reported
+from resumable.store.storage import reported, storage_error
 
 # Those of the storage are about runs.
 _HINTS: Mapping[int | None, str] = {
@@ -25,12 +28,14 @@ _HINTS: Mapping[int | None, str] = {
 }
 PIECE_BYTES = 8 * 2**20
 
-_LOADABLE = (".safetensors", ".safetensors.index.json", ".pt2", ".onnx", ".onnx.data", ".bin", ".pt")
+_LOADABLE = ".index.json"  # of shards
+_TEXTS = (".md", ".txt", ".rst", ".html", ".pdf", ".png", ".jpg", ".svg", ".json", ".yaml", ".yml", ".csv", ".log")
+_NOTICES = ("LICENSE", "NOTICE", "README", "COPYING", "AUTHORS", "CHANGELOG")
 
 
 def is_artefact(path: str) -> bool:
-    """Whether `path` is a folder of this machine that holds a proof."""
-    return "://" not in path and (Path(path).expanduser() / PROOF).is_file()
+    """Whether `path` is a folder of this machine that holds a proof, or something in its place."""
+    return "://" not in path and os.path.lexists(Path(path).expanduser() / PROOF)
 
 
 @contextmanager
@@ -89,23 +94,31 @@ def _sync(path: Path) -> None:
 
 def records(folder: Path) -> dict[str, FileRecord]:
     """Size and digest of every file but the proof."""
-    return {path.name: _record(path) for path in sorted(folder.iterdir()) if path.name != PROOF}
+    found = {path.name: path for path in sorted(folder.iterdir()) if path.name != PROOF}
+    return {name: FileRecord(size=path.stat().st_size, digest=_digest(path)) for name, path in found.items()}
 
 
-def _record(path: Path) -> FileRecord:
-    seen, size = xxhash.xxh3_128(), 0
-    with reported("read", str(path)), path.open("rb", buffering=0) as file:
+def _digest(path: Path) -> str:
+    seen = xxhash.xxh3_128()
+    with reported("read", str(path)), _opened(path) as file:
         while piece := file.read(PIECE_BYTES):
             seen.update(piece)
-            size += len(piece)
-    return FileRecord(size=size, digest=seen.hexdigest())
+    return seen.hexdigest()
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The file of this very name: a link is not followed, and a pipe not waited for."""
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0)
 
 
 def read_proof(folder: Path) -> Proof:
     """The proof in a folder. `NoCheckpointError` where there is none; raises as `proof.parse`."""
     path = folder / PROOF
+    fault = _fault(path, expected_bytes=None)
+    if fault is not None and os.path.lexists(path):
+        raise _damaged(folder, PROOF, fault)
     try:
-        with reported("read", str(path)), path.open("rb") as file:
+        with reported("read", str(path)), _opened(path) as file:
             return parse(file.read(MAX_BYTES + 1))
     except FileNotFoundError as error:
         raise NoCheckpointError(
@@ -118,23 +131,59 @@ def read_proof(folder: Path) -> Proof:
 def check_files(folder: Path, proof: Proof) -> None:
     """Read every file that the proof names; `CorruptCheckpointError` names the first whose bytes are others.
 
-    So is one that the proof does not name, if something may load it in the place of those that it does.
+    So is one that the proof does not name, if something may load it in the place of those that it does. What each is,
+    and its size, is looked at before a byte of any is read.
     """
-    for path in sorted(folder.iterdir()):
-        if path.name not in proof.files and path.name != PROOF and path.name.endswith(_LOADABLE):
-            raise _damaged(folder, path.name, "not among the files of the proof, and a program may load it")
     for name, expected in proof.files.items():
-        found = _found(folder / name)
-        if found is None:
-            raise _damaged(folder, name, "missing")
-        if found.size != expected.size:
-            raise _damaged(folder, name, f"{found.size} bytes, expected {expected.size}")
-        if found.digest != expected.digest:
-            raise _damaged(folder, name, f"its digest is {found.digest}, the proof is of {expected.digest}")
+        fault = _fault(folder / name, expected_bytes=expected.size)
+        if fault is not None:
+            raise _damaged(folder, name, fault)
+    for name, expected in proof.files.items():
+        found = _digest(folder / name)
+        if found != expected.digest:
+            raise _damaged(folder, name, f"its digest is {found}, the proof is of {expected.digest}")
+    _refuse_strangers(folder, proof)
 
 
-def _found(path: Path) -> FileRecord | None:
-    return _record(path) if path.is_file() else None
+def _fault(path: Path, *, expected_bytes: int | None) -> str | None:
+    """What is wrong with a file by what the folder says of it; nothing is opened."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        raise storage_error("look at", str(path), error) from error
+    if stat.S_ISLNK(found.st_mode):
+        return "a symbolic link, expected the file itself"
+    if not stat.S_ISREG(found.st_mode):
+        return "no regular file"
+    if expected_bytes is not None and found.st_size != expected_bytes:
+        return f"{found.st_size} bytes, expected {expected_bytes}"
+    return None
+
+
+def _refuse_strangers(folder: Path, proof: Proof) -> None:
+    """A file may lie beside those of the proof where it is read by people alone, and the program does not name it."""
+    for path in sorted(folder.iterdir()):
+        if path.name in proof.files or path.name == PROOF:
+            continue
+        if not path.is_dir() and not path.name.startswith(".") and not _for_people(path.name):
+            raise _damaged(folder, path.name, "not among the files of the proof, and a program may load it")
+        if proof.format == "onnx" and _names(folder / proof.entry, path.name):
+            raise _damaged(folder, path.name, f"not among the files of the proof, and {proof.entry} names it")
+
+
+def _for_people(name: str) -> bool:
+    return (name.endswith(_TEXTS) and not name.endswith(_LOADABLE)) or name.upper() in _NOTICES
+
+
+def _names(program: Path, name: str) -> bool:
+    """Whether the name stands in an ONNX file, which may keep tensors in any file beside it."""
+    with program.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return mapped.find(os.fsencode(name)) >= 0
 
 
 def _damaged(folder: Path, name: str, reason: str) -> CorruptCheckpointError:

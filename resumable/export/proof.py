@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from resumable.proved import PROOF_VERSION, Format, Key, Version, Weights, parsed
 from resumable.store.manifest import (
@@ -100,6 +100,15 @@ class Proof(Record):
     notes: list[Text]
     versions: dict[str, str]
     created: Seconds
+
+    @model_validator(mode="after")
+    def _refuse_unlisted(self) -> Proof:
+        """What is loaded is among the files, or no digest would cover it."""
+        used = {"entry": self.entry} | ({} if self.golden is None else {"golden.file": self.golden.file})
+        for key, name in used.items():
+            if name not in self.files:
+                raise ValueError(f"{key} is {name!r}, which is not among its files")
+        return self
 
 
 def parse(data: bytes) -> Proof:
