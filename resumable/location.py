@@ -14,7 +14,7 @@ HIDDEN = "***"
 
 _NEXT_LINK = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _LINK = re.compile(r"(.*?)://(.*)", re.DOTALL)  # also where what stands before is no protocol
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+_URL = re.compile(r"[A-Za-z0-9+.-]{0,20}://[^\s'\"<>]+")  # bounded: the text may be a megabyte of letters
 _HOST_AND_PORT = re.compile(r"(\[[^]]*\]|[^:@\[\]]*)(:\d{0,5})?")
 _SELECTED = re.compile(r"(.*@[^@]*/[^@]*)(@(?:latest|best|finite|\d+|step-[0-9.ea]+))", re.DOTALL)
 _LOCAL = ("file", "local")

@@ -114,7 +114,7 @@ def _opened(path: Path) -> BinaryIO:
 def read_proof(folder: Path) -> Proof:
     """The proof in a folder. `NoCheckpointError` where there is none; raises as `proof.parse`."""
     path = folder / PROOF
-    fault = _fault(path, expected_bytes=None)
+    fault = _fault(path, range(MAX_BYTES + 1))
     if fault is not None and os.path.lexists(path):
         raise _damaged(folder, PROOF, fault)
     try:
@@ -135,7 +135,7 @@ def check_files(folder: Path, proof: Proof) -> None:
     and its size, is looked at before a byte of any is read.
     """
     for name, expected in proof.files.items():
-        fault = _fault(folder / name, expected_bytes=expected.size)
+        fault = _fault(folder / name, range(expected.size, expected.size + 1))
         if fault is not None:
             raise _damaged(folder, name, fault)
     for name, expected in proof.files.items():
@@ -145,7 +145,7 @@ def check_files(folder: Path, proof: Proof) -> None:
     _refuse_strangers(folder, proof)
 
 
-def _fault(path: Path, *, expected_bytes: int | None) -> str | None:
+def _fault(path: Path, sizes_bytes: range) -> str | None:
     """What is wrong with a file by what the folder says of it; nothing is opened."""
     try:
         found = path.lstat()
@@ -157,8 +157,9 @@ def _fault(path: Path, *, expected_bytes: int | None) -> str | None:
         return "a symbolic link, expected the file itself"
     if not stat.S_ISREG(found.st_mode):
         return "no regular file"
-    if expected_bytes is not None and found.st_size != expected_bytes:
-        return f"{found.st_size} bytes, expected {expected_bytes}"
+    if found.st_size not in sizes_bytes:
+        most = "at most " if len(sizes_bytes) > 1 else ""
+        return f"{found.st_size} bytes, expected {most}{sizes_bytes[-1]}"
     return None
 
 

@@ -20,6 +20,7 @@ from resumable.export import runtimes
 from resumable.export.artefact import check_files, read_proof
 from resumable.export.comparison import Compared, compare, nothing_in
 from resumable.export.proof import Known, Proof
+from resumable.location import location
 from resumable.proved import WeightRecord
 
 
@@ -40,6 +41,10 @@ def verify(folder: str | Path, *, model: str | None = None) -> tuple[Proof, Meas
     safetensors files are compared. A program in the folder is run, so trust whoever made it. Raises
     `CorruptCheckpointError` for damage, and `ExportError` where this is not the model that was trained.
     """
+    if "://" in str(folder):
+        raise ConfigError(
+            f"{location(folder)}: an export is verified in a folder of this machine", "copy it here first"
+        )
     folder = Path(folder).expanduser()
     proof = read_proof(folder)
     _refuse_unproved(folder, proof)

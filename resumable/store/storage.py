@@ -37,6 +37,11 @@ _PACKAGES = {
     "sftp": "paramiko",
     "ssh": "paramiko",
 }
+_NUMBERS: dict[type[OSError], int] = {
+    FileNotFoundError: errno.ENOENT,
+    FileExistsError: errno.EEXIST,
+    BlockingIOError: errno.EAGAIN,
+}
 _HINTS = {
     errno.ENOENT: "its folder was removed meanwhile: does another job, or a clean-up, work on this run?",
     errno.ENOSPC: "free some space there, or keep fewer checkpoints (keep.last)",
@@ -220,8 +225,13 @@ def reported(action: str, where: str, caught: type[Exception] = OSError, *, hide
     """Let answers pass, and turn every other failure into a `StorageError`: "cannot ACTION WHERE: REASON"."""
     try:
         yield
-    except (FileNotFoundError, FileExistsError, BlockingIOError, ResumableError):
+    except ResumableError:
         raise
+    except (FileNotFoundError, FileExistsError, BlockingIOError) as error:
+        if tellable(error, hide) is not None:
+            raise
+        number = _NUMBERS[next(kind for kind in _NUMBERS if isinstance(error, kind))]
+        raise OSError(number, os.strerror(number)) from None  # Python makes the same kind of it
     except caught as error:
         raise storage_error(action, where, error, hide=hide) from tellable(error, hide)
 
