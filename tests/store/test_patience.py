@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from resumable.errors import StorageError
+from resumable.errors import ConfigError, StorageError
 from resumable.store.local import LocalStorage
 from resumable.store.patience import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, Outages, PatientStorage
 from resumable.store.storage import storage_error
@@ -99,6 +99,24 @@ def test_delays_grow_and_differ_from_job_to_job(failing: Failing, clock: Clock) 
     assert waits[0] != waits[1]
     assert max(waits[0] + waits[1]) <= LONGEST_DELAY_SECONDS
     assert max(waits[0] + waits[1]) > FIRST_DELAY_SECONDS * 4
+
+
+@pytest.mark.parametrize("mistake", [TypeError("no option of this name"), ValueError("Invalid endpoint")])
+def test_a_mistake_that_a_client_makes_of_its_options_is_told_at_once(
+    failing: Failing, patient: PatientStorage, clock: Clock, mistake: Exception
+) -> None:
+    failing.failures = [mistake]  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match=str(mistake)) as caught:
+        patient.read("f")
+    assert (failing.calls, clock.seconds) == (1, 0.0)
+    assert "`storage_options`" in str(caught.value.hint)
+
+
+def test_a_client_that_has_answered_was_given_the_right_options(failing: Failing, patient: PatientStorage) -> None:
+    assert patient.read("f") == b"data"
+    failing.failures = [TypeError("'NoneType' object is not subscriptable")]  # type: ignore[list-item]
+    assert patient.read("f") == b"data"
+    assert failing.calls == 3
 
 
 def test_failing_ends_with_the_budget_and_tells_the_last_failure(

@@ -123,6 +123,28 @@ def test_a_file_that_is_cut_off_or_missing_is_named(program: Program, fresh: Cal
     refused(program(folder), "no proof can be read", str(folder))
 
 
+@pytest.mark.parametrize("file", ["proof.json", "entry"])
+def test_a_link_and_a_pipe_are_refused_before_they_are_opened(
+    program: Program, fresh: Callable[[str], Path], file: str
+) -> None:
+    folder = fresh(program.format)
+    path = folder / (proof_of(folder)["entry"] if file == "entry" else file)
+    path.rename(folder.parent / "outside")
+    path.symlink_to(folder.parent / "outside")
+    refused(program(folder), f"{path.name}: a symbolic link")
+    path.unlink()
+    os.mkfifo(path)
+    refused(program(folder), f"{path.name}: no regular file")
+
+
+def test_an_entry_that_is_not_among_the_files_is_refused(program: Program, fresh: Callable[[str], Path]) -> None:
+    folder = fresh(program.format)
+    document = proof_of(folder)
+    del document["files"][document["entry"]]
+    sign(folder, document)
+    refused(program(folder), "proof.json", document["entry"], "files")
+
+
 def test_a_proof_of_a_later_version_is_told_from_damage(program: Program, fresh: Callable[[str], Path]) -> None:
     folder = fresh(program.format)
     sign(folder, proof_of(folder) | {"proof_version": 2})
