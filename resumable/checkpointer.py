@@ -72,6 +72,7 @@ class Checkpointer:
         # (step, epoch) of the newest checkpoint; None if it failed, or there is none
         self.saved = (self.resumed.step, self.resumed.epoch) if self.resumed else None
         self.data_seed = self._opened.run_file.data_seed
+        self.generator_rule = self._opened.generator_rule
         self.gradients = Gradients(self._adapters)  # hooks only once nothing refuses the run any more
         self._restoration = Restoration(self.resumed, self._adapters, self.gradients) if self.resumed else None
         self._gate = Gate(self._stager.hold) if config.staging.mode == "overlap" else None

@@ -12,7 +12,7 @@ from resumable.capture import Snapshot, is_frozen, object_record, versions
 from resumable.config import Config
 from resumable.errors import CheckpointError, StorageError
 from resumable.events import warn
-from resumable.opening import OpenedRun
+from resumable.opening import GENERATOR_RULE, OpenedRun
 from resumable.prune import make_room, prune
 from resumable.run import STATE_BLOB
 from resumable.state.stager import Image
@@ -141,7 +141,7 @@ class Commits:
             metrics=position.metrics,
             config=self._config.public() | {"data_seed": run_file.data_seed},  # run.json may be damaged one day
             versions=versions(),
-            environment=dict(taken.environment),
+            environment={**taken.environment, GENERATOR_RULE: self._opened.generator_rule},
             world=1,
             finished=position.finished,
             reason=taken.reason,

@@ -10,9 +10,10 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from resumable.config import Config
+from resumable.data.generators import NEWEST_RULE, RULES
 from resumable.errors import (
     CheckpointError,
     CorruptCheckpointError,
@@ -20,6 +21,7 @@ from resumable.errors import (
     NoCheckpointError,
     RunMismatchError,
     StorageError,
+    quoted,
 )
 from resumable.events import emit, warn
 from resumable.run import GRADIENTS, Checkpoint, is_golden
@@ -29,6 +31,8 @@ from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord, RunFile, TensorRecord
 from resumable.store.storage import Storage
 from resumable.verification import verify
+
+GENERATOR_RULE = "generator_rule"  # its key in the environment of a manifest
 
 Refuse = Callable[[Manifest], None]  # raises for what cannot be used
 
@@ -54,6 +58,12 @@ class OpenedRun:
     attempt: Attempt
     unlock: Callable[[], None]
 
+    @property
+    def generator_rule(self) -> int:
+        """The rule by which random generators are found: of a run that goes on the one that it began with."""
+        rule: int = NEWEST_RULE if self.resumed is None else _generator_rule(self.resumed.manifest)
+        return rule
+
 
 def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mapping[str, Sort]) -> OpenedRun:
     """Open the run that `config` names for one more attempt.
@@ -64,7 +74,7 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
     """
     unlock = _lock(config, storage)
     try:
-        refuse = partial(_refuse_other_objects, config.location, objects)
+        refuse = partial(_refuse_unfit, config.location, objects)
         resumed = discover(config, catalog, refuse=refuse) if _exists(config, catalog) else None
         _refuse_unfenced(config, storage)
         run_file = create_run(storage, data_seed=_fresh_seed() if config.data_seed is None else config.data_seed)
@@ -230,6 +240,25 @@ def _was_committed(catalog: Catalog, name: str) -> bool:
     except CheckpointError:
         return True
     return True
+
+
+def _refuse_unfit(run: str, objects: Mapping[str, Sort], found: Manifest) -> None:
+    _refuse_unknown_rule(run, found)
+    _refuse_other_objects(run, objects, found)
+
+
+def _generator_rule(manifest: Manifest) -> Any:
+    # The first rule had no number.
+    return manifest.environment.get(GENERATOR_RULE, 1)
+
+
+def _refuse_unknown_rule(run: str, found: Manifest) -> None:
+    rule = _generator_rule(found)
+    if type(rule) is not int or rule not in RULES:
+        raise RunMismatchError(
+            f"{run}: this run finds random generators by rule {quoted(rule)}, expected at most {NEWEST_RULE}",
+            "it was written by a newer resumable: upgrade this one",
+        )
 
 
 def _refuse_other_objects(run: str, objects: Mapping[str, Sort], found: Manifest) -> None:

@@ -56,6 +56,7 @@ class Trainer:
             signals=self._preemption.numbers,
             warn=warn,
             skipping=skipping(self._bar, self._boundary),
+            generator_rule=self._checkpointer.generator_rule,
         )
         self._finalizer = weakref.finalize(
             self, _close, os.getpid(), self._checkpointer, self._data, self._preemption, self._bar

@@ -1,136 +1,176 @@
-"""Private random generators inside datasets, transforms, collate functions and samplers; knows nothing of keys."""
+"""Private random generators inside datasets, transforms, collate functions and samplers; knows nothing of keys.
+
+Which of them are found, and under which path, decides bits. So that is a rule with a number, a run keeps to the rule
+that it began with, and no rule is ever changed: what is to be found otherwise is a new one.
+"""
 
 from __future__ import annotations
 
-import functools
+import itertools
 import operator
 import random
-import types
-from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 
-AnyGenerator: TypeAlias = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
-Found: TypeAlias = dict[str, AnyGenerator]
+from resumable.data import firstrule, reach
 
-MAX_DEPTH = 8
-MAX_OBJECTS = 2000
-MAX_ITEMS = 256  # a longer list is data, not a list of transforms
+AnyGenerator: TypeAlias = (
+    torch.Generator | np.random.Generator | np.random.RandomState | np.random.BitGenerator | random.Random
+)
+Found: TypeAlias = dict[str, AnyGenerator]
+Tables: TypeAlias = list[Mapping[str, Any]]
+
 MAX_TABLES = 32
 
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, range, torch.Tensor, np.ndarray})
-_OPAQUE = (torch.Tensor, np.ndarray, np.generic, types.ModuleType, type, random.SystemRandom)
+# By identity: to look a type up would run the `__hash__` of its metaclass.
+_PLAIN = frozenset(
+    map(id, (type(None), bool, int, float, complex, str, bytes, bytearray, range, torch.Tensor, np.ndarray))
+)
 
 
-def find_generators(*roots: Any, leave_out: tuple[Any, ...] = ()) -> Found:
-    """Every private generator reachable from `roots`, by path; paths do not depend on the order of creation.
+@dataclass(frozen=True)
+class Rule:
+    """What one walk goes by: what an object leads to, what is near, and how much is looked at."""
 
-    Looks through attributes, short lists and dicts, partials, methods, closures, defaults, class attributes, and the
-    module variables that a function names. Bounded in depth and count, safe with cycles. The three global streams
-    (also under another name) are not private and are left out, and so is everything under `leave_out`.
+    children: Callable[[Any], Iterator[tuple[str, Any]]]
+    is_passed_by: Callable[[Any], bool]
+    is_generator: Callable[[Any], bool]
+    table_of: Callable[[Any], Mapping[str, Any] | None]
+    global_streams: Callable[[], tuple[Any, ...]]
+    max_effort: int
+    max_depth: int
+    step: Callable[[Any], int] = lambda item: 1
+    effort: Callable[[Any], int] = lambda item: 1
+    settled: Callable[[Found], Found] = lambda found: found
+
+
+RULES: Mapping[int, Rule] = {
+    1: Rule(
+        firstrule.children,
+        firstrule.is_passed_by,
+        firstrule.is_generator,
+        firstrule.table_of,
+        firstrule.global_streams,
+        max_effort=firstrule.MAX_OBJECTS,
+        max_depth=firstrule.MAX_DEPTH,
+    ),
+    2: Rule(
+        reach.children,
+        reach.is_passed_by,
+        reach.is_generator,
+        reach.table_of,
+        reach.global_streams,
+        max_effort=20_000,
+        max_depth=64,
+        step=reach.step,
+        effort=reach.effort,
+        settled=reach.streams_apart,
+    ),
+}
+NEWEST_RULE = max(RULES)
+
+
+def find_generators(*roots: Any, leave_out: tuple[Any, ...] = (), rule: int = NEWEST_RULE) -> Found:
+    """Return every private generator reachable from `roots`, by path; paths do not depend on the order of creation.
+
+    Looks through attributes, short containers, partials, methods, closures, defaults, classes, and the module variables
+    that a function names; the newest rule runs no code of the objects. Bounded, and safe with cycles.
+
+    The global streams (also under another name) are not private and are left out, and so is everything under
+    `leave_out`.
     """
-    return _walk(roots, leave_out)[0]
+    return _walk(roots, leave_out, RULES[rule]).found
+
+
+def unkeyed(rule: int, **roots: Any) -> str | None:
+    """Tell what the rule may leave without a key below the named roots; None where it finds all that any rule finds.
+
+    The newest rule leaves out what lies beyond its bound; an older one also what it does not follow.
+    """
+    newest = _walk(tuple(roots.values()), (), RULES[NEWEST_RULE])
+    if rule != NEWEST_RULE:
+        known = set(map(id, find_generators(*roots.values(), rule=rule).values()))
+        missed = next((path for path, generator in newest.found.items() if id(generator) not in known), None)
+        return missed and (
+            f"the random generator {_told(missed, roots)} has no key, for this run began with an older version: what "
+            "it draws may differ after a resume; a new run gives it one"
+        )
+    return newest.beyond and (
+        f"holds more objects than are searched for random generators: those from {_told(newest.beyond, roots)} on have "
+        "no key, so what they draw may differ after a resume; keep generators in attributes, and not inside of data"
+    )
+
+
+def _told(path: str, roots: Mapping[str, Any]) -> str:
+    number, dot, rest = path.partition(".")
+    return f"{list(roots)[int(number)]}{dot}{rest}"
 
 
 class Finder:
     """`find_generators` for the same roots again and again: walks anew only when an attribute was rebound."""
 
-    def __init__(self, *roots: Any) -> None:
+    def __init__(self, *roots: Any, rule: int = NEWEST_RULE) -> None:
         self._roots = roots
+        self._rule = RULES[rule]
         self._found: Found = {}
-        self._tables: list[Mapping[str, Any]] = []
+        self._tables: Tables = []
         self._seen: list[Any] | None = None
 
     def find(self) -> Found:
         """The private generators as of now; microseconds where nothing was rebound."""
         look = self._look()
         if self._seen is None or len(look) != len(self._seen) or not all(map(operator.is_, look, self._seen)):
-            self._found, self._tables = _walk(self._roots, ())
+            self._found, self._tables, _ = _walk(self._roots, (), self._rule)
             self._seen = self._look()
         return self._found
 
     def _look(self) -> list[Any]:
-        return [value for table in self._tables for value in table.values() if type(value) not in _PLAIN]
+        return [value for table in self._tables for value in table.values() if id(type(value)) not in _PLAIN]
 
 
-def _walk(roots: tuple[Any, ...], leave_out: tuple[Any, ...]) -> tuple[Found, list[Mapping[str, Any]]]:
+class _Walked(NamedTuple):
+    found: Found
+    tables: Tables  # of attributes, of the objects that come first
+    beyond: str | None  # the path of the first object that was not looked at, for the bound was reached
+
+
+def _walk(roots: tuple[Any, ...], leave_out: tuple[Any, ...], rule: Rule) -> _Walked:
     found: Found = {}
-    tables: list[Mapping[str, Any]] = []
-    seen = {id(item) for item in (*leave_out, *_global_streams())}
-    waiting = deque((str(number), root, 0) for number, root in enumerate(roots))
-    while waiting and len(seen) < MAX_OBJECTS:
-        path, item, depth = waiting.popleft()
-        if type(item) in _PLAIN or id(item) in seen or isinstance(item, _OPAQUE):
+    tables: Tables = []
+    beyond: str | None = None
+    seen = {id(item): item for item in (*leave_out, *rule.global_streams())}
+    spent, order = len(seen), itertools.count()
+    waiting: list[tuple[int, int, str, Any, int]] = []
+
+    def meet(path: str, item: Any, distance: int, depth: int) -> None:
+        if not rule.is_passed_by(item):
+            heappush(waiting, (distance, next(order), path, item, depth))
+
+    for number, root in enumerate(roots):
+        meet(str(number), root, 0, 0)
+    while waiting:
+        distance, _, path, item, depth = heappop(waiting)
+        if id(item) in seen:
             continue
-        seen.add(id(item))
-        if isinstance(item, _GENERATORS):
+        if spent >= rule.max_effort:
+            beyond = beyond or path
+            break
+        seen[id(item)] = item  # held, so that no other object comes to have its place in memory
+        spent += rule.effort(item)
+        if rule.is_generator(item):
             found[path] = item
-        elif depth < MAX_DEPTH:
-            if len(tables) < MAX_TABLES and hasattr(item, "__dict__"):
-                tables.append(vars(item))
-            waiting.extend((f"{path}.{name}", child, depth + 1) for name, child in _children(item))
-    return found, tables
-
-
-def _global_streams() -> tuple[Any, ...]:
-    return torch.default_generator, getattr(np.random.mtrand, "_rand", None), getattr(random, "_inst", None)
-
-
-def _children(item: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(item, dict):
-        if len(item) <= MAX_ITEMS:
-            yield from sorted(((str(key), child) for key, child in item.items()), key=operator.itemgetter(0))
-    elif isinstance(item, list | tuple):
-        if len(item) <= MAX_ITEMS:
-            yield from ((str(number), child) for number, child in enumerate(item))
-    elif isinstance(item, functools.partial):
-        yield from (("func", item.func), ("args", item.args), ("keywords", item.keywords))
-    elif isinstance(item, types.MethodType):
-        yield from (("self", item.__self__), ("func", item.__func__))
-    elif isinstance(item, types.FunctionType):
-        yield from _of_function(item)
-    elif isinstance(item, types.GeneratorType):
-        frame = item.gi_frame
-        yield from sorted(frame.f_locals.items()) if frame else ()
-    else:
-        yield from _of_object(item)
-
-
-def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        try:
-            yield name, cell.cell_contents
-        except ValueError:  # a variable not assigned yet
-            continue
-    yield "defaults", function.__defaults__
-    yield "kwdefaults", function.__kwdefaults__
-    yield from _named_globals(function)
-
-
-def _named_globals(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    for name in function.__code__.co_names:
-        value = function.__globals__.get(name)
-        if isinstance(value, _GENERATORS):
-            yield f"globals.{name}", value
-
-
-def _of_object(item: Any) -> Iterator[tuple[str, Any]]:
-    if hasattr(item, "__dict__"):
-        yield from sorted(((str(key), child) for key, child in vars(item).items()), key=operator.itemgetter(0))
-    for cls in type(item).__mro__:
-        if cls.__module__.split(".")[0] not in {"builtins", "torch", "typing", "collections", "abc"}:
-            yield from _of_class(item, cls)
-
-
-def _of_class(item: Any, cls: type) -> Iterator[tuple[str, Any]]:
-    for name, value in vars(cls).items():
-        if isinstance(value, _GENERATORS):
-            yield name, value
-        elif isinstance(value, types.MemberDescriptorType):  # a slot
-            yield name, getattr(item, name, None)
-        elif isinstance(value, types.FunctionType):
-            yield from _named_globals(value)
+        elif depth == rule.max_depth:
+            beyond = beyond or path
+        else:
+            table = rule.table_of(item) if len(tables) < MAX_TABLES else None
+            if table is not None:
+                tables.append(table)
+            distance += rule.step(item)
+            for name, child in rule.children(item):
+                meet(f"{path}.{name}", child, distance, depth + 1)
+    return _Walked(rule.settled(found), tables, beyond)

@@ -41,9 +41,10 @@ class Ticket:
 class KeyedStream(IterableDataset[Any]):
     """The user's dataset behind a proxy whose iterator gives collated batches, each under the streams of its key."""
 
-    def __init__(self, loader: Any, ticket: Ticket) -> None:
+    def __init__(self, loader: Any, ticket: Ticket, generator_rule: int) -> None:
         self.dataset = loader.dataset
         self.ticket = ticket
+        self.generator_rule = generator_rule
         self.start = 0  # number of the first batch that is made; set before iterating, in the main program only
         self.live: Batches | None = None
         self._batch_size: int | None = loader.batch_size if loader.batch_sampler is not None else None
@@ -86,7 +87,7 @@ class Batches(Iterator[Any]):
         self._stream = stream
         self._key = key
         self._number = start
-        self._fetch = KeyedFetch(stream.dataset, stream.collate)
+        self._fetch = KeyedFetch(stream.dataset, stream.collate, rule=stream.generator_rule)
         self._ended = False
         self.items: Iterator[Any] = self._fetch(key, lambda: iter(stream.dataset), again=False)
 
@@ -116,7 +117,7 @@ class StreamSource:
         """The batches from `first` on; a pass that still holds the persistent workers is closed."""
         if self._loader is None or not loader.persistent_workers:
             self._ticket = Ticket()
-            self.stream = KeyedStream(loader, self._ticket)
+            self.stream = KeyedStream(loader, self._ticket, opening.generator_rule)
             self._loader = build_loader(loader, opening, self.stream, None)
         elif self._active is not None:
             self._active.close()

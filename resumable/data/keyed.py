@@ -33,18 +33,19 @@ from resumable.data.workers import WorkerStart, end_iterator, end_workers, signa
 class KeyedFetch:
     """Runs a fetch under the streams of a key, in a worker or in the main program; the latter gets its streams back."""
 
-    def __init__(self, *roots: Any, seeds: Callable[[bytes], Seeds] = seeds_now) -> None:
+    def __init__(self, *roots: Any, rule: int, seeds: Callable[[bytes], Seeds] = seeds_now) -> None:
         self._roots = roots
+        self._rule = rule
         self._seeds = seeds
         self._finder: Finder | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_roots": self._roots, "_seeds": self._seeds, "_finder": None}
+        return {"_roots": self._roots, "_rule": self._rule, "_seeds": self._seeds, "_finder": None}
 
     def __call__(self, key: bytes, fetch: Callable[[], Any], *, again: bool = True) -> Any:
         """The result of `fetch`; `again` allows a second call if a generator came into being during the first."""
         if self._finder is None:
-            self._finder = Finder(*self._roots)
+            self._finder = Finder(*self._roots, rule=self._rule)
         before = self._finder.find()
         seeds = self._seeds(key)
         if get_worker_info() is None:
@@ -63,12 +64,12 @@ class KeyedFetch:
 class KeyedDataset(Dataset[Any]):
     """The user's dataset behind a proxy that takes a keyed batch and gives the collated batch."""
 
-    def __init__(self, loader: Any, *, seeds: Callable[[bytes], Seeds] = seeds_now) -> None:
+    def __init__(self, loader: Any, *, rule: int, seeds: Callable[[bytes], Seeds] = seeds_now) -> None:
         self.dataset = loader.dataset
         self._collate = loader.collate_fn
         self._batched = loader.batch_sampler is not None
         self._has_epoch = has_epoch(self.dataset)
-        self._fetch = KeyedFetch(self.dataset, self._collate, seeds=seeds)
+        self._fetch = KeyedFetch(self.dataset, self._collate, rule=rule, seeds=seeds)
         self._draws_nothing = draws_nothing(self.dataset) and self._collate in _DRAWING_NOTHING
 
     def __getitem__(self, batch: KeyedBatch) -> Any:
@@ -156,10 +157,11 @@ class KeyedSource:
         """The batches of `order`; a pass of the same loop that still holds the persistent workers is closed."""
         if not loader.num_workers and not loader.pin_memory:
             # All that torch's own iterator would do besides costs half a fetch: its record for profilers, a count.
-            return map(KeyedDataset(loader, seeds=SeedsAhead(order.following).of).__getitem__, order)
+            seeds = SeedsAhead(order.following).of
+            return map(KeyedDataset(loader, rule=opening.generator_rule, seeds=seeds).__getitem__, order)
         if self._loader is None or not loader.persistent_workers:
             self._order = CurrentOrder()
-            self._loader = build_loader(loader, opening, KeyedDataset(loader), self._order)
+            self._loader = build_loader(loader, opening, KeyedDataset(loader, rule=opening.generator_rule), self._order)
         elif self._active is not None:
             self._active.close()
         self._active = owner

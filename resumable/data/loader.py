@@ -16,6 +16,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset, IterDataPipe
 
 from resumable.data.addresses import PassAddress
+from resumable.data.generators import NEWEST_RULE, unkeyed
 from resumable.data.iterable import StreamPass, StreamSource
 from resumable.data.keyed import KeyedPass, KeyedSource
 from resumable.data.order import stateful_parts
@@ -45,9 +46,16 @@ class Data:
         signals: Sequence[int] = (),
         warn: Callable[[str], None],
         skipping: Skipping,
+        generator_rule: int = NEWEST_RULE,
     ) -> None:
-        """`signals` are ignored by loader workers; `skipping(what, total)` shows the progress of a replay."""
+        """`signals` are ignored by loader workers; `skipping(what, total)` shows the progress of a replay.
+
+        `generator_rule` is the number of the rule by which the run finds random generators.
+        """
         self._data_seed = data_seed
+        self._generator_rule = generator_rule
+        self._searched: set[int] = set()
+        self._warned: set[str] = set()
         self._signals = tuple(int(number) for number in signals)
         self._warn = warn
         self._skipping = skipping
@@ -69,8 +77,18 @@ class Data:
         if resume is not None and resume.get("finished"):
             return FinishedPass(address, resume, length_of(loader))
         announce_epoch(loader, set_epoch)
-        opening = Opening(self._data_seed, address, set_epoch, resume, self._signals, self._warn, self._skipping)
+        opening = Opening(
+            self._data_seed,
+            address,
+            set_epoch,
+            resume,
+            self._signals,
+            self._warn,
+            self._skipping,
+            self._generator_rule,
+        )
         kind = _kind(loader)
+        self._tell_unkeyed(kind, loader)
         _check_kind(kind, opening)
         opened = self._open_as(kind, loader, opening)
         self._passes.add(opened)
@@ -82,6 +100,20 @@ class Data:
         if kind == "stream":
             return StreamPass(loader, opening, self._source(loader, opening.address.loop, StreamSource))
         return ReplayPass(loader, opening)
+
+    def _tell_unkeyed(self, kind: str, loader: Any) -> None:
+        """Warn once of generators that get no key; here, because workers would each say it."""
+        parts = {"loader": loader} if kind == "replay" else {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
+        if kind == "address":
+            parts["sampler"] = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        read = next(iter(parts.values()))
+        if id(read) in self._searched:
+            return
+        self._searched.add(id(read))
+        reason = unkeyed(self._generator_rule, **parts)
+        if reason is not None and reason not in self._warned:
+            self._warned.add(reason)
+            self._warn(f"{type_of(read)}: {reason}")
 
     def state(self) -> dict[str, Any]:
         """States of samplers that have one and live from pass to pass, as of now; for `load` in a later attempt."""

@@ -26,7 +26,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from resumable.data.generators import find_generators
+from resumable.data.generators import Found, find_generators
 from resumable.data.passes import Opening, Position, length_of, taking
 from resumable.data.streams import PrivateStreams
 from resumable.errors import LoopError
@@ -55,7 +55,9 @@ class Order(Iterator[KeyedBatch]):
         if opening.resume is not None:
             self._load(opening.resume)
         self._state = {role: copy.deepcopy(part.state_dict()) for role, part in self._stateful.items()}
-        self._streams = PrivateStreams(opening.key, find_generators(self._sampler, leave_out=(self._dataset,)))
+        self._streams = PrivateStreams(
+            opening.key, find_generators(self._sampler, leave_out=(self._dataset,), rule=opening.generator_rule)
+        )
         self._indices: Iterator[Any] | None = None
         self._unswapped = False  # whether indices may be drawn without a look at the streams
         self._digest = xxhash.xxh3_128()
@@ -104,7 +106,7 @@ class Order(Iterator[KeyedBatch]):
 
     def _begin(self) -> Any:
         index = self._first()
-        grown = find_generators(self._sampler, leave_out=(self._dataset,))
+        grown = self._generators()
         if grown.keys() - self._streams.generators.keys() and self._indices is not self._sampler:
             # A generator that came into being as iterating began has no key yet; later passes would find and key it.
             self._streams = PrivateStreams(self._opening.key, grown)
@@ -115,6 +117,9 @@ class Order(Iterator[KeyedBatch]):
         if index is _END:
             raise StopIteration
         return index
+
+    def _generators(self) -> Found:
+        return find_generators(self._sampler, leave_out=(self._dataset,), rule=self._opening.generator_rule)
 
     def _first(self) -> Any:
         with self._streams:

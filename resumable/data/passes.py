@@ -31,6 +31,7 @@ class Opening:
     signals: tuple[int, ...]
     warn: Callable[[str], None]
     skipping: Skipping
+    generator_rule: int
 
     @property
     def key(self) -> bytes:

@@ -39,7 +39,7 @@ class ReplayPass(Pass):
             # Persistent workers carry their streams from pass to pass; after a crash there would be fresh ones.
             end_workers(one)
         # Private generators go on from item to item, as replaying does; beside the loop's own use of them.
-        self._streams = PrivateStreams(opening.key, find_generators(loader))
+        self._streams = PrivateStreams(opening.key, find_generators(loader, rule=opening.generator_rule))
         self._streams.leave_main_alone()
         with self._streams, saved_streams(), calm_workers(self._loaders, opening.signals):
             seed_streams(opening.key)

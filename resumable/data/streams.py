@@ -197,6 +197,8 @@ def _state_of(generator: AnyGenerator) -> Any:
         return generator.get_state()
     if isinstance(generator, np.random.Generator):
         return generator.bit_generator.state
+    if isinstance(generator, np.random.BitGenerator):
+        return generator.state
     return generator.get_state() if isinstance(generator, np.random.RandomState) else generator.getstate()
 
 
@@ -205,6 +207,8 @@ def _set_state(generator: AnyGenerator, state: Any) -> None:
         generator.set_state(state)
     elif isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
+    elif isinstance(generator, np.random.BitGenerator):
+        generator.state = state
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(state)
     else:
@@ -218,8 +222,10 @@ def _seed(generator: AnyGenerator, key: bytes) -> None:
         else:
             generator.manual_seed(seed_number(key))
     elif isinstance(generator, np.random.Generator):
-        kind: Any = type(generator.bit_generator)
-        generator.bit_generator.state = kind(_words_of(key)).state
+        _seed(generator.bit_generator, key)
+    elif isinstance(generator, np.random.BitGenerator):
+        kind: Any = type(generator)
+        generator.state = kind(_words_of(key)).state
     elif isinstance(generator, np.random.RandomState):
         generator.seed(_words_of(key))
     else:

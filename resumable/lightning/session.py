@@ -51,6 +51,7 @@ class Session:
             signals=self._preemption.numbers,
             warn=warn,
             skipping=skipping(self._bar, self._boundary),
+            generator_rule=self._checkpointer.generator_rule,
         )
         self._start = self._checkpointer.position()
         self._pending = resumed is not None  # until the checkpoint's instant is reached
