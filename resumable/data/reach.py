@@ -1,7 +1,6 @@
 """What an object leads to, found without running any code of its own (rule 2); knows no walk and no key.
 
-Nothing here evaluates a property, calls a method of the object or asks it for an attribute: the tables of instances and
-classes are read by the descriptors of Python itself, and types are compared by identity.
+Objects are read by their tables alone, and types are compared by identity.
 """
 
 from __future__ import annotations
@@ -26,6 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
+
+from resumable.data.tables import class_table, order_of, package_of, qualname_of, slots_of, table_of_instance
 
 MAX_ITEMS = 256  # a longer container is data, not a list of transforms
 
@@ -56,12 +57,6 @@ _LIBRARIES = frozenset({"builtins", "torch", "typing", "collections", "abc", "nu
 _MACHINERY = frozenset({"logging", "threading", "_thread", "asyncio", "multiprocessing", "concurrent", "resumable"})
 _CLOSED = _LIBRARIES | _MACHINERY
 
-# As Python itself finds them, whatever a metaclass says.
-_order_of: Any = type.__dict__["__mro__"].__get__
-_class_table: Any = type.__dict__["__dict__"].__get__
-_module: Any = type.__dict__["__module__"].__get__
-_qualname: Any = type.__dict__["__qualname__"].__get__
-
 Child = tuple[str, Any]
 
 
@@ -74,7 +69,7 @@ def is_passed_by(item: Any) -> bool:
         return _holds_data(item)
     if issubclass(kind, _OPAQUE):
         return True
-    return _package(item) in _CLOSED if issubclass(kind, type) else _package(kind) in _MACHINERY
+    return package_of(item) in _CLOSED if issubclass(kind, type) else package_of(kind) in _MACHINERY
 
 
 def is_generator(item: Any) -> bool:
@@ -84,18 +79,7 @@ def is_generator(item: Any) -> bool:
 
 def table_of(item: Any) -> Mapping[str, Any] | None:
     """The attributes of the object; None where it has no table of them, and of code, which nobody rebinds."""
-    return None if id(type(item)) in _LIGHT or issubclass(type(item), type) else _table(item)
-
-
-def _table(item: Any) -> Mapping[str, Any] | None:
-    """The attributes of an instance; None where it has no table of them, or shows another in its place."""
-    for cls in _order_of(type(item)):
-        own = _class_table(cls).get("__dict__")
-        if own is not None:
-            real = issubclass(type(own), (types.GetSetDescriptorType, types.MemberDescriptorType))
-            found = own.__get__(item) if real else None
-            return found if type(found) is dict else None
-    return None
+    return None if id(type(item)) in _LIGHT or issubclass(type(item), type) else table_of_instance(item)
 
 
 def global_streams() -> tuple[Any, ...]:
@@ -157,11 +141,6 @@ def _length(item: Any) -> int | None:
     return None if sort is None else sort.__len__(item)
 
 
-def _package(cls: type) -> str:
-    module = _module(cls)
-    return module.partition(".")[0] if type(module) is str else ""
-
-
 # -- containers -------------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +162,7 @@ def _of_set(item: Any) -> Iterator[Child]:
         members.sort(key=lambda member: _first_described(_Same(member)))
     numbers: collections.Counter[str] = collections.Counter()
     for member in members:
-        name = _qualname(type(member))
+        name = qualname_of(type(member))
         yield f"{name}.{numbers[name]}", member
         numbers[name] += 1
 
@@ -201,7 +180,7 @@ def _values(item: Any, read: Callable[[Any], Iterable[Any]]) -> list[Any]:
 def _name_of(key: Any, number: int) -> str:
     if issubclass(type(key), str):
         return str.__str__(key)
-    return repr(key) if id(type(key)) in _SPOKEN else f"{_qualname(type(key))}#{number}"
+    return repr(key) if id(type(key)) in _SPOKEN else f"{qualname_of(type(key))}#{number}"
 
 
 class _Same:
@@ -227,7 +206,7 @@ def _first_described(member: _Same) -> str:
 
 def _described(item: Any, *, levels: int) -> str:
     kind = type(item)
-    name = f"{_module(kind)}.{_qualname(kind)}"
+    name = f"{package_of(kind)}.{qualname_of(kind)}"
     if id(kind) in _SPOKEN:
         return f"{name} {item!r:.200}"
     if is_generator(item):
@@ -304,7 +283,7 @@ def _names_in(code: types.CodeType) -> Iterator[str]:
 
 def _of_class(cls: type) -> Iterator[Child]:
     """The generators that its code names, then its attributes and its functions."""
-    table = _class_table(cls)
+    table = class_table(cls)
     for value in table.values():
         for function in _functions_in(value):
             yield from _named_globals(function.__code__, function.__globals__)
@@ -317,7 +296,7 @@ def _functions_in(value: Any) -> Iterator[types.FunctionType]:
     if type(value) is types.FunctionType:
         yield value
     elif issubclass(type(value), _WRAPPERS):
-        for _, inner in _slots(value):
+        for _, inner in slots_of(value):
             yield from _functions_in(inner)
 
 
@@ -326,26 +305,15 @@ def _functions_in(value: Any) -> Iterator[types.FunctionType]:
 
 def _of_object(item: Any) -> Iterator[Child]:
     yield from _of_table(item)
-    yield from _slots(item)
-    for cls in _order_of(type(item)):
-        if _package(cls) not in _LIBRARIES:
-            yield f"class {_qualname(cls)}", cls
+    yield from slots_of(item)
+    for cls in order_of(type(item)):
+        if package_of(cls) not in _LIBRARIES:
+            yield f"class {qualname_of(cls)}", cls
 
 
 def _of_table(item: Any) -> list[Child]:
-    named = enumerate((_table(item) or {}).items())
+    named = enumerate((table_of_instance(item) or {}).items())
     return sorted(((_name_of(key, number), child) for number, (key, child) in named), key=operator.itemgetter(0))
-
-
-def _slots(item: Any) -> Iterator[Child]:
-    """The slots of an instance, and what Python's own types keep in such: a partial, a method, a property."""
-    for cls in _order_of(type(item)):
-        for name, value in _class_table(cls).items():
-            if type(value) is types.MemberDescriptorType and name not in ("__dict__", "__doc__"):
-                try:
-                    yield name, value.__get__(item)
-                except AttributeError:  # not filled yet
-                    continue
 
 
 _SELF_CONTAINED = (
