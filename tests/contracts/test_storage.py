@@ -278,3 +278,11 @@ def test_a_lock_can_be_taken_again_after_its_release(place: Storage) -> None:
     release = place.lock("lock")
     release()
     release()
+
+
+def test_dropping_a_cache_changes_nothing_and_never_fails(place: Storage) -> None:
+    place.write("a/f", [b"content"])
+    for path in ("a/f", "a", "a/none", "no/folder"):
+        place.drop_cache(path)
+    assert place.read("a/f") == b"content"
+    assert place.list("a") == [Entry("f", False)]

@@ -232,3 +232,25 @@ def test_paths_and_file_urls_are_local(tmp_path: Path, monkeypatch: pytest.Monke
         assert place.locks
         assert place.url == str(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_read_after_the_cache_was_dropped_is_a_new_request(tmp_path: Path) -> None:
+    class Caching(FlatStore):
+        """Keeps what it read until it is told to forget it."""
+
+        def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+            kept = self.__dict__.setdefault("kept", {})
+            if path not in kept:
+                kept[path] = super().cat_file(path)
+            return bytes(kept[path][start:end])
+
+        def invalidate_cache(self, path: str | None = None) -> None:
+            self.__dict__.setdefault("kept", {}).pop(path, None)
+
+    place, writer = stored(Caching, tmp_path), stored(FlatStore, tmp_path)
+    writer.write("a/f", [b"wrong"])
+    assert place.read("a/f", max_bytes=10) == b"wrong"
+    writer.write("a/f", [b"right"])
+    assert place.read("a/f", max_bytes=10) == b"wrong"
+    place.drop_cache("a/f")
+    assert place.read("a/f", max_bytes=10) == b"right"
