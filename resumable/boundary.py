@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from resumable import killpoints, policy
+from resumable.bests import Bests
 from resumable.checkpointer import Checkpointer
 from resumable.config import Config
 from resumable.cost import Cost
 from resumable.errors import Preempted
 from resumable.events import emit, warn
+from resumable.metrics import Watch
 from resumable.position import Position
-from resumable.retention import is_best
 from resumable.signals import Preemption, exit_code
 
 MAX_UNCLEAN_BOUNDARIES = 16
@@ -41,7 +42,8 @@ class Boundary:
         self._preemption = preemption
         self._config = config
         self._schedule = config.every.schedule()
-        self._best = config.keep.best
+        self._bests = Bests(config, checkpointer)
+        self._watch = Watch(checkpointer.witnesses)
         self._place = checkpointer.saved or (0, 0)  # (step, epoch) of the last boundary
         self._due: str | None = None
         self._unclean = 0
@@ -55,12 +57,18 @@ class Boundary:
     def forget(self, *, stopping: bool) -> None:
         """After a restore: what the code asked for since did not happen; what it had asked for before did."""
         self.stopping, self.save_requested = stopping, False
+        self._watch = Watch(self._checkpointer.witnesses)
         self._due = None
         self._elsewhere = True
+
+    def see(self, logged: Mapping[str, Any], *, step: int) -> None:
+        """Look at metrics that no boundary will have: they were logged before the first step of a pass."""
+        self._watch.see(logged, step=step)
 
     def reached(self, instant: Instant) -> None:
         """Save if something asks for it, leave if a signal did. Raises `Preempted`, and what a save failed with."""
         killpoints.reach("epoch" if instant.epoch_ended else "step", instant.step)
+        self._watch.see(instant.logged(), step=instant.step)
         self._checkpointer.notice_failure()
         now = time.monotonic()
         self._learn_cost(now, instant)
@@ -70,13 +78,14 @@ class Boundary:
         if finished and self._preemption.pending is None:
             self._save_final(instant)
         elif self._preemption.pending is None:
-            self._save_if_asked(instant)
+            self._save_if_asked(now, instant)
         if self._preemption.pending is not None:  # asked once more: it may have come while a save was written
             self._save_before_leaving(instant, finished=finished)
             self.leave_if_asked()
 
     def save_start(self, instant: Instant) -> None:
         """The checkpoint before the first batch: refusals, permissions and full disks show at second 0."""
+        self._watch.see(instant.logged(), step=instant.step)
         self._save(instant, "start")
         self._cost.first(self._checkpointer.stalled_seconds)
         self._checkpointer.drain()
@@ -130,20 +139,23 @@ class Boundary:
             cost_seconds=self._cost.seconds,
         )
 
-    def _is_best(self, instant: Instant) -> bool:
+    def _is_best(self, now: float, instant: Instant) -> bool:
         # A best that is not saved here cannot be kept: the next boundary no longer has the metric.
-        best = self._best
-        if best is None or best.metric not in (logged := instant.logged()):
-            return False
-        self._checkpointer.drain()
-        value = float(logged[best.metric])
-        return is_best(value, self._checkpointer.values_of(best.metric), self._config.keep.rule())
+        return self._bests.wants_save(
+            instant.logged(),
+            step=instant.step,
+            now=now,
+            epoch_ended=instant.epoch_ended,
+            cost_seconds=self._cost.known_seconds,
+        )
 
-    def _save_if_asked(self, instant: Instant) -> None:
-        asked = "best" if self._is_best(instant) else "request" if self.save_requested else None
+    def _save_if_asked(self, now: float, instant: Instant) -> None:
+        asked = "best" if self._is_best(now, instant) else "request" if self.save_requested else None
         if asked is not None:
             if not self._is_saved():
                 self._save(instant, asked, late=asked == "request" and not instant.epoch_ended)
+                if asked == "best":
+                    self._bests.saved(instant.step)
             self.save_requested = False
         elif self._due and not instant.pass_over and self._may_save():
             # With no batch left, the epoch's own boundary is next: resuming there runs the body at least once, so that
@@ -194,7 +206,7 @@ class Boundary:
         self._tell_conflict(reason)
         checkpointer = self._checkpointer
         self._cost.begin(stalled_seconds=checkpointer.stalled_seconds, save_seconds=checkpointer.save_seconds)
-        checkpointer.save(instant.position(finished), reason=reason, late=late)
+        checkpointer.save(instant.position(finished), reason=reason, late=late, metrics=self._watch.settled())
         self._due, self.save_requested = None, False
 
     def _tell_conflict(self, reason: str) -> None:

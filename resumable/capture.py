@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
@@ -24,6 +24,7 @@ from resumable.state.objects import Adapter, emptiness
 from resumable.state.stager import Image
 from resumable.state.tensors import copy_of
 from resumable.store.manifest import ObjectRecord, TensorRecord
+from resumable.suspicion import State
 from resumable.version import __version__
 
 
@@ -44,13 +45,17 @@ class Captured:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything of one boundary. Its tensors are live, and must be staged before training writes to them."""
+    """Everything of one boundary. Its tensors are live, and must be staged before training writes to them.
+
+    `metrics` says of each metric logged so far what it is as a witness.
+    """
 
     position: Position
     reason: str
     objects: Mapping[str, Captured]
     values: Mapping[str, Any]
     environment: Mapping[str, Any]
+    metrics: Mapping[str, State] = field(default_factory=dict)
 
     @property
     def blobs(self) -> dict[str, Mapping[str, Tensor]]:
@@ -119,6 +124,12 @@ def object_record(captured: Captured, images: Mapping[str, Image]) -> ObjectReco
             digest=digests[stored],
         )
     return ObjectRecord(kind=captured.kind, type=captured.type, blobs=list(captured.blobs), tensors=tensors)
+
+
+def broken(taken: Snapshot, images: Mapping[str, Image]) -> list[str]:
+    """The tensors of modules that are not finite, by their first elements alone."""
+    modules = {name: captured for name, captured in taken.objects.items() if captured.kind == "module"}
+    return [f"{name}.{key}" for name, each in modules.items() for blob in each.blobs for key in images[blob].broken]
 
 
 @contextmanager

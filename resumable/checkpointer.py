@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ from resumable.state.stager import Image, Stager
 from resumable.store.catalog import Catalog
 from resumable.store.storage import open_storage
 from resumable.store.writer import Background
+from resumable.suspicion import State
 
 Blobs = Mapping[str, Mapping[str, Tensor]]
 
@@ -68,6 +70,7 @@ class Checkpointer:
         self.save_seconds = 0.0
         self._opened = open_run(config, self._storage, catalog, self._adapters)
         self._commits = Commits(config, self._storage, catalog, self._opened)
+        self.witnesses = self._commits.witnesses.metrics  # by the checkpoint that this attempt resumed from
         self.resumed, self.attempt = self._opened.resumed, self._opened.attempt
         # (step, epoch) of the newest checkpoint; None if it failed, or there is none
         self.saved = (self.resumed.step, self.resumed.epoch) if self.resumed else None
@@ -114,17 +117,20 @@ class Checkpointer:
             if not self._streams(blobs):
                 self._background.submit(self._stager.prepare(blobs))
 
-    def save(self, position: Position, *, reason: str, late: bool = False) -> None:
+    def save(
+        self, position: Position, *, reason: str, late: bool = False, metrics: Mapping[str, State] | None = None
+    ) -> None:
         """Capture and stage now, write behind; blocks only while an earlier save is still being written.
 
         With `late`, and where the config says so, what only optimizers write is staged while training goes on to its
-        next optimizer step. Such a save may turn out to be torn; then `retake` asks for it again. Raises `StateError`
-        for a state that cannot be stored, and what an earlier save failed with.
+        next optimizer step. Such a save may turn out to be torn; then `retake` asks for it again. `metrics` is what
+        the metrics are as witnesses. Raises `StateError` for a state that cannot be stored, and what an earlier save
+        failed with.
         """
         self.drain()
         killpoints.reach("save.capture", position.step)
         before, started = self.stalled_seconds, time.monotonic()
-        taken = self._snapshot(position, reason=reason, golden=self._golden)
+        taken = replace(self._snapshot(position, reason=reason, golden=self._golden), metrics=metrics or {})
         self._tell_empty(taken)
         offered = self._commits.offered(taken.blobs)
         late = late and self.retake is None and self._torn < MAX_TORN_COPIES
@@ -223,9 +229,11 @@ class Checkpointer:
             reason=taken.reason,
         )
 
-    def values_of(self, metric: str) -> list[float | None]:
-        """The values of `metric` in every checkpoint that stands; none where the storage cannot tell now."""
-        return self._commits.values_of(metric)
+    def best_values(self) -> tuple[float, ...]:
+        """The values of `keep.best.metric` that are durable and stand for being best; seldom asks the storage."""
+        if not self._commits.knows_best:
+            self.drain()
+        return self._commits.best_values()
 
     def wait(self) -> None:
         """Wait until nothing is in flight; a failure waits to be noticed."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from resumable.capture import Snapshot, is_frozen, object_record, versions
+from resumable import suspicion
+from resumable.capture import Snapshot, broken, is_frozen, object_record, versions
 from resumable.config import Config
 from resumable.errors import CheckpointError, StorageError
 from resumable.events import warn
 from resumable.opening import GENERATOR_RULE, OpenedRun
-from resumable.prune import make_room, prune
+from resumable.prune import Plan, make_room, prune
+from resumable.retention import best_values
 from resumable.run import STATE_BLOB
 from resumable.state.stager import Image
 from resumable.store.catalog import Catalog
@@ -22,6 +24,7 @@ from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
 from resumable.store.patience import PatientStorage
 from resumable.store.sharing import Sharing
 from resumable.store.writer import Background, Blob, publish
+from resumable.suspicion import Witnesses
 
 Offered = Mapping[str, BlobRecord | None]
 
@@ -47,7 +50,9 @@ class Commits:
         self._rule = config.keep.rule()
         self._sharing = Sharing()
         self._digesting = Background()
-        self._standing: Sequence[CheckpointName] | None = None  # since the last commit, or unknown
+        self._best: tuple[float, ...] | None = None  # the values that stand for being best; None while unknown
+        self.witnesses = self._resumed_witnesses()  # by the newest checkpoint
+        self._told_suspect = False
 
     def offered(self, file_names: Iterable[str]) -> Offered:
         """What each of these blobs was at the commit before, where it is likely to be that still."""
@@ -71,7 +76,7 @@ class Commits:
 
         def judged(written: dict[str, BlobRecord]) -> Manifest:
             agreed()
-            return self._manifest(taken, self._digested(records), written)
+            return self._manifest(taken, self._digested(records), written, self._witnesses(taken, images))
 
         name = CheckpointName(taken.position.step, taken.position.epoch, self._attempt.number)
         try:
@@ -87,19 +92,70 @@ class Commits:
             self._clean_up(failure)
             raise
         self._catalog.add(name, manifest)
+        self.witnesses = suspicion.known([manifest])
         self._sharing.published(manifest.blobs, offered=offered)
         shared = [blob.size for name, blob in manifest.blobs.items() if _is_shared(blob, offered.get(name))]
         total_bytes = sum(blob.size for blob in manifest.blobs.values())
-        return Committed(total_bytes, total_bytes - sum(shared), self._prune())
+        pruned = self._prune()
+        self._remember_best(manifest, pruned)
+        self._tell_suspect(pruned)
+        return Committed(total_bytes, total_bytes - sum(shared), len(pruned.keep) if pruned else None)
 
-    def values_of(self, metric: str) -> list[float | None]:
-        """The values of `metric` in every checkpoint that stands; none where the storage cannot tell now."""
-        try:
-            if self._standing is None:
-                self._standing = [name for name, _ in self._catalog.history()]
-            return [self._catalog.manifest(name).metrics.get(metric) for name in self._standing]
-        except (StorageError, CheckpointError):
-            return []  # then every value is the best yet, and the save that follows says what is wrong
+    @property
+    def knows_best(self) -> bool:
+        """Whether `best_values` needs not ask the storage."""
+        return self._best is not None
+
+    def best_values(self) -> tuple[float, ...]:
+        """The values of `keep.best.metric` that stand for being best; none where the storage cannot tell now.
+
+        Must not be called while something is committed, unless `knows_best`.
+        """
+        if self._best is None:
+            try:
+                self._best = self._best_of(manifest for _, manifest in self._catalog.history())
+            except (StorageError, CheckpointError):
+                return ()  # then every value is the best yet, and the save that follows says what is wrong
+        return self._best
+
+    def _best_of(self, manifests: Iterable[Manifest]) -> tuple[float, ...]:
+        metric = self._rule.best_metric
+        return () if metric is None else best_values((each.metrics.get(metric) for each in manifests), self._rule)
+
+    def _remember_best(self, added: Manifest, pruned: Plan | None) -> None:
+        # What stands is looked at once more by each prune: somebody else may have deleted there.
+        if pruned is not None:
+            self._best = self._best_of(self._catalog.manifest(name) for name in pruned.keep)
+        elif self._best is not None:
+            self._best = best_values([*self._best, *self._best_of([added])], self._rule)
+
+    def _resumed_witnesses(self) -> Witnesses:
+        resumed = self._opened.resumed
+        if resumed is None:
+            return Witnesses()
+        if suspicion.is_marked(resumed.manifest):
+            return suspicion.known([resumed.manifest])
+        newest = resumed.manifest.name.order
+        return suspicion.known(m for name, m in reversed(self._catalog.history()) if name.order <= newest)
+
+    def _witnesses(self, taken: Snapshot, images: Mapping[str, Image]) -> Witnesses:
+        witnesses = Witnesses(taken.metrics)
+        if not witnesses.wants_tensors:
+            return witnesses
+        before, step = self.witnesses.tensors, taken.position.step
+        return replace(witnesses, tensors=suspicion.of_tensors(before, broken(taken, images), step=step))
+
+    def _tell_suspect(self, pruned: Plan | None) -> None:
+        """Once, when the run becomes suspect."""
+        suspect = self.witnesses.suspect
+        if suspect is not None and not self._told_suspect:
+            finite = pruned.finite if pruned is not None else None
+            stays = f"{finite} stays, whatever `keep` says" if finite else "there is no checkpoint from before it"
+            warn(
+                f"{suspect.what} is not finite since step {suspect.since}: {stays}; `resumable ls` marks the suspect "
+                "checkpoints, and RUN@finite is the newest that is none"
+            )
+        self._told_suspect = suspect is not None
 
     def _digested(self, records: Mapping[str, ObjectRecord]) -> Mapping[str, ObjectRecord]:
         """The records of all objects, once they are there."""
@@ -116,18 +172,20 @@ class Commits:
             with suppress(StorageError):  # the failure is the one to tell
                 make_room(self._storage, self._catalog, self._attempt)
 
-    def _prune(self) -> int | None:
-        """How many checkpoints stay. One that cannot be deleted now spoils no save: the next one tries again."""
-        self._standing = None
+    def _prune(self) -> Plan | None:
+        """What stays, if known. One that cannot be deleted now spoils no save: the next one tries again."""
         try:
-            self._standing = prune(self._storage, self._catalog, self._attempt, self._rule).keep
-            return len(self._standing)
+            return prune(self._storage, self._catalog, self._attempt, self._rule)
         except (StorageError, CheckpointError) as error:
             warn(f"could not delete old checkpoints: {error.message}")
             return None
 
     def _manifest(
-        self, taken: Snapshot, records: Mapping[str, ObjectRecord], written: Mapping[str, BlobRecord]
+        self,
+        taken: Snapshot,
+        records: Mapping[str, ObjectRecord],
+        written: Mapping[str, BlobRecord],
+        witnesses: Witnesses,
     ) -> Manifest:
         position, run_file = taken.position, self._opened.run_file
         return Manifest(
@@ -137,7 +195,7 @@ class Commits:
             lineage=list(self._attempt.lineage),
             step=position.step,
             epoch=position.epoch,
-            position=position.summary(),
+            position=position.summary() | witnesses.summary(),
             metrics=position.metrics,
             config=self._config.public() | {"data_seed": run_file.data_seed},  # run.json may be damaged one day
             versions=versions(),

@@ -136,11 +136,16 @@ class Cost:
         return self._mean
 
     @property
+    def known_seconds(self) -> float:
+        """What a save costs by all that is known, also while one is written."""
+        return self._guess if self._mean is None else self._mean
+
+    @property
     def seconds(self) -> float | None:
         """What the next save is to be paid with; None while one is written, and right after."""
         if self._flight is not None or self._to_compare > 0:
             return None
-        return self._guess if self._mean is None else self._mean
+        return self.known_seconds
 
     def first(self, stall_seconds: float) -> None:
         """The save before the first batch: it has no steps beside it, and only its wait is like that of later ones."""

@@ -70,6 +70,7 @@ class Loops:
         self._passes: int  # finished passes of the epoch in progress
         self._evaluations: int  # since the last boundary
         self._logged: dict[str, Any]  # since this step began
+        self._unseen: bool  # whether something was logged since the last boundary
         self._stand_at(self._start)
 
     # -- what is called from outside ----------------------------------------------------------------------------------
@@ -106,6 +107,7 @@ class Loops:
 
     def log(self, metrics: dict[str, Any]) -> None:
         self.settle()
+        self._unseen = True
         for name, value in metrics.items():
             self._logged[name] = copied(name, value)
 
@@ -263,7 +265,9 @@ class Loops:
 
     def _turn(self) -> None:
         """Hand control to the body: what it logs and steps from here on belongs to the next step."""
-        self._turned, self._logged = True, {}
+        if self._unseen:
+            self._boundary.see(self._logged, step=self.step)
+        self._turned, self._logged, self._unseen = True, {}, False
 
     def settle(self) -> None:
         """Let a `break` take effect: the step counts, the pass is over."""
@@ -310,7 +314,7 @@ class Loops:
     # -- the boundary -------------------------------------------------------------------------------------------------
 
     def _reached(self, *, epoch_ended: bool = False, last: bool = False) -> None:
-        self._evaluations = 0
+        self._evaluations, self._unseen = 0, False
         self._boundary.reached(self._instant(epoch_ended=epoch_ended, last=last))
         if self._bar.running:
             self._bar.update(
@@ -382,7 +386,7 @@ class Loops:
 
     def _stand_at(self, position: Position) -> None:
         self.step, self.epoch, self._passes = position.step, position.epoch, position.passes
-        self._logged = dict(position.metrics)
+        self._logged, self._unseen = dict(position.metrics), False
         self._evaluations = 0
 
     def _ended(self, n: int) -> bool:

@@ -1,13 +1,20 @@
-"""What a loop may log: one number per name, copied at once; knows nothing of when or where it is kept."""
+"""What a loop may log, and whether it is finite; never waits for a device before it must; knows no file, no save."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from resumable.errors import StateError
+from resumable.suspicion import State, note
+
+CHUNK = 64  # values of one metric that lie on a device one by one
+MAX_WAITING = 2**16  # values of one metric that wait there for a save
 
 
 def copied(name: str, value: Any) -> Any:
@@ -27,3 +34,81 @@ def copied(name: str, value: Any) -> Any:
 def as_numbers(logged: Mapping[str, Any]) -> dict[str, float]:
     """The logged values as floats; waits for the devices that hold them."""
     return {name: float(value) for name, value in logged.items()}
+
+
+class Watch:
+    """Which metrics are finite, at each step at which they are logged; `settled` waits for devices, `see` does not."""
+
+    def __init__(self, metrics: Mapping[str, State]) -> None:
+        self._states = dict(metrics)
+        self._waiting: dict[str, _Waiting] = {}
+
+    def see(self, logged: Mapping[str, Any], *, step: int) -> None:
+        """Take into account what was logged; the same values once more change nothing."""
+        for name, value in logged.items():
+            if self._states.get(name) is False:
+                continue  # no witness any more
+            if isinstance(value, Tensor) and (name in self._waiting or value.device.type != "cpu"):
+                self._wait(name, value, step)
+            else:
+                self._settle(name)
+                note(self._states, name, finite=_is_finite(value), step=step)
+
+    def settled(self) -> dict[str, State]:
+        """What each metric is, as a witness, by all that was seen."""
+        for name in [*self._waiting]:
+            self._settle(name)
+        return dict(self._states)
+
+    def _wait(self, name: str, value: Tensor, step: int) -> None:
+        waiting = self._waiting.get(name)
+        if waiting is not None and (len(waiting.steps) >= MAX_WAITING or not waiting.takes(value)):
+            self._settle(name)
+            waiting = None
+        if waiting is None:
+            waiting = self._waiting[name] = _Waiting(value.device, value.dtype)
+        waiting.add(value, step)
+
+    def _settle(self, name: str) -> None:
+        waiting = self._waiting.pop(name, None)
+        if waiting is not None:
+            for finite, step in zip(waiting.finite(), waiting.steps, strict=True):
+                note(self._states, name, finite=finite, step=step)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """The values of one metric that are on a device, in the order of their steps; few as they are, many as flags."""
+
+    device: torch.device
+    dtype: torch.dtype
+    steps: list[int] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    flags: list[Tensor] = field(default_factory=list)
+
+    def takes(self, value: Tensor) -> bool:
+        """Whether the value can lie beside those that wait."""
+        return (value.device, value.dtype) == (self.device, self.dtype)
+
+    def add(self, value: Tensor, step: int) -> None:
+        self.steps.append(step)
+        self.values.append(value.detach().reshape(()))
+        if len(self.values) == CHUNK:
+            self._fold()
+
+    def finite(self) -> list[bool]:
+        """Whether each value is finite; waits for the device."""
+        self._fold()
+        finite: list[bool] = torch.cat(self.flags).tolist()
+        return finite
+
+    def _fold(self) -> None:
+        if self.values:
+            self.flags.append(torch.isfinite(torch.stack(self.values)))
+            self.values.clear()
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Tensor) and value.is_complex():
+        return bool(torch.isfinite(value).all())
+    return math.isfinite(value)

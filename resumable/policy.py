@@ -7,6 +7,8 @@ from typing import Literal
 
 Reason = Literal["steps", "epochs", "minutes", "overhead"]
 
+BEST_SECONDS = 30.0
+BEST_STEPS = 100
 TOLERANCE = 0.9  # a save this much sooner than it should be breaks no promise: noise is as large
 
 
@@ -48,6 +50,22 @@ def due(
     if _paid_off(schedule.overhead_percent, seconds_since_save=seconds_since_save, cost_seconds=cost_seconds):
         return "overhead"
     return None
+
+
+def may_save_best(
+    schedule: Schedule, *, steps_since_best: int | None, seconds_since_best: float, cost_seconds: float
+) -> bool:
+    """Whether a better value may be saved for its own sake, in the middle of an epoch. Pure.
+
+    With a share to hold, as often as it allows; otherwise once in `BEST_SECONDS` and `BEST_STEPS`, whichever is longer.
+    Both count since the last save for a better value, whose steps are None before the first of an attempt.
+    """
+    if steps_since_best is None:
+        return True
+    percent = schedule.overhead_percent
+    if percent is not None:
+        return seconds_since_best >= interval_seconds(cost_seconds, percent)
+    return seconds_since_best >= BEST_SECONDS and steps_since_best >= BEST_STEPS
 
 
 def interval_seconds(cost_seconds: float, percent: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from resumable import retention
+from resumable import retention, suspicion
 from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.store.attempts import Attempt
 from resumable.store.catalog import Catalog
@@ -19,12 +19,13 @@ class Plan:
     """What stays and what goes, newest first.
 
     In this order no manifest ever lacks a blob: `shares` says whose blobs a checkpoint names, and they are of older
-    ones.
+    ones. `finite` is the newest that is not suspect, which stays.
     """
 
     keep: tuple[CheckpointName, ...]
     delete: tuple[CheckpointName, ...]
     shares: Mapping[CheckpointName, frozenset[CheckpointName]] = field(default_factory=dict, repr=False, compare=False)
+    finite: CheckpointName | None = field(default=None, compare=False)
 
 
 def plan(catalog: Catalog, rule: retention.Rule, *, attempt: int) -> Plan:
@@ -37,9 +38,10 @@ def plan(catalog: Catalog, rule: retention.Rule, *, attempt: int) -> Plan:
     """
     pinned = catalog.pinned()
     history = catalog.history()
+    suspects = [*suspicion.suspects(m for _, m in reversed(history))][::-1]
     candidates = [
-        retention.Candidate(str(name), m.step, m.epoch, m.metrics.get(rule.best_metric or ""), name in pinned)
-        for name, m in history
+        retention.Candidate(str(name), m.step, m.epoch, m.metrics.get(rule.best_metric or ""), name in pinned, suspect)
+        for (name, m), suspect in zip(history, suspects, strict=True)
     ]
     kept = retention.keep(candidates, rule)
     rest = [name for name, _ in history if str(name) not in kept]
@@ -48,7 +50,8 @@ def plan(catalog: Catalog, rule: retention.Rule, *, attempt: int) -> Plan:
         rest += [name for name in catalog.names() if name not in known and name.attempt < attempt]
     shares = _shares(catalog) if rest else {}
     delete = _unshared(rest, shares)
-    return Plan(tuple(name for name, _ in history if name not in delete), delete, shares)
+    finite = next((name for (name, _), suspect in zip(history, suspects, strict=True) if not suspect), None)
+    return Plan(tuple(name for name, _ in history if name not in delete), delete, shares, finite)
 
 
 def _shares(catalog: Catalog) -> dict[CheckpointName, frozenset[CheckpointName]]:

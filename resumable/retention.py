@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A committed checkpoint: `metric` is the watched value or None, a `protected` one is never pruned."""
+    """A committed checkpoint: `metric` is the watched value or None, a `protected` one is never pruned.
+
+    The state of a `suspect` one may be ruined: a value that was finite before is NaN or infinite.
+    """
 
     name: str
     step: int
     epoch: int
     metric: float | None = None
     protected: bool = False
+    suspect: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,26 +37,35 @@ class Rule:
 def keep(candidates: Sequence[Candidate], rule: Rule) -> set[str]:
     """The names that stay, given every checkpoint newest first; never empty where there is one.
 
+    Among them is the newest that is not suspect, whatever the rule says.
+
     Applied again after each save it never gives up what an earlier call kept for `every_steps`, or for being among
     the best while it still is.
     """
     kept = {candidate.name for candidate in candidates if candidate.protected}
     kept.update(candidate.name for candidate in candidates[: max(rule.last, 1)])
+    kept.update(newest_finite(candidates))
     kept.update(_milestones(candidates, rule.every_steps))
     if rule.best_metric is not None:
         kept.update(best(candidates, rule))
     return kept
 
 
+def newest_finite(candidates: Sequence[Candidate]) -> list[str]:
+    """The name of the newest that is not suspect, given every checkpoint newest first; empty where all are."""
+    return [candidate.name for candidate in candidates if not candidate.suspect][:1]
+
+
 def best(candidates: Sequence[Candidate], rule: Rule) -> list[str]:
     """The names of the `best_count` best, the best first, given every checkpoint newest first.
 
-    NaN and None are never best; of equals the older wins. `best_metric` is not asked for: the candidates carry values.
+    What is not finite is never best, nor is None; of equals the older wins. `best_metric` is not asked for: the
+    candidates carry values.
     """
     measured = [
         (_rank(candidate.metric, rule), candidate.name)
         for candidate in reversed(candidates)  # oldest first, and a stable sort: of equals the older wins
-        if candidate.metric is not None and not math.isnan(candidate.metric)
+        if _counts(candidate.metric)
     ]
     measured.sort(key=lambda pair: pair[0])
     return [name for _, name in measured[: rule.best_count]]
@@ -60,11 +73,16 @@ def best(candidates: Sequence[Candidate], rule: Rule) -> list[str]:
 
 def is_best(value: float | None, others: Iterable[float | None], rule: Rule) -> bool:
     """Whether a new checkpoint with `value` would be kept as one of the best beside the `others`, all older."""
-    if rule.best_metric is None or value is None or math.isnan(value):
+    if rule.best_metric is None or not _counts(value):
         return False
     rank = _rank(value, rule)
-    at_least_as_good = sum(_rank(other, rule) <= rank for other in others if other is not None)
+    at_least_as_good = sum(_rank(other, rule) <= rank for other in others if _counts(other))
     return at_least_as_good < rule.best_count
+
+
+def best_values(values: Iterable[float | None], rule: Rule) -> tuple[float, ...]:
+    """The `best_count` best of the values, the best first; `is_best` finds the same beside them as beside all."""
+    return tuple(sorted((v for v in values if _counts(v)), key=lambda v: _rank(v, rule))[: rule.best_count])
 
 
 def _milestones(candidates: Sequence[Candidate], every_steps: int | None) -> set[str]:
@@ -77,6 +95,11 @@ def _milestones(candidates: Sequence[Candidate], every_steps: int | None) -> set
         first[candidate.step // every_steps] = candidate.name
     first.pop(0, None)
     return set(first.values())
+
+
+def _counts(value: float | None) -> TypeGuard[float]:
+    # An infinity is no value of a metric, but what a loss overflows to, or diverges to.
+    return value is not None and math.isfinite(value)
 
 
 def _rank(value: float, rule: Rule) -> float:

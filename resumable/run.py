@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from resumable import strictjson
+from resumable import strictjson, suspicion
 from resumable.errors import (
     CheckpointError,
     CorruptCheckpointError,
@@ -70,7 +70,7 @@ class Run:
         return self._existing()[-1]
 
     def best(self) -> Checkpoint:
-        """The checkpoint with the best value of the metric named in the run's own `keep.best`; NaN is never best."""
+        """The checkpoint with the best finite value of the metric named in the run's own `keep.best`."""
         checkpoints = self._existing()
         wanted = best_rule(checkpoints[-1].manifest)
         metric = wanted.best_metric
@@ -87,6 +87,18 @@ class Run:
             )
         return next(checkpoint for checkpoint in checkpoints if checkpoint.name == winner[0])
 
+    def finite(self) -> Checkpoint:
+        """The newest checkpoint that is not suspect: no metric that was finite before it is NaN or infinite in it."""
+        checkpoints = self._existing()
+        marked = suspects(checkpoints)
+        for checkpoint in reversed(checkpoints):
+            if checkpoint.name not in marked:
+                return checkpoint
+        raise NoCheckpointError(
+            f"{self.url}: every checkpoint is suspect: {checkpoints[0].name} is so already",
+            "begin the run again from the start in another folder, with what made it diverge changed",
+        )
+
     def at(self, step: int) -> Checkpoint:
         """The newest checkpoint that was taken at exactly `step`."""
         checkpoints = self._existing()
@@ -99,11 +111,13 @@ class Run:
         return found[-1]
 
     def select(self, selector: str | None) -> Checkpoint:
-        """`latest` (or None), `best`, a step number, or a checkpoint's full name."""
+        """`latest` (or None), `best`, `finite`, a step number, or a checkpoint's full name."""
         if selector in (None, "latest"):
             return self.latest()
         if selector == "best":
             return self.best()
+        if selector == "finite":
+            return self.finite()
         if selector is not None and selector.isdigit():
             return self.at(int(selector))
         for checkpoint in self._existing():
@@ -364,6 +378,13 @@ def is_golden(name: str, record: ObjectRecord) -> bool:
     return name == record.kind == GOLDEN
 
 
+def suspects(checkpoints: Iterable[Checkpoint]) -> set[str]:
+    """The names of those that are suspect, given the whole history, oldest first."""
+    checkpoints = list(checkpoints)
+    marks = suspicion.suspects(checkpoint.manifest for checkpoint in checkpoints)
+    return {checkpoint.name for checkpoint, suspect in zip(checkpoints, marks, strict=True) if suspect}
+
+
 def best_rule(manifest: Manifest) -> Rule:
     """What "best" means to a run, by the config in a checkpoint of it; without a metric where that does not say."""
     keep = manifest.config.get("keep")
@@ -379,11 +400,11 @@ def _is_state(document: Any, objects: Iterable[str]) -> bool:
     return isinstance(document["objects"], dict) and document["objects"].keys() == set(objects)
 
 
-_TARGET = re.compile(r"(?P<url>.+?)(?:@(?P<selector>latest|best|\d+|step-[0-9.ea]+))?", re.DOTALL)
+_TARGET = re.compile(r"(?P<url>.+?)(?:@(?P<selector>latest|best|finite|\d+|step-[0-9.ea]+))?", re.DOTALL)
 
 
 def parse_target(text: str) -> tuple[str, str | None]:
-    """Split `RUN[@latest|@best|@STEP]` into the run's URL and the selector."""
+    """Split `RUN[@latest|@best|@finite|@STEP]` into the run's URL and the selector."""
     match = _TARGET.fullmatch(text)
     assert match is not None or not text
     return (match["url"], match["selector"]) if match else (text, None)
@@ -395,4 +416,4 @@ def selector_slip(target: str) -> str | None:
     path = url.partition("://")[2] if "://" in url else url
     if not url or "/" in selector or ("://" in url and "/" not in path) or parse_target(target)[1] is not None:
         return None
-    return f"unknown selector {quoted(repr(selector))}: write @latest, @best, @STEP or @step-NAME"
+    return f"unknown selector {quoted(repr(selector))}: write @latest, @best, @finite, @STEP or @step-NAME"

@@ -58,10 +58,10 @@ def load_weights(
 ) -> Loaded:
     """Copy weights and buffers into `model`, in place: its dtypes, its devices and its very parameters stay.
 
-    `url` is a run (`RUN`, `RUN@best`, `RUN@latest`, `RUN@STEP`), a checkpoint's folder, a `.safetensors` file, or a
-    folder in Hugging Face's layout (one file, or shards with an index), on this machine or at any fsspec URL, which
-    gets `storage_options`. Where an export's `proof.json` is in the folder, it proves every tensor that is read. `name`
-    selects an object of a run, such as an EMA.
+    `url` is a run (`RUN`, `RUN@best`, `RUN@latest`, `RUN@finite`, `RUN@STEP`), a checkpoint's folder, a
+    `.safetensors` file, or a folder in Hugging Face's layout (one file, or shards with an index), on this machine or at
+    any fsspec URL, which gets `storage_options`. Where an export's `proof.json` is in the folder, it proves every
+    tensor that is read. `name` selects an object of a run, such as an EMA.
 
     `rename` maps beginnings of stored keys to beginnings of the model's names, the first that matches wins. Names that
     match a pattern in `skip` (`head.*`) stay as they are. With `strict`, whatever does not fit is a

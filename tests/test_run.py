@@ -100,7 +100,7 @@ def test_a_selector_that_is_none_is_told_with_those_that_are(url: str, selector:
     for ask in (lambda: Run(parse_target(target)[0]).latest(), lambda: load_weights(nn.Linear(1, 1), target)):
         with pytest.raises(NoCheckpointError) as caught:
             ask()
-        assert caught.value.hint == f"unknown selector {selector!r}: write @latest, @best, @STEP or @step-NAME"
+        assert caught.value.hint == f"unknown selector {selector!r}: write @latest, @best, @finite, @STEP or @step-NAME"
 
 
 @pytest.mark.parametrize("place", ["mail@example/run", "run", "mail@example"])

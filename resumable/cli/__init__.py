@@ -49,7 +49,8 @@ def command_line(verbs: Collection[str] = tuple(VERBS)) -> typer.Typer:
         name="resumable",
         help="Look at the checkpoints of training runs, compare them, prove that yours survives a kill, and carry "
         "models to where they serve, with the proof that they are the same.\n\n"
-        "RUN is a folder or any fsspec URL. RUN@latest, RUN@best and RUN@STEP name one checkpoint of it.\n\n"
+        "RUN is a folder or any fsspec URL. RUN@latest, RUN@best, RUN@finite and RUN@STEP name one checkpoint of it; "
+        "@finite is the newest in which no metric has become NaN or infinite.\n\n"
         "Exit codes: 0 fine, 1 a problem was found, 2 usage.",
         no_args_is_help=True,
         add_completion=False,

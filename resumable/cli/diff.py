@@ -72,8 +72,9 @@ def diff(
 ) -> None:
     """Compare two checkpoints bit by bit.
 
-    A and B are RUN[@latest|@best|@STEP]. Compared are objects, random number generators, position, metrics, and whether
-    they are finished: tensors by dtype, shape, memory format and digest, and only where they differ are they read.
+    A and B are RUN[@latest|@best|@finite|@STEP]. Compared are objects, random number generators, position, metrics,
+    and whether they are finished: tensors by dtype, shape, memory format and digest, and only where they differ are
+    they read.
     Not compared, because it says who wrote a checkpoint and not what it holds: run id, attempt, lineage, time, reason,
     folder, host; nor a golden input, whose outputs follow from the model. Config, versions and environment are no state
     either; where they differ that is noted. Exits with 1 on a difference.

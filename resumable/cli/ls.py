@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from resumable.cli.options import Json, RunUrl, StorageOptions, open_run
 from resumable.cli.terminal import Column, Styled, print_json, print_table, say
 from resumable.events import duration, size
 from resumable.retention import best
-from resumable.run import Checkpoint, best_rule
+from resumable.run import Checkpoint, best_rule, suspects
 from resumable.store.layout import CheckpointName
 
 COLUMNS = (
@@ -35,7 +35,8 @@ def ls(run: RunUrl, json: Json = False, storage_options: StorageOptions = "{}") 
 
     --json: {"run", "checkpoints": [{"name", "step", "epoch", "position", "metrics", "size_bytes", "created",
     "age_seconds", "attempt", "resumed_from", "reason", "flags"}], "rejected": [{"name", "reason"}]}; `flags` are among
-    "latest", "best", "pinned" and "finished", `resumed_from` is what the attempt that wrote it resumed from, or null.
+    "latest", "best", "pinned", "suspect" (a metric that was finite before is NaN or infinite) and "finished";
+    `resumed_from` is what the attempt that wrote it resumed from, or null.
     """
     opened = open_run(run, storage_options)
     rejected: dict[str, str] = {}
@@ -55,7 +56,7 @@ def ls(run: RunUrl, json: Json = False, storage_options: StorageOptions = "{}") 
 def describe(checkpoints: Sequence[Checkpoint], *, pinned: Set[CheckpointName], now: float) -> list[dict[str, Any]]:
     """What there is to say about each checkpoint, given the whole history, oldest first."""
     winner = best_of(checkpoints)
-    kept = {str(name) for name in pinned}
+    marked = {"pinned": {str(name) for name in pinned}, "suspect": suspects(checkpoints)}
     return [
         {
             "name": checkpoint.name,
@@ -69,7 +70,7 @@ def describe(checkpoints: Sequence[Checkpoint], *, pinned: Set[CheckpointName], 
             "attempt": checkpoint.manifest.attempt,
             "resumed_from": checkpoint.manifest.lineage[-1][1] if checkpoint.manifest.lineage else None,
             "reason": checkpoint.manifest.reason,
-            "flags": _flags(checkpoint, latest=checkpoints[-1], winner=winner, pinned=kept),
+            "flags": _flags(checkpoint, latest=checkpoints[-1], winner=winner, marked=marked),
         }
         for checkpoint in checkpoints
     ]
@@ -82,11 +83,13 @@ def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
     return next((checkpoint for checkpoint in checkpoints if checkpoint.name in names), None)
 
 
-def _flags(checkpoint: Checkpoint, *, latest: Checkpoint, winner: Checkpoint | None, pinned: Set[str]) -> list[str]:
+def _flags(
+    checkpoint: Checkpoint, *, latest: Checkpoint, winner: Checkpoint | None, marked: Mapping[str, Set[str]]
+) -> list[str]:
     facts = {
         "latest": checkpoint is latest,
         "best": checkpoint is winner,
-        "pinned": checkpoint.name in pinned,
+        **{mark: checkpoint.name in names for mark, names in marked.items()},
         "finished": checkpoint.manifest.finished,
     }
     return [flag for flag, true in facts.items() if true]
@@ -108,7 +111,7 @@ def _cells(rows: Sequence[dict[str, Any]]) -> list[list[Styled]]:
                 duration(max(row["age_seconds"], 0)),
                 str(attempt),
                 _parent(row["resumed_from"]) if begins else "",
-                (" ".join(row["flags"]), "green"),
+                (" ".join(row["flags"]), "yellow" if "suspect" in row["flags"] else "green"),
             ]
         )
     return cells

@@ -28,7 +28,9 @@ def _options(text: str | dict[str, Any]) -> dict[str, Any]:
 RunUrl = Annotated[str, typer.Argument(metavar="RUN", help="A folder or any fsspec URL.", show_default=False)]
 Target = Annotated[
     str,
-    typer.Argument(metavar="RUN[@STEP]", help="A run, or RUN@latest, RUN@best, RUN@STEP.", show_default=False),
+    typer.Argument(
+        metavar="RUN[@STEP]", help="A run, or RUN@latest, RUN@best, RUN@finite, RUN@STEP.", show_default=False
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 StorageOptions = Annotated[
@@ -52,6 +54,6 @@ def open_run(url: str, storage_options: Mapping[str, Any] | None) -> Run:
 
 
 def open_checkpoint(target: str, storage_options: Mapping[str, Any] | None) -> Checkpoint:
-    """The checkpoint that `RUN[@latest|@best|@STEP]` names."""
+    """The checkpoint that `RUN[@latest|@best|@finite|@STEP]` names."""
     url, selector = parse_target(target)
     return Run(url, storage_options=storage_options).select(selector)

@@ -38,7 +38,7 @@ def verify(
         str,
         typer.Argument(
             metavar="RUN[@STEP] | DIR",
-            help="A run, RUN@latest, RUN@best or RUN@STEP; or the folder of an exported model.",
+            help="A run, RUN@latest, RUN@best, RUN@finite or RUN@STEP; or the folder of an exported model.",
             show_default=False,
         ),
     ],
@@ -116,7 +116,7 @@ def _selected(run: Run, selector: str | None) -> list[CheckpointName]:
         run.latest()  # says what is wrong
     if selector is None:
         return names
-    if selector in ("latest", "best"):
+    if selector in ("latest", "best", "finite"):
         wanted = run.select(selector).name
         return [name for name in names if str(name) == wanted]
     # Not by run.select: it finds what can be read, and here the others are asked about.

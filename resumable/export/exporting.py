@@ -50,13 +50,13 @@ def export(
 ) -> Exported:
     """Carry a model from a checkpoint into the new folder `to`, with the proof that it is the same. Blocks.
 
-    `source` is a `Checkpoint` or `RUN[@latest|@best|@STEP]`. `format` is `safetensors` (weights in Hugging Face layout,
-    needs no code and at most one tensor in memory), or a program: `pt2`, `onnx`, `aoti`, which need `model`, a function
-    `package.module:function` that builds it, and a golden input: `golden` (a tensor, a tuple of tensors, a dict of them
-    by argument), or the one that training gave to `trainer.golden(batch)`. `dtype` casts floating-point weights
-    (safetensors alone). `tolerance` is the largest absolute difference of an output that passes: 1e-4, where all
-    outputs are float16 1e-3, where all are bfloat16 1e-2. `batch`: programs take batches of any size, or of the golden
-    input's alone.
+    `source` is a `Checkpoint` or `RUN[@latest|@best|@finite|@STEP]`. `format` is `safetensors` (weights in Hugging Face
+    layout, needs no code and at most one tensor in memory), or a program: `pt2`, `onnx`, `aoti`, which need `model`, a
+    function `package.module:function` that builds it, and a golden input: `golden` (a tensor, a tuple of tensors, a
+    dict of them by argument), or the one that training gave to `trainer.golden(batch)`. `dtype` casts floating-point
+    weights (safetensors alone). `tolerance` is the largest absolute difference of an output that passes: 1e-4, where
+    all outputs are float16 1e-3, where all are bfloat16 1e-2. `batch`: programs take batches of any size, or of the
+    golden input's alone.
 
     What was made is loaded and run by a fresh process before it gets its name; where it is not the same model nothing
     is published: `ExportError`. Raises `ConfigError` for what cannot be asked, `RunMismatchError` where `model` builds

@@ -11,6 +11,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from resumable.state.finite import broken_in_image, broken_of_live
 from resumable.state.image import Layout
 from resumable.state.memory import Copy, HostTransfer, Transfer, changed, touch, transfer_for
 from resumable.state.tensors import TensorFacts, bytes_of, facts_of, tensor_digest
@@ -61,6 +62,11 @@ class Image(Protocol):
         """XXH3-128 (hex) of each tensor's bytes, equal to `tensor_digest` of the tensor at the instant of capture."""
         ...
 
+    @property
+    def broken(self) -> Iterable[str]:
+        """The keys of floating-point tensors that are not finite, by their first elements alone."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Planned:
@@ -95,6 +101,10 @@ class Staged(_Planned):
         places = self.plan.layout.slices.items()
         return {key: xxhash.xxh3_128_hexdigest(view[place.start : place.end]) for key, place in places}
 
+    @property
+    def broken(self) -> Iterable[str]:
+        return broken_in_image(self.buffer, self.facts, self.plan.layout.slices)
+
 
 @dataclass(frozen=True)
 class Streamed(_Planned):
@@ -112,6 +122,10 @@ class Streamed(_Planned):
     @functools.cached_property
     def digests(self) -> Mapping[str, str]:
         return {key: tensor_digest(tensor) for key, tensor in self.tensors.items()}
+
+    @property
+    def broken(self) -> Iterable[str]:
+        return broken_of_live(self.tensors)
 
     def parts(self) -> Iterator[memoryview]:
         """The bytes of the file, header first."""

@@ -1,0 +1,71 @@
+"""When a value of the metric to keep is saved because it is better than what is stored; knows no loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from resumable import policy
+from resumable.checkpointer import Checkpointer
+from resumable.config import Config
+from resumable.events import warn
+from resumable.retention import is_best
+
+
+class Bests:
+    """The saves of one attempt for better values: at the end of an epoch each, in the middle of it a few.
+
+    A value is compared with those that are durable. What was better and could not be saved is gone: later steps no
+    longer have its state.
+    """
+
+    def __init__(self, config: Config, checkpointer: Checkpointer) -> None:
+        self._checkpointer = checkpointer
+        self._rule = config.keep.rule()
+        self._schedule = config.every.schedule()
+        self._last_step: int | None = None  # of the last save for a better value
+        self._last_seconds = 0.0
+        self._told = False
+
+    def wants_save(
+        self, logged: Mapping[str, Any], *, step: int, now: float, epoch_ended: bool, cost_seconds: float
+    ) -> bool:
+        """Whether to save at this boundary for what was logged; waits for the save in flight only if it may be so."""
+        metric = self._rule.best_metric
+        if metric is None or metric not in logged:
+            return False
+        allowed = epoch_ended or policy.may_save_best(
+            self._schedule,
+            steps_since_best=None if self._last_step is None else step - self._last_step,
+            seconds_since_best=now - self._last_seconds,
+            cost_seconds=cost_seconds,
+        )
+        if not allowed and self._told:
+            return False  # before the value is looked at, which may wait for a device
+        value = float(logged[metric])
+        if not is_best(value, self._checkpointer.best_values(), self._rule):
+            return False
+        if not allowed:
+            if not self._checkpointer.busy:  # what is in flight may be better still, and is not waited for
+                self._tell(metric, step)
+            return False
+        self._checkpointer.drain()  # what is in flight may be better still
+        return is_best(value, self._checkpointer.best_values(), self._rule)
+
+    def saved(self, step: int) -> None:
+        """A better value was saved at `step`, just now."""
+        self._last_step, self._last_seconds = step, self._checkpointer.saved_at_seconds
+
+    def _tell(self, metric: str, step: int) -> None:
+        self._told = True
+        percent = self._schedule.overhead_percent
+        often = (
+            f"once in {policy.BEST_SECONDS:g} s and {policy.BEST_STEPS} steps"
+            if percent is None
+            else f"as often as every.overhead_percent: {percent:g} allows"
+        )
+        warn(
+            f"keep.best.metric: {metric} at step {step} is better than what is stored, and was not saved: in the "
+            f"middle of an epoch a better value is saved at most {often}, at the end of one always; log it less often "
+            "if each must be kept"
+        )

@@ -1,0 +1,159 @@
+"""Which checkpoints may hold a ruined state, by values that were finite and no longer are; knows no storage, no torch.
+
+A value is a witness once it was finite, until it came back from a value that was not: what was never finite, or comes
+and goes (an undefined score, the first gradient norms under AMP), says nothing. A checkpoint is suspect as long as one
+witness is not finite.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from resumable import strictjson
+
+State = bool | int  # of a witness: finite so far; no witness any more (False); not finite since that step
+MAX_WITNESSES = 1000  # of a kind: they stand in every manifest
+MAX_NAME = 200
+
+_SUSPECT, _SINCE, _WITNESSES = "suspect", "suspect_since", "witnesses"
+_NOTHING = ""  # in place of more tensors than can be named: none is a witness
+
+
+class Suspect(NamedTuple):
+    """Why a checkpoint is suspect: a metric or a tensor that is not finite, and the step since when."""
+
+    what: str
+    since: int
+
+
+class Saved(Protocol):
+    """What is read of a manifest; `position` is its summary."""
+
+    @property
+    def position(self) -> Mapping[str, Any]: ...
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+    @property
+    def step(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """What is known at one instant, of metrics and of tensors by name; `tensors` is None where none was looked at."""
+
+    metrics: Mapping[str, State] = field(default_factory=dict)
+    tensors: Mapping[str, State] | None = None
+
+    @property
+    def suspect(self) -> Suspect | None:
+        """The witness that has not been finite for longest, metrics first; None where all of them are."""
+        for states in (self.metrics, self.tensors or {}):
+            since = {name: state for name, state in states.items() if not isinstance(state, bool)}
+            if since:
+                return Suspect(*min(since.items(), key=lambda item: item[1]))
+        return None
+
+    @property
+    def wants_tensors(self) -> bool:
+        """Whether no metric is a witness, so that tensors have to be."""
+        return all(state is False for state in self.metrics.values())
+
+    def summary(self) -> dict[str, Any]:
+        """As the summary of a manifest's position has it."""
+        known = {"metrics": dict(self.metrics)} | ({} if self.tensors is None else {"tensors": dict(self.tensors)})
+        suspect = self.suspect
+        marks = {} if suspect is None else {_SUSPECT: suspect.what, _SINCE: suspect.since}
+        return marks | {_WITNESSES: json.dumps(known, separators=(",", ":"))}
+
+
+def of_metric(state: State | None, *, finite: bool, step: int) -> State | None:
+    """What a metric is after one more value; None before the first that is finite. Pure."""
+    if state is None:
+        return True if finite else None
+    if state is True:
+        return True if finite else step
+    return False if finite else state
+
+
+def of_tensors(states: Mapping[str, State] | None, broken: Iterable[str], *, step: int) -> dict[str, State]:
+    """What the tensors are after one more look, at which those named in `broken` were not finite. Pure.
+
+    Those that are not named in the result are finite so far. At the first look, with `states` None, no tensor was
+    finite before.
+    """
+    found = dict.fromkeys(broken)
+    if states is None:
+        return dict.fromkeys(found if len(found) <= MAX_WITNESSES else (_NOTHING,), False)
+    if _NOTHING in states:
+        return dict(states)
+    after: dict[str, State] = {name: state if name in found else False for name, state in states.items()}
+    fresh = [name for name in found if name not in states]
+    return after | dict.fromkeys(fresh[: MAX_WITNESSES - len(after)], step)
+
+
+def is_marked(saved: Saved) -> bool:
+    """Whether the program that wrote it knew witnesses."""
+    return _WITNESSES in saved.position
+
+
+def known(line: Iterable[Saved]) -> Witnesses:
+    """What is known at the last checkpoint of a line, given oldest first.
+
+    Checkpoints of versions that knew no witnesses have the metrics of their own step, which is better than nothing.
+    """
+    witnesses = Witnesses()
+    for saved in line:
+        witnesses = _after(witnesses, saved)
+    return witnesses
+
+
+def suspects(line: Iterable[Saved]) -> Iterator[bool]:
+    """Of each checkpoint of a line, oldest first: whether it is suspect."""
+    witnesses, marked = Witnesses(), None
+    for saved in line:
+        if is_marked(saved):
+            marked = saved  # is read only where one without a mark follows
+            yield _SUSPECT in saved.position
+            continue
+        witnesses = _after(witnesses if marked is None else _after(witnesses, marked), saved)
+        marked = None
+        yield witnesses.suspect is not None
+
+
+def _after(before: Witnesses, saved: Saved) -> Witnesses:
+    if is_marked(saved):
+        return _read(saved.position[_WITNESSES])
+    metrics = dict(before.metrics)
+    for name, value in saved.metrics.items():
+        note(metrics, name, finite=math.isfinite(value), step=saved.step)
+    return Witnesses(metrics)
+
+
+def note(metrics: dict[str, State], name: str, *, finite: bool, step: int) -> None:
+    """Take one more value of a metric into account; what is one name too many, or too long a name, is no witness."""
+    before = metrics.get(name)
+    after = of_metric(before, finite=finite, step=step)
+    has_room = before is not None or (len(metrics) < MAX_WITNESSES and len(name) <= MAX_NAME)
+    if after is not None and has_room:
+        metrics[name] = after
+
+
+def _read(text: Any) -> Witnesses:
+    """What `summary` wrote; nothing is known by what another program wrote there."""
+    try:
+        read = strictjson.loads(text.encode())
+        tensors = read.get("tensors")
+        return Witnesses(_states(read["metrics"]), None if tensors is None else _states(tensors))
+    except (ValueError, KeyError, AttributeError):
+        return Witnesses()
+
+
+def _states(read: Any) -> dict[str, State]:
+    states: dict[str, State] = dict(read.items())
+    if len(states) > MAX_WITNESSES or not {*map(type, states.values())} <= {bool, int}:
+        raise ValueError("no states of witnesses")
+    return states
