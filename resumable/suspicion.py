@@ -1,8 +1,8 @@
 """Which checkpoints may hold a ruined state, by values that were finite and no longer are; knows no storage, no torch.
 
-A value is a witness once it was finite, until it came back from a value that was not: what was never finite, or comes
-and goes (an undefined score, the first gradient norms under AMP), says nothing. A checkpoint is suspect as long as one
-witness is not finite.
+A value is a witness if it was finite from its first time on, until it comes back from a time when it was not: what was
+never finite, or comes and goes (an undefined score, gradient norms under AMP), says nothing. A checkpoint is suspect as
+long as one witness is not finite.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from resumable import strictjson
 
-State = bool | int  # of a witness: finite so far; no witness any more (False); not finite since that step
+State = bool | int  # finite so far (True); no witness, never again (False); a witness that is not finite since that step
 MAX_WITNESSES = 1000  # of a kind: they stand in every manifest
 MAX_NAME = 200
 
@@ -70,10 +70,10 @@ class Witnesses:
         return marks | {_WITNESSES: json.dumps(known, separators=(",", ":"))}
 
 
-def of_metric(state: State | None, *, finite: bool, step: int) -> State | None:
-    """What a metric is after one more value; None before the first that is finite. Pure."""
+def of_metric(state: State | None, *, finite: bool, step: int) -> State:
+    """What a metric is after one more value; `state` is None before the first. Pure."""
     if state is None:
-        return True if finite else None
+        return finite
     if state is True:
         return True if finite else step
     return False if finite else state
@@ -136,10 +136,8 @@ def _after(before: Witnesses, saved: Saved) -> Witnesses:
 def note(metrics: dict[str, State], name: str, *, finite: bool, step: int) -> None:
     """Take one more value of a metric into account; what is one name too many, or too long a name, is no witness."""
     before = metrics.get(name)
-    after = of_metric(before, finite=finite, step=step)
-    has_room = before is not None or (len(metrics) < MAX_WITNESSES and len(name) <= MAX_NAME)
-    if after is not None and has_room:
-        metrics[name] = after
+    if before is not None or (len(metrics) < MAX_WITNESSES and len(name) <= MAX_NAME):
+        metrics[name] = of_metric(before, finite=finite, step=step)
 
 
 def _read(text: Any) -> Witnesses:
