@@ -25,12 +25,14 @@ class Bests:
         self._schedule = config.every.schedule()
         self._last_step: int | None = None  # of the last save for a better value
         self._last_seconds = 0.0
+        self._skipped: str | None = None  # what was better at this boundary, and may not be saved for that
         self._told = False
 
     def wants_save(
         self, logged: Mapping[str, Any], *, step: int, now: float, epoch_ended: bool, cost_seconds: float
     ) -> bool:
         """Whether to save at this boundary for what was logged; waits for the save in flight only if it may be so."""
+        self._skipped = None
         metric = self._rule.best_metric
         if metric is None or metric not in logged:
             return False
@@ -47,7 +49,7 @@ class Bests:
             return False
         if not allowed:
             if not self._checkpointer.busy:  # what is in flight may be better still, and is not waited for
-                self._tell(metric, step)
+                self._skipped = f"{metric} at step {step}"
             return False
         self._checkpointer.drain()  # what is in flight may be better still
         return is_best(value, self._checkpointer.best_values(), self._rule)
@@ -56,7 +58,10 @@ class Bests:
         """A better value was saved at `step`, just now."""
         self._last_step, self._last_seconds = step, self._checkpointer.saved_at_seconds
 
-    def _tell(self, metric: str, step: int) -> None:
+    def tell_skipped(self) -> None:
+        """Say once that a better value is lost; called where nothing else saved it either."""
+        if self._skipped is None or self._told:
+            return
         self._told = True
         percent = self._schedule.overhead_percent
         often = (
@@ -65,7 +70,7 @@ class Bests:
             else f"as often as every.overhead_percent: {percent:g} allows"
         )
         warn(
-            f"keep.best.metric: {metric} at step {step} is better than what is stored, and was not saved: in the "
-            f"middle of an epoch a better value is saved at most {often}, at the end of one always; log it less often "
-            "if each must be kept"
+            f"keep.best.metric: {self._skipped} is better than what is stored, and was not saved: in the middle of an "
+            f"epoch a better value is saved at most {often}, at the end of one always; log it less often if each must "
+            "be kept"
         )

@@ -163,6 +163,8 @@ class Boundary:
             self._save(instant, self._due, late=not instant.epoch_ended)
         elif not self._due:
             self._checkpointer.prepare()
+        if not self._is_saved() and not instant.pass_over:  # or the boundary of the epoch is next, and saves it
+            self._bests.tell_skipped()
 
     def _may_save(self) -> bool:
         # One save in flight; and gradients that no optimizer has used yet are better waited out than stored.

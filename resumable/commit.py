@@ -135,8 +135,10 @@ class Commits:
             return Witnesses()
         if suspicion.is_marked(resumed.manifest):
             return suspicion.known([resumed.manifest])
-        newest = resumed.manifest.name.order
-        return suspicion.known(m for name, m in reversed(self._catalog.history()) if name.order <= newest)
+        newest, line = resumed.manifest.name.order, [resumed.manifest]
+        with suppress(StorageError, CheckpointError):  # what cannot be read now only leaves witnesses out
+            line = [manifest for name, manifest in reversed(self._catalog.history()) if name.order <= newest]
+        return suspicion.known(line)
 
     def _witnesses(self, taken: Snapshot, images: Mapping[str, Image]) -> Witnesses:
         witnesses = Witnesses(taken.metrics)

@@ -109,6 +109,7 @@ class _Waiting:
 
 
 def _is_finite(value: Any) -> bool:
-    if isinstance(value, Tensor) and value.is_complex():
-        return bool(torch.isfinite(value).all())
-    return math.isfinite(value)
+    if not isinstance(value, Tensor):
+        return math.isfinite(value)
+    value = value.detach()
+    return bool(torch.isfinite(value)) if value.is_complex() else math.isfinite(value)

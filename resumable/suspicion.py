@@ -15,7 +15,9 @@ from typing import Any, NamedTuple, Protocol
 
 from resumable import strictjson
 
-State = bool | int  # finite so far (True); no witness, never again (False); a witness that is not finite since that step
+State = (
+    bool | int
+)  # finite so far (True); no witness, never again (False); a witness that is not finite since that step
 MAX_WITNESSES = 1000  # of a kind: they stand in every manifest
 MAX_NAME = 200
 
@@ -95,6 +97,12 @@ def of_tensors(states: Mapping[str, State] | None, broken: Iterable[str], *, ste
     return after | dict.fromkeys(fresh[: MAX_WITNESSES - len(after)], step)
 
 
+def mark(saved: Saved) -> Suspect | None:
+    """Why the checkpoint is suspect, as its manifest says."""
+    what, since = saved.position.get(_SUSPECT), saved.position.get(_SINCE)
+    return Suspect(what, since) if isinstance(what, str) and isinstance(since, int) else None
+
+
 def is_marked(saved: Saved) -> bool:
     """Whether the program that wrote it knew witnesses."""
     return _WITNESSES in saved.position
@@ -117,7 +125,7 @@ def suspects(line: Iterable[Saved]) -> Iterator[bool]:
     for saved in line:
         if is_marked(saved):
             marked = saved  # is read only where one without a mark follows
-            yield _SUSPECT in saved.position
+            yield mark(saved) is not None
             continue
         witnesses = _after(witnesses if marked is None else _after(witnesses, marked), saved)
         marked = None

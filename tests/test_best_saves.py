@@ -131,6 +131,21 @@ def test_a_save_that_is_due_for_another_reason_is_not_skipped(run: Path) -> None
     assert saved(run) == [(0, "start"), (1, "best"), (4, "steps"), (7, "request"), (8, "steps"), (12, "final")]
 
 
+def test_what_is_saved_for_another_reason_or_at_the_next_boundary_is_not_said_to_be_lost(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny = Tiny(run, saves=(), keep=BEST)
+    losses = {1: 9.0, 4: 8.0, 8: 7.0}  # the last steps of two epochs
+    with tiny.trainer() as trainer:
+        for _ in trainer.epochs(3):
+            for batch in trainer.batches(tiny.loader):
+                tiny.step(batch)
+                logging_losses(losses)(trainer)
+    assert saved(run) == [(0, "start"), (1, "best"), (4, "best"), (8, "best"), (12, "final")]
+    Tiny(f"{run}2", saves=(), keep=BEST, every={"steps": 1, "minutes": None}).turn(9, logging_losses(falling(9)))
+    assert not warnings_of(caplog)
+
+
 @pytest.mark.usefixtures("_each_third")
 def test_a_value_that_another_save_stored_is_what_later_ones_are_compared_with(run: Path) -> None:
     tiny = Tiny(run, saves=[2], keep=BEST)

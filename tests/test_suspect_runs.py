@@ -108,6 +108,10 @@ def test_the_newest_finite_checkpoint_stays_and_one_line_names_it(
     assert len(said) == 1
     assert "loss is not finite since step 8: step-000000005.e0000.a0001 stays" in said[0]
     assert Run(str(run)).finite().step == Run(str(run)).select("finite").step == 5
+    for target, line in (("", "suspect     loss is not finite since step 8\n"), ("@finite", "step 5 of 20")):
+        with pytest.raises(SystemExit, match="0"):
+            app(["show", f"{run}{target}"])
+        assert line in capsys.readouterr().out
 
 
 def test_a_run_that_recovers_needs_no_finite_checkpoint_more(run: Path, caplog: pytest.LogCaptureFixture) -> None:

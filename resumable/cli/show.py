@@ -14,6 +14,7 @@ from resumable.location import location
 from resumable.run import Checkpoint
 from resumable.store.layout import checkpoint_path
 from resumable.store.manifest import Manifest, ObjectRecord
+from resumable.suspicion import mark
 
 
 def show(target: Target, json: Json = False, storage_options: StorageOptions = "{}") -> None:
@@ -71,6 +72,8 @@ def _head(checkpoint: Checkpoint) -> None:
     say((checkpoint.name, "bold"), (" finished", "green") if manifest.finished else "")
     _line("position", _position(manifest))
     _line("metrics", metrics(dict(manifest.metrics), digits=8) or "none")
+    if suspect := mark(manifest):
+        _line("suspect", f"{suspect.what} is not finite since step {suspect.since}")
     _line("saved", f"{created}, {age} ago, because of: {manifest.reason}")
     _line("run", f"{manifest.run_id}, format version {manifest.format_version}, world {manifest.world}")
     for number, resumed_from in manifest.lineage:
