@@ -1,4 +1,4 @@
-"""When a value of the metric to keep is saved because it is better than what is stored; knows no loop."""
+"""Decide when a better value of the metric in `keep.best` is saved for its own sake; knows no loop."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from resumable.retention import is_best
 
 
 class Bests:
-    """The saves of one attempt for better values: at the end of an epoch each, in the middle of it a few.
+    """Bound the saves of one attempt for better values: each at the end of an epoch, few in the middle of it.
 
-    A value is compared with those that are durable. What was better and could not be saved is gone: later steps no
-    longer have its state.
+    A value is compared with those that are durable. A better value that was skipped is gone: later steps no longer
+    have its state.
     """
 
     def __init__(self, config: Config, checkpointer: Checkpointer) -> None:
@@ -26,12 +26,15 @@ class Bests:
         self._last_step: int | None = None  # of the last save for a better value
         self._last_seconds = 0.0
         self._skipped: str | None = None  # what was better at this boundary, and may not be saved for that
-        self._told = False
+        self._reported = False
 
     def wants_save(
         self, logged: Mapping[str, Any], *, step: int, now: float, epoch_ended: bool, cost_seconds: float
     ) -> bool:
-        """Whether to save at this boundary for what was logged; waits for the save in flight only if it may be so."""
+        """Return whether to save at this boundary for what was logged.
+
+        Waits for the save in flight only where the value is better than what is durable.
+        """
         self._skipped = None
         metric = self._rule.best_metric
         if metric is None or metric not in logged:
@@ -42,7 +45,7 @@ class Bests:
             seconds_since_best=now - self._last_seconds,
             cost_seconds=cost_seconds,
         )
-        if not allowed and self._told:
+        if not allowed and self._reported:
             return False  # before the value is looked at, which may wait for a device
         value = float(logged[metric])
         if not is_best(value, self._checkpointer.best_values(), self._rule):
@@ -55,14 +58,14 @@ class Bests:
         return is_best(value, self._checkpointer.best_values(), self._rule)
 
     def saved(self, step: int) -> None:
-        """A better value was saved at `step`, just now."""
+        """Note that a better value was saved at `step`, just now."""
         self._last_step, self._last_seconds = step, self._checkpointer.saved_at_seconds
 
-    def tell_skipped(self) -> None:
-        """Say once that a better value is lost; called where nothing else saved it either."""
-        if self._skipped is None or self._told:
+    def report_skipped(self) -> None:
+        """Log once that a better value is lost; called where nothing else saved it either."""
+        if self._skipped is None or self._reported:
             return
-        self._told = True
+        self._reported = True
         percent = self._schedule.overhead_percent
         often = (
             f"once in {policy.BEST_SECONDS:g} s and {policy.BEST_STEPS} steps"

@@ -62,7 +62,7 @@ class Boundary:
         self._elsewhere = True
 
     def see(self, logged: Mapping[str, Any], *, step: int) -> None:
-        """Look at metrics that no boundary will have: they were logged before the first step of a pass."""
+        """Observe metrics that no boundary will have: they were logged before the first step of a pass."""
         self._watch.see(logged, step=step)
 
     def reached(self, instant: Instant) -> None:
@@ -164,7 +164,7 @@ class Boundary:
         elif not self._due:
             self._checkpointer.prepare()
         if not self._is_saved() and not instant.pass_over:  # or the boundary of the epoch is next, and saves it
-            self._bests.tell_skipped()
+            self._bests.report_skipped()
 
     def _may_save(self) -> bool:
         # One save in flight; and gradients that no optimizer has used yet are better waited out than stored.

@@ -127,7 +127,7 @@ def object_record(captured: Captured, images: Mapping[str, Image]) -> ObjectReco
 
 
 def broken(taken: Snapshot, images: Mapping[str, Image]) -> list[str]:
-    """The tensors of modules that are not finite, by their first elements alone."""
+    """Return the names of the modules' tensors that are not finite, by their first elements alone."""
     modules = {name: captured for name, captured in taken.objects.items() if captured.kind == "module"}
     return [f"{name}.{key}" for name, each in modules.items() for blob in each.blobs for key in images[blob].broken]
 

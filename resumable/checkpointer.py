@@ -230,7 +230,7 @@ class Checkpointer:
         )
 
     def best_values(self) -> tuple[float, ...]:
-        """The values of `keep.best.metric` that are durable and stand for being best; seldom asks the storage."""
+        """Return the durable values of `keep.best.metric` that stand for being best; seldom reads the storage."""
         if not self._commits.knows_best:
             self.drain()
         return self._commits.best_values()

@@ -52,7 +52,7 @@ class Commits:
         self._digesting = Background()
         self._best: tuple[float, ...] | None = None  # the values that stand for being best; None while unknown
         self.witnesses = self._resumed_witnesses()  # by the newest checkpoint
-        self._told_suspect = False
+        self._reported_suspect = False
 
     def offered(self, file_names: Iterable[str]) -> Offered:
         """What each of these blobs was at the commit before, where it is likely to be that still."""
@@ -98,18 +98,18 @@ class Commits:
         total_bytes = sum(blob.size for blob in manifest.blobs.values())
         pruned = self._prune()
         self._remember_best(manifest, pruned)
-        self._tell_suspect(pruned)
+        self._report_suspect(pruned)
         return Committed(total_bytes, total_bytes - sum(shared), len(pruned.keep) if pruned else None)
 
     @property
     def knows_best(self) -> bool:
-        """Whether `best_values` needs not ask the storage."""
+        """Return whether `best_values` needs no request to the storage."""
         return self._best is not None
 
     def best_values(self) -> tuple[float, ...]:
-        """The values of `keep.best.metric` that stand for being best; none where the storage cannot tell now.
+        """Return the values of `keep.best.metric` that stand for being best; none where the storage fails now.
 
-        Must not be called while something is committed, unless `knows_best`.
+        Must not be called while a commit runs, unless `knows_best`.
         """
         if self._best is None:
             try:
@@ -123,7 +123,7 @@ class Commits:
         return () if metric is None else best_values((each.metrics.get(metric) for each in manifests), self._rule)
 
     def _remember_best(self, added: Manifest, pruned: Plan | None) -> None:
-        # What stands is looked at once more by each prune: somebody else may have deleted there.
+        # Each prune lists what stands: another program may have deleted there.
         if pruned is not None:
             self._best = self._best_of(self._catalog.manifest(name) for name in pruned.keep)
         elif self._best is not None:
@@ -147,17 +147,17 @@ class Commits:
         before, step = self.witnesses.tensors, taken.position.step
         return replace(witnesses, tensors=suspicion.of_tensors(before, broken(taken, images), step=step))
 
-    def _tell_suspect(self, pruned: Plan | None) -> None:
-        """Once, when the run becomes suspect."""
+    def _report_suspect(self, pruned: Plan | None) -> None:
+        """Log once that the run became suspect, with the checkpoint that stays for it."""
         suspect = self.witnesses.suspect
-        if suspect is not None and not self._told_suspect:
+        if suspect is not None and not self._reported_suspect:
             finite = pruned.finite if pruned is not None else None
             stays = f"{finite} stays, whatever `keep` says" if finite else "there is no checkpoint from before it"
             warn(
                 f"{suspect.what} is not finite since step {suspect.since}: {stays}; `resumable ls` marks the suspect "
                 "checkpoints, and RUN@finite is the newest that is none"
             )
-        self._told_suspect = suspect is not None
+        self._reported_suspect = suspect is not None
 
     def _digested(self, records: Mapping[str, ObjectRecord]) -> Mapping[str, ObjectRecord]:
         """The records of all objects, once they are there."""
@@ -175,7 +175,7 @@ class Commits:
                 make_room(self._storage, self._catalog, self._attempt)
 
     def _prune(self) -> Plan | None:
-        """What stays, if known. One that cannot be deleted now spoils no save: the next one tries again."""
+        """Return what stays, if known. One that cannot be deleted now fails no save: the next one tries again."""
         try:
             return prune(self._storage, self._catalog, self._attempt, self._rule)
         except (StorageError, CheckpointError) as error:

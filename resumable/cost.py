@@ -137,7 +137,7 @@ class Cost:
 
     @property
     def known_seconds(self) -> float:
-        """What a save costs by all that is known, also while one is written."""
+        """Return what a save costs by all that is known, also while one is written."""
         return self._guess if self._mean is None else self._mean
 
     @property

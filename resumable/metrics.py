@@ -1,4 +1,4 @@
-"""What a loop may log, and whether it is finite; never waits for a device before it must; knows no file, no save."""
+"""Take what a loop logs, and find out whether it is finite without waiting for a device; knows no file and no save."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def as_numbers(logged: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Watch:
-    """Which metrics are finite, at each step at which they are logged; `settled` waits for devices, `see` does not."""
+    """Observe which metrics are finite, at each step that logs them; `settled` waits for devices, `see` does not."""
 
     def __init__(self, metrics: Mapping[str, State]) -> None:
         self._states = dict(metrics)
         self._waiting: dict[str, _Waiting] = {}
 
     def see(self, logged: Mapping[str, Any], *, step: int) -> None:
-        """Take into account what was logged; the same values once more change nothing."""
+        """Observe what was logged; the same values once more change nothing."""
         for name, value in logged.items():
             if self._states.get(name) is False:
                 continue  # no witness any more
@@ -55,7 +55,7 @@ class Watch:
                 note(self._states, name, finite=_is_finite(value), step=step)
 
     def settled(self) -> dict[str, State]:
-        """What each metric is, as a witness, by all that was seen."""
+        """Return the state of each metric as a witness, by all that was observed."""
         for name in [*self._waiting]:
             self._settle(name)
         return dict(self._states)
@@ -78,7 +78,7 @@ class Watch:
 
 @dataclass(slots=True)
 class _Waiting:
-    """The values of one metric that are on a device, in the order of their steps; few as they are, many as flags."""
+    """Hold the values of one metric that are on a device, in the order of their steps; 64 at a time become flags."""
 
     device: torch.device
     dtype: torch.dtype
@@ -87,17 +87,18 @@ class _Waiting:
     flags: list[Tensor] = field(default_factory=list)
 
     def takes(self, value: Tensor) -> bool:
-        """Whether the value can lie beside those that wait."""
+        """Return whether the value can be stacked with those that wait."""
         return (value.device, value.dtype) == (self.device, self.dtype)
 
     def add(self, value: Tensor, step: int) -> None:
+        """Append one value."""
         self.steps.append(step)
         self.values.append(value.detach().reshape(()))
         if len(self.values) == CHUNK:
             self._fold()
 
     def finite(self) -> list[bool]:
-        """Whether each value is finite; waits for the device."""
+        """Return whether each value is finite; waits for the device."""
         self._fold()
         finite: list[bool] = torch.cat(self.flags).tolist()
         return finite

@@ -55,7 +55,7 @@ def due(
 def may_save_best(
     schedule: Schedule, *, steps_since_best: int | None, seconds_since_best: float, cost_seconds: float
 ) -> bool:
-    """Whether a better value may be saved for its own sake, in the middle of an epoch. Pure.
+    """Return whether a better value may be saved for its own sake, in the middle of an epoch. Pure.
 
     With a share to hold, as often as it allows; otherwise once in `BEST_SECONDS` and `BEST_STEPS`, whichever is longer.
     Both count since the last save for a better value, whose steps are None before the first of an attempt.

@@ -52,7 +52,7 @@ def keep(candidates: Sequence[Candidate], rule: Rule) -> set[str]:
 
 
 def newest_finite(candidates: Sequence[Candidate]) -> list[str]:
-    """The name of the newest that is not suspect, given every checkpoint newest first; empty where all are."""
+    """Return the name of the newest that is not suspect, given every checkpoint newest first; empty where all are."""
     return [candidate.name for candidate in candidates if not candidate.suspect][:1]
 
 
@@ -81,7 +81,7 @@ def is_best(value: float | None, others: Iterable[float | None], rule: Rule) -> 
 
 
 def best_values(values: Iterable[float | None], rule: Rule) -> tuple[float, ...]:
-    """The `best_count` best of the values, the best first; `is_best` finds the same beside them as beside all."""
+    """Return the `best_count` best of the values, the best first: `is_best` needs no other."""
     return tuple(sorted((v for v in values if _counts(v)), key=lambda v: _rank(v, rule))[: rule.best_count])
 
 

@@ -88,7 +88,16 @@ class Run:
         return next(checkpoint for checkpoint in checkpoints if checkpoint.name == winner[0])
 
     def finite(self) -> Checkpoint:
-        """The newest checkpoint that is not suspect: no metric that was finite before it is NaN or infinite in it."""
+        """Return the newest checkpoint that is not suspect.
+
+        A checkpoint is suspect while a metric that was finite before is NaN or infinite.
+
+        Returns:
+            The checkpoint that `RUN@finite` names.
+
+        Raises:
+            NoCheckpointError: Every checkpoint is suspect, or there is none.
+        """
         checkpoints = self._existing()
         marked = suspects(checkpoints)
         for checkpoint in reversed(checkpoints):
@@ -379,7 +388,7 @@ def is_golden(name: str, record: ObjectRecord) -> bool:
 
 
 def suspects(checkpoints: Iterable[Checkpoint]) -> set[str]:
-    """The names of those that are suspect, given the whole history, oldest first."""
+    """Return the names of those that are suspect, given the whole history, oldest first."""
     checkpoints = list(checkpoints)
     marks = suspicion.suspects(checkpoint.manifest for checkpoint in checkpoints)
     return {checkpoint.name for checkpoint, suspect in zip(checkpoints, marks, strict=True) if suspect}

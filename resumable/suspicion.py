@@ -1,8 +1,8 @@
-"""Which checkpoints may hold a ruined state, by values that were finite and no longer are; knows no storage, no torch.
+"""Find checkpoints that may hold a ruined state: a value that was finite no longer is. Knows no storage and no torch.
 
-A value is a witness if it was finite from its first time on, until it comes back from a time when it was not: what was
-never finite, or comes and goes (an undefined score, gradient norms under AMP), says nothing. A checkpoint is suspect as
-long as one witness is not finite.
+A value that is finite at its first time is a witness. It stops being one when it comes back from a time when it was not
+finite. So an undefined score and gradient norms under AMP are no witnesses. A checkpoint is suspect while one witness is
+not finite.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _NOTHING = ""  # in place of more tensors than can be named: none is a witness
 
 
 class Suspect(NamedTuple):
-    """Why a checkpoint is suspect: a metric or a tensor that is not finite, and the step since when."""
+    """Name the metric or tensor that makes a checkpoint suspect, and the step since when it is not finite."""
 
     what: str
     since: int
 
 
 class Saved(Protocol):
-    """What is read of a manifest; `position` is its summary."""
+    """Describe what is read of a manifest; `position` is its summary."""
 
     @property
     def position(self) -> Mapping[str, Any]: ...
@@ -45,14 +45,14 @@ class Saved(Protocol):
 
 @dataclass(frozen=True)
 class Witnesses:
-    """What is known at one instant, of metrics and of tensors by name; `tensors` is None where none was looked at."""
+    """Hold what is known at one instant of metrics and tensors, by name; `tensors` is None where none was read."""
 
     metrics: Mapping[str, State] = field(default_factory=dict)
     tensors: Mapping[str, State] | None = None
 
     @property
     def suspect(self) -> Suspect | None:
-        """The witness that has not been finite for longest, metrics first; None where all of them are."""
+        """Return the witness that has not been finite for longest, metrics first; None where all are finite."""
         for states in (self.metrics, self.tensors or {}):
             since = {name: state for name, state in states.items() if not isinstance(state, bool)}
             if since:
@@ -61,11 +61,11 @@ class Witnesses:
 
     @property
     def wants_tensors(self) -> bool:
-        """Whether no metric is a witness, so that tensors have to be."""
+        """Return whether no metric is a witness, so that tensors have to be."""
         return all(state is False for state in self.metrics.values())
 
     def summary(self) -> dict[str, Any]:
-        """As the summary of a manifest's position has it."""
+        """Return the keys for the summary of a manifest's position."""
         known = {"metrics": dict(self.metrics)} | ({} if self.tensors is None else {"tensors": dict(self.tensors)})
         suspect = self.suspect
         marks = {} if suspect is None else {_SUSPECT: suspect.what, _SINCE: suspect.since}
@@ -73,7 +73,7 @@ class Witnesses:
 
 
 def of_metric(state: State | None, *, finite: bool, step: int) -> State:
-    """What a metric is after one more value; `state` is None before the first. Pure."""
+    """Return the state of a metric after one more value; `state` is None before the first. Pure."""
     if state is None:
         return finite
     if state is True:
@@ -82,10 +82,9 @@ def of_metric(state: State | None, *, finite: bool, step: int) -> State:
 
 
 def of_tensors(states: Mapping[str, State] | None, broken: Iterable[str], *, step: int) -> dict[str, State]:
-    """What the tensors are after one more look, at which those named in `broken` were not finite. Pure.
+    """Return the states of tensors after one more reading, in which those in `broken` were not finite. Pure.
 
-    Those that are not named in the result are finite so far. At the first look, with `states` None, no tensor was
-    finite before.
+    A tensor that the result does not name is finite so far. `states` is None before the first reading.
     """
     found = dict.fromkeys(broken)
     if states is None:
@@ -98,20 +97,20 @@ def of_tensors(states: Mapping[str, State] | None, broken: Iterable[str], *, ste
 
 
 def mark(saved: Saved) -> Suspect | None:
-    """Why the checkpoint is suspect, as its manifest says."""
+    """Return why the manifest calls its checkpoint suspect; None where it does not."""
     what, since = saved.position.get(_SUSPECT), saved.position.get(_SINCE)
     return Suspect(what, since) if isinstance(what, str) and isinstance(since, int) else None
 
 
 def is_marked(saved: Saved) -> bool:
-    """Whether the program that wrote it knew witnesses."""
+    """Return whether the program that wrote the manifest knew witnesses."""
     return _WITNESSES in saved.position
 
 
 def known(line: Iterable[Saved]) -> Witnesses:
-    """What is known at the last checkpoint of a line, given oldest first.
+    """Return what is known at the last checkpoint of a line, given oldest first.
 
-    Checkpoints of versions that knew no witnesses have the metrics of their own step, which is better than nothing.
+    Earlier versions wrote no witnesses: of their checkpoints the metrics of the own step count.
     """
     witnesses = Witnesses()
     for saved in line:
@@ -120,11 +119,11 @@ def known(line: Iterable[Saved]) -> Witnesses:
 
 
 def suspects(line: Iterable[Saved]) -> Iterator[bool]:
-    """Of each checkpoint of a line, oldest first: whether it is suspect."""
+    """Yield for each checkpoint of a line, oldest first, whether it is suspect."""
     witnesses, marked = Witnesses(), None
     for saved in line:
         if is_marked(saved):
-            marked = saved  # is read only where one without a mark follows
+            marked = saved  # parsed only where one without a mark follows
             yield mark(saved) is not None
             continue
         witnesses = _after(witnesses if marked is None else _after(witnesses, marked), saved)
@@ -142,14 +141,14 @@ def _after(before: Witnesses, saved: Saved) -> Witnesses:
 
 
 def note(metrics: dict[str, State], name: str, *, finite: bool, step: int) -> None:
-    """Take one more value of a metric into account; what is one name too many, or too long a name, is no witness."""
+    """Update `metrics` with one more value; a name beyond the bounds is no witness."""
     before = metrics.get(name)
     if before is not None or (len(metrics) < MAX_WITNESSES and len(name) <= MAX_NAME):
         metrics[name] = of_metric(before, finite=finite, step=step)
 
 
 def _read(text: Any) -> Witnesses:
-    """What `summary` wrote; nothing is known by what another program wrote there."""
+    """Parse what `summary` wrote; return nothing known for any other text."""
     try:
         read = strictjson.loads(text.encode())
         tensors = read.get("tensors")

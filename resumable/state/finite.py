@@ -1,4 +1,4 @@
-"""Whether staged tensors are finite, by their first elements: a few bytes of each; knows no object and no storage."""
+"""Find tensors that are not finite by their first elements, a few bytes of each; knows no object and no storage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DTYPES = (
 
 
 def broken_in_image(image: Tensor, facts: Mapping[str, TensorFacts], slices: Mapping[str, Slice]) -> Iterator[str]:
-    """The floating-point tensors whose first element in the bytes of an image is NaN or infinite."""
+    """Yield the keys of floating-point tensors whose first element in the bytes of an image is NaN or infinite."""
     content = image.numpy()
     for dtype in _DTYPES:
         keys = [key for key, fact in facts.items() if fact.torch_dtype == dtype and fact.nbytes]
@@ -35,7 +35,7 @@ def broken_in_image(image: Tensor, facts: Mapping[str, TensorFacts], slices: Map
 
 
 def broken_of_live(tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    """As `broken_in_image`, of live tensors; waits for their devices."""
+    """Yield as `broken_in_image`, of live tensors; waits for their devices."""
     for key, tensor in tensors.items():
         if tensor.dtype in _DTYPES and tensor.numel():
             yield from _broken([key], tensor.detach()[(0,) * tensor.dim()].reshape(1).cpu())

@@ -64,7 +64,7 @@ class Image(Protocol):
 
     @property
     def broken(self) -> Iterable[str]:
-        """The keys of floating-point tensors that are not finite, by their first elements alone."""
+        """Return the keys of floating-point tensors that are not finite, by their first elements alone."""
         ...
 
 
