@@ -1,7 +1,7 @@
 """Find checkpoints that may hold a ruined state: a value that was finite no longer is. Knows no storage and no torch.
 
 A value that is finite at its first time is a witness. It stops being one when it comes back from a time when it was not
-finite. So an undefined score and gradient norms under AMP are no witnesses. A checkpoint is suspect while one witness is
+finite. So an undefined score and gradient norms under AMP are no witnesses. A checkpoint is suspect while a witness is
 not finite.
 """
 
