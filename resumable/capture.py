@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from resumable import strictjson
 from resumable.errors import ResumableError, StateError
 from resumable.golden import Known
 from resumable.position import Position
-from resumable.run import GOLDEN, GRADIENTS
+from resumable.run import GOLDEN, GRADIENTS, LATE
 from resumable.state import rng
 from resumable.state.codec import Encoded, encode
 from resumable.state.gradients import Gradients
@@ -76,10 +76,12 @@ def snapshot(
     reason: str,
     everything: bool,
     golden: Known | None,
+    late: Collection[str] = (),
 ) -> Snapshot:
     """Capture all objects, the gradients that wait to be used (with `everything` all of them) and the random streams.
 
-    A golden input is run through its module. Raises `StateError` with the path of what cannot be stored.
+    A golden input is run through its module. `late` names the objects that a launch does not begin with. Raises
+    `StateError` with the path of what cannot be stored.
     """
     # First of all: should the module's code leave a trace where nobody can undo it, then it is captured, too.
     beside = {} if golden is None else {GOLDEN: _beside(GOLDEN, golden.capture())}
@@ -90,7 +92,7 @@ def snapshot(
         "rng": encode(rng.capture(), key_of=None, where="rng").document,
         "position": encode(position.tree(), key_of=None, where="position").document,
     }
-    return Snapshot(position, reason, objects, values, environment())
+    return Snapshot(position, reason, objects, values, environment() | ({LATE: sorted(late)} if late else {}))
 
 
 def split(taken: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ from resumable.config import Config
 from resumable.errors import NoCheckpointError, ResumableError, StateError
 from resumable.events import duration, emit, size, warn
 from resumable.golden import Known, known
-from resumable.opening import open_run
+from resumable.opening import late_objects, open_run, refuse_other_objects
 from resumable.position import Position
 from resumable.restore import Restoration
 from resumable.run import GRADIENTS
@@ -77,8 +77,22 @@ class Checkpointer:
         self.data_seed = self._opened.run_file.data_seed
         self.generator_rule = self._opened.generator_rule
         self.gradients = Gradients(self._adapters)  # hooks only once nothing refuses the run any more
-        self._restoration = Restoration(self.resumed, self._adapters, self.gradients) if self.resumed else None
+        self._restoration = Restoration(self.resumed) if self.resumed else None
+        self._late: Collection[str] = ()
         self._gate = Gate(self._stager.hold) if config.staging.mode == "overlap" else None
+
+    # -- the objects --------------------------------------------------------------------------------------------------
+
+    @property
+    def late(self) -> frozenset[str]:
+        """The names of what the checkpoint holds and no launch begins with; it is restored once it was held."""
+        return late_objects(self.resumed.manifest) if self.resumed else frozenset()
+
+    def hold(self, objects: Mapping[str, Any], *, late: Collection[str]) -> None:
+        """From here on save these objects, and say of those named in `late` that no launch begins with them."""
+        self._adapters = adapt(objects)
+        self._late = late
+        self.gradients.follow(self._adapters)
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
@@ -150,7 +164,15 @@ class Checkpointer:
 
     def _snapshot(self, position: Position, *, reason: str, golden: Known | None) -> Snapshot:
         everything = self.config.gradients == "always"
-        return snapshot(self._adapters, self.gradients, position, reason=reason, everything=everything, golden=golden)
+        return snapshot(
+            self._adapters,
+            self.gradients,
+            position,
+            reason=reason,
+            everything=everything,
+            golden=golden,
+            late=self._late,
+        )
 
     def _tell_empty(self, taken: Snapshot) -> None:
         if self._saves == 0 and self.resumed is None:
@@ -284,15 +306,20 @@ class Checkpointer:
         """Where the run stands by the checkpoint that this attempt resumed from; the start for a fresh run."""
         return self._restoration.position() if self._restoration else Position()
 
-    def restore(self) -> None:
+    def restore(self, *, without: Collection[str] = ()) -> None:
         """Put every object, the gradients and all RNG streams back to the checkpoint, in place, and prove it.
 
-        Objects that still have exactly that state are left alone. Raises `RunMismatchError` naming what does not fit,
-        `StateError` naming what did not come back as it was saved, `FencedError` if a newer attempt pruned it.
+        Objects that still have exactly that state are left alone, and so are those named in `without`. Raises
+        `RunMismatchError` naming what does not fit, `StateError` naming what did not come back as it was saved,
+        `FencedError` if a newer attempt pruned it.
         """
         assert self._restoration is not None
+        assert self.resumed is not None
+        if not without:
+            refuse_other_objects(self.config.run, self._adapters, self.resumed.manifest, whole=True)
+        adapters = {name: adapter for name, adapter in self._adapters.items() if name not in without}
         try:
-            self._restoration.restore()
+            self._restoration.restore(adapters, self.gradients)
         except NoCheckpointError:
             self.attempt.check()
             raise

@@ -24,7 +24,7 @@ from resumable.errors import (
     quoted,
 )
 from resumable.events import emit, warn
-from resumable.run import GRADIENTS, Checkpoint, is_golden
+from resumable.run import GRADIENTS, LATE, Checkpoint, is_golden
 from resumable.store.attempts import Attempt, begin, create_run, displaced, lock_run
 from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
 from resumable.store.layout import CheckpointName
@@ -244,7 +244,7 @@ def _was_committed(catalog: Catalog, name: str) -> bool:
 
 def _refuse_unfit(run: str, objects: Mapping[str, Sort], found: Manifest) -> None:
     _refuse_unknown_rule(run, found)
-    _refuse_other_objects(run, objects, found)
+    refuse_other_objects(run, objects, found)
 
 
 def _generator_rule(manifest: Manifest) -> Any:
@@ -261,11 +261,24 @@ def _refuse_unknown_rule(run: str, found: Manifest) -> None:
         )
 
 
-def _refuse_other_objects(run: str, objects: Mapping[str, Sort], found: Manifest) -> None:
+def late_objects(found: Manifest) -> frozenset[str]:
+    """The names of the objects that are put in place while a program trains, so that no launch begins with them."""
+    names = found.environment.get(LATE)
+    return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
+
+
+def refuse_other_objects(run: str, objects: Mapping[str, Sort], found: Manifest, *, whole: bool = False) -> None:
+    """Raise `RunMismatchError` where these are not the objects of a checkpoint.
+
+    Those that come late are compared only with `whole`: once they are there.
+    """
+    late = frozenset() if whole else late_objects(found)
+    objects = {name: given for name, given in objects.items() if name not in late}
     saved = {
         name: record
         for name, record in found.objects.items()
-        if name != GRADIENTS and not is_golden(name, record)  # which the program may name another time, or not at all
+        # A golden input the program may name another time, or not at all.
+        if name != GRADIENTS and name not in late and not is_golden(name, record)
     }
     missing, unexpected = sorted(saved.keys() - objects.keys()), sorted(objects.keys() - saved.keys())
     differences = [

@@ -21,10 +21,8 @@ from resumable.state.objects import Adapter
 class Restoration:
     """From one checkpoint into one program, as often as it has to be."""
 
-    def __init__(self, checkpoint: Checkpoint, adapters: Mapping[str, Adapter], gradients: Gradients) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._adapters = adapters
-        self._gradients = gradients
         self._restored: set[str] = set()
 
     def position(self) -> Position:
@@ -34,16 +32,16 @@ class Restoration:
         except ValueError as error:
             raise CorruptCheckpointError(f"{self.checkpoint.name}: {error}") from error
 
-    def restore(self) -> None:
-        """Put every object, the gradients and all RNG streams back, in place, and prove it.
+    def restore(self, adapters: Mapping[str, Adapter], gradients: Gradients) -> None:
+        """Put these objects, the gradients and all RNG streams back, in place, and prove it.
 
         What has that state already is left alone; only what differs is read again. Raises `RunMismatchError`
         naming what does not fit, `StateError` naming what did not come back as it was saved, `CorruptCheckpointError`
         naming the tensor whose bytes are others by now, `NoCheckpointError` if the checkpoint is gone.
         """
-        for name, adapter in self._adapters.items():
+        for name, adapter in adapters.items():
             self._restore(name, adapter)
-        self._gradients.restore(self.checkpoint.tree(GRADIENTS))
+        gradients.restore(self.checkpoint.tree(GRADIENTS))
         lost = rng.restore(self.checkpoint.inline_tree("rng"))
         if lost:
             warn(f"this machine has no {', '.join(lost)}: random numbers drawn there will differ")

@@ -37,6 +37,8 @@ STATE_BLOB = "state.rank00000.json"
 # Stored beside the objects, under names that no object may have.
 GRADIENTS = "gradients"
 GOLDEN = "golden"
+# In the environment of a manifest: the names of objects that a launch does not begin with.
+LATE = "late"
 
 
 class Run:

@@ -38,14 +38,22 @@ class LightningState(Plain):
 
     kind = "stateful"
 
-    def __init__(self, trainer: Any, *, run: str, requests: dict[str, Any]) -> None:
-        """`run` is where checkpoints go; `requests`, filled by who asks, in which state the loaders were asked for."""
+    def __init__(self, trainer: Any, *, run: str, requests: dict[str, Any], changes: list[dict[str, Any]]) -> None:
+        """Look at one trainer.
+
+        Args:
+            trainer: Lightning's.
+            run: Where checkpoints go.
+            requests: In which state the loaders were requested; the session fills it.
+            changes: What `Changes` has noted, and is given back.
+        """
         super().__init__(NAME, trainer)
         self.type = "lightning.Trainer"  # of either package
         self.limits_before: dict[str, Any] = {}  # of the checkpoint that was restored
         self._accumulated_before = 1
         self._run = run
         self._requests = requests
+        self._changes = changes
         self._told = False
 
     def capture(self) -> dict[str, Any]:
@@ -59,6 +67,7 @@ class LightningState(Plain):
             "between": self._between(),
             "checkpoint": {name: self._stored(name, value, weights) for name, value in checkpoint.items()},
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "changes": [dict(change) for change in self._changes],
             BESIDE: {
                 "run": self._run,
                 "limits": self.limits(),
@@ -97,6 +106,7 @@ class LightningState(Plain):
         trainer, between = self.target, own(tree["between"], None)
         self.limits_before = dict(tree[BESIDE]["limits"])
         self._accumulated_before = tree["accumulate_grad_batches"]
+        self._changes[:] = own(tree.get("changes", []), None)  # which earlier versions did not note
         trainer.fit_loop.load_state_dict(between["progress"])
         private.set_counters(trainer, between["counters"])
         private.set_logged(trainer, between["logged"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,7 +39,11 @@ def package() -> Any:
 
 def version_of(trainer: Any) -> str:
     """The version of the package that this trainer comes from."""
-    return str(sys.modules[type(trainer).__module__.partition(".trainer")[0]].__version__)
+    return str(sys.modules[_package_of(trainer)].__version__)
+
+
+def _package_of(trainer: Any) -> str:
+    return type(trainer).__module__.partition(".trainer")[0]
 
 
 # -- loops ------------------------------------------------------------------------------------------------------------
@@ -127,6 +132,29 @@ def set_counters(trainer: Any, saved: Mapping[str, Any]) -> None:
     val._seen_batches_per_dataloader.update(saved["val_seen"])
 
 
+def batches(trainer: Any) -> tuple[Any, ...]:
+    """What callbacks set of a pass over the loader: its length, what is accumulated, whether anything is learned."""
+    fit = trainer.fit_loop
+    skips = fit.epoch_loop.automatic_optimization._skip_backward
+    return fit.max_batches, trainer.accumulate_grad_batches, skips
+
+
+# -- hooks ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def inside(trainer: Any, hook: str) -> Iterator[None]:
+    """While it lasts the module believes to be in this hook, which `self.log` looks at; loggers get nothing."""
+    module, loggers = trainer.lightning_module, trainer.loggers
+    outer = module._current_fx_name
+    silent = sys.modules[f"{_package_of(trainer)}.loggers.logger"].DummyLogger
+    module._current_fx_name, trainer.loggers = hook, [silent() for _ in loggers]
+    try:
+        yield
+    finally:
+        module._current_fx_name, trainer.loggers = outer, loggers
+
+
 # -- what was logged --------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +174,13 @@ def logged(trainer: Any) -> dict[str, Any]:
         "function": connector._current_fx,
         "first": connector._first_loop_iter,
     }
+
+
+def set_callback_metrics(trainer: Any, metrics: Mapping[str, Any]) -> None:
+    """Have callbacks see these and no others; what the epoch in progress has summed up is lost."""
+    trainer._logger_connector._callback_metrics = dict(metrics)
+    for collection in results(trainer).values():
+        collection.clear()
 
 
 def set_logged(trainer: Any, saved: Mapping[str, Any]) -> None:

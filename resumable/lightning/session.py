@@ -21,6 +21,7 @@ from resumable.errors import LoopError
 from resumable.events import emit, warn
 from resumable.launch import announce, skipping
 from resumable.lightning import files, loggers, private
+from resumable.lightning.changes import Changes
 from resumable.lightning.checkpoint import BESIDE, MODEL, NAME, LightningState, objects_of, place
 from resumable.lightning.loaders import TrainLoader, ValidationLoader
 from resumable.metrics import as_numbers
@@ -40,8 +41,13 @@ class Session:
         self._config = config
         self._owner = os.getpid()
         self._requests: dict[str, Any] = {}  # in which state the loaders were asked for
-        self._state = LightningState(trainer, run=place(config.run), requests=self._requests)
-        self._checkpointer = Checkpointer(config, objects_of(trainer) | {NAME: self._state})
+        self._changes = Changes(trainer)
+        self._state = LightningState(
+            trainer, run=place(config.run), requests=self._requests, changes=self._changes.made
+        )
+        self._held, objects = self._changes.known, self._objects()
+        self._names = objects.keys() - {MODEL, NAME}  # of all optimizers and schedulers that this launch has seen
+        self._checkpointer = Checkpointer(config, objects)
         self._preemption = Preemption(config.signals, warn)
         self._boundary = Boundary(config, self._checkpointer, self._preemption)
         resumed = self._checkpointer.resumed
@@ -55,6 +61,7 @@ class Session:
         )
         self._start = self._checkpointer.position()
         self._pending = resumed is not None  # until the checkpoint's instant is reached
+        self._rebuilt = resumed is None  # whether optimizers and schedulers are those of the checkpoint
         self._begun = False
         self._place = (-1, self._start.epoch if resumed else 0)  # (step, epoch) of the last boundary
         self._stand_ins: dict[str, list[Any]] = {"train": [], "validate": []}
@@ -117,6 +124,7 @@ class Session:
         if self._pending:  # of a new run with a `ckpt_path`, Lightning's own restart is what was asked for
             private.start_epoch_loop_afresh(self.trainer)
         if self._pending and self._start.finished:  # more is asked for than before, and it begins with hooks
+            self._rebuild()
             self._restore()
             private.go_on(self.trainer)
             self._pending, self._begun, self._place = False, True, (self.step, self.epoch)
@@ -125,12 +133,14 @@ class Session:
         """At the end of training, behind every hook of it: the final boundary."""
         for loader in (*self._stand_ins["train"], *self._stand_ins["validate"]):
             loader.close()
+        self._look_again()
         self._boundary.reached(self._instant(self.step, self.epoch, last=True))
 
     def done(self) -> None:
         """At the end of the fit. Of a run that was finished before nothing was trained: stand where it ended."""
         if self._pending:
-            self._checkpointer.restore()
+            self._rebuild()
+            self._restore()
             emit(
                 "DONE",
                 step=self._start.step,
@@ -168,6 +178,7 @@ class Session:
             self._patch(loop, "setup_data", self._requesting(loop, slot, loop.setup_data))
         self._patch(strategy, "process_dataloader", self._standing_in(strategy.process_dataloader))
         self._patch(strategy, "on_train_end", self._ending(strategy.on_train_end))
+        self._patch(trainer.profiler, "profile", self._changes.watching(trainer.profiler.profile))
 
     def _patch(self, owner: Any, name: str, value: Callable[..., Any]) -> None:
         setattr(owner, name, value)
@@ -283,6 +294,7 @@ class Session:
         elif step == self._place[0]:
             return  # one of several loaders began again within one fetch
         else:
+            self._look_again()
             self._boundary.reached(self._instant(step, epoch))
         self._place = step, epoch
         self._seen = dict(private.callback_metrics(self.trainer))
@@ -292,10 +304,12 @@ class Session:
 
     def _begin(self) -> None:
         if not self._pending:
+            self._look_again()
             self._boundary.save_start(self._instant(self.step, self.epoch))
             return
         if len(self._train) != len(self._start.loaders):
             raise self._other_loaders("fewer")
+        self._rebuild()
         self._restore()
         for loader in self._train:
             loader.open()
@@ -348,6 +362,27 @@ class Session:
             stopped=bool(trainer.should_stop),
         )
 
+    # -- the objects --------------------------------------------------------------------------------------------------
+
+    def _objects(self) -> dict[str, Any]:
+        return objects_of(self.trainer) | {NAME: self._state}
+
+    def _look_again(self) -> None:
+        """Have the checkpointer hold what is in place now: a hook may have put other optimizers there."""
+        self._changes.refuse_unseen()
+        now = self._changes.known
+        if not now.is_same(self._held):
+            self._held, objects = now, self._objects()
+            self._names |= objects.keys() - {MODEL, NAME}
+            self._checkpointer.hold(objects, late=self._names)
+
+    def _rebuild(self) -> None:
+        """Put in place, once, what hooks had put in place before the checkpoint: only now can it be restored."""
+        if not self._rebuilt:
+            self._rebuilt = True
+            self._changes.make_again()
+            self._look_again()
+
     # -- restoring ----------------------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
@@ -355,7 +390,7 @@ class Session:
         resumed = self._checkpointer.resumed
         assert resumed is not None
         self._state.load(resumed)
-        self._checkpointer.restore()
+        self._checkpointer.restore(without=() if self._rebuilt else self._checkpointer.late)
         self._boundary.forget(stopping=False)
         self._data.load(self._start.samplers)
         self.trainer.should_stop = self._start.stopped and not self._goes_on()

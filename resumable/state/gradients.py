@@ -27,10 +27,15 @@ class Gradients:
     def __init__(self, adapters: Mapping[str, Adapter]) -> None:
         self.ever_stepped = False
         self._used: dict[int, tuple[weakref.ref[Tensor], int]] = {}  # by parameter: its gradient then, and its version
+        self._hooks: list[RemovableHandle] = []
+        self.follow(adapters)
+
+    def follow(self, adapters: Mapping[str, Adapter]) -> None:
+        """From here on look at these modules and optimizers; a gradient that was used stays used."""
+        self.close()
         self._modules = [adapter for adapter in adapters.values() if isinstance(adapter, ModuleAdapter)]
         targets = {name: getattr(adapter, "target", None) for name, adapter in adapters.items()}
         self._optimizers = {name: target for name, target in targets.items() if isinstance(target, Optimizer)}
-        self._hooks: list[RemovableHandle] = []
         for target in targets.values():
             for optimizer in _with_inner(target):
                 self._hooks.append(optimizer.register_step_post_hook(self._on_step))

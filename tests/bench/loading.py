@@ -9,7 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def _pairs(
 ) -> dict[str, Any]:
     into = _live(subject)
     contestants = {
-        "resumable": lambda: _restoration(subject, checkpoint).restore(),
+        "resumable": lambda: _restoring(subject, checkpoint)(),
         "safetensors": lambda: _copy(files, into),
     }
     samples: dict[str, list[float]] = {name: [] for name in contestants}
@@ -77,18 +78,18 @@ def _pairs(
     return {name: {"seconds": taken} for name, taken in samples.items()}
 
 
-def _restoration(subject: Training, checkpoint: Checkpoint) -> Restoration:
+def _restoring(subject: Training, checkpoint: Checkpoint) -> Callable[[], None]:
     adapters: dict[str, Adapter] = adapt(subject.objects())
     fresh = Checkpoint(checkpoint._catalog, checkpoint._name, checkpoint.manifest)  # with nothing read yet
     gradients = Gradients(adapters)
     gradients.close()
-    return Restoration(fresh, adapters, gradients)
+    return partial(Restoration(fresh).restore, adapters, gradients)
 
 
 def _again(subject: Training, checkpoint: Checkpoint, times: int) -> list[float]:
-    restoration = _restoration(subject, checkpoint)
-    restoration.restore()
-    return [seconds(restoration.restore) for _ in range(times)]
+    restore = _restoring(subject, checkpoint)
+    restore()
+    return [seconds(restore) for _ in range(times)]
 
 
 def _live(subject: Training) -> dict[str, dict[str, Tensor]]:
@@ -130,7 +131,7 @@ def _peak(run: str, size: str) -> int:
     subject, checkpoint = training(size), Run(run).latest()
     Path("/proc/self/clear_refs").write_text("5")  # the mark begins anew from what is used now
     before = _memory_bytes("VmRSS")
-    _restoration(subject, checkpoint).restore()
+    _restoring(subject, checkpoint)()
     return _memory_bytes("VmHWM") - before
 
 

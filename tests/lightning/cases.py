@@ -59,6 +59,7 @@ class Setup:
     callbacks: list[Callback] = field(default_factory=list)
     trainer: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    resume_at: int = 0  # among the callbacks
 
 
 @dataclass(frozen=True)

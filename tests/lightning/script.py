@@ -23,7 +23,8 @@ import torch
 from pytorch_lightning.loggers.logger import Logger
 
 from tests.lab.script import digest, seed_all
-from tests.lightning.cases import CASES, EPOCHS, SAVE_EVERY, Setup
+from tests.lightning.cases import EPOCHS, SAVE_EVERY, Setup
+from tests.lightning.changing import ALL
 from tests.tiny import until_written
 
 DATA_SEED = 7
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max-epochs", type=int)
     parser.add_argument("--without", action="store_true", help="train as Lightning does it alone")
     given = parser.parse_args(arguments)
-    launch(CASES[given.case].make, given)
+    launch(ALL[given.case].make, given)
 
 
 def launch(make: Any, given: Namespace) -> None:
@@ -132,7 +133,7 @@ def trainer_of(setup: Setup, given: Namespace, notes: Notes) -> pl.Trainer:
     """The Trainer of a case, with the one added line."""
     callbacks = [*setup.callbacks, Noting(notes)]
     if not given.without:
-        callbacks.insert(0, resume(setup, given.folder))
+        callbacks.insert(setup.resume_at, resume(setup, given.folder))
     if given.kill_at:
         callbacks.append(Death(given.kill_at))
     options: dict[str, Any] = {
@@ -179,6 +180,8 @@ def end(trainer: pl.Trainer, setup: Setup) -> Iterator[tuple[str, str]]:
     yield from _flat("logged metrics", dict(trainer.logged_metrics))
     yield from _flat("loops", trainer.fit_loop.state_dict())
     yield from _flat("trainer", {"epoch": trainer.current_epoch, "update": trainer.global_step})
+    yield from _flat("batches", [trainer.num_training_batches, trainer.accumulate_grad_batches, trainer.max_epochs])
+    yield from _flat("momenta", {name: getattr(part, "momentum", None) for name, part in setup.module.named_modules()})
     yield from _flat("streams", streams())
 
 

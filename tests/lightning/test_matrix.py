@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.lightning.cases import CASES
+from tests.lightning.changing import ALL
 from tests.lightning.running import Bench, assert_equal_ends
 
 # What the default run keeps: one death of each of these, and every other one with `-m matrix`.
@@ -33,7 +33,7 @@ def _chosen() -> list[Any]:
             id=f"{case.name}-{place}",
             marks=[] if TELLING.get(case.name) == number else pytest.mark.matrix,
         )
-        for case in CASES.values()
+        for case in ALL.values()
         for number, place in enumerate(case.places)
     ]
 
@@ -42,12 +42,12 @@ def _chosen() -> list[Any]:
 def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
     """One bench per case, so that the uninterrupted run is made once."""
     folder = tmp_path_factory.mktemp("lightning")
-    return {name: Bench(folder / name, name) for name in CASES}
+    return {name: Bench(folder / name, name) for name in ALL}
 
 
 @pytest.fixture
 def bench(benches: dict[str, Bench], name: str) -> Bench:
-    if CASES[name].needs_cuda and not torch.cuda.is_available():
+    if ALL[name].needs_cuda and not torch.cuda.is_available():
         pytest.skip("GradScaler is for CUDA, and this machine has none")
     return benches[name]
 
@@ -58,9 +58,9 @@ def test_a_run_that_is_killed_and_rerun_leaves_the_same_bits(bench: Bench, place
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("name", list(ALL))
 def test_three_deaths_in_one_run_leave_the_same_bits(bench: Bench, name: str) -> None:
-    early, *_ = CASES[name].places
+    early, *_ = ALL[name].places
     bench.crash_and_rerun(early, "on_train_batch_end:4", "on_train_batch_end:5")
 
 
@@ -86,8 +86,8 @@ def test_a_finished_run_goes_on_when_asked_for_more_epochs(bench: Bench) -> None
 
 
 def test_every_telling_case_is_there() -> None:
-    assert all(0 <= number < len(CASES[name].places) for name, number in TELLING.items())
+    assert all(0 <= number < len(ALL[name].places) for name, number in TELLING.items())
 
 
 def test_every_case_dies_in_three_places() -> None:
-    assert all(len(set(case.places)) >= 3 for case in CASES.values())
+    assert all(len(set(case.places)) >= 3 for case in ALL.values())
