@@ -1,7 +1,7 @@
 """Hooks that put other optimizers and schedulers in place: noted when they do, and called again on a resume.
 
 Only the hook knows what it builds: which functions a scheduler has, and who else holds it. So a resume calls it once
-more, with the counters and the metrics of then, and the restore behind it puts every value right.
+more, with the counters, metrics and learning rates of then, and the restore behind it puts every value right.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Changes:
     def __init__(self, trainer: Any) -> None:
         self.made: list[dict[str, Any]] = []
         self._trainer = trainer
+        self._watched: dict[str, bool] = {}  # by Lightning's name of a hook
         self._gone: list[weakref.ref[Any]] = []  # taken out before the checkpoint, so their state is in none
         self.known = standing(trainer)
 
@@ -63,16 +64,24 @@ class Changes:
         """The profiler's `profile`, which Lightning opens around each call of a hook, with a look before and after."""
 
         def watched(action: str) -> AbstractContextManager[Any]:
-            hook = action.rpartition(".")[2]
-            if (hook in _HOOKS or hook in _OF_EVERY_LAUNCH) and action.startswith(_OWNERS):
-                return self._watch(action, hook, profile)
-            return profile(action)
+            wanted = self._watched.get(action)
+            if wanted is None:
+                wanted = self._watched[action] = self._may_change(action)
+            return self._watch(action, profile) if wanted else profile(action)
 
         return watched
 
+    def _may_change(self, action: str) -> bool:
+        hook = _hook(action)
+        if hook in _OF_EVERY_LAUNCH or _HOOKS.get(hook, 0) is None:
+            return action.startswith(_OWNERS)
+        # Those of each batch have to cost nothing where nobody has one: Lightning's own change nothing.
+        return hook in _HOOKS and not all(map(private.is_own, self._named(action)))
+
     @contextmanager
-    def _watch(self, action: str, hook: str, profile: Profile) -> Iterator[None]:
+    def _watch(self, action: str, profile: Profile) -> Iterator[None]:
         before, batches = standing(self._trainer), private.batches(self._trainer)
+        rates = _rates(self._trainer)  # which the hook may be about to read, and to change
         with profile(action):
             yield
         after = standing(self._trainer)
@@ -81,16 +90,17 @@ class Changes:
         if before.is_same(self.known):
             self.known = after
         self._refuse_returned(action)
-        if hook in _HOOKS and not self._trainer.sanity_checking:
-            self._note(action)
+        if _hook(action) in _HOOKS and not self._trainer.sanity_checking:
+            self._note(action, rates)
 
-    def _note(self, action: str) -> None:
+    def _note(self, action: str, rates: list[Any]) -> None:
         trainer = self._trainer
         metrics = private.callback_metrics(trainer)
         change = {
             "hook": action,
             "progress": trainer.fit_loop.state_dict(),
             "metrics": {name: _kept(value) for name, value in metrics.items()},
+            "rates": rates,
             "standing": described(trainer),
         }
         twin = self.made[-1] if self.made else {}
@@ -124,7 +134,7 @@ class Changes:
         """
         seen = list(self.known.objects)
         for change in self.made:
-            with private.inside(self._trainer, _hook(change)), warnings.catch_warnings():
+            with private.inside(self._trainer, _hook(change["hook"])), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # they were shown when it was called first
                 self._call(change)
             seen += standing(self._trainer).objects
@@ -142,24 +152,28 @@ class Changes:
         trainer = self._trainer
         trainer.fit_loop.load_state_dict(change["progress"])
         private.set_callback_metrics(trainer, change["metrics"])
-        hooks = list(self._owners(change))
+        for optimizer, groups in zip(trainer.optimizers, change["rates"], strict=False):
+            for group, values in zip(optimizer.param_groups, groups, strict=False):
+                group.update((name, _kept(value)) for name, value in values.items())
+        hooks = self._named(change["hook"])
         if not hooks:
             raise self._mismatch(change, "is not there now")
+        arguments = _arguments(_hook(change["hook"]), trainer.fit_loop.epoch_loop.batch_idx)
+        if change["hook"].startswith("[Callback]"):
+            arguments = (trainer, trainer.lightning_module, *arguments)
         for hook in hooks:
             try:
-                hook(*_arguments(_hook(change), trainer.fit_loop.epoch_loop.batch_idx))
+                hook(*arguments)
             except Exception as error:
                 raise self._mismatch(change, f"raised {type(error).__name__}: {quoted(error)}") from error
 
-    def _owners(self, change: dict[str, Any]) -> Iterator[Callable[..., Any]]:
-        """What of that name there is, as Lightning would call it."""
-        trainer, module, name = self._trainer, self._trainer.lightning_module, _hook(change)
-        if change["hook"] == f"[LightningModule]{type(module).__name__}.{name}":
-            yield getattr(module, name)
-        for callback in trainer.callbacks:
-            if change["hook"] == f"[Callback]{callback.state_key}.{name}":
-                hook = getattr(callback, name)
-                yield lambda *arguments, hook=hook: hook(trainer, module, *arguments)
+    def _named(self, action: str) -> list[Callable[..., Any]]:
+        """The hooks that Lightning has this name for; callbacks of one kind may share one."""
+        module, hook = self._trainer.lightning_module, _hook(action)
+        owners = [(f"[LightningModule]{type(module).__name__}", module)]
+        owners += [(f"[Callback]{callback.state_key}", callback) for callback in self._trainer.callbacks]
+        found = (getattr(owner, hook) for name, owner in owners if f"{name}.{hook}" == action)
+        return [each for each in found if callable(each)]
 
     def _mismatch(self, change: dict[str, Any], what: str) -> RunMismatchError:
         return RunMismatchError(
@@ -188,12 +202,20 @@ def described(trainer: Any) -> list[str]:
     ]
 
 
+def _rates(trainer: Any) -> list[list[dict[str, Any]]]:
+    """What else than parameters there is in the groups of each optimizer: a schedule is often made from that."""
+    return [
+        [{name: _kept(value) for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+        for optimizer in trainer.optimizers
+    ]
+
+
 def _outline(parameters: list[Any]) -> tuple[int, int]:
     return len(parameters), id(parameters[0]) if parameters else 0
 
 
-def _hook(change: dict[str, Any]) -> str:
-    return str(change["hook"].rpartition(".")[2])
+def _hook(action: str) -> str:
+    return action.rpartition(".")[2]
 
 
 def _shown(action: str) -> str:

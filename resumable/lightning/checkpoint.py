@@ -14,6 +14,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+
+import torch
+
 from resumable.errors import StateError
 from resumable.events import warn
 from resumable.lightning import files, loggers, private, results
@@ -180,7 +183,7 @@ class LightningState(Plain):
     def _somebody_looks(self) -> bool:
         """Whether any hook gets to see the checkpoint: the weights are read for it only then."""
         return any(
-            not type(part).on_load_checkpoint.__module__.startswith(("pytorch_lightning.", "lightning.pytorch."))
+            not private.is_own(type(part).on_load_checkpoint)
             or type(part).on_load_checkpoint.__qualname__.startswith("WeightAveraging.")
             for part in (self.target.lightning_module, *self.target.callbacks)
         )
@@ -202,7 +205,16 @@ def objects_of(trainer: Any) -> dict[str, Any]:
         MODEL: trainer.lightning_module,
         **_numbered_names("optimizer", trainer.optimizers),
         **_numbered_names("scheduler", schedulers),
+        **_numbered_names("replaced", _left_behind(schedulers, trainer.optimizers)),
     }
+
+
+def _left_behind(schedulers: list[Any], optimizers: list[Any]) -> list[Any]:
+    """Optimizers that were replaced while a scheduler, which reads its rates from them, stayed."""
+    known = {id(optimizer) for optimizer in optimizers}
+    found = [getattr(scheduler, "optimizer", None) for scheduler in schedulers]
+    left = {id(each): each for each in found if isinstance(each, torch.optim.Optimizer) and id(each) not in known}
+    return list(left.values())
 
 
 def _numbered_names(what: str, objects: list[Any]) -> dict[str, Any]:

@@ -142,6 +142,11 @@ def batches(trainer: Any) -> tuple[Any, ...]:
 # -- hooks ------------------------------------------------------------------------------------------------------------
 
 
+def is_own(hook: Any) -> bool:
+    """Whether this function is Lightning's, and not that of a program."""
+    return str(getattr(hook, "__module__", "")).startswith(("pytorch_lightning.", "lightning.pytorch."))
+
+
 @contextmanager
 def inside(trainer: Any, hook: str) -> Iterator[None]:
     """While it lasts the module believes to be in this hook, which `self.log` looks at; loggers get nothing."""

@@ -24,11 +24,11 @@ from resumable.lightning import files, loggers, private
 from resumable.lightning.changes import Changes
 from resumable.lightning.checkpoint import BESIDE, MODEL, NAME, LightningState, objects_of, place
 from resumable.lightning.loaders import TrainLoader, ValidationLoader
+from resumable.lightning.requests import Requests
 from resumable.metrics import as_numbers
 from resumable.position import Position
 from resumable.progress import TrainingBar
 from resumable.signals import Preemption
-from resumable.state import rng
 
 LOOP = "fit"
 
@@ -40,10 +40,10 @@ class Session:
         self.trainer = trainer
         self._config = config
         self._owner = os.getpid()
-        self._requests: dict[str, Any] = {}  # in which state the loaders were asked for
+        self._requests = Requests(trainer)
         self._changes = Changes(trainer)
         self._state = LightningState(
-            trainer, run=place(config.run), requests=self._requests, changes=self._changes.made
+            trainer, run=place(config.run), requests=self._requests.made, changes=self._changes.made
         )
         self._held, objects = self._changes.known, self._objects()
         self._names = objects.keys() - {MODEL, NAME}  # of all optimizers and schedulers that this launch has seen
@@ -191,27 +191,11 @@ class Session:
             _close_all(self._stand_ins[slot])
             self._slot = slot
             try:
-                return self._as_first_asked(slot, setup_data)
+                return self._requests.make(slot, setup_data, again=self._pending)
             finally:
                 self._slot = None
 
         return setup
-
-    def _as_first_asked(self, slot: str, setup_data: Callable[[], None]) -> None:
-        """Ask for loaders; on a resume in the state in which it was done before, for code that makes them may draw."""
-        current = self.trainer.fit_loop.epoch_progress.current
-        before = self._requests.get(slot) if self._pending else None
-        if before is None:
-            self._requests[slot] = {"rng": rng.capture(), "epoch": current.completed}
-            return setup_data()
-        streams, completed = rng.capture(), current.completed
-        rng.restore(before["rng"])
-        current.completed = before["epoch"]
-        try:
-            return setup_data()
-        finally:
-            rng.restore(streams)
-            current.completed = completed
 
     def _standing_in(self, process: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def process_dataloader(loader: Any) -> Any:
@@ -318,7 +302,7 @@ class Session:
         private.go_on(self.trainer)
         self._state.go_on_accumulating()
         self._stand_in_epoch()
-        if "validate" not in self._requests:
+        if "validate" not in self._requests.made:
             private.forget_loaders(self.trainer.fit_loop.epoch_loop.val_loop)
         self._pending = False
 

@@ -110,9 +110,10 @@ def averaging_with_loaders_of_every_epoch() -> Setup:
     )
 
 
-@case(*AVERAGED)
+# Without the pass for BatchNorm: these programs wait for saves by themselves, and such a one ends with the next step.
+@case(*AVERAGED_WITHOUT)
 def averaging_with_overlapping_saves() -> Setup:
-    setup = _averaging(Net(_by_step))
+    setup = _averaging(Flat(_by_step))
     return Setup(
         setup.module, callbacks=setup.callbacks, trainer=setup.trainer, config={"staging": {"mode": "overlap"}}
     )

@@ -22,7 +22,14 @@ TELLING = {
     "persistent_workers": 1,
     "hooks_that_draw": 1,
     "metrics_of_the_epoch_with_validation_within": 1,
+    "averaging_before_resume": 5,
+    "averaging_without_batch_norm": 1,
+    "finetuning_part_by_part": 2,
+    "optimizer_replaced": 1,
 }
+
+# Some that end with other optimizers or schedulers than they begin with.
+REBUILT = ("averaging", "averaging_before_resume", "optimizer_replaced", "several_callbacks_that_change")
 
 
 def _chosen() -> list[Any]:
@@ -64,7 +71,10 @@ def test_three_deaths_in_one_run_leave_the_same_bits(bench: Bench, name: str) ->
     bench.crash_and_rerun(early, "on_train_batch_end:4", "on_train_batch_end:5")
 
 
-@pytest.mark.parametrize("name", ["automatic", pytest.param("metrics_of_the_epoch", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize(
+    "name",
+    ["automatic", *(pytest.param(name, marks=pytest.mark.matrix) for name in ("metrics_of_the_epoch", *REBUILT))],
+)
 def test_a_finished_run_that_is_started_again_trains_nothing_and_stands_where_it_ended(bench: Bench) -> None:
     whole = bench.whole
     with bench.afresh("again"):
