@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-
 import torch
 
 from resumable.errors import StateError
