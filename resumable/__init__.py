@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ExportError,
         FencedError,
         FormatVersionError,
+        Interrupted,
         LoopError,
         NoCheckpointError,
         Preempted,
@@ -53,6 +54,7 @@ _HOME = {
     "FencedError": "errors",
     "RunMismatchError": "errors",
     "Preempted": "errors",
+    "Interrupted": "errors",
     "load": "files",
     "save": "files",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "ExportError",
     "FencedError",
     "FormatVersionError",
+    "Interrupted",
     "LoopError",
     "NoCheckpointError",
     "Preempted",

@@ -11,7 +11,7 @@ from resumable.bests import Bests
 from resumable.checkpointer import Checkpointer
 from resumable.config import Config
 from resumable.cost import Cost
-from resumable.errors import Preempted
+from resumable.errors import Interrupted, Preempted
 from resumable.events import emit, warn
 from resumable.metrics import Watch
 from resumable.position import Position
@@ -53,6 +53,7 @@ class Boundary:
         self._too_soon = 0  # saves in a row that cost more than their share; none is counted once it was told
         self.stopping = False
         self.save_requested = False
+        self.preempted = False  # whether it was said what is saved, and what is not
 
     def forget(self, *, stopping: bool) -> None:
         """After a restore: what the code asked for since did not happen; what it had asked for before did."""
@@ -102,7 +103,9 @@ class Boundary:
             warn(f"the last save before leaving failed: {error}")
         saved, code = self._is_saved(), exit_code(signal)
         emit("PREEMPT", signal=signal.name, step=self._place[0], saved="yes" if saved else "no", exit=code)
-        raise Preempted(code, signal=signal.name, step=self._place[0], saved=saved)
+        self.preempted = True
+        kind = Interrupted if signal.name == "SIGINT" else Preempted
+        raise kind(code, signal=signal.name, step=self._place[0], saved=saved)
 
     def _learn_cost(self, now: float, instant: Instant) -> None:
         if self._schedule.overhead_percent is None:

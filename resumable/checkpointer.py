@@ -251,6 +251,12 @@ class Checkpointer:
             reason=taken.reason,
         )
 
+    @property
+    def newest_step(self) -> int | None:
+        """The step of the newest checkpoint that is durable; None where there is none."""
+        published = [name.step for name in self.attempt.published]
+        return max(published, default=self.resumed.step if self.resumed else None)
+
     def best_values(self) -> tuple[float, ...]:
         """Return the durable values of `keep.best.metric` that stand for being best; seldom reads the storage."""
         if not self._commits.knows_best:
@@ -315,8 +321,8 @@ class Checkpointer:
         """
         assert self._restoration is not None
         assert self.resumed is not None
-        if not without:
-            refuse_other_objects(self.config.run, self._adapters, self.resumed.manifest, whole=True)
+        if not without and (self.late or self._late):
+            refuse_other_objects(self.config.location, self._adapters, self.resumed.manifest, whole=True)
         adapters = {name: adapter for name, adapter in self._adapters.items() if name not in without}
         try:
             self._restoration.restore(adapters, self.gradients)

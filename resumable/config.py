@@ -17,11 +17,12 @@ from resumable.bounded import MAX_BYTES, Unreadable, refuse_boundless, yaml_of
 from resumable.errors import ConfigError
 from resumable.location import location
 from resumable.named import names_run
+from resumable.origin import DRILL, Origin, placed, text_of
 from resumable.policy import Schedule
 from resumable.refusals import ENVIRONMENT, PREFIX, Source, explained, nearest, shown
 from resumable.retention import Rule
 
-RESERVED = ("RESUMABLE_KILL", "RESUMABLE_KILL_LOG")  # read elsewhere, no keys of the configuration
+RESERVED = ("RESUMABLE_KILL", "RESUMABLE_KILL_LOG", DRILL)  # read elsewhere, no keys of the configuration
 
 # Python cannot watch the first two; the next are faults, at which a Python function would be called for ever; torch
 # needs the last to notice a loader worker that died.
@@ -145,6 +146,7 @@ class Config(_Section):
 
     # Arguments of `load` beat the environment also when the result is loaded once more, as a Trainer does.
     _overrides: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _origin: Origin = PrivateAttr(default_factory=Origin)
 
     def __init__(self, /, **values: Any) -> None:
         values = _plain(values, "Config(...)")
@@ -152,6 +154,7 @@ class Config(_Section):
             super().__init__(**values)
         except ValidationError as error:
             raise explained(error, [Source("Config(...)", values)], _known()) from None
+        self._origin = Origin(self.run, None)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Mapping[str, Any] | Config, /, **overrides: Any) -> Config:
@@ -165,10 +168,17 @@ class Config(_Section):
         overrides = _plain(overrides, "the arguments")
         if isinstance(source, Config):
             overrides = _merged(_picked(source.model_dump(), source._overrides), overrides)
+        given, environment = _given(source), _environment()
+        moved_by = None if "run" in overrides else text_of(environment.get("run"))
+        origin = Origin(text_of(overrides.get("run", given.values.get("run"))), moved_by)
+        if isinstance(source, Config):
+            origin = origin.behind(source.configured)
+        if moved_by is not None:
+            environment["run"] = placed(origin)
         sources = [
             Source("the arguments", overrides),
-            Source(ENVIRONMENT, _environment(), quotable=False),
-            _given(source),
+            Source(ENVIRONMENT, environment, quotable=False),
+            given,
         ]
         values: dict[str, Any] = {}
         for each in reversed(sources):
@@ -179,6 +189,7 @@ class Config(_Section):
         except ValidationError as error:
             raise explained(error, sources, _known()) from None
         config._overrides = overrides
+        config._origin = origin
         return config
 
     @property
@@ -189,6 +200,16 @@ class Config(_Section):
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
             yield name, self.location if name == "run" else value
+
+    @property
+    def configured(self) -> str | None:
+        """The run that file, mapping or arguments name, whatever the environment says; None where they name none."""
+        return self._origin.configured
+
+    @property
+    def moved_by(self) -> str | None:
+        """What `RESUMABLE_RUN` says, where that decides which run this is."""
+        return self._origin.moved_by
 
     def public(self) -> dict[str, Any]:
         """The configuration as plain JSON values without secrets: for manifests, logs and reports."""

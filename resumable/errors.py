@@ -90,3 +90,7 @@ class Preempted(SystemExit):
         self.signal = signal
         self.step = step
         self.saved = saved
+
+
+class Interrupted(Preempted, KeyboardInterrupt):
+    """The signal is SIGINT: Ctrl-C, or a notebook's stop button. `except KeyboardInterrupt` catches it, too."""

@@ -1,8 +1,9 @@
 """Named instants at which a drill ends this very program with SIGKILL; knows nothing of what happens there.
 
-`RESUMABLE_KILL=POINT:STEP[+SECONDS]` arms one kill: at the first `reach(POINT, step)` with `step >= STEP`, at once or
-`SECONDS` later from a thread, that is, at any instruction. It is read at import and when loops are made (`arm`): a look
-into the environment at every point of every step would cost microseconds each.
+`RESUMABLE_KILL=POINT:STEP[+SECONDS][@RUN]` arms one kill: at the first `reach(POINT, step)` with `step >= STEP`, at
+once or `SECONDS` later from a thread, that is, at any instruction. With RUN, the name of a run's folder, that waits
+until the loops of that run are made. It is read at import and when loops are made (`arm`): a look into the environment
+at every point of every step would cost microseconds each.
 """
 
 from __future__ import annotations
@@ -35,27 +36,31 @@ class Kill:
     point: str
     step: int
     delay_seconds: float = 0.0
+    run: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Kill:
-        match = re.fullmatch(r"([a-z.]+):(\d+)(?:\+([0-9.]+))?", text)
+        match = re.fullmatch(r"([a-z.]+):(\d+)(?:\+([0-9.]+))?(?:@([A-Za-z0-9._-]+))?", text)
         if not match or match[1] not in POINTS:
-            raise ValueError(f"RESUMABLE_KILL={text!r}: expected POINT:STEP[+SECONDS] with a point of {POINTS}")
-        return cls(match[1], int(match[2]), float(match[3] or 0))
+            raise ValueError(f"RESUMABLE_KILL={text!r}: expected POINT:STEP[+SECONDS][@RUN] with a point of {POINTS}")
+        return cls(match[1], int(match[2]), float(match[3] or 0), match[4])
 
     def __str__(self) -> str:
-        return f"{self.point}:{self.step}" + (f"+{self.delay_seconds}" if self.delay_seconds else "")
+        delay = f"+{self.delay_seconds}" if self.delay_seconds else ""
+        return f"{self.point}:{self.step}{delay}" + (f"@{self.run}" if self.run else "")
 
 
 _armed = os.environ.get("RESUMABLE_KILL")
+_run: str | None = None  # the folder of the run whose loops were made last
 _last_step = 0
 _fired = False
 
 
-def arm() -> None:
-    """Look again whether this program is to be killed."""
-    global _armed
-    _armed = os.environ.get("RESUMABLE_KILL")
+def arm(run: str | None = None) -> None:
+    """Look again whether this program is to be killed, now that the loops of `run` are made."""
+    global _armed, _run, _last_step
+    _armed, _last_step = os.environ.get("RESUMABLE_KILL"), 0
+    _run = run.rstrip("/").rpartition("/")[2] if run else None
 
 
 def reach(point: str, step: int) -> None:
@@ -65,7 +70,7 @@ def reach(point: str, step: int) -> None:
         return
     _last_step = max(_last_step, step)
     kill = Kill.parse(_armed)
-    if _fired or kill.point != point or step < kill.step:
+    if _fired or kill.point != point or step < kill.step or kill.run not in (None, _run):
         return
     _fired = True
     if kill.delay_seconds:

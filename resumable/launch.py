@@ -17,7 +17,7 @@ from resumable.checkpointer import Checkpointer
 from resumable.config import Config
 from resumable.data.passes import Skipping
 from resumable.errors import ConfigError
-from resumable.events import duration, emit
+from resumable.events import duration, emit, warn
 from resumable.progress import TrainingBar
 
 
@@ -86,6 +86,16 @@ def announce(config: Config, checkpointer: Checkpointer) -> None:
     changed = _changes(before.versions | before.environment | {"gradients": before.config.get("gradients")}, now)
     if changed:
         emit("CHANGED", **changed, note="bits may differ from those of an uninterrupted run")
+
+
+def tell_unsaved(checkpointer: Checkpointer, *, trained: int | None, keep: str) -> None:
+    """At the close: one WARN where steps were trained that are in no checkpoint; `keep` says what would keep them."""
+    newest = checkpointer.newest_step or 0
+    if trained is not None and trained > newest:
+        warn(
+            f"{checkpointer.config.run}: trained up to step {trained}, but the newest checkpoint is of step {newest}: "
+            f"the same command trains the rest again; to keep such steps, {keep}"
+        )
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:

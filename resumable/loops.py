@@ -25,7 +25,7 @@ from resumable.position import Position
 from resumable.progress import TrainingBar
 from resumable.signals import Preemption
 from resumable.state import rng
-from resumable.turns import Turns
+from resumable.turns import Loop
 from resumable.zipped import ZippedPass, remaining
 
 _END = object()
@@ -44,7 +44,7 @@ class Loops:
     def __init__(
         self, checkpointer: Checkpointer, boundary: Boundary, data: Data, preemption: Preemption, bar: TrainingBar
     ) -> None:
-        killpoints.arm()
+        killpoints.arm(checkpointer.config.run)
         self._checkpointer = checkpointer
         self._boundary = boundary
         self._data = data
@@ -65,6 +65,9 @@ class Loops:
         self._left_pass = False
         self._turn_of: object = None  # the pass that control is handed out by; what a loop left and kept is not it
         self._cycles: dict[str, Cycle] = {}
+        self._in_body = False  # whether a body has control, or had it last, whose step is not counted yet
+        self.owed: BaseException | None = None  # what could not be raised where a loop was left
+        self.closed = False  # whether the run is let go of
         self.step: int
         self.epoch: int  # epochs completed, which is the number of the one in progress
         self._passes: int  # finished passes of the epoch in progress
@@ -75,18 +78,18 @@ class Loops:
 
     # -- what is called from outside ----------------------------------------------------------------------------------
 
-    def epochs(self, n: int) -> Turns[int]:
+    def epochs(self, n: int) -> Loop[int]:
         self._refuse_second_loop("epochs")
         turns = self._epochs(misuse.whole("epochs", n))
-        return Turns(turns, lambda begun: self._left(n, self.epoch + begun))
+        return Loop(turns, lambda begun: self._left(n, self.epoch + begun))
 
-    def steps(self, n: int) -> Turns[int]:
+    def steps(self, n: int) -> Loop[int]:
         self._refuse_second_loop("steps")
         turns = self._steps(misuse.whole("steps", n))
-        return Turns(turns, lambda begun: self._left(n, self.step + begun))
+        return Loop(turns, lambda begun: self._left(n, self.step + begun))
 
-    def batches(self, *loaders: Any) -> Turns[tuple[int, Any]]:
-        return Turns(self._pass(*loaders), lambda begun: self._left_inside() if begun else self._left_of(loaders))
+    def batches(self, *loaders: Any) -> Loop[tuple[int, Any]]:
+        return Loop(self._pass(*loaders), lambda begun: self._left_inside() if begun else self._left_of(loaders))
 
     def cycle(self, loader: Any, name: str | None) -> Cycle:
         if self._loop is not None:
@@ -99,11 +102,11 @@ class Loops:
         self._cycles[chosen] = cycle
         return cycle
 
-    def evaluate(self, loader: Any) -> Turns[Any]:
+    def evaluate(self, loader: Any) -> Loop[Any]:
         self.restore_early()
         self.settle()
         given = _Given()
-        return Turns(self._evaluate(loader, given), lambda _: remaining([loader], given.batches))
+        return Loop(self._evaluate(loader, given), lambda _: remaining([loader], given.batches))
 
     def log(self, metrics: dict[str, Any]) -> None:
         self.settle()
@@ -144,7 +147,7 @@ class Loops:
             while self.step < n and not self._ended(n):
                 self._turn()
                 yield self.step
-                self.step += 1
+                self.count()
                 self._reached(last=self.step >= n)
 
     def _pass(self, *loaders: Any) -> Generator[tuple[int, Any]]:
@@ -169,7 +172,7 @@ class Loops:
                 yield opened.batches - 1, batch
                 if self._turn_of is not turn_of:
                     raise misuse.left_iterator()
-                self.step += 1
+                self.count()
                 self._reached()
             self._end_pass()
         except GeneratorExit:
@@ -220,7 +223,8 @@ class Loops:
         finally:
             if not watched:
                 self._preemption.uninstall()
-            if here == (self.step, self.epoch):  # an iterator that was kept and dropped later undoes nothing
+            # An iterator that was kept and dropped later undoes nothing.
+            if here == (self.step, self.epoch) and not self.closed:
                 rng.restore(before)
 
     @contextmanager
@@ -267,13 +271,30 @@ class Loops:
         """Hand control to the body: what it logs and steps from here on belongs to the next step."""
         if self._unseen:
             self._boundary.see(self._logged, step=self.step)
-        self._turned, self._logged, self._unseen = True, {}, False
+        self._turned, self._in_body, self._logged, self._unseen = True, True, {}, False
+
+    def count(self) -> None:
+        """The step of the body is complete."""
+        if self._in_body:
+            self._in_body, self.step = False, self.step + 1
 
     def settle(self) -> None:
-        """Let a `break` take effect: the step counts, the pass is over."""
+        """Let a `break` take effect: the step counts, the pass is over. Raises what could not be raised there."""
         if self._left_pass:
-            self.step += 1
+            self.count()
             self._end_pass()
+        if self.owed is not None:
+            owed, self.owed = self.owed, None
+            raise owed
+
+    def ends_when_left(self, loop: str) -> bool:
+        """Whether leaving this loop is the end of the run, because `stop()` was called in it."""
+        return loop == self._loop and self._boundary.stopping and self._pending is None
+
+    @property
+    def trained(self) -> int | None:
+        """The steps completed in the whole run; None where this attempt trained none, or said what became of them."""
+        return self.step if self._turned and not self._boundary.preempted else None
 
     def _end_pass(self) -> None:
         self._passes += 1
@@ -388,6 +409,7 @@ class Loops:
         self.step, self.epoch, self._passes = position.step, position.epoch, position.passes
         self._logged, self._unseen = dict(position.metrics), False
         self._evaluations = 0
+        self._in_body = False
 
     def _ended(self, n: int) -> bool:
         """Whether `stop()` ended the loops, in this attempt or in the one that finished a run of at least this `n`."""

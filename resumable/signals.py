@@ -74,6 +74,11 @@ class Preemption:
             if number in self._earlier and signal.getsignal(number) is self._ours:
                 signal.signal(number, _settable(self._earlier[number]))
 
+    def take_back(self, number: int) -> None:
+        """Watch a signal again that somebody known has taken over, so that `uninstall` puts back what was before."""
+        if self._active and number in self.numbers and threading.current_thread() is threading.main_thread():
+            signal.signal(number, self._ours)
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
             self._receive_in_a_child(number, frame)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from resumable.boundary import Boundary
 from resumable.checkpointer import Checkpointer
+from resumable.claims import Claim
 from resumable.config import Config
 from resumable.cycle import Cycle
 from resumable.data.loader import Data
 from resumable.errors import ConfigError, LoopError
 from resumable.events import show_events, warn
-from resumable.launch import announce, refuse_several_processes, refuse_while_building, skipping
+from resumable.launch import announce, refuse_several_processes, refuse_while_building, skipping, tell_unsaved
+from resumable.leaving import Leaving
 from resumable.loops import Loops
 from resumable.progress import TrainingBar
 from resumable.signals import Preemption
-from resumable.turns import Turns
+from resumable.turns import Loop, Turns
 
 T = TypeVar("T")
 
@@ -46,6 +49,7 @@ class Trainer:
             )
         refuse_several_processes()
         self.config = Config.load(config)
+        self._claim = Claim(self.config)
         self._checkpointer = Checkpointer(self.config, objects)
         resumed = self._checkpointer.resumed
         self._bar = TrainingBar(self.config.progress, resumed_from=resumed.step if resumed else None)
@@ -58,10 +62,11 @@ class Trainer:
             skipping=skipping(self._bar, self._boundary),
             generator_rule=self._checkpointer.generator_rule,
         )
-        self._finalizer = weakref.finalize(
-            self, _close, os.getpid(), self._checkpointer, self._data, self._preemption, self._bar
-        )
         self._loops = Loops(self._checkpointer, self._boundary, self._data, self._preemption, self._bar)
+        self._leaving = leaving = Leaving(self._loops)
+        parts = (self._loops, leaving, self._checkpointer, self._data, self._preemption, self._bar, self._claim)
+        self._finalizer = weakref.finalize(self, _close, os.getpid(), *parts)
+        self._claim.hold(self._checkpointer.attempt.number, idle=lambda: leaving.idle, let_go=self._finalizer)
         announce(self.config, self._checkpointer)
 
     # -- where the run stands -----------------------------------------------------------------------------------------
@@ -86,11 +91,11 @@ class Trainer:
 
     def epochs(self, n: int) -> Turns[int]:
         """Epoch numbers below `n`, from where the run stands; the end of each turn is a boundary."""
-        return self._kept(self._loops.epochs(n))
+        return self._turns("epochs", self._loops.epochs(n))
 
     def steps(self, n: int) -> Turns[int]:
         """Step numbers below `n`, from where the run stands, for loops without a loader."""
-        return self._kept(self._loops.steps(n))
+        return self._turns("steps", self._loops.steps(n))
 
     def batches(self, loader: Any, *more: Any) -> Turns[Any]:
         """The batches of one pass, from the exact batch on; with several loaders tuples, as `zip`.
@@ -98,23 +103,25 @@ class Trainer:
         Its `len()` is what is left, where the loaders have a length; so `tqdm(trainer.batches(loader))` shows the time.
         Python's own `enumerate` around it would count from 0 again after a resume: use `trainer.enumerate`.
         """
-        turns = self._loops.batches(loader, *more)
-        return turns.through(batch for _, batch in self._keeping(turns))
+        loop = self._loops.batches(loader, *more)
+        return self._turns("batches", Loop((batch for _, batch in loop.turns), loop.remaining))
 
     def enumerate(self, loader: Any, *more: Any) -> Turns[tuple[int, Any]]:
         """As `batches`, with the index of the batch in its pass, also after a resume."""
-        return self._kept(self._loops.batches(loader, *more))
+        return self._turns("batches", self._loops.batches(loader, *more))
 
     def cycle(self, loader: Any, *, name: str | None = None) -> Cycle:
         """An endless iterator for `next()` inside another loop; its position is saved with that loop's.
 
         `name` tells several cycles apart in the checkpoint; by default they are counted in the order of creation.
         """
+        self._claim.refuse_lost()
         return self._loops.cycle(loader, name)
 
     def evaluate(self, loader: Any) -> Turns[Any]:
         """The batches of `loader` for validation: counts no step and leaves the global RNG streams as they were."""
-        return self._loops.evaluate(loader)
+        self._claim.refuse_lost()
+        return self._turns("evaluate", self._loops.evaluate(loader), refuse=self._claim.refuse_lost)
 
     # -- what the loop's body may say ---------------------------------------------------------------------------------
 
@@ -123,6 +130,7 @@ class Trainer:
 
         Tensors are detached and copied at once, without waiting for a device.
         """
+        self._claim.refuse_lost()
         self._loops.log(metrics)
 
     def golden(self, batch: Any, *, model: str | None = None) -> None:
@@ -139,21 +147,30 @@ class Trainer:
     def stop(self) -> None:
         """End all loops at the next boundary, write the final checkpoint and mark the run finished.
 
-        The loops end by themselves: no `break` is needed.
+        The loops end by themselves. A `break` or `return` after it is a boundary, too: the step counts as complete,
+        and its state is saved before the code behind the loop runs. After an exception nothing is saved.
         """
+        self._claim.refuse_lost()
         self._loops.stop()
 
     def request_save(self) -> None:
         """Save at the next boundary, whatever the policy says."""
+        self._claim.refuse_lost()
         self._boundary.save_requested = True
 
     def restore(self) -> None:
         """Restore the objects now instead of when the first loop starts; nothing to do for a fresh run."""
+        self._claim.refuse_lost()
         self._loops.restore_early()
 
     def close(self) -> None:
-        """Wait until the last save is durable and let go of the run; safe to call twice."""
-        self._finalizer()
+        """Wait until the last save is durable and let go of the run; safe to call twice.
+
+        Warns of steps that were trained and are in no checkpoint.
+        """
+        owed = self._finalizer()
+        if owed is not None:
+            raise owed
 
     def __enter__(self) -> Trainer:
         return self
@@ -161,17 +178,18 @@ class Trainer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        owed = self._finalizer()
+        if owed is not None and error is None:
+            raise owed
 
-    def _kept(self, turns: Turns[T]) -> Turns[T]:
-        return turns.through(self._keeping(turns))
-
-    def _keeping(self, turns: Turns[T]) -> Generator[T]:
-        self._refuse_closed()
-        # A trainer that nobody holds would be closed under its own loop.
-        yield from turns
+    def _turns(self, name: str, loop: Loop[T], *, refuse: Callable[[], None] | None = None) -> Turns[T]:
+        # The bound method holds the trainer: one that nobody holds would be closed under its own loop.
+        refuse = refuse or self._refuse_closed
+        entered, left = partial(self._leaving.entered, name), partial(self._leaving.left, name)
+        return Turns(loop, entered=entered, refuse=refuse, left=left)
 
     def _refuse_closed(self) -> None:
+        self._claim.refuse_lost()
         if not self._finalizer.alive:
             raise LoopError(
                 "this trainer is closed: it has let go of the run",
@@ -179,10 +197,24 @@ class Trainer:
             )
 
 
-def _close(owner: int, checkpointer: Checkpointer, data: Data, preemption: Preemption, bar: TrainingBar) -> None:
+def _close(
+    owner: int,
+    loops: Loops,
+    leaving: Leaving,
+    checkpointer: Checkpointer,
+    data: Data,
+    preemption: Preemption,
+    bar: TrainingBar,
+    claim: Claim,
+) -> BaseException | None:
+    """Let go of everything; returns what could not be raised where a loop was left."""
     if os.getpid() != owner:
-        return  # a forked child that ends normally owns neither the run nor the loader workers
+        return None  # a forked child that ends normally owns neither the run nor the loader workers
+    owed = leaving.close()
     bar.stop()
     preemption.uninstall()
     data.close()
     checkpointer.close()
+    claim.release()
+    tell_unsaved(checkpointer, trained=loops.trained, keep="call trainer.stop() before leaving a loop early")
+    return owed

@@ -39,7 +39,10 @@ def test_an_error_without_a_hint_is_its_message() -> None:
 
 def test_every_public_error_is_in_the_tree() -> None:
     kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, BaseException)]
-    assert {each.__name__ for each in kinds if not issubclass(each, errors.ResumableError)} == {"Preempted"}
+    assert {each.__name__ for each in kinds if not issubclass(each, errors.ResumableError)} == {
+        "Preempted",
+        "Interrupted",
+    }
 
 
 def test_being_preempted_leaves_the_program_past_except_exception() -> None:

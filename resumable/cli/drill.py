@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ import typer
 
 from resumable.cli.diff import Comparison, as_json, examine, print_result
 from resumable.cli.options import Json
-from resumable.cli.rehearsal import DRILLED, Attempt, Reference, Rehearsal, draw_kills
+from resumable.cli.rehearsal import DRILLED, Attempt, Reference, Rehearsal, plan_kills, step_seconds
 from resumable.cli.terminal import Column, Styled, count, print_json, print_table, say, tell
 from resumable.events import duration
 from resumable.killpoints import Kill
@@ -66,29 +66,30 @@ def drill(
     The command is launched as it is, with RESUMABLE_RUN set to a scratch folder: once undisturbed, saving only at its
     start and its end, then with SIGKILLs at random instants and inside saves, until it has finished. The second run
     begins with a copy of the first one's checkpoint of step 0, so a script that seeds nothing has the same start.
-    Exits with 0 if both final checkpoints are bit-exact. Otherwise both runs are kept, and their folder is named.
+    A command that trains several runs has a folder for each, and all are compared. Exits with 0 if all final
+    checkpoints are bit-exact. Otherwise both runs are kept, and their folder is named.
 
-    --json: {"exact", "seed", "steps", "step_seconds", "attempts": [{"attempt", "resumed_from_step", "steps_replayed",
-    "armed", "point", "killed_at_step"}], "scratch", and "tensors", "values", "count", "differences", "notes" as of
-    `diff`}; `point` and `killed_at_step` are null where no kill landed, `scratch` where nothing was kept.
+    --json: {"exact", "seed", "steps", "step_seconds", "runs", "attempts": [{"attempt", "run", "resumed_from_step",
+    "steps_replayed", "armed", "point", "killed_at_step"}], "scratch", and "tensors", "values", "count", "differences",
+    "notes" as of `diff`}; `point` and `killed_at_step` are null where no kill landed, `scratch` where nothing was kept.
     """
     scratch = _scratch(keep)
     rehearsal = Rehearsal(command, scratch, show=_show if not quiet else lambda line: None)
     try:
         _announce("reference", f"undisturbed: {scrubbed(shlex.join(command))}")
-        reference = rehearsal.undisturbed()
-        _tell(reference)
-        armed = draw_kills(count=kills, seed=seed, steps=reference.steps, step_seconds=reference.step_seconds)
-        attempts = list(rehearsal.disturbed(reference, armed, _announce_attempt))
-        result = _examine(reference, rehearsal)
+        references = rehearsal.undisturbed()
+        _tell(references)
+        armed = plan_kills(references, count=kills, seed=seed)
+        attempts = list(rehearsal.disturbed(references, armed, _announce_attempt))
+        result = _together({each.name: _examine(each, rehearsal) for each in references})
     except BaseException:
         _tell_kept(scratch)
         raise
     removed = result.exact and keep is None
     if json:
-        print_json(_document(seed, reference, attempts, result, None if removed else str(scratch)))
+        print_json(_document(seed, references, attempts, result, None if removed else str(scratch)))
     else:
-        _print(attempts, result, kills=kills)
+        _print(attempts, result, kills=kills, runs=len(references))
     if removed:
         shutil.rmtree(scratch)
     else:
@@ -107,7 +108,7 @@ def _scratch(keep: Path | None) -> Path:
 
 
 def _examine(reference: Reference, rehearsal: Rehearsal) -> Comparison:
-    final = rehearsal.final()
+    final = rehearsal.final(reference)
     for checkpoint in (reference.final, final):
         checkpoint.verify()
     result = examine(reference.final, final)
@@ -116,13 +117,26 @@ def _examine(reference: Reference, rehearsal: Rehearsal) -> Comparison:
     return Comparison(result.differences, result.tensors, result.values, notes)
 
 
+def _together(results: dict[str, Comparison]) -> Comparison:
+    """All comparisons as one; where there are several, places begin with the name of the run."""
+    if len(results) == 1:
+        return next(iter(results.values()))
+    return Comparison(
+        [replace(each, path=f"{name}: {each.path}") for name, result in results.items() for each in result.differences],
+        sum(result.tensors for result in results.values()),
+        sum(result.values for result in results.values()),
+        [replace(note, path=f"{name}: {note.path}") for name, result in results.items() for note in result.notes],
+    )
+
+
 def _document(
-    seed: int, reference: Reference, attempts: list[Attempt], result: Comparison, kept: str | None
+    seed: int, references: list[Reference], attempts: list[Attempt], result: Comparison, kept: str | None
 ) -> dict[str, Any]:
     return {
         "seed": seed,
-        "steps": reference.steps,
-        "step_seconds": reference.step_seconds,
+        "steps": sum(reference.steps for reference in references),
+        "step_seconds": step_seconds(references),
+        "runs": [reference.name for reference in references],
         "attempts": [asdict(attempt) for attempt in attempts],
         "scratch": kept,
         **as_json(result, most=MOST),
@@ -150,8 +164,10 @@ def _announce_attempt(number: int, resumed_from_step: int, armed: Kill | None) -
     _announce(f"attempt {number}", f"from step {resumed_from_step}, {plan}")
 
 
-def _tell(reference: Reference) -> None:
-    tell(f"  {count(reference.steps, 'step')}, {duration(reference.step_seconds)} each")
+def _tell(references: list[Reference]) -> None:
+    steps, each = sum(reference.steps for reference in references), duration(step_seconds(references))
+    runs = f" of {count(len(references), 'run')}" if len(references) > 1 else ""
+    tell(f"  {count(steps, 'step')}{runs}, {each} each")
 
 
 def _tell_kept(scratch: Path) -> None:
@@ -162,9 +178,14 @@ def _tell_kept(scratch: Path) -> None:
     tell(f"{what} kept in ", (str(scratch), "bold"))
 
 
-def _print(attempts: list[Attempt], result: Comparison, *, kills: int) -> None:
+def _print(attempts: list[Attempt], result: Comparison, *, kills: int, runs: int) -> None:
     start: list[Styled] = ["1", "", "", "", ("wrote the start", "dim")]
-    print_table(COLUMNS, [start, *map(_row, attempts)])
+    rows = [start, *map(_row, attempts)]
+    if runs > 1:
+        rows = [
+            [row[0], name, *row[1:]] for row, name in zip(rows, ["", *(each.run for each in attempts)], strict=True)
+        ]
+    print_table((COLUMNS[0], Column("run"), *COLUMNS[1:]) if runs > 1 else COLUMNS, rows)
     landed = sum(attempt.point is not None for attempt in attempts)
     if landed < kills:
         say((f"{landed} of {kills} kills landed: the run had finished before the others could", "yellow"))

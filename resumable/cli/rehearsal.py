@@ -12,12 +12,13 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resumable.cli.launch import Ended, launch
-from resumable.errors import NoCheckpointError, ResumableError
+from resumable.errors import ResumableError
 from resumable.killpoints import Kill
+from resumable.origin import DRILL
 from resumable.run import Checkpoint, Run
 from resumable.store.layout import ATTEMPTS, CHECKPOINTS, RUN_FILE
 
@@ -36,8 +37,9 @@ UNDISTURBED = {
 
 @dataclass(frozen=True)
 class Reference:
-    """What the undisturbed run was like."""
+    """What one run of the undisturbed command was like; `name` is its folder's."""
 
+    name: str
     start: Checkpoint
     final: Checkpoint
 
@@ -46,16 +48,20 @@ class Reference:
         return self.final.step
 
     @property
-    def step_seconds(self) -> float:
-        """The typical duration of a step, without the time that Python and torch take to start."""
-        return max(self.final.manifest.created - self.start.manifest.created, 0.0) / max(self.steps, 1)
+    def seconds(self) -> float:
+        """How long it trained, without the time that Python and torch take to start."""
+        return max(self.final.manifest.created - self.start.manifest.created, 0.0)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One launch of the drilled run. Where no kill landed, `killed_at_step` and `point` are None."""
+    """One launch of the drilled command. Where no kill landed, `killed_at_step` and `point` are None.
+
+    `run` is the one that was to be killed, or the last where none was; steps are those of that run.
+    """
 
     attempt: int
+    run: str
     resumed_from_step: int
     steps_replayed: int
     armed: str | None
@@ -64,7 +70,7 @@ class Attempt:
 
 
 class Rehearsal:
-    """One command, one scratch folder, and the two runs in it.
+    """One command, one scratch folder, and below it two folders with all runs that the command trains.
 
     `show` is told every line that the command prints. Every failure of it that is no kill is a `ResumableError`.
     """
@@ -74,8 +80,8 @@ class Rehearsal:
         self.scratch = scratch
         self._show = show
 
-    def undisturbed(self) -> Reference:
-        """Run the command once from beginning to end."""
+    def undisturbed(self) -> list[Reference]:
+        """Run the command once from beginning to end; returns its runs in the order in which they began."""
         folder = self.scratch / REFERENCE
         ended = launch(self.command, environment=self._environment(folder, UNDISTURBED), show=self._show)
         if ended.code:
@@ -83,47 +89,46 @@ class Rehearsal:
                 f"the command failed without being disturbed: {ended}{_quoted(ended)}",
                 "make it run to its end once; it is launched in this folder, with RESUMABLE_RUN set to a scratch run",
             )
-        checkpoints = _checkpoints(folder)
-        reference = Reference(checkpoints[0], checkpoints[-1])
-        if not reference.final.manifest.finished or not reference.steps:
-            raise ResumableError(
-                f"the command ended, but its run is not finished: it stands at step {reference.steps}",
-                "let the loops of the trainer end by themselves, or call trainer.stop() before leaving them early",
-            )
-        if reference.start.step:
-            raise ResumableError(
-                f"the first checkpoint of the run is of step {reference.start.step}, expected step 0",
-                "does the script override `keep`? Configure it in the file: the drill changes it by the environment",
-            )
-        return reference
+        references = [Reference(name, found[0], found[-1]) for name, found in _runs(folder)]
+        for reference in references:
+            _refuse_undrillable(reference)
+        return sorted(references, key=lambda reference: reference.start.manifest.created)
 
     def disturbed(
-        self, reference: Reference, kills: Sequence[Kill], announce: Callable[[int, int, Kill | None], None]
+        self,
+        references: Sequence[Reference],
+        kills: Sequence[Kill],
+        announce: Callable[[int, int, Kill | None], None],
     ) -> Iterator[Attempt]:
         """Launch the command with one kill after the other armed, and at last with none, until it has finished.
 
         `announce` is told the number of each attempt, the step that it resumes from, and the kill.
         """
-        folder = self.scratch / DRILLED
-        _copy_start(reference, self.scratch / REFERENCE, folder)
-        killed_at: int | None = None
+        for reference in references:
+            _copy_start(reference, self.scratch / REFERENCE / reference.name, self._drilled(reference.name))
+        killed_at: dict[str, int] = {}
         for number, armed in enumerate([*kills, None], start=2):  # attempt 1 wrote the start
-            resumed = Run(str(folder)).latest()
+            name = (armed.run if armed else None) or references[-1].name
+            resumed = Run(str(self._drilled(name))).latest()
             announce(number, resumed.step, armed)
-            point, killed_now = self._attempt(folder, armed)
-            replayed = max(killed_at - resumed.step, 0) if killed_at is not None else 0
-            killed_at = killed_now
-            yield Attempt(number, resumed.step, replayed, str(armed) if armed else None, point, killed_at)
-            if killed_at is None:
+            point, killed_now = self._attempt(armed)
+            replayed = max(killed_at.get(name, 0) - resumed.step, 0)
+            yield Attempt(number, name, resumed.step, replayed, str(armed) if armed else None, point, killed_now)
+            if killed_now is None:
                 break
-        self._refuse_unfinished(folder)
+            killed_at[name] = killed_now
+        for reference in references:
+            self._refuse_unfinished(reference.name)
 
-    def final(self) -> Checkpoint:
-        """Where the drilled run ended."""
-        return Run(str(self.scratch / DRILLED)).latest()
+    def final(self, reference: Reference) -> Checkpoint:
+        """Where the drilled run ended that this is the reference of."""
+        return Run(str(self._drilled(reference.name))).latest()
 
-    def _attempt(self, folder: Path, armed: Kill | None) -> tuple[str | None, int | None]:
-        log = self.scratch / "kills.jsonl"
+    def _drilled(self, name: str) -> Path:
+        return self.scratch / DRILLED / name
+
+    def _attempt(self, armed: Kill | None) -> tuple[str | None, int | None]:
+        folder, log = self.scratch / DRILLED, self.scratch / "kills.jsonl"
         log.unlink(missing_ok=True)
         kill = {"RESUMABLE_KILL": str(armed), "RESUMABLE_KILL_LOG": str(log)} if armed else {}
         ended = launch(self.command, environment=self._environment(folder, kill), show=self._show)
@@ -134,22 +139,44 @@ class Rehearsal:
         if ended.code:
             raise ResumableError(
                 f"the command failed after a resume, not by a kill of the drill: {ended}{_quoted(ended)}",
-                f"RESUMABLE_RUN={folder} with the same command shows it again",
+                f"RESUMABLE_RUN={folder} {DRILL}=1 with the same command shows it again",
             )
         return None, None
 
     def _environment(self, folder: Path, more: dict[str, str]) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("RESUMABLE_KILL")}
         # Unbuffered, or what was printed before a kill is lost with it.
-        return {**inherited, "PYTHONUNBUFFERED": "1", "RESUMABLE_RUN": str(folder), "RESUMABLE_RESUME": "auto", **more}
+        ours = {"PYTHONUNBUFFERED": "1", "RESUMABLE_RUN": str(folder), DRILL: "1", "RESUMABLE_RESUME": "auto"}
+        return inherited | ours | more
 
-    def _refuse_unfinished(self, folder: Path) -> None:
-        final = Run(str(folder)).latest()
+    def _refuse_unfinished(self, name: str) -> None:
+        final = Run(str(self._drilled(name))).latest()
         if not final.manifest.finished:
             raise ResumableError(
-                f"the command ended without a failure, but its run stands unfinished at step {final.step}",
-                f"launch it with RESUMABLE_RUN={folder} to see why its loops do not go on",
+                f"the command ended without a failure, but its run {name} stands unfinished at step {final.step}",
+                f"launch it with RESUMABLE_RUN={self.scratch / DRILLED} {DRILL}=1 to see why its loops do not go on",
             )
+
+
+def plan_kills(references: Sequence[Reference], *, count: int, seed: int) -> list[Kill]:
+    """`count` kills as `draw_kills` draws them over all steps of all runs, each in the run that its step is of."""
+    steps = sum(reference.steps for reference in references)
+    drawn = draw_kills(count=count, seed=seed, steps=steps, step_seconds=step_seconds(references))
+    return [_in_its_run(references, kill) for kill in drawn] if len(references) > 1 else drawn
+
+
+def step_seconds(references: Sequence[Reference]) -> float:
+    """The typical duration of a step."""
+    return sum(reference.seconds for reference in references) / max(sum(each.steps for each in references), 1)
+
+
+def _in_its_run(references: Sequence[Reference], kill: Kill) -> Kill:
+    before = 0
+    for reference in references:
+        if kill.step <= before + reference.steps:
+            break
+        before += reference.steps
+    return replace(kill, step=kill.step - before, run=reference.name)
 
 
 def draw_kills(*, count: int, seed: int, steps: int, step_seconds: float) -> list[Kill]:
@@ -169,19 +196,31 @@ def draw_kills(*, count: int, seed: int, steps: int, step_seconds: float) -> lis
     ]
 
 
-def _checkpoints(folder: Path) -> list[Checkpoint]:
-    try:
-        Run(str(folder)).latest()
-    except NoCheckpointError as error:
+def _runs(folder: Path) -> Iterator[tuple[str, list[Checkpoint]]]:
+    found = [(child.name, Run(str(child)).checkpoints()) for child in sorted(folder.glob("*/")) if child.is_dir()]
+    if not any(checkpoints for _, checkpoints in found):
         raise ResumableError(
             "the command ended without a failure, but wrote no run where RESUMABLE_RUN told it to",
             "does it train with a resumable.Trainer? Config.load(..., run=...) beats RESUMABLE_RUN: leave it out",
-        ) from error
-    return Run(str(folder)).checkpoints()
+        )
+    return ((name, checkpoints) for name, checkpoints in found if checkpoints)
+
+
+def _refuse_undrillable(reference: Reference) -> None:
+    if not reference.final.manifest.finished or not reference.steps:
+        raise ResumableError(
+            f"the command ended, but its run {reference.name} is not finished: it stands at step {reference.steps}",
+            "let the loops of the trainer end by themselves, or call trainer.stop() before leaving them early",
+        )
+    if reference.start.step:
+        raise ResumableError(
+            f"the first checkpoint of the run {reference.name} is of step {reference.start.step}, expected step 0",
+            "does the script override `keep`? Configure it in the file: the drill changes it by the environment",
+        )
 
 
 def _copy_start(reference: Reference, source: Path, target: Path) -> None:
-    target.mkdir()
+    target.mkdir(parents=True)
     shutil.copy2(source / RUN_FILE, target / RUN_FILE)
     shutil.copytree(source / ATTEMPTS, target / ATTEMPTS)
     start = Path(CHECKPOINTS) / reference.start.name

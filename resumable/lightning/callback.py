@@ -92,7 +92,7 @@ class Resume(_Callback):  # type: ignore[misc]
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self._session is not None:
             session, self._session = self._session, None
-            session.abort()
+            session.abort(exception)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         if self._session is not None:

@@ -327,3 +327,27 @@ def log_no_default_metric(logger: Any) -> None:
 def seconds_allowed(timer: Any) -> float | None:
     """How long a `Timer`, which `Trainer(max_time=...)` makes, lets the training run."""
     return getattr(timer, "_duration", None)
+
+
+# -- the end of a fit -------------------------------------------------------------------------------------------------
+
+
+def fit_is_over(trainer: Any) -> bool:
+    """Whether no fit of this trainer is running, also where one was ended by an exception."""
+    return bool(trainer.state.stopped)
+
+
+def leave_with(trainer: Any, error: BaseException) -> None:
+    """Have the fit end with this exception, which Lightning would turn into `sys.exit(1)` for a `KeyboardInterrupt`.
+
+    To be called in `on_exception`; the teardown behind it is the last thing that Lightning does before it leaves.
+    """
+    teardown = trainer._teardown
+
+    def leave() -> None:
+        del trainer._teardown
+        teardown()
+        trainer.state.stage = None
+        raise error
+
+    trainer._teardown = leave

@@ -7,6 +7,7 @@ the schedulers of a step. Knows what a `Boundary` wants to know of Lightning; wh
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 from resumable import killpoints
 from resumable.boundary import Boundary, Instant
 from resumable.checkpointer import Checkpointer
+from resumable.claims import Claim
 from resumable.config import Config
 from resumable.data.addresses import PassAddress
 from resumable.data.loader import Data
-from resumable.errors import LoopError
+from resumable.errors import Interrupted, LoopError
 from resumable.events import emit, warn
-from resumable.launch import announce, skipping
+from resumable.launch import announce, skipping, tell_unsaved
 from resumable.lightning import files, loggers, private
 from resumable.lightning.changes import Changes
 from resumable.lightning.checkpoint import BESIDE, MODEL, NAME, LightningState, objects_of, place
@@ -47,6 +49,7 @@ class Session:
         )
         self._held, objects = self._changes.known, self._objects()
         self._names = objects.keys() - {MODEL, NAME}  # of all optimizers and schedulers that this launch has seen
+        self._claim = Claim(config)
         self._checkpointer = Checkpointer(config, objects)
         self._preemption = Preemption(config.signals, warn)
         self._boundary = Boundary(config, self._checkpointer, self._preemption)
@@ -63,6 +66,7 @@ class Session:
         self._pending = resumed is not None  # until the checkpoint's instant is reached
         self._rebuilt = resumed is None  # whether optimizers and schedulers are those of the checkpoint
         self._begun = False
+        self._told = False  # whether it was said what is in no checkpoint
         self._place = (-1, self._start.epoch if resumed else 0)  # (step, epoch) of the last boundary
         self._stand_ins: dict[str, list[Any]] = {"train": [], "validate": []}
         self._slot: str | None = None  # whose loaders are being asked for
@@ -70,6 +74,9 @@ class Session:
         self._seen: Mapping[str, Any] = {}
         self._patched: list[tuple[Any, str]] = []
         self._take_part()
+        self._claim.hold(
+            self._checkpointer.attempt.number, idle=lambda: private.fit_is_over(trainer), let_go=self.close
+        )
         announce(config, self._checkpointer)
 
     # -- where the run stands -----------------------------------------------------------------------------------------
@@ -78,6 +85,11 @@ class Session:
     def step(self) -> int:
         """Batches that were trained in the whole run."""
         return int(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
+
+    @property
+    def trained(self) -> int:
+        """Those of them whose hooks have run, too."""
+        return int(self.trainer.fit_loop.epoch_loop.batch_progress.total.completed)
 
     @property
     def epoch(self) -> int:
@@ -149,8 +161,11 @@ class Session:
             )
         self.close()
 
-    def abort(self) -> None:
+    def abort(self, error: BaseException) -> None:
         """After an exception: what is in flight becomes durable, nothing new is begun."""
+        if isinstance(error, Interrupted):
+            self._preemption.take_back(signal.SIGINT)  # Lightning ignores it from here on, also behind the fit
+            private.leave_with(self.trainer, error)
         try:
             self._checkpointer.wait()
         finally:
@@ -167,6 +182,11 @@ class Session:
         self._preemption.uninstall()
         self._data.close()
         self._checkpointer.close()
+        self._claim.release()
+        if not self._told:
+            self._told = True
+            trained = self.trained if self._begun and not self._boundary.preempted else None
+            tell_unsaved(self._checkpointer, trained=trained, keep="set trainer.should_stop before leaving fit early")
 
     # -- taking part --------------------------------------------------------------------------------------------------
 

@@ -123,3 +123,19 @@ def dies_at_an_operation(script: Script) -> None:
             loss = loss_of(model(x), y)
             update(optimizer, loss)
             script.saw(trainer, x, y, loss)
+
+
+@scenario
+def ends_in_mid_loop(script: Script) -> None:
+    """A program that is over while its loop is not, with an iterator that outlives everything; closes nothing."""
+    model = mlp()
+    trainer = script.trainer(model=model)
+    steps = iter(trainer.steps(20))
+    LEFT_BEHIND.append(steps)
+    for _ in range(6):
+        next(steps)
+    if script.option("stops", False):
+        trainer.stop()
+
+
+LEFT_BEHIND: list[object] = []

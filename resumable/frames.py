@@ -1,0 +1,88 @@
+"""Tells which frame of the program drives a generator, and how it let go of it; knows no loop.
+
+A frame is known by its id and its code and is never held, because it would keep every name in it alive. What is read
+here of the interpreter (CPython 3.11 to 3.13) is the instruction at which a frame stands: a `break` or a `return` drops
+the iterator of its `for` in an instruction of its own, and an exception drops it in the one that raised.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import sys
+from types import CodeType, FrameType
+from typing import NamedTuple
+
+_DROPS = ("POP_TOP", "POP_ITER", "STORE_", "DELETE_", "RETURN_")
+_CALLS = ("CALL", "PRECALL")
+_SUSPENDED = ("YIELD_VALUE", "RESUME", "SEND", "YIELD_FROM")
+
+
+class Driver(NamedTuple):
+    """A frame, as far as it can be known without being held."""
+
+    number: int
+    code: CodeType
+
+    @property
+    def on_a_stack(self) -> bool:
+        """Whether it is on the stack of a living thread."""
+        for frame in sys._current_frames().values():
+            at: FrameType | None = frame
+            while at is not None:
+                if self._is(at):
+                    return True
+                at = at.f_back
+        return False
+
+    def failed_with(self, error: BaseException | None) -> bool:
+        """Whether this exception, or one that it came from, passed through the frame."""
+        seen: set[int] = set()
+        while error is not None and id(error) not in seen:
+            seen.add(id(error))
+            at = error.__traceback__
+            while at is not None:
+                if self._is(at.tb_frame):
+                    return True
+                at = at.tb_next
+            error = error.__cause__ or error.__context__
+        return False
+
+    def _is(self, frame: FrameType) -> bool:
+        return id(frame) == self.number and frame.f_code is self.code
+
+
+def driver() -> Driver:
+    """Return the frame that resumed the generator that calls this: the nearest that is no generator itself."""
+    frame = sys._getframe(1)
+    while _is_generator(frame) and frame.f_back is not None:
+        frame = frame.f_back
+    return Driver(id(frame), frame.f_code)
+
+
+def let_go(by: Driver) -> bool:
+    """Return whether the generator that calls this is closed because of a `break` or `return`, not of an exception.
+
+    To be called when `GeneratorExit` comes; `by` is what drove it.
+    """
+    frame = sys._getframe(1).f_back
+    while frame is not None and _is_generator(frame) and _instruction(frame) in _SUSPENDED:
+        frame = frame.f_back  # closed itself, which closes what it iterates over
+    if frame is None:
+        return False
+    if by._is(frame):
+        return _instruction(frame).startswith(_DROPS)
+    # The driver returned to a caller, and what it had in its names goes; an exception would have kept its frame.
+    return _instruction(frame).startswith(_CALLS) and not by.on_a_stack
+
+
+def _is_generator(frame: FrameType) -> bool:
+    return bool(frame.f_code.co_flags & inspect.CO_GENERATOR)
+
+
+def _instruction(frame: FrameType) -> str:
+    """Return the name of the instruction that the frame stands at."""
+    code, at = frame.f_code.co_code, frame.f_lasti
+    while at > 0 and dis.opname[code[at]] == "CACHE":
+        at -= 2
+    return dis.opname[code[at]] if at >= 0 else ""
