@@ -160,7 +160,7 @@ def is_frozen(file_name: str) -> bool:
 
 def _captured(adapter: Adapter) -> Captured:
     tree = adapter.capture()
-    encoded = encode(tree, key_of=adapter.key_of, where=adapter.name)
+    encoded = encode(tree, key_of=adapter.key_of, where=adapter.name, advice=adapter.advice)
     blobs = _blobs(adapter.name, encoded, adapter.frozen())
     nothing = emptiness(adapter, tree)
     return Captured(adapter.kind, adapter.type, encoded, blobs, adapter.steady(encoded.tensors), nothing)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from resumable.errors import ResumableError, RunMismatchError, quoted
+from resumable.state.encoder import advice
 from resumable.state.tensors import Recorded
 from resumable.state.trees import Own, fresh, moved
 
@@ -27,6 +28,9 @@ class Adapter(Protocol):
 
     def capture(self) -> Any:
         """The object's state with its live tensors: encode or copy it before training goes on."""
+
+    def advice(self, value: Any) -> str:
+        """What to do about a value in the tree that cannot be stored."""
 
     def key_of(self, path: tuple[str, ...]) -> str:
         """The name that the tensor at `path` of the tree has in the object's file."""
@@ -65,6 +69,9 @@ class Plain:
         self.name = name
         self.target = target
         self.type = f"{type(target).__module__}.{type(target).__qualname__}"
+
+    def advice(self, value: Any) -> str:
+        return advice(value)
 
     def key_of(self, path: tuple[str, ...]) -> str:
         return ".".join(path)

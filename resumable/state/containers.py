@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from resumable.state.adapter import Plain
+from resumable.state.generators import GENERATOR_TYPES
 from resumable.state.tensors import fill
 from resumable.state.trees import Own, at, fresh
 
@@ -25,12 +27,36 @@ class ContainerAdapter(Plain):
     def capture(self) -> Any:
         return self.target
 
+    def advice(self, value: Any) -> str:
+        return advice_for_parts(value) or super().advice(value)
+
     def _restore(self, tree: Any, own: Own) -> None:
         if type(tree) is not type(self.target):
             raise self.mismatch(
                 [f"the checkpoint holds a {type(tree).__name__}, here is a {type(self.target).__name__}"]
             )
         _Filling().fit(self.target, tree)
+
+
+def advice_for_parts(value: Any) -> str | None:
+    """What to do about a part that a container cannot hold alive: a copy of it would not follow it."""
+    if has_state(value):
+        return f"pass it by a name of its own: Trainer(..., {type(value).__name__.lower()}=...)"
+    if isinstance(value, dict | collections.UserDict):
+        return "let the loop itself use a plain dict in its place: what is copied out of it here would not follow it"
+    if isinstance(value, list | collections.deque | collections.UserList):
+        return "let the loop itself use a plain list in its place: what is copied out of it here would not follow it"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return "let the loop itself use a plain dict in its place: what is copied out of it here would not follow it"
+    return None
+
+
+def has_state(value: Any) -> bool:
+    """Whether it can be passed to a Trainer by a name of its own, because it has a state."""
+    if isinstance(value, type):
+        return False
+    methods = (getattr(value, method, None) for method in ("state_dict", "load_state_dict"))
+    return isinstance(value, GENERATOR_TYPES) or all(map(callable, methods))
 
 
 class _Filling:

@@ -12,6 +12,7 @@ import enum
 import json
 import math
 import os
+import random
 import struct
 import types
 import warnings
@@ -48,19 +49,55 @@ class Encoded:
     aliases: dict[str, str]
 
 
-def encode(tree: Any, *, key_of: Callable[[Path], str] | None, where: str) -> Encoded:
+def advice(value: Any) -> str:
+    """What to keep in place of a value that cannot be stored; for those who load what they stored by themselves."""
+    if isinstance(value, Tensor) and torch.nn.parameter.is_lazy(value):
+        return "pass one batch through the model before the training loop, so that its lazy layers have shapes"
+    if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType | type):
+        return "code is not state: leave it out, or keep the values that it is made from"
+    if callable(getattr(value, "state_dict", None)):
+        return "keep its .state_dict()"
+    if isinstance(value, torch.Generator | np.random.RandomState):
+        return "keep its .get_state()"
+    if isinstance(value, np.random.Generator):
+        return "keep its .bit_generator.state"
+    if isinstance(value, random.Random):
+        return "keep its .getstate()"
+    if isinstance(value, enum.Enum):
+        return "keep its .value"
+    if isinstance(value, os.PathLike):
+        return "keep str(path)"
+    if isinstance(value, Tensor):
+        return "keep a plain tensor, for example .as_subclass(torch.Tensor)"
+    if isinstance(value, dict):
+        return "keep dict(...) of it"
+    if isinstance(value, tuple):
+        return "keep tuple(...) of it"
+    if isinstance(value, list | collections.deque):
+        return "keep list(...) of it"
+    if dataclasses.is_dataclass(value):
+        return "keep dataclasses.asdict(...) of it"
+    return "keep plain values, containers of them, tensors or NumPy arrays; leave anything else out of the state"
+
+
+Advice = Callable[[Any], str]
+
+
+def encode(tree: Any, *, key_of: Callable[[Path], str] | None, where: str, advice: Advice = advice) -> Encoded:
     """Turn `tree` into a document; live tensors are referred to, never copied.
 
     `key_of` names the tensor at a path; with None, tensors are written into the document. `where` begins every path in
-    messages. Raises `StateError` with the path of the first value that cannot come back exactly as it is.
+    messages, and `advice` is what to do about a value of another type. Raises `StateError` with the path of the first
+    value that cannot come back exactly as it is.
     """
-    encoder = _Encoder(key_of, where)
+    encoder = _Encoder(key_of, where, advice)
     return Encoded(encoder.node(tree, (), 1), encoder.tensors, encoder.aliases)
 
 
 class _Encoder:
-    def __init__(self, key_of: Callable[[Path], str] | None, where: str) -> None:
+    def __init__(self, key_of: Callable[[Path], str] | None, where: str, advice: Advice) -> None:
         self.key_of = key_of
+        self.advice = advice
         self.where = where
         self.tensors: dict[str, Tensor] = {}
         self.aliases: dict[str, str] = {}
@@ -257,31 +294,7 @@ class _Encoder:
 
     def _refuse_type(self, value: Any, path: Path) -> NoReturn:
         name = type(value).__name__
-        self.refuse(path, f"{name} cannot be stored", _hint(value))
-
-
-def _hint(value: Any) -> str:
-    if isinstance(value, Tensor) and torch.nn.parameter.is_lazy(value):
-        return "pass one batch through the model before the training loop, so that its lazy layers have shapes"
-    if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType | type):
-        return "code is not state: leave it out, or keep the values that it is made from"
-    if callable(getattr(value, "state_dict", None)):
-        return "keep its .state_dict()"
-    if isinstance(value, enum.Enum):
-        return "keep its .value"
-    if isinstance(value, os.PathLike):
-        return "keep str(path)"
-    if isinstance(value, Tensor):
-        return "keep a plain tensor, for example .as_subclass(torch.Tensor)"
-    if isinstance(value, dict):
-        return "keep dict(...) of it"
-    if isinstance(value, tuple):
-        return "keep tuple(...) of it"
-    if isinstance(value, list | collections.deque):
-        return "keep list(...) of it"
-    if dataclasses.is_dataclass(value):
-        return "keep dataclasses.asdict(...) of it"
-    return "keep plain values, containers of them, tensors or NumPy arrays; leave anything else out of the state"
+        self.refuse(path, f"{name} cannot be stored", self.advice(value))
 
 
 def _is_name(key: Any) -> bool:

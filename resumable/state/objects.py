@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 import sys
 from collections.abc import Mapping
@@ -9,11 +10,12 @@ from typing import Any, cast
 
 import torch
 
-from resumable.errors import StateError
+from resumable.errors import StateError, quoted
 from resumable.state import modules
 from resumable.state.adapter import Adapter, Plain, unwrapped
+from resumable.state.belonging import refuse_belonging
 from resumable.state.compare import differences, verify_round_trip
-from resumable.state.containers import CONTAINER_TYPES, ContainerAdapter
+from resumable.state.containers import CONTAINER_TYPES, ContainerAdapter, advice_for_parts, has_state
 from resumable.state.generators import GENERATOR_TYPES, GeneratorAdapter
 from resumable.state.modules import ModuleAdapter
 from resumable.state.optimizers import OptimizerAdapter, is_standard, parameter_names
@@ -21,7 +23,14 @@ from resumable.state.trees import Own
 
 __all__ = ["Adapter", "adapt", "differences", "emptiness", "is_empty", "verify_round_trip", "weights"]
 
-RESERVED = ("golden", "gradients", "state")
+# Names, and why the format has them for itself.
+_WHY_RESERVED = {
+    "golden": "the input that is given to trainer.golden() is stored under this name",
+    "gradients": "the gradients that wait for an optimizer are stored under this name",
+    "state": "its file would be called as the one that holds the values of all objects",
+}
+RESERVED = tuple(_WHY_RESERVED)
+MAX_NAME_BYTES = 181  # longer ones leave no room for what the names of files add
 
 
 class StatefulAdapter(Plain):
@@ -108,25 +117,36 @@ def _adapter(name: str, target: Any, registered: Mapping[str, torch.nn.Module]) 
     if isinstance(target, GENERATOR_TYPES):
         return GeneratorAdapter(name, target)
     if type(target) in CONTAINER_TYPES:
+        refuse_belonging(name, target)
         return ContainerAdapter(name, target)
-    if _is_stateful(target):
+    if has_state(target):
         return StatefulAdapter(name, target)
     raise StateError(f"{name}: {type(target).__name__} has no state_dict() and load_state_dict()", _hint(target))
 
 
-def _is_stateful(target: Any) -> bool:
-    methods = (getattr(target, method, None) for method in ("state_dict", "load_state_dict"))
-    return not isinstance(target, type) and all(map(callable, methods))
-
-
 def _check_name(name: str) -> None:
-    if not name.isidentifier() or name in RESERVED or re.fullmatch(r"group\d+", name):
-        raise StateError(f"{name}: cannot be the name of an object", "use another identifier")
+    reason = _WHY_RESERVED[name] if name in RESERVED else None
+    if not name.isidentifier():
+        reason = "it is no identifier of Python, and names of files and tensors are made of it"
+    elif re.fullmatch(r"group\d+", name):
+        reason = "parameters that belong to no given module are named so"
+    elif len(name.encode()) > MAX_NAME_BYTES:
+        reason = f"it has {len(name.encode())} bytes, expected at most {MAX_NAME_BYTES}"
+    if reason is not None:
+        another = f"{name}_" if name.isidentifier() and len(name) < MAX_NAME_BYTES // 4 else "model"
+        raise StateError(
+            f"{quoted(name)}: cannot be the name of an object: {reason}",
+            f"pass it by another name: Trainer(..., {another}=...)",
+        )
 
 
 def _hint(target: Any) -> str:
     if isinstance(target, type):
         return "pass an instance, not the class"
-    if isinstance(target, dict | list | tuple | torch.Tensor | int | float | str):
+    if isinstance(target, tuple | frozenset) and any(map(has_state, target)):
+        return "pass each of its members by a name of its own"
+    if isinstance(target, dict | list | collections.deque):
+        return advice_for_parts(target) or ""
+    if isinstance(target, tuple | torch.Tensor | int | float | str):
         return "put it into a plain dict, which is filled in place: Trainer(..., progress={'value': ...})"
     return "give it these two methods, or leave it out if nothing of it changes during training"
