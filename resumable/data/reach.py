@@ -137,6 +137,8 @@ def _bit_generator(generator: Any) -> Any:
 
 
 def _length(item: Any) -> int | None:
+    if id(type(item)) in _BARE:
+        return len(item)
     sort = next((sort for sort in _CONTAINERS if issubclass(type(item), sort)), None)
     return None if sort is None else sort.__len__(item)
 
