@@ -91,7 +91,7 @@ def test_a_turn_of_the_loop_does_the_same_work_early_and_late_in_a_small_and_in_
         config = {"run": str(tmp_path / str(length)), "data_seed": 7, "every": {"steps": None, "minutes": None}}
         with Trainer(config, notes={}) as trainer:
             for _ in trainer.epochs(1):
-                batches = trainer.enumerate(loader_of(length, order))
+                batches = iter(trainer.enumerate(loader_of(length, order)))  # one iterator, for `for` and for `next`
                 for number, _ in batches:
                     if number in (EARLY - 1, 20 * EARLY - 1):
                         trainer._checkpointer.wait()  # a boundary beside a writer does less
