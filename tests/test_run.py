@@ -56,7 +56,7 @@ def test_checkpoints_come_oldest_first(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("selector", "step"),
-    [(None, 12), ("latest", 12), ("best", 8), ("4", 4), ("0", 0), ("step-000000008.e0002.a0001", 8)],
+    [(None, 12), ("latest", 12), ("best", 8), ("finite", 12), ("4", 4), ("0", 0), ("step-000000008.e0002.a0001", 8)],
 )
 def test_a_selector_names_a_checkpoint(url: str, selector: str | None, step: int) -> None:
     assert Run(url).select(selector).step == step
@@ -177,6 +177,7 @@ def test_what_a_later_attempt_did_not_resume_from_is_not_in_the_history(tmp_path
         ("runs/a", ("runs/a", None)),
         ("runs/a@latest", ("runs/a", "latest")),
         ("runs/a@best", ("runs/a", "best")),
+        ("runs/a@finite", ("runs/a", "finite")),
         ("runs/a@1200", ("runs/a", "1200")),
         ("runs/a@step-000000004.e0001.a0001", ("runs/a", "step-000000004.e0001.a0001")),
         ("sftp://me@host/runs/a", ("sftp://me@host/runs/a", None)),

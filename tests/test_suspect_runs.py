@@ -108,6 +108,11 @@ def test_the_newest_finite_checkpoint_stays_and_one_line_names_it(
     assert len(said) == 1
     assert "loss is not finite since step 8: step-000000005.e0000.a0001 stays" in said[0]
     assert Run(str(run)).finite().step == Run(str(run)).select("finite").step == 5
+    with pytest.raises(SystemExit, match="0"):
+        app(["verify", "--json", f"{run}@finite"])
+    assert [each["name"] for each in json.loads(capsys.readouterr().out)["checkpoints"]] == [
+        "step-000000005.e0000.a0001"
+    ]
     for target, line in (("", "suspect     loss is not finite since step 8\n"), ("@finite", "step 5 of 20")):
         with pytest.raises(SystemExit, match="0"):
             app(["show", f"{run}{target}"])

@@ -56,7 +56,8 @@ def put(url: str, data: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("selector", "step"), [("", 12), ("@latest", 12), ("@best", 8), ("@4", 4), ("@step-000000008.e0002.a0001", 8)]
+    ("selector", "step"),
+    [("", 12), ("@latest", 12), ("@best", 8), ("@finite", 12), ("@4", 4), ("@step-000000008.e0002.a0001", 8)],
 )
 def test_a_run_and_a_selector(tmp_path: Path, selector: str, step: int) -> None:
     tiny = trained(str(tmp_path / "run"))

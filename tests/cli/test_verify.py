@@ -36,7 +36,7 @@ def test_an_older_damaged_checkpoint_is_found_too(run: Path, cli: Cli) -> None:
 def test_a_selector_limits_it_to_that_checkpoint_also_when_it_cannot_be_read(run: Path, cli: Cli) -> None:
     [second] = (run / "checkpoints").glob("step-000000002.*")
     (second / "model.safetensors").unlink()
-    assert cli("verify", f"{run}@latest").code == 0
+    assert cli("verify", f"{run}@latest").code == cli("verify", f"{run}@finite").code == 0
     failed = cli("verify", f"{run}@2", "--json")
     assert failed.code == 1
     assert [each["name"] for each in failed.json["checkpoints"]] == [second.name]
