@@ -205,3 +205,12 @@ def test_a_lightning_that_lacks_something_of_its_own_is_told_by_that() -> None:
     code = WITHOUT.format(absent=("lightning", "lightning_utilities"))
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "No module named 'lightning_utilities" in ended.stderr.splitlines()[-1]
+
+
+def test_the_run_is_given_as_a_text_or_in_a_yaml_file_as_to_a_trainer(tmp_path: Path) -> None:
+    assert Resume("runs/a").config.run == "runs/a"
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        Resume(tmp_path / "none.yaml")
+    (tmp_path / "none.yaml").write_text("run: b\n")
+    with pytest.raises(ConfigError, match=r"did you mean .*none\.yaml"):
+        Resume(str(tmp_path / "none"))
