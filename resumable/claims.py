@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from resumable.config import Config
-from resumable.errors import ConfigError, FencedError, LoopError
+from resumable.errors import ConfigError, LoopError
 from resumable.events import emit
 from resumable.location import location
 from resumable.store.storage import local_path
@@ -20,8 +20,8 @@ _moved: dict[str, str | None] = {}  # by the place where RESUMABLE_RUN puts it: 
 class Claim:
     """One launch's hold on a run, against other launches of this program.
 
-    Making it closes a launch that holds the run and is idle, which can then be used no more. Raises `FencedError` where
-    that one is in its loop, and `ConfigError` where `RESUMABLE_RUN` would put two different runs into one.
+    Making it closes a launch that holds the run and is idle, which can then be used no more. One that is in its loop
+    stays. Raises `ConfigError` where `RESUMABLE_RUN` would put two different runs into one.
     """
 
     def __init__(self, config: Config) -> None:
@@ -74,10 +74,7 @@ class Claim:
         if holder is None or holder._pid != self._pid:
             return None
         if not holder._idle():
-            raise FencedError(
-                f"{self._run}: this program has a Trainer on this run already, and is in its loop",
-                "let that loop end or leave it first, or name another folder in `run`; two would overwrite each other",
-            )
+            return None  # the lock of the run refuses this launch, or its fence stops the older one
         holder._successor = self
         holder._let_go()
         return holder

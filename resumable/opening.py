@@ -98,8 +98,8 @@ def _lock(config: Config, storage: Storage) -> Callable[[], None]:
         if "this program" not in str(error.__cause__):
             raise
         raise FencedError(
-            f"{config.location}: this program has a Trainer on this run already",
-            "call its close() first, or use `with Trainer(...) as trainer:`; two would overwrite each other",
+            f"{config.location}: this program has a Trainer on this run already, and that is in its loop",
+            "let the loop end or leave it, or call its close() first; two would overwrite each other",
         ) from error
     except OSError as error:  # the first write of an attempt: whatever is wrong with the place shows here
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error

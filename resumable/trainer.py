@@ -91,11 +91,11 @@ class Trainer:
 
     def epochs(self, n: int) -> Turns[int]:
         """Epoch numbers below `n`, from where the run stands; the end of each turn is a boundary."""
-        return self._turns("epochs", self._loops.epochs(n))
+        return self._turns("epochs", self._ours.epochs(n))
 
     def steps(self, n: int) -> Turns[int]:
         """Step numbers below `n`, from where the run stands, for loops without a loader."""
-        return self._turns("steps", self._loops.steps(n))
+        return self._turns("steps", self._ours.steps(n))
 
     def batches(self, loader: Any, *more: Any) -> Turns[Any]:
         """The batches of one pass, from the exact batch on; with several loaders tuples, as `zip`.
@@ -103,25 +103,23 @@ class Trainer:
         Its `len()` is what is left, where the loaders have a length; so `tqdm(trainer.batches(loader))` shows the time.
         Python's own `enumerate` around it would count from 0 again after a resume: use `trainer.enumerate`.
         """
-        loop = self._loops.batches(loader, *more)
+        loop = self._ours.batches(loader, *more)
         return self._turns("batches", Loop((batch for _, batch in loop.turns), loop.remaining))
 
     def enumerate(self, loader: Any, *more: Any) -> Turns[tuple[int, Any]]:
         """As `batches`, with the index of the batch in its pass, also after a resume."""
-        return self._turns("batches", self._loops.batches(loader, *more))
+        return self._turns("batches", self._ours.batches(loader, *more))
 
     def cycle(self, loader: Any, *, name: str | None = None) -> Cycle:
         """An endless iterator for `next()` inside another loop; its position is saved with that loop's.
 
         `name` tells several cycles apart in the checkpoint; by default they are counted in the order of creation.
         """
-        self._claim.refuse_lost()
-        return self._loops.cycle(loader, name)
+        return self._ours.cycle(loader, name)
 
     def evaluate(self, loader: Any) -> Turns[Any]:
         """The batches of `loader` for validation: counts no step and leaves the global RNG streams as they were."""
-        self._claim.refuse_lost()
-        return self._turns("evaluate", self._loops.evaluate(loader), refuse=self._claim.refuse_lost)
+        return self._turns("evaluate", self._ours.evaluate(loader), refuse=self._claim.refuse_lost)
 
     # -- what the loop's body may say ---------------------------------------------------------------------------------
 
@@ -130,8 +128,7 @@ class Trainer:
 
         Tensors are detached and copied at once, without waiting for a device.
         """
-        self._claim.refuse_lost()
-        self._loops.log(metrics)
+        self._ours.log(metrics)
 
     def golden(self, batch: Any, *, model: str | None = None) -> None:
         """A known input: from here on each checkpoint carries it, and what the live module gives for it right then.
@@ -150,8 +147,7 @@ class Trainer:
         The loops end by themselves. A `break` or `return` after it is a boundary, too: the step counts as complete,
         and its state is saved before the code behind the loop runs. After an exception nothing is saved.
         """
-        self._claim.refuse_lost()
-        self._loops.stop()
+        self._ours.stop()
 
     def request_save(self) -> None:
         """Save at the next boundary, whatever the policy says."""
@@ -160,8 +156,7 @@ class Trainer:
 
     def restore(self) -> None:
         """Restore the objects now instead of when the first loop starts; nothing to do for a fresh run."""
-        self._claim.refuse_lost()
-        self._loops.restore_early()
+        self._ours.restore_early()
 
     def close(self) -> None:
         """Wait until the last save is durable and let go of the run; safe to call twice.
@@ -181,6 +176,12 @@ class Trainer:
         owed = self._finalizer()
         if owed is not None and error is None:
             raise owed
+
+    @property
+    def _ours(self) -> Loops:
+        """The loops, unless a later launch of this program has taken the run over."""
+        self._claim.refuse_lost()
+        return self._loops
 
     def _turns(self, name: str, loop: Loop[T], *, refuse: Callable[[], None] | None = None) -> Turns[T]:
         # The bound method holds the trainer: one that nobody holds would be closed under its own loop.

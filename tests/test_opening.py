@@ -77,15 +77,6 @@ def alive(pid: int) -> bool:
 # -- one job per run --------------------------------------------------------------------------------------------------
 
 
-def test_a_second_trainer_on_a_run_is_refused_in_one_program(run: Path) -> None:
-    with (
-        Tiny(run).trainer(),
-        pytest.raises(FencedError, match="this program has a Trainer on this run already") as told,
-    ):
-        Tiny(run).trainer()
-    assert "call its close() first, or use `with Trainer(...) as trainer:`" in str(told.value.hint)
-
-
 def test_another_program_on_a_run_is_refused_until_it_is_killed_even_while_its_children_live(
     run: Path, holder: Holder
 ) -> None:
