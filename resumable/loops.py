@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resumable import killpoints, misuse
+from resumable.accumulation import AccumulationCheck
 from resumable.boundary import Boundary, Instant
 from resumable.checkpointer import Checkpointer
 from resumable.cycle import Cycle
@@ -26,7 +27,7 @@ from resumable.progress import TrainingBar
 from resumable.signals import Preemption
 from resumable.state import rng
 from resumable.turns import Loop
-from resumable.zipped import ZippedPass, remaining
+from resumable.zipped import ZippedPass, pass_over, remaining
 
 _END = object()
 
@@ -42,7 +43,13 @@ class Loops:
     """The counters of a run and the generators that move them; one outermost loop per run."""
 
     def __init__(
-        self, checkpointer: Checkpointer, boundary: Boundary, data: Data, preemption: Preemption, bar: TrainingBar
+        self,
+        checkpointer: Checkpointer,
+        boundary: Boundary,
+        data: Data,
+        preemption: Preemption,
+        bar: TrainingBar,
+        accumulation: AccumulationCheck,
     ) -> None:
         killpoints.arm(checkpointer.config.run)
         self._checkpointer = checkpointer
@@ -50,6 +57,7 @@ class Loops:
         self._data = data
         self._preemption = preemption
         self._bar = bar
+        self._accumulation = accumulation
         self._start = checkpointer.position()
         self._pending: Position | None = self._start if checkpointer.resumed else None  # until its instant is reached
         self._restored = checkpointer.resumed is None
@@ -161,8 +169,9 @@ class Loops:
 
     def _epoch_pass(self, loaders: tuple[Any, ...]) -> Generator[tuple[int, Any]]:
         number, self._entered = self._entered, self._entered + 1
-        if number < self._passes:
-            return  # finished before the crash
+        if number < self._passes:  # finished before the crash
+            pass_over(self._data, loaders, number=number, epoch=self.epoch)
+            return
         self._inside_pass, self._left_pass = True, False
         turn_of = self._turn_of = object()
         try:
@@ -259,7 +268,7 @@ class Loops:
         opened = self._current = ZippedPass(self._data, loaders, resume, number=number, epoch=self.epoch)
         if pending is not None:
             if opened.replayed:
-                self._restore_everything()  # what was replayed may have drawn from, or changed, what was restored
+                self._restore_objects()  # what was replayed may have drawn from, or changed, what was restored
             self._pending = None
         return opened
 
@@ -336,6 +345,7 @@ class Loops:
 
     def _reached(self, *, epoch_ended: bool = False, last: bool = False) -> None:
         self._evaluations, self._unseen = 0, False
+        self._accumulation.look()
         self._boundary.reached(self._instant(epoch_ended=epoch_ended, last=last))
         if self._bar.running:
             self._bar.update(
@@ -397,13 +407,17 @@ class Loops:
 
     def _restore_everything(self) -> None:
         """Stand in exactly the checkpoint's instant; called again whenever user code ran since."""
+        self._restore_objects()
+        self._data.load(self._start.samplers)
+        for name, cycle in self._cycles.items():
+            cycle.rewind(self._start.cycles.get(name))
+
+    def _restore_objects(self) -> None:
+        """All but the data: passes that are open stand where they are to."""
         self._checkpointer.restore()
         self._restored = True
         self._boundary.forget(stopping=self._start.stopped and not self._start.finished)
-        self._data.load(self._start.samplers)
         self._stand_at(self._start)
-        for name, cycle in self._cycles.items():
-            cycle.rewind(self._start.cycles.get(name))
 
     def _stand_at(self, position: Position) -> None:
         self.step, self.epoch, self._passes = position.step, position.epoch, position.passes

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from resumable.accumulation import AccumulationCheck
 from resumable.boundary import Boundary
 from resumable.checkpointer import Checkpointer
 from resumable.claims import Claim
@@ -61,8 +62,10 @@ class Trainer:
             warn=warn,
             skipping=skipping(self._bar, self._boundary),
             generator_rule=self._checkpointer.generator_rule,
+            restored_elsewhere=objects.values(),
         )
-        self._loops = Loops(self._checkpointer, self._boundary, self._data, self._preemption, self._bar)
+        accumulation = AccumulationCheck(objects, warn)
+        self._loops = Loops(self._checkpointer, self._boundary, self._data, self._preemption, self._bar, accumulation)
         self._leaving = leaving = Leaving(self._loops)
         parts = (self._loops, leaving, self._checkpointer, self._data, self._preemption, self._bar, self._claim)
         self._finalizer = weakref.finalize(self, _close, os.getpid(), *parts)

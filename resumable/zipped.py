@@ -11,6 +11,17 @@ from resumable.data.passes import length_of
 from resumable.errors import LoopError
 
 
+def pass_over(data: Data, loaders: Sequence[Any], *, number: int, epoch: int) -> None:
+    """Of a pass that was over before the checkpoint, and is not opened again: have its samplers known."""
+    for loader, address in zip(loaders, _addresses(len(loaders), number, epoch), strict=True):
+        data.passed(loader, address)
+
+
+def _addresses(count: int, number: int, epoch: int) -> list[PassAddress]:
+    loops = ["batches"] if count == 1 else [f"batches:{i}" for i in range(count)]
+    return [PassAddress(loop=loop, number=number, epoch=epoch) for loop in loops]
+
+
 class ZippedPass:
     """An iterator of batches, of tuples of them where there are several loaders.
 
@@ -28,11 +39,9 @@ class ZippedPass:
         self.batches: int = resume[0]["batches"] if resume else 0
         self._passes: list[Pass] = []
         try:
-            for i, loader in enumerate(loaders):
-                loop = "batches" if len(loaders) == 1 else f"batches:{i}"
-                address = PassAddress(loop=loop, number=number, epoch=epoch)
+            for i, address in enumerate(_addresses(len(loaders), number, epoch)):
                 position = resume[i] if resume else None
-                self._passes.append(data.open(loader, address, position, set_epoch=epoch))
+                self._passes.append(data.open(loaders[i], address, position, set_epoch=epoch))
         except BaseException:
             self.close()
             raise

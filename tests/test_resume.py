@@ -33,6 +33,7 @@ SCENARIOS = {
     "plain_iterable": 20,
     "stateful_data_loader": 20,
     "accelerate_loop": 20,
+    "accelerate_accumulates": 20,
     "two_cadences": 30,
     "step_at_head": 30,
     "gan_zeroing_after_step": 30,
@@ -158,6 +159,17 @@ def test_the_number_of_workers_may_change_between_attempts(bench: NewBench) -> N
     disturbed.crash_and_rerun(launches, reference=Launch(options={"workers": 1}))
 
 
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_sampler_that_follows_the_losses_goes_on_also_with_other_workers(bench: NewBench, registered: bool) -> None:
+    first, second, third = kills("hard", 20, points="step save step")
+    launches = [
+        Launch(first.kill, {"workers": 2}, first.exit),
+        Launch(second.kill, {"workers": 0}, second.exit),
+        Launch(third.kill, {"workers": 1, "persistent": True}, third.exit),
+    ]
+    bench("hard_samples", registered=registered).crash_and_rerun(launches)
+
+
 def test_spawned_workers_killed_give_the_bits_of_none(bench: NewBench) -> None:
     launches = [killed("step:3+0.001"), killed("save.blob:9", workers=0), killed("fetch:14", workers=0)]
     bench("workers", workers=1, persistent=True, start="spawn").crash_and_rerun(launches, reference=NO_WORKERS)
@@ -166,6 +178,12 @@ def test_spawned_workers_killed_give_the_bits_of_none(bench: NewBench) -> None:
 @pytest.mark.parametrize("scenario", ["iterable_replayed", "iterable_stateful", "stateful_data_loader"])
 def test_three_kills_change_no_bit_with_two_workers(bench: NewBench, scenario: str) -> None:
     bench(scenario, workers=2).crash_and_rerun(kills(f"{scenario} 2", 20))
+
+
+def test_three_kills_change_no_bit_of_a_stream_with_a_shuffle_buffer(bench: NewBench) -> None:
+    pytest.importorskip("datasets", reason="needs datasets")
+    *_, last = bench("buffered_stream").crash_and_rerun(kills("buffered", 20))
+    assert "its state_dict leaves out the shuffle buffer" in last.output
 
 
 # -- gradients, signals -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Iterable datasets: by their own `state_dict` where they have one, else replayed in the same number of workers.
+"""Iterable datasets: by their own `state_dict` where it is one, else replayed in the same number of workers.
 
 Knows no storage. Batches are made here, under streams keyed by (pass, worker, batch of that worker).
 """
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from resumable.data import huggingface
 from resumable.data.addresses import key_of
 from resumable.data.keyed import KeyedFetch, build_loader, iterate
 from resumable.data.passes import Opening, Pass, length_of, taking
@@ -143,11 +144,14 @@ class StreamPass(Pass):
         self._persistent = bool(loader.persistent_workers)
         self._workers = workers_of(loader)
         self._dataset = loader.dataset
-        self._stateful = has_state(loader)
+        self._shuffles = huggingface.shuffles_by_buffer(self._dataset)
+        self._stateful = has_state(loader) and not self._shuffles
         check_workers(opening, self._workers)
         self._check_kind(opening)
         self._count = opening.batches_done if self._stateful else 0
+        self._loaded: huggingface.LoadedStates | None = None
         if self._stateful and opening.resume:
+            self._loaded = huggingface.LoadedStates(self._dataset)
             with taking(opening.address, type_of(self._dataset)):
                 self._dataset.load_state_dict(opening.resume["dataset"])
             self.replayed = True
@@ -156,11 +160,22 @@ class StreamPass(Pass):
         if self._stateful:
             self._load_iterator(opening)
         else:
-            hint = "fast instead: state_dict and load_state_dict on the dataset, and num_workers=0"
-            replay(self, opening, type_of(self._dataset), hint)
+            replay(self, opening, type_of(self._dataset), self._advice())
+
+    def _advice(self) -> str:
+        if self._shuffles:
+            return huggingface.LEFT_OUT
+        if _is_stateful(self._dataset):
+            return "fast instead: num_workers=0, with which the state_dict of the dataset is used"
+        return (
+            "fast instead: state_dict and load_state_dict on the dataset, which go on at the very next sample (what "
+            "waits in buffers is part of the state), and num_workers=0"
+        )
 
     def _check_kind(self, opening: Opening) -> None:
-        if opening.resume is not None and opening.resume["kind"] != self._kind:
+        if opening.resume is None or (opening.resume["kind"], self._shuffles) == ("state", True):
+            return  # that state is of an earlier version, and leaves something out; the count of batches does not
+        if opening.resume["kind"] != self._kind:
             raise LoopError(
                 f"{opening.address}: the checkpoint holds the dataset's position by {opening.resume['kind']}, now it "
                 f"would go by {self._kind}",
@@ -182,6 +197,8 @@ class StreamPass(Pass):
         assert self._batches is not None
         batch = next(self._batches)
         self._count += 1
+        if self._loaded is not None:
+            self._loaded.forget_used()
         return batch
 
     def _position(self) -> dict[str, Any]:

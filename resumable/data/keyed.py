@@ -25,7 +25,8 @@ from torch.utils.data import (
 from resumable.data.addresses import loop_key
 from resumable.data.generators import Finder
 from resumable.data.order import KeyedBatch, Order
-from resumable.data.passes import Opening, Pass, has_epoch, length_of, tell_epoch
+from resumable.data.passes import Opening, Pass, has_epoch, tell_epoch
+from resumable.data.samplers import States
 from resumable.data.streams import Seeds, SeedsAhead, seed_number, seeds_now
 from resumable.data.workers import WorkerStart, end_iterator, end_workers, signals_held, tell_worker_seed
 
@@ -177,12 +178,12 @@ class KeyedSource:
 class KeyedPass(Pass):
     """One pass over a map-style dataset."""
 
-    def __init__(self, loader: Any, opening: Opening, source: KeyedSource) -> None:
+    def __init__(self, loader: Any, opening: Opening, source: KeyedSource, now: States) -> None:
         super().__init__(opening.address)
-        self.length = length_of(loader)
         self._loader = loader  # kept alive: its workers end with it
         self._persistent = bool(loader.persistent_workers)
-        self.order = Order(loader, opening, length=self.length)
+        self.order = Order(loader, opening, now)
+        self.length = self.order.length
         self._batches: Iterator[Any] | None = source.start(loader, opening, self.order, self)
 
     def _fetch(self) -> Any:

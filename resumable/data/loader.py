@@ -6,11 +6,10 @@ Three ways: a map-style dataset goes by address, an iterable dataset by its stat
 from __future__ import annotations
 
 import atexit
-import copy
 import os
 import sys
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, IterDataPipe
@@ -19,9 +18,10 @@ from resumable.data.addresses import PassAddress
 from resumable.data.generators import NEWEST_RULE, unkeyed
 from resumable.data.iterable import StreamPass, StreamSource
 from resumable.data.keyed import KeyedPass, KeyedSource
-from resumable.data.order import stateful_parts
-from resumable.data.passes import FinishedPass, Opening, Pass, Position, Skipping, announce_epoch, length_of, taking
+from resumable.data.passes import FinishedPass, Opening, Pass, Position, Skipping, announce_epoch, length_of
 from resumable.data.replay import ReplayPass, type_of, workers_of
+from resumable.data.samplers import States, state_of, stateful_parts, states_of
+from resumable.data.samplers import load as load_sampler
 from resumable.errors import CorruptCheckpointError, LoopError
 
 __all__ = ["Data", "Pass", "PassAddress"]
@@ -32,6 +32,7 @@ _PARTS = {
     "state": {"batches", "workers", "dataset"},
     "replay": {"batches", "workers"},
 }
+_DRAWN = {"batches": int, "order": str, "ended": bool}  # how far stateful samplers were drawn
 
 _open: weakref.WeakSet[Data] = weakref.WeakSet()
 
@@ -47,10 +48,12 @@ class Data:
         warn: Callable[[str], None],
         skipping: Skipping,
         generator_rule: int = NEWEST_RULE,
+        restored_elsewhere: Collection[Any] = (),
     ) -> None:
         """`signals` are ignored by loader workers; `skipping(what, total)` shows the progress of a replay.
 
-        `generator_rule` is the number of the rule by which the run finds random generators.
+        `generator_rule` is the number of the rule by which the run finds random generators. `restored_elsewhere` are
+        objects that have their state back before `load` is called; samplers may be among them.
         """
         self._data_seed = data_seed
         self._generator_rule = generator_rule
@@ -62,8 +65,10 @@ class Data:
         self._owner = os.getpid()
         self._sources: dict[tuple[str, int, str], KeyedSource | StreamSource] = {}
         self._carried: dict[str, Any] = {}
-        self._last: dict[str, KeyedPass] = {}
+        self._known: dict[str, Mapping[str, Any]] = {}  # samplers by role, by what they were met in
         self._settled = weakref.WeakValueDictionary[int, Any]()  # samplers whose state is right
+        self._objects = tuple(restored_elsewhere)  # kept alive for the sake of their ids
+        self._restored_elsewhere = frozenset(map(id, self._objects))
         self._passes: weakref.WeakSet[Pass] = weakref.WeakSet()
         _open.add(self)
 
@@ -76,7 +81,6 @@ class Data:
         _refuse(loader, address)
         if resume is not None and resume.get("finished"):
             return FinishedPass(address, resume, length_of(loader))
-        announce_epoch(loader, set_epoch)
         opening = Opening(
             self._data_seed,
             address,
@@ -97,6 +101,7 @@ class Data:
     def _open_as(self, kind: str, loader: Any, opening: Opening) -> Pass:
         if kind == "address":
             return self._open_by_address(loader, opening)
+        announce_epoch(loader, opening.epoch)
         if kind == "stream":
             return StreamPass(loader, opening, self._source(loader, opening.address.loop, StreamSource))
         return ReplayPass(loader, opening)
@@ -117,13 +122,19 @@ class Data:
 
     def state(self) -> dict[str, Any]:
         """States of samplers that have one and live from pass to pass, as of now; for `load` in a later attempt."""
-        return self._carried | {slot: last.order.states() for slot, last in self._last.items()}
+        return self._carried | {slot: states_of(parts) for slot, parts in self._known.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take what `state()` returned: each sampler gets its own before its first pass, unless that pass resumes."""
+        """Take what `state()` returned: samplers that were met in this attempt stand there at once, others when met."""
         self._carried = dict(state)
-        self._last.clear()
         self._settled.clear()
+        for slot, parts in self._known.items():
+            self._give(parts, self._carried.get(slot, {}), slot)
+
+    def passed(self, loader: Any, address: PassAddress) -> None:
+        """Meet the samplers of a pass that was over before the checkpoint: they stand where they stood then."""
+        if _kind(loader) == "address":
+            self._meet(stateful_parts(loader), _slot(address))
 
     def close(self) -> None:
         """End every worker. Passes that are open become errors to go on with. Nothing in a forked child."""
@@ -136,18 +147,30 @@ class Data:
         self._sources.clear()
 
     def _open_by_address(self, loader: Any, opening: Opening) -> Pass:
-        slot = _slot(opening.address)
-        carried = self._carried.pop(slot, {})
-        for role, part in stateful_parts(loader).items():
-            # A sampler that several passes share goes on by itself once the first of them has begun.
-            if role in carried and opening.resume is None and self._settled.get(id(part)) is not part:
-                with taking(opening.address, role):
-                    part.load_state_dict(copy.deepcopy(carried[role]))
-            self._settled[id(part)] = part
-        opened = KeyedPass(loader, opening, self._source(loader, opening.address.loop, KeyedSource))
-        if opened.order.states():
-            self._last[slot] = opened
-        return opened
+        parts, slot = stateful_parts(loader), _slot(opening.address)
+        if opening.resume is None:
+            now: States = {}
+        else:  # its order is drawn again before its samplers stand where they stood
+            settled = {role: state_of(part) for role, part in parts.items() if self._is_settled(part)}
+            now = self._carried.pop(slot, {}) | settled
+        self._meet(parts, slot)
+        announce_epoch(loader, opening.epoch)  # behind the state of the pass before, which may hold that one's epoch
+        return KeyedPass(loader, opening, self._source(loader, opening.address.loop, KeyedSource), now)
+
+    def _meet(self, parts: Mapping[str, Any], slot: str) -> None:
+        self._give(parts, self._carried.pop(slot, {}), slot)
+        if parts:
+            self._known[slot] = parts
+
+    def _give(self, parts: Mapping[str, Any], states: States, slot: str) -> None:
+        for role, part in parts.items():
+            if role in states and not self._is_settled(part):
+                load_sampler(part, states[role], slot, role)
+        self._settled.update({id(part): part for part in parts.values()})
+
+    def _is_settled(self, part: Any) -> bool:
+        # Restored with the objects, or gone on in another pass: it stands there by itself.
+        return id(part) in self._restored_elsewhere or self._settled.get(id(part)) is part
 
     def _source(self, loader: Any, loop: str, kind: type[KeyedSource] | type[StreamSource]) -> Any:
         # One per loop: evaluating over the very loader that a training pass is using must not take its workers.
@@ -156,6 +179,11 @@ class Data:
             self._sources[place] = kind()
             weakref.finalize(loader, _forget, weakref.ref(self), place).atexit = False
         return self._sources[place]
+
+
+def _is_drawn(value: Any, *, at_least: int) -> bool:
+    fits = isinstance(value, dict) and all(type(value.get(key)) is kind for key, kind in _DRAWN.items())
+    return fits and value["batches"] >= at_least
 
 
 def _slot(address: PassAddress) -> str:
@@ -214,5 +242,7 @@ def _check_kind(kind: str, opening: Opening) -> None:
             f"{opening.address}: the checkpoint holds a position by {before}, but this loader goes by {kind}",
             "resume with the kind of loader and dataset that the run began with",
         )
-    if not _PARTS[before] <= opening.resume.keys() or not isinstance(opening.resume.get("sampler", {}), dict):
+    whole = _PARTS[before] <= opening.resume.keys() and isinstance(opening.resume.get("sampler", {}), dict)
+    drawn = "drawn" not in opening.resume or _is_drawn(opening.resume["drawn"], at_least=opening.batches_done)
+    if not whole or not drawn:
         raise CorruptCheckpointError(f"{opening.address}: not the position of a pass by {before}")

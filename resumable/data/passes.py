@@ -48,7 +48,7 @@ class Opening:
 
 
 @contextlib.contextmanager
-def taking(address: PassAddress, what: str) -> Iterator[None]:
+def taking(address: object, what: str) -> Iterator[None]:
     """Around a `load_state_dict` of the user's: whatever a state that is none of its own makes it raise, in words."""
     try:
         yield

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from resumable import accumulation
 from resumable.data.generators import find_generators
 from resumable.data.passes import Opening, Pass, length_of
 from resumable.data.streams import PrivateStreams, saved_streams, seed_streams
@@ -117,6 +118,9 @@ def type_of(loader: Any) -> str:
 
 def advice(loader: Any) -> str:
     """What would make this loader resume without replaying."""
+    if hasattr(loader, "base_dataloader") and accumulation.ends_with_the_loader():
+        # The plain loader tells Accelerate no end, at which a window would be cut short: that is another training.
+        return "for a prepared loader whose last batch ends a window of accumulation there is nothing faster yet"
     if hasattr(loader, "base_dataloader"):
         return "fast instead: pass the DataLoader from before prepare() and move batches to the device in the loop"
     if hasattr(loader, "dataset"):

@@ -106,7 +106,12 @@ class TrainLoader(Standing):
 
     def position(self) -> dict[str, Any]:
         """Where the training stands in this loader."""
-        return self._before or self._standing(self.open())
+        if self._before is None:
+            return self._standing(self.open())
+        if self._pass is None or "drawn" not in self._before:
+            return self._before
+        # The states of samplers are captured as of now, and so is how far they were drawn.
+        return self._before | {"drawn": self._pass.position()["drawn"]}
 
     def _standing(self, opened: Pass) -> dict[str, Any]:
         return opened.position() | {"length": opened.length, "number": self.number}

@@ -318,7 +318,7 @@ class Session:
         for loader in self._train:
             loader.open()
         if any(loader.replayed for loader in self._train):
-            self._restore()  # what was replayed may have drawn from, or changed, what was restored
+            self._restore_objects()  # what was replayed may have drawn from, or changed, what was restored
         private.go_on(self.trainer)
         self._state.go_on_accumulating()
         self._stand_in_epoch()
@@ -391,12 +391,16 @@ class Session:
 
     def _restore(self) -> None:
         """What hooks may see first, then everything bit by bit; called again whenever other code ran since."""
+        self._restore_objects()
+        self._data.load(self._start.samplers)
+
+    def _restore_objects(self) -> None:
+        """All but the data: passes that are open stand where they are to."""
         resumed = self._checkpointer.resumed
         assert resumed is not None
         self._state.load(resumed)
         self._checkpointer.restore(without=() if self._rebuilt else self._checkpointer.late)
         self._boundary.forget(stopping=False)
-        self._data.load(self._start.samplers)
         self.trainer.should_stop = self._start.stopped and not self._goes_on()
 
     def _goes_on(self) -> bool:

@@ -13,6 +13,7 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     Sampler,
+    StackDataset,
     Subset,
     WeightedRandomSampler,
     default_collate,
@@ -112,6 +113,49 @@ def weighted_sampler(script: Script) -> None:
     fit(script, loader_of(script, Augmented(samples(TRAIN_SAMPLES)), sampler=sampler))
 
 
+class Hard(Sampler[int]):
+    """A user's sampler that draws its order by the losses so far, and counts what it gives."""
+
+    def __init__(self) -> None:
+        self.losses = torch.ones(TRAIN_SAMPLES, dtype=torch.double)
+        self.given = 0
+
+    def __len__(self) -> int:
+        return TRAIN_SAMPLES
+
+    def __iter__(self) -> Iterator[int]:
+        for index in torch.multinomial(self.losses, TRAIN_SAMPLES, replacement=True).tolist():
+            self.given += 1
+            yield index
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": self.losses, "given": self.given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.losses.copy_(state["losses"])
+        self.given = state["given"]
+
+
+@scenario
+def hard_samples(script: Script) -> None:
+    """A sampler that the loop writes every loss to; the option `registered` makes it one of the objects, too."""
+    seed_all()
+    sampler, model = Hard(), mlp()
+    numbered = StackDataset(samples(TRAIN_SAMPLES), range(TRAIN_SAMPLES))
+    loader = loader_of(script, numbered, sampler=sampler)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    beside = {"sampler": sampler} if script.option("registered", False) else {}
+    trainer = script.trainer(model=model, optimizer=optimizer, **beside)
+    for _ in trainer.epochs(EPOCHS):
+        for (x, y), index in trainer.batches(loader):
+            losses = nn.functional.cross_entropy(model(x), y, reduction="none")
+            optimizer.zero_grad()
+            losses.mean().backward()
+            optimizer.step()
+            sampler.losses[index] = losses.detach().double() ** 4
+            script.saw(trainer, index, losses)
+
+
 class Coins(Sampler[int]):
     """A user's sampler: an order from NumPy's global stream, thinned by Python's as it goes."""
 
@@ -171,6 +215,27 @@ def iterable_stateful(script: Script) -> None:
 
 
 @scenario
+def buffered_stream(script: Script) -> None:
+    """A stream of Hugging Face's with a shuffle buffer, whose `state_dict` leaves the buffer out."""
+    import datasets
+    from datasets.table import InMemoryTable
+
+    seed_all()
+    x, y = samples(TRAIN_SAMPLES).tensors
+    values = InMemoryTable.from_pydict({"x": x.tolist(), "y": y.tolist()})
+    stream = datasets.Dataset(values, fingerprint="x").to_iterable_dataset(num_shards=4)
+    rows = stream.shuffle(seed=1, buffer_size=10).map(
+        lambda row: {"x": [value + random.random() for value in row["x"]]}
+    )
+    fit(script, loader_of(script, rows.with_format("torch"), shuffle=None, collate_fn=pairs))
+
+
+def pairs(rows: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Columns of a batch."""
+    return torch.stack([row["x"] for row in rows]), torch.stack([row["y"] for row in rows])
+
+
+@scenario
 def plain_iterable(script: Script) -> None:
     seed_all()
     fit(script, Islands(STEPS_PER_EPOCH))
@@ -206,6 +271,42 @@ def accelerate_loop(script: Script) -> None:
             optimizer.step()
             scheduler.step()
             trainer.log(loss=loss)
+            script.saw(trainer, x, y, loss)
+
+
+class Window:
+    """Accelerate's counter of batches, which decides where `accumulate` ends a window."""
+
+    def __init__(self, accelerator: Any) -> None:
+        self.accelerator = accelerator
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.accelerator.step, "sync": self.accelerator.sync_gradients}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.accelerator.step, self.accelerator.sync_gradients = state["step"], state["sync"]
+
+
+@scenario
+def accelerate_accumulates(script: Script) -> None:
+    """Four batches to a window, the last one of an epoch cut short, and a checkpoint at every boundary."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
+    seed_all()
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    loader = DataLoader(Augmented(samples(TRAIN_SAMPLES)), batch_size=BATCH, shuffle=True)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    trainer = script.trainer(model=model, optimizer=optimizer, window=Window(accelerator))
+    for _ in trainer.epochs(EPOCHS):
+        for x, y in trainer.batches(loader):
+            with accelerator.accumulate(model):
+                loss = loss_of(model(x), y)
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+            trainer.request_save()
             script.saw(trainer, x, y, loss)
 
 
