@@ -89,6 +89,39 @@ def test_a_script_that_forgets_some_state_is_found_out_with_hints(script: Script
     subprocess.run(["rm", "-r", str(kept)], check=True)
 
 
+SWEEP = """
+import time
+import torch
+from resumable import Trainer
+
+for rate in (0.1, 0.01):
+    weights = [torch.ones(3)]
+    with Trainer({{"run": {run!r} + str(rate), "every": {{"steps": 4}}}}, weights=weights) as trainer:
+        for step in trainer.steps(20):
+            weights[0] -= {factor} * torch.randn(3)
+"""
+
+
+@pytest.mark.parametrize("factor", ["rate", "(1 if rate > 0.05 else time.perf_counter())"])
+def test_every_run_of_a_sweep_has_a_folder_of_its_own_and_all_are_compared(
+    tmp_path: Path, cli: Cli, factor: str
+) -> None:
+    path, kept, forgetful = tmp_path / "train.py", tmp_path / "kept", factor != "rate"
+    path.write_text(SWEEP.format(run=str(tmp_path / "rate"), factor=factor))
+    drilled = cli("drill", "--kills", 4, "--seed", 5, "--json", "--keep", kept, "--", sys.executable, str(path))
+    report = drilled.json
+    assert (drilled.code, report["exact"]) == (int(forgetful), not forgetful), drilled.err
+    first, second = report["runs"]
+    assert first.startswith("rate0.1-")
+    assert second.startswith("rate0.01-")
+    assert (report["steps"], report["tensors"]) == (40, 2)
+    assert {attempt["run"] for attempt in report["attempts"] if attempt["point"]} == {first, second}
+    assert {each["path"].split(": ")[0] for each in report["differences"]} == ({second} if forgetful else set())
+    for side in ("reference", "drilled"):
+        assert sorted(folder.name for folder in (kept / side).iterdir()) == sorted([first, second])
+    assert not list(tmp_path.glob("rate*"))
+
+
 def test_a_drill_that_always_began_anew_says_that_it_proves_little(
     script: Script, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
