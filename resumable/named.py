@@ -7,6 +7,7 @@ import os
 import re
 
 from resumable.errors import ConfigError
+from resumable.location import location
 
 ENDINGS = (".yaml", ".yml")
 _OTHER_CONFIGS = (".json", ".toml", ".ini", ".cfg", ".conf", ".py")
@@ -35,7 +36,8 @@ def _refuse_what_is_no_folder(text: str) -> None:
             'pass what it says as a mapping: Trainer({"run": "runs/digits"}, ...)',
         )
     if re.match(r"[A-Za-z][\w+.-]+:/", text):
-        raise ConfigError(f"config: {text}: expected a URL with ://, found :/", "pass a URL as text: a Path changes it")
+        shown = location(text.replace(":/", "://", 1))
+        raise ConfigError(f"config: {shown}: expected a URL with ://, found :/", "pass a URL as text: a Path changes it")
     if os.path.exists(path):
         raise ConfigError(
             f"config: {text}: expected the folder of a run, or a YAML file that ends in .yaml or .yml, found a file",

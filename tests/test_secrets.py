@@ -227,6 +227,24 @@ def test_no_failure_of_a_client_s_options_holds_a_secret(
     assert not leaked(said), said
 
 
+@pytest.mark.parametrize("name", [MEMORY, Path(MEMORY), Path(PLACES["sftp"]), f"{MEMORY}.yaml", f"{MEMORY}\n"])
+def test_a_text_or_path_that_names_a_run_leaks_no_secret(everything: Everything, name: str | Path) -> None:
+    said = everything.of(lambda: Trainer(name, m=model()))
+    fsspec.filesystem("memory").store.clear()
+    assert not leaked(said), said
+
+
+def test_two_runs_that_the_environment_puts_into_one_are_named_without_secrets(
+    everything: Everything, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESUMABLE_RUN", MEMORY)
+    for number in (1, 2):
+        said = everything.of(lambda number=number: Tiny(PLACES["sftp"] + str(number)).train(1))
+        assert not leaked(said), said
+    assert "would put two runs of this program into one" in said
+    fsspec.filesystem("memory").store.clear()
+
+
 def test_what_a_lightning_run_is_named_by_holds_no_secret() -> None:
     from resumable.lightning import Resume
     from resumable.lightning.checkpoint import place
