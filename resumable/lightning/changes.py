@@ -55,6 +55,8 @@ class Changes:
 
     def __init__(self, trainer: Any) -> None:
         self.made: list[dict[str, Any]] = []
+        self.pending = False  # whether a resume has yet to make them again
+        self._repeated: list[tuple[str, int]] = []  # hooks that Lightning itself called again meanwhile, and the epoch
         self._trainer = trainer
         self._watched: dict[str, bool] = {}  # by Lightning's name of a hook
         self._gone: list[weakref.ref[Any]] = []  # taken out before the checkpoint, so their state is in none
@@ -90,8 +92,12 @@ class Changes:
         if before.is_same(self.known):
             self.known = after
         self._refuse_returned(action)
-        if _hook(action) in _HOOKS and not self._trainer.sanity_checking:
+        if _hook(action) not in _HOOKS or self._trainer.sanity_checking:
+            return
+        if not self.pending:
             self._note(action, rates)
+        elif before.is_same(after):  # before version 2.6 an epoch that goes on begins with its hooks
+            self._repeated.append((action, self._trainer.current_epoch))
 
     def _note(self, action: str, rates: list[Any]) -> None:
         trainer = self._trainer
@@ -132,8 +138,11 @@ class Changes:
 
         Raises `RunMismatchError` where a hook is not there, fails, or does not do what it did.
         """
+        self.pending = False
         seen = list(self.known.objects)
         for change in self.made:
+            if (change["hook"], change["progress"]["epoch_progress"]["current"]["completed"]) in self._repeated:
+                continue
             with private.inside(self._trainer, _hook(change["hook"])), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # they were shown when it was called first
                 self._call(change)

@@ -63,7 +63,7 @@ class Session:
             generator_rule=self._checkpointer.generator_rule,
         )
         self._start = self._checkpointer.position()
-        self._pending = resumed is not None  # until the checkpoint's instant is reached
+        self._pending = self._changes.pending = resumed is not None  # until the checkpoint's instant is reached
         self._rebuilt = resumed is None  # whether optimizers and schedulers are those of the checkpoint
         self._begun = False
         self._told = False  # whether it was said what is in no checkpoint
