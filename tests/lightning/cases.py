@@ -26,6 +26,7 @@ from tests.lightning.toys import (
     Counting,
     Drawing,
     Duel,
+    MeasuredTurns,
     Measuring,
     Net,
     Parametrised,
@@ -34,6 +35,7 @@ from tests.lightning.toys import (
     Samples,
     StatefulStream,
     Stream,
+    Turns,
     training,
     validation,
 )
@@ -266,6 +268,8 @@ case(name="stream_with_state")(_with(lambda: DataLoader(StatefulStream(), BATCH)
 case(name="stateful_loader")(_with(lambda: StatefulDataLoader(Samples(), BATCH, shuffle=True)))
 case(name="stateful_loader_of_a_stream")(_with(lambda: StatefulDataLoader(StatefulStream(), BATCH)))
 case(name="persistent_workers")(_with(lambda: training(**WORKERS), lambda: validation(**WORKERS)))
+case(name="sampler_with_state")(_with(lambda: DataLoader(Samples(), BATCH, sampler=MeasuredTurns(), num_workers=2)))
+case(name="sampler_with_state_and_no_length")(_with(lambda: DataLoader(Samples(), BATCH, sampler=Turns())))
 case(name="workers")(_with(lambda: training(num_workers=2), lambda: validation(num_workers=1)))
 
 

@@ -19,6 +19,7 @@ TELLING = {
     "validation_every_third_batch_where_saves_fall": 0,
     "combined_max_size_cycle": 0,
     "stream": 1,
+    "sampler_with_state_and_no_length": 0,
     "persistent_workers": 1,
     "hooks_that_draw": 1,
     "metrics_of_the_epoch_with_validation_within": 1,

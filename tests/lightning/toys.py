@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 import torchmetrics
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from tests.tiny import draw_from_all_streams
 
@@ -78,6 +78,31 @@ class StatefulStream(IterableDataset[Sample]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.position, self.given = state["position"], state["given"]
+
+
+class Turns(Sampler[int]):
+    """Every index depends on how many this sampler gave before, which it tells. It has no length."""
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for _ in range(9 * BATCH):
+            self.given += 1
+            yield self.given**2 // 5 % (9 * BATCH)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"given": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.given = state["given"]
+
+
+class MeasuredTurns(Turns):
+    """The same with a length."""
+
+    def __len__(self) -> int:
+        return 9 * BATCH
 
 
 def training(**options: Any) -> DataLoader[Sample]:
