@@ -13,6 +13,7 @@ import sys
 from types import CodeType, FrameType
 from typing import NamedTuple
 
+_GENERATOR = inspect.CO_GENERATOR
 _DROPS = ("POP_TOP", "POP_ITER", "STORE_", "DELETE_", "RETURN_")
 _CALLS = ("CALL", "PRECALL")
 _SUSPENDED = ("YIELD_VALUE", "RESUME", "SEND", "YIELD_FROM")
@@ -54,10 +55,10 @@ class Driver(NamedTuple):
 
 def driver() -> Driver:
     """Return the frame that resumed the generator that calls this: the nearest that is no generator itself."""
-    frame = sys._getframe(1)
-    while _is_generator(frame) and frame.f_back is not None:
+    frame = sys._getframe(1)  # in every step of every loop: no call is made that need not be
+    while (code := frame.f_code).co_flags & _GENERATOR and frame.f_back is not None:
         frame = frame.f_back
-    return Driver(id(frame), frame.f_code)
+    return Driver(id(frame), code)
 
 
 def let_go(by: Driver) -> bool:
@@ -77,7 +78,7 @@ def let_go(by: Driver) -> bool:
 
 
 def _is_generator(frame: FrameType) -> bool:
-    return bool(frame.f_code.co_flags & inspect.CO_GENERATOR)
+    return bool(frame.f_code.co_flags & _GENERATOR)
 
 
 def _instruction(frame: FrameType) -> str:
