@@ -37,7 +37,9 @@ def _refuse_what_is_no_folder(text: str) -> None:
         )
     if re.match(r"[A-Za-z][\w+.-]+:/", text):
         shown = location(text.replace(":/", "://", 1))
-        raise ConfigError(f"config: {shown}: expected a URL with ://, found :/", "pass a URL as text: a Path changes it")
+        raise ConfigError(
+            f"config: {shown}: expected a URL with ://, found :/", "pass a URL as text: a Path changes it"
+        )
     if os.path.exists(path):
         raise ConfigError(
             f"config: {text}: expected the folder of a run, or a YAML file that ends in .yaml or .yml, found a file",

@@ -106,7 +106,7 @@ class Run:
             if checkpoint.name not in marked:
                 return checkpoint
         raise NoCheckpointError(
-            f"{self.url}: every checkpoint is suspect: {checkpoints[0].name} is so already",
+            f"{self.location}: every checkpoint is suspect: {checkpoints[0].name} is so already",
             "begin the run again from the start in another folder, with what made it diverge changed",
         )
 
