@@ -93,8 +93,8 @@ def tell_unsaved(checkpointer: Checkpointer, *, trained: int | None, keep: str) 
     newest = checkpointer.newest_step or 0
     if trained is not None and trained > newest:
         warn(
-            f"{checkpointer.config.location}: trained up to step {trained}, but the newest checkpoint is of step {newest}: "
-            f"the same command trains the rest again; to keep such steps, {keep}"
+            f"{checkpointer.config.location}: trained up to step {trained}, but the newest checkpoint is of step "
+            f"{newest}: the same command trains the rest again; to keep such steps, {keep}"
         )
 
 

@@ -72,6 +72,7 @@ CALLS: dict[str, Call] = {
     "Run": lambda url, options: Run(url, storage_options=options),
     "Run.latest": lambda url, options: Run(url, storage_options=options).latest(),
     "Run.best": lambda url, options: Run(url, storage_options=options).best(),
+    "Run.finite": lambda url, options: Run(url, storage_options=options).finite(),
     "Run.at": lambda url, options: Run(url, storage_options=options).at(31),
     "Run.select": lambda url, options: Run(url, storage_options=options).select("step-31"),
     "a selector in Run": lambda url, options: Run(f"{url}@best", storage_options=options).latest(),
