@@ -247,6 +247,35 @@ def test_two_runs_that_the_environment_puts_into_one_are_named_without_secrets(
     fsspec.filesystem("memory").store.clear()
 
 
+def test_what_a_break_leaves_unsaved_is_said_without_secrets(everything: Everything) -> None:
+    def leave() -> None:
+        with Tiny(MEMORY).trainer() as trainer:
+            for _ in trainer.steps(3):
+                break
+
+    said = everything.of(leave)
+    fsspec.filesystem("memory").store.clear()
+    assert "trained up to step 1" in said
+    assert not leaked(said), said
+
+
+def test_a_run_of_which_all_is_suspect_is_named_without_secrets(everything: Everything) -> None:
+    store = fsspec.filesystem("memory").store
+
+    def ruin() -> None:
+        with Tiny(MEMORY).trainer() as trainer:
+            for step in trainer.steps(2):
+                trainer.log(loss=1.0 if step == 0 else float("nan"))
+        for path in [path for path in store if "step-000000000" in path]:
+            del store[path]
+        Run(MEMORY).finite()
+
+    said = everything.of(ruin)
+    store.clear()
+    assert "every checkpoint is suspect" in said
+    assert not leaked(said), said
+
+
 def test_what_a_lightning_run_is_named_by_holds_no_secret() -> None:
     from resumable.lightning import Resume
     from resumable.lightning.checkpoint import place
