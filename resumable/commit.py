@@ -6,7 +6,7 @@ import errno
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from resumable import suspicion
 from resumable.capture import Snapshot, broken, is_frozen, object_record, versions
@@ -141,11 +141,8 @@ class Commits:
         return suspicion.known(line)
 
     def _witnesses(self, taken: Snapshot, images: Mapping[str, Image]) -> Witnesses:
-        witnesses = Witnesses(taken.metrics)
-        if not witnesses.wants_tensors:
-            return witnesses
         before, step = self.witnesses.tensors, taken.position.step
-        return replace(witnesses, tensors=suspicion.of_tensors(before, broken(taken, images), step=step))
+        return Witnesses(taken.metrics, suspicion.of_tensors(before, broken(taken, images), step=step))
 
     def _report_suspect(self, pruned: Plan | None) -> None:
         """Log once that the run became suspect, with the checkpoint that stays for it."""

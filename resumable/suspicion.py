@@ -2,7 +2,8 @@
 
 A value that is finite at its first time is a witness. It stops being one when it comes back from a time when it was not
 finite. So an undefined score and gradient norms under AMP are no witnesses. A checkpoint is suspect while a witness is
-not finite.
+not finite. Tensors are witnesses by the same rule, beside the metrics: an accuracy or a learning rate stays finite when
+the weights do not.
 """
 
 from __future__ import annotations
@@ -58,11 +59,6 @@ class Witnesses:
             if since:
                 return Suspect(*min(since.items(), key=lambda item: item[1]))
         return None
-
-    @property
-    def wants_tensors(self) -> bool:
-        """Return whether no metric is a witness, so that tensors have to be."""
-        return all(state is False for state in self.metrics.values())
 
     def summary(self) -> dict[str, Any]:
         """Return the keys for the summary of a manifest's position."""

@@ -211,7 +211,7 @@ def test_a_run_of_which_all_is_suspect_says_so(run: Path) -> None:
         Run(str(run)).finite()
 
 
-# -- where nothing is logged ------------------------------------------------------------------------------------------
+# -- where no metric shows it -----------------------------------------------------------------------------------------
 
 
 def ruin(step: int, model: nn.Module, *, at: int = 8) -> None:
@@ -248,9 +248,22 @@ def test_a_buffer_that_begins_infinite_raises_no_alarm(run: Path, caplog: pytest
     assert not warnings_of(caplog)
 
 
-def test_where_a_metric_is_a_witness_the_weights_are_none(run: Path) -> None:
-    train(run, ruins=ruin, keep=EVERYTHING, logged=lambda step: {"accuracy": 0.5})
-    assert suspects_of(run) == {}
+@pytest.mark.parametrize(
+    "logged",
+    [
+        lambda step: {"accuracy": 0.5},
+        lambda step: {"lr": 0.1, "loss": NAN if step in (1, 8, 9, 10) else 1.0},
+        lambda step: {"lr": 0.1, "loss": NAN if step == 3 or step > 7 else 1.0},
+    ],
+    ids=["never", "from the first step", "after it came back"],
+)
+def test_where_no_metric_that_shows_it_is_a_witness_the_weights_are(
+    run: Path, caplog: pytest.LogCaptureFixture, logged: Callable[[int], Mapping[str, Any]]
+) -> None:
+    train(run, ruins=ruin, logged=logged)
+    assert steps_of(run) == [5, 20]
+    assert suspects_of(run) == {20: ("model.weight", 10)}
+    assert len([line for line in warnings_of(caplog) if "step-000000005.e0000.a0001 stays" in line]) == 1
 
 
 # -- never waiting for a device in a step -----------------------------------------------------------------------------
@@ -338,7 +351,11 @@ def test_kills_before_in_and_after_the_suspect_time_change_no_mark(tmp_path: Pat
         18: "loss",
         20: "loss",
     }
-    assert whole[20] == ("loss", 9, {"metrics": {"loss": 9, "val": False, "score": False, "norm": False}})
+    assert whole[20] == (
+        "loss",
+        9,
+        {"metrics": {"loss": 9, "val": False, "score": False, "norm": False}, "tensors": {}},
+    )
 
 
 def test_the_last_finite_checkpoint_survives_kills_and_rules(tmp_path: Path) -> None:
@@ -401,4 +418,4 @@ def test_a_run_without_marks_is_judged_by_the_metrics_that_stand(run: Path, caps
     assert steps_of(run) == [5, 25]
     last = Run(str(run)).latest().manifest.position
     assert (last["suspect"], last["suspect_since"]) == ("loss", 10)
-    assert json.loads(last["witnesses"]) == {"metrics": {"loss": 10, "bad": False}}
+    assert json.loads(last["witnesses"]) == {"metrics": {"loss": 10, "bad": False}, "tensors": {}}

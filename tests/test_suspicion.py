@@ -70,13 +70,7 @@ def test_suspect_is_what_has_not_been_finite_for_longest_metrics_first() -> None
     assert Witnesses({"a": True, "b": 9, "c": 7}, {"w": 3}).suspect == Suspect("c", 7)
     assert Witnesses({"a": True, "b": 0}).suspect == Suspect("b", 0)
     assert Witnesses({"a": False}, {"v": False, "w": 3}).suspect == Suspect("w", 3)
-
-
-def test_tensors_are_looked_at_while_no_metric_is_a_witness() -> None:
-    assert Witnesses().wants_tensors
-    assert Witnesses({"grad_norm": False}).wants_tensors
-    assert not Witnesses({"loss": True}).wants_tensors
-    assert not Witnesses({"loss": 0}).wants_tensors
+    assert Witnesses({"a": True}, {"v": False, "w": 3}).suspect == Suspect("w", 3)
 
 
 def test_a_tensor_that_was_not_finite_at_the_first_look_is_no_witness() -> None:
