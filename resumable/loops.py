@@ -200,7 +200,7 @@ class Loops:
             if self._passes and self._turned:
                 self.epoch, self._passes = self.epoch + 1, 0  # the last one was left by break
             if call < self.epoch or self._boundary.stopping or self._was_stopped():
-                self._return_to_end_of(call)
+                self._return_to_end_of(call, loaders)
                 return
             if call == 0 or self._pending is None:
                 self._begin()
@@ -209,11 +209,12 @@ class Loops:
             self.epoch, self._passes = self.epoch + 1, 0
             self._reached(epoch_ended=True, last=True)
 
-    def _return_to_end_of(self, call: int) -> None:
+    def _return_to_end_of(self, call: int, loaders: tuple[Any, ...]) -> None:
         # The boundary after a bare pass lies before the user's code between two passes, which runs again.
         self.restore_early()
         if call == self.epoch - 1 and self._pending is not None and not self._pending.inside_epoch:
             self._restore_everything()
+            pass_over(self._data, loaders, number=0, epoch=call)  # that code may write to the samplers
             self._pending = None
 
     def _evaluate(self, loader: Any, given: _Given) -> Generator[Any]:

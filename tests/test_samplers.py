@@ -81,6 +81,15 @@ def in_a_cycle(tiny: Tiny, trainer: Trainer, sampler: Hard) -> None:
         tiny.ends(trainer)
 
 
+def between_bare_passes(tiny: Tiny, trainer: Trainer, sampler: Hard) -> None:
+    loader = over(tiny, sampler)
+    for number in range(4):
+        for batch in trainer.batches(loader):
+            tiny.step(batch)
+            tiny.ends(trainer)
+        sampler.weights[number] += 40
+
+
 def written_before_it_is_read(tiny: Tiny, trainer: Trainer, sampler: Hard) -> None:
     cycle = trainer.cycle(over(tiny, sampler))
     for epoch in trainer.epochs(4):
@@ -97,7 +106,7 @@ CRASHES = [[1], [3], [6], [13], [3, 6, 7, 13]]
 
 
 @pytest.mark.parametrize("crashes", CRASHES, ids=str)
-@pytest.mark.parametrize("script", [in_passes, validating, beside_a_replay, in_a_cycle])
+@pytest.mark.parametrize("script", [in_passes, validating, beside_a_replay, in_a_cycle, between_bare_passes])
 def test_a_sampler_that_follows_the_losses_goes_on_exactly(
     tmp_path: Path, script: Callable[..., None], crashes: list[int]
 ) -> None:
