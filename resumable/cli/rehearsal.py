@@ -79,11 +79,12 @@ class Rehearsal:
         self.command = command
         self.scratch = scratch
         self._show = show
+        self._alone: str | None = None  # the one run that the command trains, whatever it calls it at each launch
 
     def undisturbed(self) -> list[Reference]:
         """Run the command once from beginning to end; returns its runs in the order in which they began."""
         folder = self.scratch / REFERENCE
-        ended = launch(self.command, environment=self._environment(folder, UNDISTURBED), show=self._show)
+        ended = launch(self.command, environment=_environment(_where(folder), UNDISTURBED), show=self._show)
         if ended.code:
             raise ResumableError(
                 f"the command failed without being disturbed: {ended}{_quoted(ended)}",
@@ -104,6 +105,7 @@ class Rehearsal:
 
         `announce` is told the number of each attempt, the step that it resumes from, and the kill.
         """
+        self._alone = references[0].name if len(references) == 1 else None
         for reference in references:
             _copy_start(reference, self.scratch / REFERENCE / reference.name, self._drilled(reference.name))
         killed_at: dict[str, int] = {}
@@ -112,6 +114,7 @@ class Rehearsal:
             resumed = Run(str(self._drilled(name))).latest()
             announce(number, resumed.step, armed)
             point, killed_now = self._attempt(armed)
+            self._refuse_renamed({reference.name for reference in references})
             replayed = max(killed_at.get(name, 0) - resumed.step, 0)
             yield Attempt(number, name, resumed.step, replayed, str(armed) if armed else None, point, killed_now)
             if killed_now is None:
@@ -128,10 +131,10 @@ class Rehearsal:
         return self.scratch / DRILLED / name
 
     def _attempt(self, armed: Kill | None) -> tuple[str | None, int | None]:
-        folder, log = self.scratch / DRILLED, self.scratch / "kills.jsonl"
+        log = self.scratch / "kills.jsonl"
         log.unlink(missing_ok=True)
         kill = {"RESUMABLE_KILL": str(armed), "RESUMABLE_KILL_LOG": str(log)} if armed else {}
-        ended = launch(self.command, environment=self._environment(folder, kill), show=self._show)
+        ended = launch(self.command, environment=_environment(self._where(), kill), show=self._show)
         # The log and not the exit code: between us and the training there may be a launcher with one of its own.
         if log.exists():
             line = json.loads(log.read_text().splitlines()[-1])
@@ -139,23 +142,45 @@ class Rehearsal:
         if ended.code:
             raise ResumableError(
                 f"the command failed after a resume, not by a kill of the drill: {ended}{_quoted(ended)}",
-                f"RESUMABLE_RUN={folder} {DRILL}=1 with the same command shows it again",
+                f"{self._setting()} with the same command shows it again",
             )
         return None, None
 
-    def _environment(self, folder: Path, more: dict[str, str]) -> dict[str, str]:
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("RESUMABLE_KILL")}
-        # Unbuffered, or what was printed before a kill is lost with it.
-        ours = {"PYTHONUNBUFFERED": "1", "RESUMABLE_RUN": str(folder), DRILL: "1", "RESUMABLE_RESUME": "auto"}
-        return inherited | ours | more
+    def _where(self) -> dict[str, str]:
+        return _where(self.scratch / DRILLED, self._alone)
+
+    def _setting(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in self._where().items() if value)
+
+    def _refuse_renamed(self, names: set[str]) -> None:
+        found = {child.name for child in (self.scratch / DRILLED).iterdir() if (child / RUN_FILE).exists()}
+        others = sorted(found - names)
+        if others:
+            raise ResumableError(
+                f"the command trains other runs each time that it is launched: {', '.join(others)}, expected "
+                f"{', '.join(sorted(names))}",
+                "name each run the same at every launch, without a time or a random part; otherwise no launch goes on",
+            )
 
     def _refuse_unfinished(self, name: str) -> None:
         final = Run(str(self._drilled(name))).latest()
         if not final.manifest.finished:
             raise ResumableError(
                 f"the command ended without a failure, but its run {name} stands unfinished at step {final.step}",
-                f"launch it with RESUMABLE_RUN={self.scratch / DRILLED} {DRILL}=1 to see why its loops do not go on",
+                f"launch it with {self._setting()} to see why its loops do not go on",
             )
+
+
+def _where(folder: Path, run: str | None = None) -> dict[str, str]:
+    """Put each run that the command trains into a folder of its own; or all it trains into that of the one `run`."""
+    return {"RESUMABLE_RUN": str(folder / run if run else folder), DRILL: "" if run else "1"}
+
+
+def _environment(where: dict[str, str], more: dict[str, str]) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RESUMABLE_KILL")}
+    # Unbuffered, or what was printed before a kill is lost with it.
+    ours = {"PYTHONUNBUFFERED": "1", "RESUMABLE_RESUME": "auto"}
+    return inherited | ours | where | more
 
 
 def plan_kills(references: Sequence[Reference], *, count: int, seed: int) -> list[Kill]:

@@ -122,6 +122,26 @@ def test_every_run_of_a_sweep_has_a_folder_of_its_own_and_all_are_compared(
     assert not list(tmp_path.glob("rate*"))
 
 
+def test_a_script_with_a_new_name_for_its_run_at_each_launch_is_drilled(
+    script: Script, tmp_path: Path, cli: Cli
+) -> None:
+    command = script()
+    path = Path(command[1])
+    path.write_text(path.read_text().replace(f'"run": {str(tmp_path / "mine")!r}', '"run": f"runs/{time.time()}"'))
+    drilled = cli("drill", "--kills", 2, "--seed", 1, "--json", "--", *command)
+    assert drilled.code == 0, drilled.err
+    assert (drilled.json["exact"], drilled.json["steps"]) == (True, 20)
+
+
+def test_a_sweep_with_new_names_at_each_launch_is_refused(tmp_path: Path, cli: Cli) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(SWEEP.format(run=str(tmp_path / "rate"), factor="rate").replace("str(rate)", "f'{time.time()}'"))
+    drilled = cli("drill", "--kills", 1, "--seed", 5, "--keep", tmp_path / "kept", "--", sys.executable, str(path))
+    assert drilled.code == 1
+    assert "the command trains other runs each time that it is launched: rate" in drilled.err
+    assert "name each run the same at every launch" in drilled.err
+
+
 def test_a_drill_that_always_began_anew_says_that_it_proves_little(
     script: Script, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
