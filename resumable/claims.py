@@ -62,11 +62,12 @@ class Claim:
         if self._successor is None:
             return
         attempt = self._successor._attempt
-        by = "a launch that failed" if attempt is None else f"attempt {attempt}"
-        raise LoopError(
-            f"{self._run}: this Trainer's attempt {self._attempt} is over: {by} of this program took the run over",
-            "go on with the newer Trainer",
+        by, hint = (
+            ("a later launch, which failed,", "make the Trainer once more, and go on with the new one")
+            if attempt is None
+            else (f"attempt {attempt} of this program", "go on with the newer Trainer")
         )
+        raise LoopError(f"{self._run}: this Trainer's attempt {self._attempt} is over: {by} took the run over", hint)
 
     def _take_over(self) -> Claim | None:
         with _guard:

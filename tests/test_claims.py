@@ -225,7 +225,7 @@ def test_a_launch_that_fails_names_itself_to_the_old_one(run: Path) -> None:
     old = Tiny(run).trainer()
     with pytest.raises(RunMismatchError):
         Tiny(run, resume="never").trainer()
-    with pytest.raises(LoopError, match="a launch that failed"):
+    with pytest.raises(LoopError, match="a later launch, which failed"):
         old.stop()
     with Tiny(run).trainer() as trainer:
         assert trainer.step == 0
