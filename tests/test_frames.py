@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resumable.turns import Turns, Use
+from resumable.turns import Loop, Turns, Use
 
 
 class Bar:
@@ -39,7 +39,12 @@ class Loop:
         def loop() -> Generator[int, None, None]:
             yield from range(3)
 
-        turns = Turns(loop(), entered=self.uses.append, refuse=lambda: None, left=lambda _, how: self.left.append(how))
+        turns = Turns(
+            Loop(loop(), lambda begun: None),
+            entered=self.uses.append,
+            refuse=lambda: None,
+            left=lambda _, how: self.left.append(how),
+        )
         return self.wrapped(turns) if self.wrapped else turns
 
 
