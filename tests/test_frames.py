@@ -27,7 +27,7 @@ class Bar:
             self.closed = True
 
 
-class Loop:
+class Driven:
     """Three turns, and how they were left."""
 
     def __init__(self, wrapped: type[Bar] | None) -> None:
@@ -52,13 +52,13 @@ def fails(*_: Any) -> Any:
     raise ValueError("a bad day")
 
 
-def breaks(loop: Loop) -> Any:
+def breaks(loop: Driven) -> Any:
     for turn in loop.turns():
         if turn:
             break
 
 
-def breaks_out_of_a_try(loop: Loop) -> Any:
+def breaks_out_of_a_try(loop: Driven) -> Any:
     for _ in loop.turns():
         try:
             break
@@ -66,7 +66,7 @@ def breaks_out_of_a_try(loop: Loop) -> Any:
             loop.turns()
 
 
-def breaks_in_a_handler(loop: Loop) -> Any:
+def breaks_in_a_handler(loop: Driven) -> Any:
     for _ in loop.turns():
         try:
             fails()
@@ -74,7 +74,7 @@ def breaks_in_a_handler(loop: Loop) -> Any:
             break
 
 
-def breaks_and_keeps(loop: Loop) -> Any:
+def breaks_and_keeps(loop: Driven) -> Any:
     kept = loop.turns()
     for _ in kept:
         break
@@ -82,24 +82,24 @@ def breaks_and_keeps(loop: Loop) -> Any:
     return kept
 
 
-def returns(loop: Loop) -> Any:
+def returns(loop: Driven) -> Any:
     for _ in loop.turns():
         return
 
 
-def returns_a_value_out_of_with(loop: Loop) -> Any:
+def returns_a_value_out_of_with(loop: Driven) -> Any:
     with contextlib.nullcontext():
         for turn in loop.turns():
             with contextlib.nullcontext():
                 return turn
 
 
-def breaks_behind_enumerate_and_zip(loop: Loop) -> Any:
+def breaks_behind_enumerate_and_zip(loop: Driven) -> Any:
     for _ in zip(enumerate(loop.turns()), range(9), strict=False):
         break
 
 
-def breaks_out_of_a_generator(loop: Loop) -> Any:
+def breaks_out_of_a_generator(loop: Driven) -> Any:
     def doubled() -> Iterator[Any]:
         for turn in loop.turns():
             yield turn * 2
@@ -108,18 +108,18 @@ def breaks_out_of_a_generator(loop: Loop) -> Any:
         break
 
 
-def returns_with_an_iterator_in_a_name(loop: Loop) -> Any:
+def returns_with_an_iterator_in_a_name(loop: Driven) -> Any:
     kept = iter(loop.turns())
     next(kept)
 
 
-def deletes_an_iterator(loop: Loop) -> Any:
+def deletes_an_iterator(loop: Driven) -> Any:
     kept = iter(loop.turns())
     next(kept)
     del kept
 
 
-def closes(loop: Loop) -> Any:
+def closes(loop: Driven) -> Any:
     turns = loop.turns()
     with contextlib.closing(turns if isinstance(turns, Turns) else turns.iterable) as kept:
         next(kept)
@@ -140,26 +140,26 @@ ON_PURPOSE = [
 ]
 
 
-def raises(loop: Loop) -> Any:
+def raises(loop: Driven) -> Any:
     for _ in loop.turns():
         raise ValueError
 
 
-def calls_what_raises(loop: Loop) -> Any:
+def calls_what_raises(loop: Driven) -> Any:
     for _ in loop.turns():
         fails()
 
 
-def divides_by_zero(loop: Loop) -> Any:
+def divides_by_zero(loop: Driven) -> Any:
     for turn in loop.turns():
         1 / turn
 
 
-def raises_in_a_comprehension(loop: Loop) -> Any:
+def raises_in_a_comprehension(loop: Driven) -> Any:
     return [fails() for _ in loop.turns()]
 
 
-def raises_again(loop: Loop) -> Any:
+def raises_again(loop: Driven) -> Any:
     for _ in loop.turns():
         try:
             fails()
@@ -167,7 +167,7 @@ def raises_again(loop: Loop) -> Any:
             raise
 
 
-def raises_past_a_finally(loop: Loop) -> Any:
+def raises_past_a_finally(loop: Driven) -> Any:
     for _ in loop.turns():
         try:
             fails()
@@ -175,29 +175,29 @@ def raises_past_a_finally(loop: Loop) -> Any:
             loop.turns()
 
 
-def raises_in_with_that_swallows(loop: Loop) -> Any:
+def raises_in_with_that_swallows(loop: Driven) -> Any:
     with contextlib.suppress(ValueError):
         for _ in loop.turns():
             fails()
 
 
-def raises_and_keeps(loop: Loop) -> Any:
+def raises_and_keeps(loop: Driven) -> Any:
     kept = loop.turns()
     for _ in kept:
         fails()
 
 
-def exits(loop: Loop) -> Any:
+def exits(loop: Driven) -> Any:
     for _ in loop.turns():
         raise SystemExit(0)
 
 
-def raises_behind_a_generator(loop: Loop) -> Any:
+def raises_behind_a_generator(loop: Driven) -> Any:
     for _ in map(fails, loop.turns()):
         pass
 
 
-def a_generator_raises(loop: Loop) -> Any:
+def a_generator_raises(loop: Driven) -> Any:
     def doubled() -> Iterator[Any]:
         for turn in loop.turns():
             yield turn
@@ -207,7 +207,7 @@ def a_generator_raises(loop: Loop) -> Any:
         pass
 
 
-def fails_while_it_is_closed(loop: Loop) -> Any:
+def fails_while_it_is_closed(loop: Driven) -> Any:
     turns = loop.turns()
     with contextlib.closing(turns if isinstance(turns, Turns) else turns.iterable) as kept:
         next(kept)
@@ -232,8 +232,8 @@ BY_AN_EXCEPTION = [
 
 @pytest.mark.parametrize("wrapped", [None, Bar])
 @pytest.mark.parametrize("body", [*ON_PURPOSE, *BY_AN_EXCEPTION])
-def test_a_loop_knows_how_it_was_left(body: Callable[[Loop], Any], wrapped: type[Bar] | None) -> None:
-    loop = Loop(wrapped)
+def test_a_loop_knows_how_it_was_left(body: Callable[[Driven], Any], wrapped: type[Bar] | None) -> None:
+    loop = Driven(wrapped)
     with contextlib.suppress(ValueError, ZeroDivisionError, SystemExit):
         body(loop)
     gc.collect()
@@ -242,7 +242,7 @@ def test_a_loop_knows_how_it_was_left(body: Callable[[Loop], Any], wrapped: type
 
 @pytest.mark.parametrize("wrapped", [None, Bar])
 def test_a_loop_is_driven_while_its_body_runs_and_no_longer(wrapped: type[Bar] | None) -> None:
-    loop = Loop(wrapped)
+    loop = Driven(wrapped)
     kept = loop.turns()
     for _ in kept:
         assert loop.uses[-1].driven
@@ -255,7 +255,7 @@ def test_a_loop_is_driven_while_its_body_runs_and_no_longer(wrapped: type[Bar] |
 
 @pytest.mark.parametrize("wrapped", [None, Bar])
 def test_a_loop_that_a_traceback_keeps_is_not_driven(wrapped: type[Bar] | None) -> None:
-    loop = Loop(wrapped)
+    loop = Driven(wrapped)
 
     def by_hand() -> None:
         kept = iter(loop.turns())
@@ -272,7 +272,7 @@ def test_a_loop_that_a_traceback_keeps_is_not_driven(wrapped: type[Bar] | None) 
 
 
 def test_a_loop_in_another_thread_is_driven() -> None:
-    loop, seen, over = Loop(None), threading.Event(), threading.Event()
+    loop, seen, over = Driven(None), threading.Event(), threading.Event()
 
     def trains() -> None:
         for _ in loop.turns():
@@ -289,7 +289,7 @@ def test_a_loop_in_another_thread_is_driven() -> None:
 
 
 def test_turns_that_are_kept_go_on_where_a_for_left_them() -> None:
-    turns = Loop(None).turns()
+    turns = Driven(None).turns()
     assert next(turns) == 0
     for turn in turns:
         assert turn == 1
