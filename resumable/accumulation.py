@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from resumable import reach
+from resumable.find_objects import find_objects
 
 
 def window() -> int:
@@ -64,7 +64,9 @@ def _stores_counter(target: Any) -> bool:
     kind = getattr(sys.modules.get("accelerate.accelerator"), "Accelerator", None)
     if kind is None or not callable(getattr(target, "state_dict", None)):
         return False
-    return any(_follows(target, accelerator) for accelerator in reach.find(target, lambda item: isinstance(item, kind)))
+    return any(
+        _follows(target, accelerator) for accelerator in find_objects(target, lambda item: isinstance(item, kind))
+    )
 
 
 def _follows(target: Any, accelerator: Any) -> bool:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from resumable import reach
+from resumable.find_objects import find_objects
 
 # From here on a buffer of one sample holds nothing back between two samples.
 _HOLDS_NOTHING = (5, 2)
@@ -21,7 +21,7 @@ LEFT_OUT = (
 def streams_in(dataset: Any) -> list[Any]:
     """The iterable datasets of Hugging Face that `dataset` is, or reads from."""
     kind = getattr(_module(), "IterableDataset", None)
-    return [] if kind is None else reach.find(dataset, lambda item: isinstance(item, kind))
+    return [] if kind is None else find_objects(dataset, lambda item: isinstance(item, kind))
 
 
 def shuffles_by_buffer(dataset: Any) -> bool:

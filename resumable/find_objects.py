@@ -15,7 +15,7 @@ MAX_ITEMS = 256  # a longer collection is data
 _PLAIN = (str, bytes, int, float, complex, range, type, types.ModuleType, type(None))
 
 
-def find(root: Any, wanted: Callable[[Any], bool]) -> list[Any]:
+def find_objects(root: Any, wanted: Callable[[Any], bool]) -> list[Any]:
     """Every object that is `wanted` and can be reached from `root`, itself included; nothing inside of those."""
     found: list[Any] = []
     seen: set[int] = set()
