@@ -78,7 +78,10 @@ def test_a_disk_that_stays_full_stops_the_training_with_the_reason(forks: Forks,
     disk.fill()
     child.go_on()
     assert child.exit_code() == 1
-    assert len(warnings_of(child)) == limit - 1
+    *failed, unsaved = warnings_of(child)
+    assert len(failed) == limit - 1
+    assert all("save failed" in warning for warning in failed)
+    assert "but the newest checkpoint is of step 1" in unsaved
     assert re.search(f"StorageError: cannot .*{FIGURES}", child.output()), child.output()
     assert place.acknowledged() == 1
     disk.free()
