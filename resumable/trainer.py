@@ -220,5 +220,5 @@ def _close(
     data.close()
     checkpointer.close()
     claim.release()
-    tell_unsaved(checkpointer, trained=loops.trained, keep="call trainer.stop() before leaving a loop early")
+    tell_unsaved(checkpointer, trained=loops.trained, keep="call trainer.stop() before a break or a return")
     return owed

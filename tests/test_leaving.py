@@ -368,7 +368,7 @@ def test_steps_that_are_in_no_checkpoint_are_said_once_with_both_numbers(
     gc.collect()  # the trainer that nobody closed
     [warning] = warnings()
     assert f"{run}: trained up to step 5, but the newest checkpoint is of step 4" in warning
-    assert "call trainer.stop() before leaving a loop early" in warning
+    assert "call trainer.stop() before a break or a return" in warning
     assert steps_of(run)[-1] == 4
 
 
