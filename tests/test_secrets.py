@@ -155,6 +155,10 @@ def everything(
     caplog.set_level(logging.INFO, "resumable")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RESUMABLE_STORAGE_OPTIONS__SECRET", "0ptionvalue")
+    # Nothing asks a service elsewhere.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     return Everything(capfd, caplog)
 
 

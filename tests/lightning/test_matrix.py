@@ -33,6 +33,10 @@ TELLING = {
 REBUILT = ("averaging", "averaging_before_resume", "optimizer_replaced", "several_callbacks_that_change")
 
 
+# Programs with more places than these go through one mechanism, so each dies in every other place, turn and turn about.
+FEW_PLACES = 4
+
+
 def _chosen() -> list[Any]:
     return [
         pytest.param(
@@ -41,8 +45,9 @@ def _chosen() -> list[Any]:
             id=f"{case.name}-{place}",
             marks=[] if TELLING.get(case.name) == number else pytest.mark.matrix,
         )
-        for case in ALL.values()
+        for turn, case in enumerate(ALL.values())
         for number, place in enumerate(case.places)
+        if len(case.places) <= FEW_PLACES or number % 2 == turn % 2 or TELLING.get(case.name) == number
     ]
 
 
@@ -66,7 +71,7 @@ def test_a_run_that_is_killed_and_rerun_leaves_the_same_bits(bench: Bench, place
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("name", list(ALL))
+@pytest.mark.parametrize("name", [name for name in ALL if len(ALL[name].places) <= FEW_PLACES or name in REBUILT])
 def test_three_deaths_in_one_run_leave_the_same_bits(bench: Bench, name: str) -> None:
     early, *_ = ALL[name].places
     bench.crash_and_rerun(early, "on_train_batch_end:4", "on_train_batch_end:5")
