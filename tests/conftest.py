@@ -28,6 +28,16 @@ def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _no_variable_stays() -> Iterator[None]:
+    """Lightning names a port in the environment, at which every later program would wait for its rank."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if name != "PYTEST_CURRENT_TEST"})
+
+
 def _unwatched(number: int, _frame: object) -> None:
     raise AssertionError(f"no trainer watched for signal {number}")
 

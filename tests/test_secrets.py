@@ -9,13 +9,14 @@ import re
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 import resumable
 from resumable import Run, Trainer, load, load_weights, save
@@ -166,29 +167,35 @@ def leaked(text: str) -> list[str]:
     return [piece for piece in PIECES if piece in text]
 
 
+def own_memory(patch: pytest.MonkeyPatch) -> None:
+    """Give the memory filesystem files of its own: those of other tests stay."""
+    patch.setattr(MemoryFileSystem, "store", {})
+    patch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+
+
+@pytest.fixture(autouse=True)
+def memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    own_memory(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def files() -> dict[str, Any]:
     """The files of a run whose URL and options hold secrets, of two launches."""
-    store = fsspec.filesystem("memory").store
-    store.clear()
-    Tiny(MEMORY, storage_options=OPTIONS).train(1)
-    Tiny(MEMORY, storage_options=OPTIONS).train(2)
-    made = dict(store)
-    store.clear()
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        own_memory(patch)
+        Tiny(MEMORY, storage_options=OPTIONS).train(1)
+        Tiny(MEMORY, storage_options=OPTIONS).train(2)
+        return dict(fsspec.filesystem("memory").store)
 
 
 @pytest.fixture
-def run(files: dict[str, Any]) -> Iterator[str]:
+def run(files: dict[str, Any]) -> str:
     """Where that run is, for one test."""
-    store = fsspec.filesystem("memory").store
-    store.update(files)
-    yield MEMORY
-    store.clear()
+    fsspec.filesystem("memory").store.update(files)
+    return MEMORY
 
 
 def test_working_launches_print_and_write_no_secret(everything: Everything) -> None:
-    fsspec.filesystem("memory").store.clear()
     for epochs in (1, 2, 2):
         said = everything.of(lambda epochs=epochs: Tiny(MEMORY, storage_options=OPTIONS).train(epochs))
         assert ("run=memory://host/run" if epochs == 1 else "RESUME") in said
@@ -197,7 +204,6 @@ def test_working_launches_print_and_write_no_secret(everything: Everything) -> N
     assert len(files) > 10
     for name, file in files.items():
         assert not leaked(file.getvalue().decode("latin-1")), name
-    fsspec.filesystem("memory").store.clear()
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -236,7 +242,6 @@ def test_no_failure_of_a_client_s_options_holds_a_secret(
 @pytest.mark.parametrize("name", [MEMORY, Path(MEMORY), Path(PLACES["sftp"]), f"{MEMORY}.yaml", f"{MEMORY}\n"])
 def test_a_text_or_path_that_names_a_run_leaks_no_secret(everything: Everything, name: str | Path) -> None:
     said = everything.of(lambda: Trainer(name, m=model()))
-    fsspec.filesystem("memory").store.clear()
     assert not leaked(said), said
 
 
@@ -248,7 +253,6 @@ def test_two_runs_that_the_environment_puts_into_one_are_named_without_secrets(
         said = everything.of(lambda number=number: Tiny(PLACES["sftp"] + str(number)).train(1))
         assert not leaked(said), said
     assert "would put two runs of this program into one" in said
-    fsspec.filesystem("memory").store.clear()
 
 
 def test_what_a_break_leaves_unsaved_is_said_without_secrets(everything: Everything) -> None:
@@ -258,7 +262,6 @@ def test_what_a_break_leaves_unsaved_is_said_without_secrets(everything: Everyth
                 break
 
     said = everything.of(leave)
-    fsspec.filesystem("memory").store.clear()
     assert "trained up to step 1" in said
     assert not leaked(said), said
 
@@ -275,7 +278,6 @@ def test_a_run_of_which_all_is_suspect_is_named_without_secrets(everything: Ever
         Run(MEMORY).finite()
 
     said = everything.of(ruin)
-    store.clear()
     assert "every checkpoint is suspect" in said
     assert not leaked(said), said
 
