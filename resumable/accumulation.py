@@ -10,12 +10,12 @@ from resumable.find_objects import find_objects
 
 
 def window() -> int:
-    """The batches that Accelerate accumulates in this program, 1 without it."""
+    """Return how many batches Accelerate accumulates in this program, 1 without it."""
     return int(_plugin().get("num_steps", 1))
 
 
 def ends_with_the_loader() -> bool:
-    """Whether the last batch of a prepared loader ends a window of several batches."""
+    """Return whether the last batch of a prepared loader ends a window of several batches."""
     return window() > 1 and bool(_plugin().get("sync_with_dataloader", True))
 
 
@@ -60,7 +60,7 @@ def _inside_window() -> bool:
 
 
 def _stores_counter(target: Any) -> bool:
-    """Whether an object's state follows the counter of an `Accelerator` that it can reach: tried out."""
+    """Return whether the object's state follows the counter of an `Accelerator` that it refers to, by changing it."""
     kind = getattr(sys.modules.get("accelerate.accelerator"), "Accelerator", None)
     if kind is None or not callable(getattr(target, "state_dict", None)):
         return False

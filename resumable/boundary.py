@@ -53,7 +53,7 @@ class Boundary:
         self._too_soon = 0  # saves in a row that cost more than their share; none is counted once it was told
         self.stopping = False
         self.save_requested = False
-        self.preempted = False  # whether it was said what is saved, and what is not
+        self.preempted = False  # whether a PREEMPT line already reports what is saved
 
     def forget(self, *, stopping: bool) -> None:
         """After a restore: what the code asked for since did not happen; what it had asked for before did."""

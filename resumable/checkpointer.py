@@ -253,7 +253,7 @@ class Checkpointer:
 
     @property
     def newest_step(self) -> int | None:
-        """The step of the newest checkpoint that is durable; None where there is none."""
+        """Return the step of the newest durable checkpoint; None where there is none."""
         published = [name.step for name in self.attempt.published]
         return max(published, default=self.resumed.step if self.resumed else None)
 
