@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resumable.facade import attribute
+from resumable.utils.lazy_imports import attribute
 from resumable.version import __version__
 
 if TYPE_CHECKING:
-    from resumable.config import Config
+    from resumable.config.config import Config
     from resumable.errors import (
         CheckpointError,
         ConfigError,
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
         StateError,
         StorageError,
     )
-    from resumable.files import load, save
-    from resumable.run import Checkpoint, Run
+    from resumable.run.run import Checkpoint, Run
+    from resumable.serialization import load, save
     from resumable.stateful import Stateful
     from resumable.trainer import Trainer
-    from resumable.weights import load_weights
+    from resumable.weights.load_weights import load_weights
 
 _HOME = {
     "Trainer": "trainer",
-    "Config": "config",
-    "Run": "run",
-    "Checkpoint": "run",
+    "Config": "config.config",
+    "Run": "run.run",
+    "Checkpoint": "run.run",
     "Stateful": "stateful",
-    "load_weights": "weights",
+    "load_weights": "weights.load_weights",
     "ResumableError": "errors",
     "ConfigError": "errors",
     "StateError": "errors",
@@ -55,8 +55,8 @@ _HOME = {
     "RunMismatchError": "errors",
     "Preempted": "errors",
     "Interrupted": "errors",
-    "load": "files",
-    "save": "files",
+    "load": "serialization",
+    "save": "serialization",
 }
 
 __all__ = [

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointError, quoted
-from resumable.events import size
-from resumable.files import Written, store
-from resumable.state.onefile import memory_bytes
-from resumable.store.file import File
+from resumable.serialization import Written, store
+from resumable.state.files.single_file import memory_bytes
+from resumable.store.storage.single_file import File
+from resumable.utils.events import size
 
 PIECE_BYTES = 32 * 2**20
 

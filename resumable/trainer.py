@@ -10,21 +10,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from resumable.accumulation import AccumulationCheck
-from resumable.boundary import Boundary
-from resumable.checkpointer import Checkpointer
-from resumable.claims import Claim
-from resumable.config import Config
-from resumable.cycle import Cycle
-from resumable.data.loader import Data
+from resumable.checkpointing.checkpointer import Checkpointer
+from resumable.config.config import Config
+from resumable.data.accelerate import AccumulationCheck
+from resumable.data.open_passes import Data
 from resumable.errors import ConfigError, LoopError
-from resumable.events import show_events, warn
-from resumable.launch import announce, refuse_several_processes, refuse_while_building, skipping, tell_unsaved
-from resumable.leaving import Leaving
-from resumable.loops import Loops
-from resumable.progress import TrainingBar
-from resumable.signals import Preemption
-from resumable.turns import Loop, Turns
+from resumable.loop.boundary import Boundary
+from resumable.loop.claims import Claim
+from resumable.loop.cycle import Cycle
+from resumable.loop.launch import announce, refuse_several_processes, refuse_while_building, skipping, tell_unsaved
+from resumable.loop.loop_exit import Leaving
+from resumable.loop.loops import Loops
+from resumable.loop.preemption import Preemption
+from resumable.loop.progress_bar import TrainingBar
+from resumable.loop.turns import Loop, Turns
+from resumable.utils.events import show_events, warn
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Container
 from pathlib import Path
 
-from resumable.store.local import LocalStorage
-from resumable.store.storage import Seen
+from resumable.store.storage.local import LocalStorage
+from resumable.store.storage.protocol import Seen
 
 Harm = Callable[[memoryview, int], None]
 """Changes what a read brought; the second argument is the number of the read."""

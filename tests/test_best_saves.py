@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-import resumable.checkpointer
-from resumable import Run, Trainer, policy
-from resumable.policy import Schedule, may_save_best
+import resumable.checkpointing.checkpointer
+from resumable import Run, Trainer
+from resumable.policy import save_policy
+from resumable.policy.save_policy import Schedule, may_save_best
 from resumable.store.layout import CHECKPOINTS
-from resumable.store.local import LocalStorage
-from resumable.store.patience import PatientStorage
-from resumable.store.storage import Entry, storage_error
+from resumable.store.storage.local import LocalStorage
+from resumable.store.storage.protocol import Entry, storage_error
+from resumable.store.storage.retry import PatientStorage
 from tests.tiny import Tiny, saved, until_written
 
 BEST = {"last": 1000, "best": {"metric": "loss"}}
@@ -39,8 +40,8 @@ def _every_line(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.fixture
 def _each_third(monkeypatch: pytest.MonkeyPatch) -> None:
     """A better value may be saved at every third step, whatever the clock says."""
-    monkeypatch.setattr(policy, "BEST_SECONDS", 0.0)
-    monkeypatch.setattr(policy, "BEST_STEPS", 3)
+    monkeypatch.setattr(save_policy, "BEST_SECONDS", 0.0)
+    monkeypatch.setattr(save_policy, "BEST_STEPS", 3)
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -218,7 +219,9 @@ class Full(LocalStorage):
 
 
 def opened(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage))
+    monkeypatch.setattr(
+        resumable.checkpointing.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage)
+    )
 
 
 @pytest.mark.usefixtures("_each_third")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from resumable.bounded import MAX_BYTES, MAX_DEPTH, MAX_VALUES
-from resumable.config import Config
+from resumable.config.bounded_yaml import MAX_BYTES, MAX_DEPTH, MAX_VALUES
+from resumable.config.config import Config
 from resumable.errors import ConfigError
 
 CPU_SECONDS = 1

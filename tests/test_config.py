@@ -9,10 +9,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from resumable.config import Best, Config, Every, Keep
+from resumable.config.config import Best, Config, Every, Keep
 from resumable.errors import ConfigError
-from resumable.policy import Schedule
-from resumable.retention import Rule
+from resumable.policy.retention import Rule
+from resumable.policy.save_policy import Schedule
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from resumable.cost import BLOCK_STEPS, STEPS_TO_COMPARE, Cost, Usual
-from resumable.policy import Schedule, due
+from resumable.policy.save_cost import BLOCK_STEPS, STEPS_TO_COMPARE, Cost, Usual
+from resumable.policy.save_policy import Schedule, due
 
 
 @dataclass

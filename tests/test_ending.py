@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from resumable import Run
-from resumable.store.pieces import BESIDE_BYTES
+from resumable.store.digesting import BESIDE_BYTES
 
 # Python 3.12 starts no thread in a function of atexit; this is what `start` raises there.
 PROGRAM = """

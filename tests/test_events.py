@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from resumable import events
+from resumable.utils import events
 from tests.tiny import Tiny
 
 OURS = logging.getLogger("resumable")

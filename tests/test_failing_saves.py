@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-import resumable.checkpointer
+import resumable.checkpointing.checkpointer
 from resumable import FencedError, Preempted, Run, StorageError, Trainer
 from resumable.store.attempts import begin
 from resumable.store.layout import CHECKPOINTS
-from resumable.store.local import LocalStorage
-from resumable.store.patience import PatientStorage
-from resumable.store.storage import storage_error
+from resumable.store.storage.local import LocalStorage
+from resumable.store.storage.protocol import storage_error
+from resumable.store.storage.retry import PatientStorage
 from tests.tiny import Tiny, crashed, saved, steps_of, until_written
 
 EVERYTHING = {"last": 1000}
@@ -58,7 +58,9 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def moody(run: Path, monkeypatch: pytest.MonkeyPatch) -> Moody:
     storage = Moody(run)
-    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage))
+    monkeypatch.setattr(
+        resumable.checkpointing.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage)
+    )
     return storage
 
 
@@ -233,7 +235,9 @@ def test_training_goes_on_while_the_storage_is_away_and_saves_again_when_it_is_b
     run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage = Distant(run)
-    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage))
+    monkeypatch.setattr(
+        resumable.checkpointing.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage)
+    )
     tiny = Tiny(run, every={"steps": 1, "minutes": None}, keep={"last": 1, "best": {"metric": "score"}})
     steps = []
 
@@ -251,7 +255,9 @@ def test_training_goes_on_while_the_storage_is_away_and_saves_again_when_it_is_b
 
 def test_a_best_that_cannot_be_compared_now_is_saved(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Distant(run)
-    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage))
+    monkeypatch.setattr(
+        resumable.checkpointing.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage)
+    )
     Tiny(run, saves=()).turn(4, lambda trainer: None)
 
     def body(trainer: Trainer) -> None:
@@ -280,7 +286,9 @@ def test_a_signal_that_comes_while_a_save_is_written_leaves_at_that_boundary_or_
     run: Path, monkeypatch: pytest.MonkeyPatch, steps: int, last: tuple[int, str]
 ) -> None:
     storage, tiny = Signalling(run), Tiny(run)
-    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage))
+    monkeypatch.setattr(
+        resumable.checkpointing.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage)
+    )
 
     def body(trainer: Trainer) -> None:
         until_written()

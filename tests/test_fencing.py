@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-import resumable.checkpointer
+import resumable.checkpointing.checkpointer
 from resumable import FencedError, StorageError
 from resumable.store.attempts import AttemptFile
 from resumable.store.layout import attempt_path
-from resumable.store.patience import PatientStorage
-from resumable.store.remote import FsspecStorage
+from resumable.store.storage.fsspec_storage import FsspecStorage
+from resumable.store.storage.retry import PatientStorage
 from tests.store.flat import CarelessStore, FlatStore
 from tests.tiny import Tiny, crashed
 
@@ -34,7 +34,7 @@ def stored(monkeypatch: pytest.MonkeyPatch, bucket: Path, kind: type[FlatStore] 
     def opened(url: str, options: object, *, probe: bool) -> PatientStorage:
         return PatientStorage(FsspecStorage(store, "bucket/run", "flat://bucket/run", probe=probe))
 
-    monkeypatch.setattr(resumable.checkpointer, "open_storage", opened)
+    monkeypatch.setattr(resumable.checkpointing.checkpointer, "open_storage", opened)
     return store
 
 

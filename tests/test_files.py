@@ -22,8 +22,8 @@ from torch import nn
 
 import resumable
 from resumable import CheckpointError, ConfigError, CorruptCheckpointError, NoCheckpointError, StateError
-from resumable.state import onefile
-from resumable.state.tensors import DTYPES, raw
+from resumable.state.files import single_file
+from resumable.state.tensors.facts import DTYPES, raw
 from tests.faults.servers import botocore_session, shared_moto, shared_sftp
 from tests.state.exactness import exactly, trees_of_tensors
 
@@ -51,7 +51,7 @@ class Tied(nn.Module):
 
 @given(trees_of_tensors)
 def test_every_tree_comes_back_exactly_and_the_library_opens_its_file(tree: Any) -> None:
-    file = onefile.file_of(tree, where="obj")
+    file = single_file.file_of(tree, where="obj")
     data = b"".join(map(bytes, file))
     assert file.size == len(data)
     assert safetensors.torch.load(data).keys() == file.tensors.keys()
@@ -248,8 +248,8 @@ def test_a_sparse_file_larger_than_the_memory_is_refused_unread(tmp_path: Path) 
 
 
 def test_a_file_of_a_newer_version_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onefile, "VERSION", 2)
-    monkeypatch.setattr(onefile._Content, "__init__", _newer)
+    monkeypatch.setattr(single_file, "VERSION", 2)
+    monkeypatch.setattr(single_file._Content, "__init__", _newer)
     resumable.save(torch.rand(2), tmp_path / "x")
     monkeypatch.undo()
     with pytest.raises(resumable.FormatVersionError, match="version 2 of the format"):
@@ -257,7 +257,7 @@ def test_a_file_of_a_newer_version_is_told_as_such(tmp_path: Path, monkeypatch: 
 
 
 def _newer(self: Any, **facts: Any) -> None:
-    super(onefile._Content, self).__init__(version=2, **facts)
+    super(single_file._Content, self).__init__(version=2, **facts)
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def test_a_missing_bucket_is_a_storage_error_with_a_hint_about_buckets() -> None
 def test_saving_a_large_tensor_takes_no_copy_of_it(tmp_path: Path) -> None:
     script = """
 import resource, sys, torch, resumable
-from resumable.files import save
+from resumable.serialization import save
 big = torch.zeros(2**28, dtype=torch.uint8).add_(1)
 resumable.save(torch.rand(9), sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resumable.turns import Loop, Turns, Use
+from resumable.loop.turns import Loop, Turns, Use
 
 
 class Bar:

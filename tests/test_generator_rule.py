@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from resumable import Run, RunMismatchError
-from resumable.data.generators import NEWEST_RULE
+from resumable.data.rng.find_generators import NEWEST_RULE
 from resumable.store.manifest import parse
 from tests.golden.launch import EPOCHS, Golden
 from tests.tiny import Crash, Tiny, assert_equal_ends

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from resumable import ConfigError, LoopError, Run, RunMismatchError, StateError, Trainer
+from resumable.checkpointing.golden_input import Golden, inputs_of, nothing_in, outputs_of
 from resumable.cli import app
-from resumable.cli.diff import compare, examine
-from resumable.export import comparison as arrays
+from resumable.cli.verbs.diff import compare, examine
 from resumable.export import runtimes
-from resumable.export.proof import Known, Port
-from resumable.golden import Golden, inputs_of, nothing_in, outputs_of
-from resumable.state.tags import TAGS, stored_as
-from resumable.state.tensors import DTYPES
+from resumable.export.proof import comparison as arrays
+from resumable.export.proof.document import Known, Port
+from resumable.state.tensors.dtypes import TAGS, stored_as
+from resumable.state.tensors.facts import DTYPES
 from tests.lab.client import Bench, killed, shared_lab
 from tests.lab.toys import Restless
 from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends, crashed, steps_of
@@ -664,7 +664,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of a version in which `golden` was a name like any other, with an object of that name."""
     folder = tmp_path / "old"
     with monkeypatch.context() as then:
-        then.setattr("resumable.state.objects.RESERVED", ("gradients", "state"))
+        then.setattr("resumable.state.objects.adapt.RESERVED", ("gradients", "state"))
         with Trainer({"run": str(folder), "data_seed": 1}, golden={"retriever": 7}) as trainer:
             for _ in trainer.steps(1):
                 pass

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from resumable import killpoints
-from resumable.killpoints import Kill, reach
+from resumable.utils import failpoints
+from resumable.utils.failpoints import Kill, reach
 
 PROGRAM = """
 import time
-from resumable.killpoints import reach
+from resumable.utils.failpoints import reach
 for step in range(1, 6):
     reach("step", step)
     reach("save.blob", step)
@@ -29,7 +29,7 @@ def _start(kill: str | None, log: Path, *arguments: str) -> subprocess.Completed
     environment = {} if kill is None else {"RESUMABLE_KILL": kill, "RESUMABLE_KILL_LOG": str(log)}
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
-        cwd=Path(killpoints.__file__).parent.parent,
+        cwd=Path(failpoints.__file__).parent.parent,
         env=environment,
         capture_output=True,
         text=True,
@@ -78,12 +78,12 @@ def test_a_kill_is_written_as_it_is_read(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "step", "step:", "step:x", "stop:3", "step:3+", "step:-1", "step:3 "])
 def test_a_kill_that_means_nothing_is_an_error_and_no_kill(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(killpoints, "_armed", None)
+    monkeypatch.setattr(failpoints, "_armed", None)
     monkeypatch.setenv("RESUMABLE_KILL", text)
-    killpoints.arm()
+    failpoints.arm()
     with pytest.raises(ValueError, match="expected POINT:STEP"):
         reach("step", 1)
 
 
 def test_every_point_can_be_armed() -> None:
-    assert [Kill.parse(f"{point}:1").point for point in killpoints.POINTS] == list(killpoints.POINTS)
+    assert [Kill.parse(f"{point}:1").point for point in failpoints.POINTS] == list(failpoints.POINTS)

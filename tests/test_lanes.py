@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from resumable.lanes import in_lanes
+from resumable.utils.threads import in_lanes
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 8])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resumable.location import Secrets, file_location, location, scrubbed, tellable
+from resumable.utils.location import Secrets, file_location, location, scrubbed, tellable
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from resumable import (
-    ConfigError,
-    LoopError,
-    ResumableError,
-    RunMismatchError,
-    StateError,
-    StorageError,
-    Trainer,
-)
+from resumable import ConfigError, LoopError, ResumableError, RunMismatchError, StateError, StorageError, Trainer
 from tests.tiny import Tiny, crashed
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import resumable
 from resumable.store.layout import CheckpointName, checkpoint_path
-from resumable.store.local import LocalStorage
+from resumable.store.storage.local import LocalStorage
 from tests.store.building import launch, manifest
 
 ROOT = Path(resumable.__file__).parent.parent
@@ -89,7 +89,8 @@ try:
     app(["ls", "--json", sys.argv[1]])
 except SystemExit:
     pass
-heavy = {"numpy", "fsspec", "yaml", "asyncio", "pydantic_settings", "resumable.config", "resumable.cli.diff"}
+heavy = {"numpy", "fsspec", "yaml", "asyncio", "pydantic_settings"}
+heavy |= {"resumable.config.config", "resumable.cli.verbs.diff"}
 print("\\nimported:", sorted(heavy & set(sys.modules)))
 """
     assert python(torchless, "-c", script, str(run)).splitlines()[-1] == "imported: []"

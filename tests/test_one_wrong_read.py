@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-import resumable.checkpointer
+import resumable.checkpointing.checkpointer
 from resumable import Checkpoint, CorruptCheckpointError, FencedError, Run, StorageError, Trainer
 from resumable.store.attempts import begin, read_attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import attempt_path
-from resumable.store.patience import PatientStorage
-from resumable.store.storage import Entry
+from resumable.store.storage.protocol import Entry
+from resumable.store.storage.retry import PatientStorage
 from tests.misreading import EveryRead, Misreading, another_bit, one_bit
 from tests.tiny import Tiny, assert_equal_ends, crashed, steps_of, until_written
 
@@ -55,7 +55,7 @@ def run(before: Path, tmp_path: Path) -> Path:
 
 def read_by(monkeypatch: pytest.MonkeyPatch, storage: Misreading) -> Misreading:
     """Launches read with this storage from here on."""
-    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda *_, **__: PatientStorage(storage))
+    monkeypatch.setattr(resumable.checkpointing.checkpointer, "open_storage", lambda *_, **__: PatientStorage(storage))
     return storage
 
 

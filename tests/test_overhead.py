@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-import resumable.checkpointer
+import resumable.checkpointing.checkpointer
 from resumable import Trainer
-from resumable.checkpointer import Checkpointer
-from resumable.store.local import LocalStorage
-from resumable.store.patience import PatientStorage
+from resumable.checkpointing.checkpointer import Checkpointer
+from resumable.store.storage.local import LocalStorage
+from resumable.store.storage.retry import PatientStorage
 from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends, saved, until_written
 
 KEPT = {"keep": {"last": 1000}, "progress": "never"}
@@ -108,7 +108,7 @@ def timed(run: Path, monkeypatch: pytest.MonkeyPatch) -> Timed:
 def installed(timed: Timed, monkeypatch: pytest.MonkeyPatch) -> Timed:
     monkeypatch.setattr(time, "monotonic", lambda: timed.now)
     disk = PatientStorage(timed.disk)
-    monkeypatch.setattr(resumable.checkpointer, "open_storage", lambda url, options, probe: disk)
+    monkeypatch.setattr(resumable.checkpointing.checkpointer, "open_storage", lambda url, options, probe: disk)
     save = Checkpointer.save
     monkeypatch.setattr(
         Checkpointer, "save", lambda self, *arguments, **more: timed.save(save, self, *arguments, **more)

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from resumable import Run, Trainer
-from resumable.checkpointer import Checkpointer
-from resumable.config import Config
-from resumable.position import Position
-from resumable.state.memory import Copy, HostTransfer
-from resumable.state.stager import Stager
-from resumable.state.tensors import tensor_digest
+from resumable.checkpointing.checkpointer import Checkpointer
+from resumable.checkpointing.position import Position
+from resumable.config.config import Config
+from resumable.state.staging.host_memory import Copy, HostTransfer
+from resumable.state.staging.stager import Stager
+from resumable.state.tensors.facts import tensor_digest
 from tests.lab.client import Bench, killed, shared_lab
 
 HEAD_START_SECONDS = 0.05  # of a training that nothing holds back, before the copy begins

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resumable.policy import Schedule, conflict, due, exceeds
+from resumable.policy.save_policy import Schedule, conflict, due, exceeds
 
 
 def _due(

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from resumable.checkpointing.prune import make_room, plan, prune
 from resumable.errors import FencedError, FormatVersionError, NoCheckpointError, StorageError
-from resumable.prune import make_room, plan, prune
-from resumable.retention import Rule
+from resumable.policy.retention import Rule
 from resumable.store.attempts import Attempt, begin
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName, checkpoint_path
-from resumable.store.local import LocalStorage
 from resumable.store.manifest import BlobRecord, Manifest, digest
 from resumable.store.pins import pin, unpin
-from resumable.store.remote import FsspecStorage
-from resumable.store.storage import Storage
-from resumable.store.writer import Blob, publish
+from resumable.store.publish import Blob, publish
+from resumable.store.storage.fsspec_storage import FsspecStorage
+from resumable.store.storage.local import LocalStorage
+from resumable.store.storage.protocol import Storage
 from tests.store.building import launch, line, manifest, save
 from tests.store.flat import FlatStore
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from resumable.errors import CorruptCheckpointError, StorageError
-from resumable.rereading import READS, reread
+from resumable.utils.reread import READS, reread
 
 
 class Cached:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from resumable import CorruptCheckpointError, Run, RunMismatchError, StateError, Trainer
-from resumable.checkpointer import Checkpointer
-from resumable.config import Config
-from resumable.position import Position
-from resumable.state import compare
-from resumable.store.local import LocalStorage
+from resumable.checkpointing.checkpointer import Checkpointer
+from resumable.checkpointing.position import Position
+from resumable.config.config import Config
+from resumable.state.objects import round_trip
+from resumable.store.storage.local import LocalStorage
 
 Objects = dict[str, Any]
 
@@ -109,8 +109,8 @@ def test_objects_are_filled_where_they_are_and_nothing_is_digested_twice(
     before = {key: value.data_ptr() for key, value in values(target).items()}
     checkpointer = opened(tmp_path, target)
     reads, digested = Reads(monkeypatch), list[str]()
-    original = compare.tensor_digests
-    monkeypatch.setattr(compare, "tensor_digests", lambda tensors: digested.extend(tensors) or original(tensors))
+    original = round_trip.tensor_digests
+    monkeypatch.setattr(round_trip, "tensor_digests", lambda tensors: digested.extend(tensors) or original(tensors))
     checkpointer.restore()
     assert_same(target, copies(source))
     assert {key: value.data_ptr() for key, value in values(target).items()} == before

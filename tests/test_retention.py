@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable.retention import Candidate, Rule, best, is_best, keep
+from resumable.policy.retention import Candidate, Rule, best, is_best, keep
 
 ONLY_LAST = Rule(last=1)
 

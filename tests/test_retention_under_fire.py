@@ -17,16 +17,16 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from resumable import retention
-from resumable.config import Config
+from resumable.checkpointing.open_run import OpenedRun, open_run
+from resumable.checkpointing.prune import prune
+from resumable.config.config import Config
 from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, StorageError
-from resumable.opening import OpenedRun, open_run
-from resumable.prune import prune
+from resumable.policy import retention
 from resumable.store.catalog import Catalog
 from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_of
-from resumable.store.local import LocalStorage
 from resumable.store.pins import pin, pinned, unpin
-from resumable.store.storage import Entry
+from resumable.store.storage.local import LocalStorage
+from resumable.store.storage.protocol import Entry
 from tests.store.training import STEPS_PER_EPOCH, Sharing, save
 
 BLOB = "model.safetensors"

@@ -21,11 +21,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 import resumable
 from resumable import Run, Trainer, load, load_weights, save
 from resumable.cli import main
-from resumable.config import Config
+from resumable.config.config import Config
 from resumable.convert import convert
 from resumable.export import export, verify
-from resumable.store.remote import FsspecStorage
-from resumable.weights import SINGLE
+from resumable.store.storage.fsspec_storage import FsspecStorage
+from resumable.weights.load_weights import SINGLE
 from tests.tiny import Tiny
 
 # Each piece is looked for, so that no half of a password is left either.
@@ -284,7 +284,7 @@ def test_a_run_of_which_all_is_suspect_is_named_without_secrets(everything: Ever
 
 def test_what_a_lightning_run_is_named_by_holds_no_secret() -> None:
     from resumable.lightning import Resume
-    from resumable.lightning.checkpoint import place
+    from resumable.lightning.trainer_state import place
 
     resume = Resume({"run": MEMORY, "storage_options": OPTIONS})
     assert not leaked(f"{resume!r}{resume.config!r}{resume.config}{place(MEMORY)}{json.dumps(resume.config.public())}")

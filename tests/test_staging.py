@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from resumable import Run, Trainer
-from resumable.state.tensors import tensor_digest
-from resumable.store.local import LocalStorage
+from resumable.state.tensors.facts import tensor_digest
+from resumable.store.storage.local import LocalStorage
 
 LARGE = 600  # squared and times four bytes: more than the smallest limit
 

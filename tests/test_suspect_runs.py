@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from resumable import NoCheckpointError, Run, Trainer
 from resumable.cli import app
-from resumable.metrics import CHUNK, MAX_WAITING, Watch
+from resumable.loop.metrics import CHUNK, MAX_WAITING, Watch
 from resumable.store.layout import CHECKPOINTS, CheckpointName
-from resumable.store.local import LocalStorage
 from resumable.store.manifest import digest
 from resumable.store.pins import pin
+from resumable.store.storage.local import LocalStorage
 from tests.lab.client import Bench, Launch, killed, shared_lab, signalled
 from tests.tiny import Tiny, steps_of
 

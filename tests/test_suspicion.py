@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable.suspicion import (
+from resumable.policy.suspicion import (
     MAX_NAME,
     MAX_WITNESSES,
     Suspect,

@@ -17,13 +17,13 @@ import pytest
 
 import resumable
 from resumable import Run
-from resumable.config import Config
+from resumable.checkpointing.open_run import OpenedRun, discover, open_run
+from resumable.config.config import Config
 from resumable.errors import FencedError
-from resumable.opening import OpenedRun, discover, open_run
 from resumable.store.attempts import begin
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
-from resumable.store.storage import open_storage
+from resumable.store.storage.protocol import open_storage
 from tests.store.flat import FlatStore
 
 ROOT = Path(resumable.__file__).parent.parent
@@ -33,13 +33,13 @@ START_SECONDS = 60
 LAUNCH = """
 import json, os, sys
 import fsspec
-from resumable.config import Config
-from resumable.events import show_events
-from resumable.opening import open_run
-from resumable.prune import prune
-from resumable.retention import Rule
+from resumable.config.config import Config
+from resumable.utils.events import show_events
+from resumable.checkpointing.open_run import open_run
+from resumable.checkpointing.prune import prune
+from resumable.policy.retention import Rule
 from resumable.store.catalog import Catalog
-from resumable.store.storage import open_storage
+from resumable.store.storage.protocol import open_storage
 from tests.store.flat import FlatStore
 from tests.store.training import save
 

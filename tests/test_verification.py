@@ -14,11 +14,11 @@ import torch
 
 from resumable import Checkpoint, CorruptCheckpointError, Run, Trainer
 from resumable.cli import app
-from resumable.state.tensors import DTYPES, raw
+from resumable.run.verification import verify
+from resumable.state.tensors.facts import DTYPES, raw
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName, checkpoint_path
 from resumable.store.manifest import Manifest, TensorRecord
-from resumable.verification import verify
 from tests.misreading import Misreading
 from tests.tiny import Tiny, crashed, steps_of
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from resumable import CorruptCheckpointError, RunMismatchError, load_weights
-from resumable.state import loading
+from resumable.state.loading import into_model
 from tests.hugging import shards
 from tests.nets import Net, assert_equal, body, copies, file, run
 
@@ -106,7 +106,7 @@ def test_wrappers_of_others_are_taken_away_and_the_log_says_so(
 def test_code_of_the_models_own_that_loads_gets_everything_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "GROUP_BYTES", 1)
+    monkeypatch.setattr(into_model, "GROUP_BYTES", 1)
 
     class Doubling(nn.Linear):
         def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
@@ -298,7 +298,7 @@ def test_only_what_is_taken_is_read_of_a_run(tmp_path: Path) -> None:
 
 
 def test_what_is_cast_is_read_in_groups_and_the_rest_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "GROUP_BYTES", 100)
+    monkeypatch.setattr(into_model, "GROUP_BYTES", 100)
     made = nn.ParameterList([torch.rand(10) for _ in range(40)])
     net = nn.ParameterList([torch.rand(10, dtype=torch.float64 if number % 2 else None) for number in range(40)])
     for path in (run(tmp_path / "run", model=made), shards(tmp_path / "shards", made.state_dict())):
@@ -312,7 +312,7 @@ MEASURED = """
 import pathlib, re, sys, torch
 from torch import nn
 from resumable import load_weights
-from resumable.state import loading
+from resumable.state.loading import into_model
 
 def peak_kib():
     return int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])

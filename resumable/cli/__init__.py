@@ -42,7 +42,7 @@ def command_line(verbs: Collection[str] = tuple(VERBS)) -> typer.Typer:
     """The command line with these verbs."""
     import typer
 
-    from resumable.cli.usage import Verbs
+    from resumable.cli.usage_errors import Verbs
 
     made = typer.Typer(
         cls=Verbs,
@@ -60,7 +60,7 @@ def command_line(verbs: Collection[str] = tuple(VERBS)) -> typer.Typer:
     )
     made.callback()(_no_verb)  # or typer would take a verb that is alone for the whole
     for verb in verbs:
-        made.command(verb, **VERBS[verb])(getattr(importlib.import_module(f"resumable.cli.{verb}"), verb))
+        made.command(verb, **VERBS[verb])(getattr(importlib.import_module(f"resumable.cli.verbs.{verb}"), verb))
     return made
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from resumable.run import Checkpoint, Run, parse_target
+from resumable.run.run import Checkpoint, Run, parse_target
 
 
 def _options(text: str | dict[str, Any]) -> dict[str, Any]:

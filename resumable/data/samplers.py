@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from resumable.data.passes import taking
+from resumable.data.pass_base import taking
 
 States: TypeAlias = Mapping[str, Any]  # by role
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resumable.facade import attribute
+from resumable.utils.lazy_imports import attribute
 
 if TYPE_CHECKING:
     from resumable.export.check import Measured, verify
-    from resumable.export.exporting import Exported, export
-    from resumable.export.proof import Proof
+    from resumable.export.exporter import Exported, export
+    from resumable.export.proof.document import Proof
 
 _HOME = {
-    "Exported": "exporting",
+    "Exported": "exporter",
     "Measured": "check",
-    "Proof": "proof",
-    "export": "exporting",
+    "Proof": "proof.document",
+    "export": "exporter",
     "verify": "check",
 }
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from resumable.errors import ConfigError, CorruptCheckpointError, ExportError, ResumableError
-from resumable.export import proof as proofs
 from resumable.export import runtimes
-from resumable.export.artefact import check_files, read_proof
-from resumable.export.comparison import Compared, compare, nothing_in
-from resumable.export.proof import Known, Proof
-from resumable.location import location
-from resumable.proved import WeightRecord
+from resumable.export.proof import document as proofs
+from resumable.export.proof.artifact import check_files, read_proof
+from resumable.export.proof.comparison import Compared, compare, nothing_in
+from resumable.export.proof.document import Known, Proof
+from resumable.utils.location import location
+from resumable.weights.proof import WeightRecord
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def measure(folder: Path, proof: Proof, *, model: str | None) -> Measured:
 
 def _with_code(folder: Path, known: Known, model: str) -> tuple[str, dict[str, Any], list[Any]]:
     from resumable.export.model import build
-    from resumable.state.modules import is_extra
-    from resumable.weights import load_weights
+    from resumable.state.objects.modules import is_extra
+    from resumable.weights.load_weights import load_weights
 
     made = build(model)
     load_weights(made, str(folder), skip=list(filter(is_extra, made.state_dict())))  # which no such file holds
@@ -127,7 +127,7 @@ def _with_code(folder: Path, known: Known, model: str) -> tuple[str, dict[str, A
 
 
 def _of_files(folder: Path, proof: Proof) -> bool:
-    from resumable.export.held import holds
+    from resumable.export.proof.weight_bits import holds
 
     files = [folder / name for name in proof.files if name.endswith(".safetensors") and not _is_golden(name, proof)]
     try:
@@ -152,7 +152,7 @@ def _of_program(folder: Path, proof: Proof) -> bool | None:
 
 
 def _is(value: Any, record: WeightRecord) -> bool:
-    from resumable.state.tensors import facts_of, tensor_digest
+    from resumable.state.tensors.facts import facts_of, tensor_digest
 
     return facts_of(value).dtype == record.dtype and tensor_digest(value) == record.digest
 

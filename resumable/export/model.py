@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from resumable.errors import ExportError, RunMismatchError, quoted
-from resumable.export.factory import made_by
+from resumable.export.model_factory import made_by
 from resumable.export.source import Stored
-from resumable.state.adapter import listed, unwrapped
-from resumable.state.modules import HIDDEN, is_extra, misfits, untied
-from resumable.state.tensors import TensorFacts, empty, facts_of, same_place
-from resumable.state.tensors import fill as copied
+from resumable.state.objects.adapter import listed, unwrapped
+from resumable.state.objects.modules import HIDDEN, is_extra, misfits, untied
+from resumable.state.tensors.facts import TensorFacts, empty, facts_of, same_place
+from resumable.state.tensors.facts import fill as copied
 
 
 def build(factory: str) -> nn.Module:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resumable.errors import ConfigError, CorruptCheckpointError, ExportError, quoted
-from resumable.export.comparison import Output
-from resumable.export.proof import Known, Port, Proof
-from resumable.state.image import parse_header
-from resumable.state.tags import stored_as
+from resumable.export.proof.comparison import Output
+from resumable.export.proof.document import Known, Port, Proof
+from resumable.state.tensors.dtypes import stored_as
+from resumable.state.tensors.safetensors_layout import parse_header
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +109,7 @@ def tensors(folder: Path, known: Known, ports: Sequence[Port]) -> list[Tensor]:
 def _tensor(port: Port, data: memoryview) -> Tensor:
     import torch
 
-    from resumable.state.tensors import DTYPES
+    from resumable.state.tensors.facts import DTYPES
 
     flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
     return flat.view(DTYPES[port.dtype]).view(port.shape)
@@ -145,7 +145,7 @@ def of_tensors(found: Sequence[Tensor]) -> list[Output]:
 def _of_tensor(value: Tensor) -> Output:
     import torch
 
-    from resumable.state.tensors import bytes_of
+    from resumable.state.tensors.facts import bytes_of
 
     plain = value.detach().cpu()
     dtype = str(plain.dtype).removeprefix("torch.")
@@ -216,7 +216,7 @@ def with_torch(model: Callable[..., Any], folder: Path, known: Known) -> tuple[s
     import torch
     from torch.utils._pytree import tree_leaves
 
-    from resumable.capture import environment
+    from resumable.checkpointing.snapshot import environment
 
     args, kwargs = called(known, tensors(folder, known, known.inputs))
     with torch.no_grad():

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resumable.errors import ExportError, NoCheckpointError
-from resumable.export.proof import Source
-from resumable.run import Checkpoint
-from resumable.state.modules import EXTRA, HIDDEN, is_extra
+from resumable.export.proof.document import Source
+from resumable.run.run import Checkpoint
+from resumable.state.objects.modules import EXTRA, HIDDEN, is_extra
 from resumable.store.manifest import TensorRecord
 
 if TYPE_CHECKING:

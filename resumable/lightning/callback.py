@@ -7,14 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from resumable.config import Config
+from resumable.config.config import Config
 from resumable.errors import CheckpointError, ConfigError
-from resumable.events import show_events, warn
-from resumable.launch import refuse_several_processes, refuse_while_building
 from resumable.lightning import loggers, private
-from resumable.lightning.checkpoint import BESIDE, NAME, place
 from resumable.lightning.session import Session
-from resumable.run import Run
+from resumable.lightning.trainer_state import BESIDE, NAME, place
+from resumable.loop.launch import refuse_several_processes, refuse_while_building
+from resumable.run.run import Run
+from resumable.utils.events import show_events, warn
 
 _Callback: Any = private.package().Callback
 

@@ -12,25 +12,25 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from resumable import killpoints
-from resumable.boundary import Boundary, Instant
-from resumable.checkpointer import Checkpointer
-from resumable.claims import Claim
-from resumable.config import Config
+from resumable.checkpointing.checkpointer import Checkpointer
+from resumable.checkpointing.position import Position
+from resumable.config.config import Config
 from resumable.data.addresses import PassAddress
-from resumable.data.loader import Data
+from resumable.data.open_passes import Data
 from resumable.errors import Interrupted, LoopError
-from resumable.events import emit, warn
-from resumable.launch import announce, skipping, tell_unsaved
-from resumable.lightning import files, loggers, private
-from resumable.lightning.changes import Changes
-from resumable.lightning.checkpoint import BESIDE, MODEL, NAME, LightningState, objects_of, place
+from resumable.lightning import checkpoint_files, loggers, private
+from resumable.lightning.loader_requests import Requests
 from resumable.lightning.loaders import TrainLoader, ValidationLoader
-from resumable.lightning.requests import Requests
-from resumable.metrics import as_numbers
-from resumable.position import Position
-from resumable.progress import TrainingBar
-from resumable.signals import Preemption
+from resumable.lightning.optimizer_changes import Changes
+from resumable.lightning.trainer_state import BESIDE, MODEL, NAME, LightningState, objects_of, place
+from resumable.loop.boundary import Boundary, Instant
+from resumable.loop.claims import Claim
+from resumable.loop.launch import announce, skipping, tell_unsaved
+from resumable.loop.metrics import as_numbers
+from resumable.loop.preemption import Preemption
+from resumable.loop.progress_bar import TrainingBar
+from resumable.utils import failpoints
+from resumable.utils.events import emit, warn
 
 LOOP = "fit"
 
@@ -122,8 +122,8 @@ class Session:
         loggers.cut_back(self.trainer.loggers, beside["loggers"], found, keep=nothing_left)
         if place(beside["run"]) != place(self._config.run):
             return
-        for callback in files.checkpoint_callbacks(self.trainer):
-            self._patch(callback, "file_exists", files.overwriting(callback, beside["files"]))
+        for callback in checkpoint_files.checkpoint_callbacks(self.trainer):
+            self._patch(callback, "file_exists", checkpoint_files.overwriting(callback, beside["files"]))
 
     def begin(self) -> None:
         """At the start of training, when Lightning has made up its mind about a restart."""
@@ -279,7 +279,7 @@ class Session:
         ahead = data_fetcher.length is None
         if loader.index == 0 and not (ahead and data_fetcher.fetched == 0):
             step = self.step
-            killpoints.reach("fetch", step)
+            failpoints.reach("fetch", step)
             if len(self._train) > 1:  # one alone has turned itself
                 for one, turns in zip(self._train, private.turns(self.trainer.fit_loop), strict=True):
                     one.turn_to(turns)  # a new epoch begins for all of them with the first fetch of the first
@@ -287,7 +287,7 @@ class Session:
         return ahead
 
     def _wanted_in_validation(self) -> None:
-        killpoints.reach("evaluate", self.step)
+        failpoints.reach("evaluate", self.step)
         self._boundary.leave_if_asked()
 
     def _reached(self, step: int, epoch: int) -> None:

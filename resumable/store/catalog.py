@@ -7,21 +7,14 @@ from contextlib import suppress
 from itertools import chain, islice
 
 from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, StorageError
-from resumable.events import warn
-from resumable.lanes import in_lanes
+from resumable.store.blob_reader import BlobReader
 from resumable.store.document import Document
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName, checkpoint_path
-from resumable.store.manifest import (
-    MAX_MANIFEST_BYTES,
-    MAX_RECORD_BYTES,
-    Manifest,
-    RunFile,
-    parse,
-    parse_run_file,
-)
+from resumable.store.manifest import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, Manifest, RunFile, parse, parse_run_file
 from resumable.store.pins import pinned
-from resumable.store.reader import BlobReader
-from resumable.store.storage import Seen, Storage
+from resumable.store.storage.protocol import Seen, Storage
+from resumable.utils.events import warn
+from resumable.utils.threads import in_lanes
 
 LISTING_ATTEMPTS = 20
 

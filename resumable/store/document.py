@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from resumable.errors import CorruptCheckpointError
-from resumable.rereading import reread
-from resumable.store.storage import Storage
+from resumable.store.storage.protocol import Storage
+from resumable.utils.reread import reread
 
 R = TypeVar("R")
 

@@ -15,13 +15,13 @@ from typing import Annotated, Any, TypeVar
 import xxhash
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
-from resumable import strictjson
 from resumable.errors import CorruptCheckpointError, FormatVersionError, StateError, quoted
 from resumable.store.layout import MAX_NUMBER, CheckpointName, is_blob_name, is_blob_path, is_object_name
+from resumable.utils import strict_json
 
 FORMAT_VERSION = 2
 MAX_RECORD_BYTES = 64 * 2**10
-MAX_MANIFEST_BYTES = strictjson.MAX_BYTES
+MAX_MANIFEST_BYTES = strict_json.MAX_BYTES
 MAX_TENSORS = 250_000
 MAX_OBJECTS = 10_000
 MAX_BLOBS = 100_000
@@ -29,7 +29,7 @@ MAX_LINEAGE = 100_000
 MAX_DIMENSIONS = 64
 
 # What a blob may take up besides its tensors: the header of one, or all of a JSON document.
-MAX_OVERHEAD_BYTES = 8 + strictjson.MAX_BYTES
+MAX_OVERHEAD_BYTES = 8 + strict_json.MAX_BYTES
 WIDEST_ITEM_BYTES = 16
 
 # The last bytes of every document, in this and in all later versions of the format.
@@ -80,7 +80,7 @@ class Record(BaseModel):
         document = self.model_dump()
         try:
             _refuse_too_much(document)
-            body = strictjson.dumps(document)
+            body = strict_json.dumps(document)
         except ValueError as error:
             raise StateError(
                 f"no reader would take this {type(self).__name__.lower()}: {quoted(error)}",
@@ -276,7 +276,7 @@ def parse_attempt_file(data: bytes) -> AttemptFile:
 
 def _parse(kind: type[R], data: bytes, what: str) -> R:
     try:
-        document = strictjson.loads(undamaged(data))
+        document = strict_json.loads(undamaged(data))
     except ValueError as error:
         raise CorruptCheckpointError(f"{what}: {quoted(error)}") from error
     _refuse_newer(document, what)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resumable.store.layout import PINS, CheckpointName, pin_path
-from resumable.store.storage import Storage
+from resumable.store.storage.protocol import Storage
 
 
 def pinned(storage: Storage) -> set[CheckpointName]:

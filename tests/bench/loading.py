@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from resumable import Run
-from resumable.checkpointer import Checkpointer
-from resumable.position import Position
-from resumable.restore import Restoration
-from resumable.run import Checkpoint
-from resumable.state.gradients import Gradients
-from resumable.state.objects import Adapter, adapt
+from resumable.checkpointing.checkpointer import Checkpointer
+from resumable.checkpointing.position import Position
+from resumable.checkpointing.restore import Restoration
+from resumable.run.run import Checkpoint
+from resumable.state.objects.adapt import Adapter, adapt
+from resumable.state.objects.gradients import Gradients
 from tests.bench.ours import config
 from tests.bench.states import Training, flat, training
 from tests.bench.timing import rounds, seconds

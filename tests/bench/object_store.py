@@ -24,8 +24,8 @@ from resumable.store.attempts import Attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord, TensorRecord
-from resumable.store.remote import FsspecStorage
-from resumable.store.writer import Blob, delete, publish
+from resumable.store.publish import Blob, delete, publish
+from resumable.store.storage.fsspec_storage import FsspecStorage
 from tests.bench.timing import ratio, rounds, seconds
 from tests.faults.http_proxy import FaultProxy, Request
 from tests.faults.servers import S3Server, botocore_session, moto_server, rclone_server

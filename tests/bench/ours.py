@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from resumable import Config, Trainer
-from resumable.checkpointer import Checkpointer
+from resumable.checkpointing.checkpointer import Checkpointer
+from resumable.checkpointing.position import Position
 from resumable.errors import ConfigError
-from resumable.position import Position
 from tests.bench.states import Training
 from tests.bench.timing import clock
 

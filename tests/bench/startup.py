@@ -21,7 +21,7 @@ from torch import nn
 
 from resumable import Run, Trainer
 from resumable.store.catalog import Catalog
-from resumable.store.local import LocalStorage
+from resumable.store.storage.local import LocalStorage
 from tests.bench.timing import seconds
 from tests.store.building import multiply
 

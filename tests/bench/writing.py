@@ -21,12 +21,12 @@ from typing import Any
 import numpy
 import xxhash
 
-from resumable.store import pieces
+from resumable.store import digesting
 from resumable.store.attempts import Attempt
 from resumable.store.layout import CheckpointName
-from resumable.store.local import LocalStorage
 from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord, TensorRecord
-from resumable.store.writer import Blob, delete, publish
+from resumable.store.publish import Blob, delete, publish
+from resumable.store.storage.local import LocalStorage
 from tests.bench.timing import clock, seconds
 from tests.store.building import launch, manifest
 
@@ -155,11 +155,11 @@ def _digest_clock() -> Iterator[Callable[[], float]]:
         def hexdigest(self) -> str:
             return self._seen.hexdigest()
 
-    pieces.xxhash = SimpleNamespace(xxh3_128=Timed)  # type: ignore[attr-defined]
+    digesting.xxhash = SimpleNamespace(xxh3_128=Timed)  # type: ignore[attr-defined]
     try:
         yield lambda: sum(spent)
     finally:
-        pieces.xxhash = xxhash  # type: ignore[attr-defined]
+        digesting.xxhash = xxhash  # type: ignore[attr-defined]
 
 
 @contextmanager

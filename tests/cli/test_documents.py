@@ -7,7 +7,7 @@ import numpy
 import pytest
 import torch
 
-from resumable.cli.documents import unequal, values
+from resumable.cli.document_diff import unequal, values
 from resumable.state.codec import encode
 
 

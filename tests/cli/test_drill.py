@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from resumable.cli.launch import launch
-from resumable.cli.rehearsal import SAVE_POINTS, draw_kills
+from resumable.cli.drill_runs import SAVE_POINTS, draw_kills
+from resumable.cli.run_command import launch
 from tests.cli.conftest import Cli
 
 Script = Callable[..., list[str]]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from resumable.export import export
-from resumable.export.artefact import read_proof
+from resumable.export.proof.artifact import read_proof
 from tests.cli.conftest import Cli, flip_a_bit
 from tests.export.models import SMALL, trained
 
@@ -96,7 +96,7 @@ def test_programs_are_told_the_proof_and_where_it_is(run: Path, tmp_path: Path) 
     [("5GB", 5 * 10**9), ("1.5 MB", 1_500_000), ("2GiB", 2**31), ("10k", 10_000), ("7", 7), ("3KiB", 3072)],
 )
 def test_sizes_of_shards_are_written_as_people_do(text: str, size: int) -> None:
-    from resumable.cli.export import _bytes
+    from resumable.cli.verbs.export import _bytes
 
     assert _bytes(text) == size
 

@@ -13,11 +13,11 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from resumable.errors import StorageError
-from resumable.lanes import in_lanes
-from resumable.store import remote
-from resumable.store.local import LocalStorage
-from resumable.store.remote import FsspecStorage
-from resumable.store.storage import Entry, Storage, open_storage
+from resumable.store.storage import fsspec_storage
+from resumable.store.storage.fsspec_storage import FsspecStorage
+from resumable.store.storage.local import LocalStorage
+from resumable.store.storage.protocol import Entry, Storage, open_storage
+from resumable.utils.threads import in_lanes
 from tests.faults.servers import S3Server, botocore_session, shared_moto, shared_rclone, shared_sftp
 from tests.store.flat import CarelessStore, FlatStore
 
@@ -84,8 +84,8 @@ def test_writing_again_replaces(place: Storage) -> None:
 
 
 def test_a_file_of_several_requests_is_whole(place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "SINGLE_REQUEST_BYTES", 1000)
-    monkeypatch.setattr(remote, "PIECE_BYTES", 300)
+    monkeypatch.setattr(fsspec_storage, "SINGLE_REQUEST_BYTES", 1000)
+    monkeypatch.setattr(fsspec_storage, "PIECE_BYTES", 300)
     data = bytes(range(256)) * 20
     place.write("a/big", [memoryview(data)[:1234], data[1234:]])
     buffer = bytearray(len(data))
@@ -179,7 +179,7 @@ def test_files_are_written_at_once_as_many_as_it_wants(place: Storage) -> None:
 def test_the_memory_of_a_chunk_may_be_used_again_when_the_next_one_is_asked_for(
     place: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "SINGLE_REQUEST_BYTES", 4000)
+    monkeypatch.setattr(fsspec_storage, "SINGLE_REQUEST_BYTES", 4000)
     memory = bytearray(1000)
 
     class Reused:
@@ -224,7 +224,7 @@ def test_of_many_creators_one_wins(opened: Opened) -> None:
 
 
 def test_a_failing_source_leaves_nothing_behind(place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "SINGLE_REQUEST_BYTES", 100)
+    monkeypatch.setattr(fsspec_storage, "SINGLE_REQUEST_BYTES", 100)
 
     class Source:
         def __iter__(self) -> Iterator[bytes]:

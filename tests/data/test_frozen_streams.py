@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from resumable.data import legacy, twister
-from resumable.data.generators import AnyGenerator
-from resumable.data.streams import saved_streams, seed_streams
+from resumable.data.rng import numpy_global, python_global
+from resumable.data.rng.find_generators import AnyGenerator
+from resumable.data.rng.streams import saved_streams, seed_streams
 
 
 class Frozen(NamedTuple):
@@ -104,8 +104,8 @@ WAYS = ("by memory", "by public functions")
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "by public functions":
-        monkeypatch.setattr(legacy, "_KEPT_OFFSET", None)
-        monkeypatch.setattr(twister, "_BLOCK", None)
+        monkeypatch.setattr(numpy_global, "_KEPT_OFFSET", None)
+        monkeypatch.setattr(python_global, "_BLOCK", None)
     return str(request.param)
 
 
@@ -131,8 +131,8 @@ def main_draws() -> list[float]:
 
 
 def test_on_this_machine_the_streams_are_read_by_memory() -> None:
-    assert legacy._KEPT_OFFSET is not None
-    assert twister._BLOCK is not None
+    assert numpy_global._KEPT_OFFSET is not None
+    assert python_global._BLOCK is not None
 
 
 @pytest.mark.parametrize("key", FROZEN)
@@ -159,7 +159,7 @@ def test_numpys_stream_is_seeded_as_by_its_own_function_also_where_words_of_the_
     np.random.seed(np.frombuffer(key, dtype="<u4"))
     expected = main_states()[1]
     disturb()
-    legacy.seed(key, legacy.image_of(key))
+    numpy_global.seed(key, numpy_global.image_of(key))
     assert main_states()[1] == expected
 
 
@@ -204,8 +204,8 @@ def test_a_twister_that_was_put_under_numpys_stream_later_is_the_one_that_is_see
 
 def test_a_state_captured_by_memory_can_be_put_back_by_the_public_function(monkeypatch: pytest.MonkeyPatch) -> None:
     disturb()
-    before, state = main_states(), legacy.capture()
+    before, state = main_states(), numpy_global.capture()
     np.random.rand(700)
-    monkeypatch.setattr(legacy, "_KEPT_OFFSET", None)
-    legacy.put_back(state)
+    monkeypatch.setattr(numpy_global, "_KEPT_OFFSET", None)
+    numpy_global.put_back(state)
     assert main_states() == before

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from resumable.data.generators import NEWEST_RULE, Finder, find_generators, unkeyed
+from resumable.data.rng.find_generators import NEWEST_RULE, Finder, find_generators, unkeyed
 from tests.data.holders import Cases, Held, Property, Rand, Slotted, Stack, Table, attribute, drawn
 from tests.data.kinds import Bench
 

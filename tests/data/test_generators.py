@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from resumable.data.generators import RULES, find_generators
-from resumable.data.streams import PrivateStreams, saved_streams, seed_streams
+from resumable.data.rng.find_generators import RULES, find_generators
+from resumable.data.rng.streams import PrivateStreams, saved_streams, seed_streams
 from tests.data.holders import KINDS, Held, Slotted, attribute, begun, closing, drawn
 
 KEY = bytes(range(16))

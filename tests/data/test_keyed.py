@@ -21,8 +21,8 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from resumable.data.addresses import PassAddress
-from resumable.data.keyed import draws_nothing
-from resumable.data.streams import saved_streams
+from resumable.data.map_style import draws_nothing
+from resumable.data.rng.streams import saved_streams
 from resumable.errors import LoopError
 from tests.data.kinds import (
     Augmented,

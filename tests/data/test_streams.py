@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from resumable.data import legacy
-from resumable.data.generators import Finder, find_generators
-from resumable.data.streams import AT_ONCE, PrivateStreams, Seeds, SeedsAhead, saved_streams, seed_streams, torch_state
+from resumable.data.rng import numpy_global
+from resumable.data.rng.find_generators import Finder, find_generators
+from resumable.data.rng.streams import (
+    AT_ONCE,
+    PrivateStreams,
+    Seeds,
+    SeedsAhead,
+    saved_streams,
+    seed_streams,
+    torch_state,
+)
 from tests.data.kinds import Augmented, draws
 
 KEY = bytes(range(16))
@@ -93,11 +101,11 @@ def test_the_fast_copy_of_numpys_stream_equals_the_public_state() -> None:
         np.random.seed(5)
         np.random.standard_normal(7 if kept else 8)
         public = np.random.get_state()
-        state = legacy.capture()
-        assert isinstance(state, legacy.Image)
+        state = numpy_global.capture()
+        assert isinstance(state, numpy_global.Image)
         assert str(np.random.get_state()) == str(public)
         np.random.standard_normal(1001)
-        legacy.put_back(state)
+        numpy_global.put_back(state)
         assert str(np.random.get_state()) == str(public)
         assert any(state.kept) is kept
 
@@ -106,9 +114,9 @@ def test_another_bit_generator_under_numpys_global_stream_is_kept_too() -> None:
     before: Any = np.random.get_bit_generator()  # type: ignore[attr-defined]
     try:
         np.random.set_bit_generator(np.random.PCG64(3))  # type: ignore[attr-defined]
-        state = legacy.capture()
+        state = numpy_global.capture()
         expected = np.random.rand(3).tolist()
-        legacy.put_back(state)
+        numpy_global.put_back(state)
         assert np.random.rand(3).tolist() == expected
         seed_streams(KEY)
         first = draws()

@@ -339,4 +339,4 @@ def leaves() -> nn.Module:
 
 def dies_in_the_check() -> nn.Module:
     """`small`, but for the fresh process that proves it, which is killed."""
-    return dies() if "resumable.export.exporting" not in sys.modules else small()
+    return dies() if "resumable.export.exporter" not in sys.modules else small()

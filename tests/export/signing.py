@@ -9,15 +9,15 @@ from typing import Any
 
 import xxhash
 
-from resumable import strictjson
 from resumable.store.manifest import digest
+from resumable.utils import strict_json
 
 Document = dict[str, Any]
 
 
 def signed(document: Document) -> bytes:
     """A document with a digest that fits, whatever is in it."""
-    body = strictjson.dumps({key: value for key, value in document.items() if key != "digest"})
+    body = strict_json.dumps({key: value for key, value in document.items() if key != "digest"})
     return body[:-1] + b',"digest":"%s"}' % digest(body).encode()
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from resumable.events import size
 from resumable.export import Proof, export
+from resumable.utils.events import size
 from tests.export.models import CASES, Case, trained
 
 FORMATS = ("safetensors", "pt2", "onnx", "aoti")

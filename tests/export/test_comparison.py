@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from resumable.export.comparison import Compared, Output, compare, nothing_in
+from resumable.export.proof.comparison import Compared, Output, compare, nothing_in
 from resumable.export.runtimes import of_arrays, of_tensors
 
 NAN, INF = math.nan, math.inf

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from resumable.errors import CheckpointError, CorruptCheckpointError, ExportError, NoCheckpointError
 from resumable.export import export, verify
-from resumable.export.programs import Call, write
+from resumable.export.formats.programs import Call, write
 from tests.export.conftest import Artefact, Train, exported_as
 from tests.export.models import CASES, SMALL, Case, small
 from tests.export.signing import accepted, rewritten

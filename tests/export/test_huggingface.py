@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from resumable import Run, Trainer
 from resumable.export import Exported, export, verify
-from resumable.export.held import holds
-from resumable.export.huggingface import Weight, shards, write
-from resumable.proved import WeightRecord
-from resumable.store.local import LocalStorage
+from resumable.export.formats.huggingface import Weight, shards, write
+from resumable.export.proof.weight_bits import holds
+from resumable.store.storage.local import LocalStorage
+from resumable.weights.proof import WeightRecord
 from tests.export.conftest import Train, Trained
 from tests.export.models import CASES
 
@@ -220,7 +220,8 @@ TENSORS, TENSOR_MIB = 8, 16
 PEAK = """
 import sys
 from resumable.export import export
-from resumable.export import exporting, golden, huggingface  # what comes with them is not what is measured
+from resumable.export import exporter, golden_answers
+from resumable.export.formats import huggingface
 
 def peak():
     with open("/proc/self/status") as status:

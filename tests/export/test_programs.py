@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from resumable import Trainer
 from resumable.errors import CorruptCheckpointError, ExportError
 from resumable.export import Exported, export, verify
-from resumable.export.programs import Call, upcast, write
-from resumable.export.wanted import Batch
+from resumable.export.formats.programs import Call, upcast, write
+from resumable.export.request import Batch
 from tests.export.conftest import Train, Trained, exported_as
 from tests.export.models import CASES, SMALL, outputs
 
@@ -265,7 +265,7 @@ def test_a_pt2_holds_no_pickle(exported: Callable[[str], Exported]) -> None:
 def test_large_onnx_weights_lie_in_a_file_beside_it_which_is_proved_too(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resumable.export.programs.MAX_ONNX_BYTES", 100_000)
+    monkeypatch.setattr("resumable.export.formats.programs.MAX_ONNX_BYTES", 100_000)
     made = exported_as(train(CASES["MLP"]), tmp_path / "made", "onnx")
     assert made.proof.files.keys() == {"model.onnx", "model.onnx.data", "golden.safetensors"}
     (made.folder / "model.onnx.data").write_bytes(b"")

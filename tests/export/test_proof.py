@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable import strictjson
 from resumable.errors import CorruptCheckpointError, FormatVersionError, ResumableError
 from resumable.export import Exported, Proof
-from resumable.export.artefact import read_proof
-from resumable.export.proof import Difference, parse
-from resumable.proved import MAX_BYTES
+from resumable.export.proof.artifact import read_proof
+from resumable.export.proof.document import Difference, parse
 from resumable.store.manifest import digest
+from resumable.utils import strict_json
+from resumable.weights.proof import MAX_BYTES
 from tests.export.conftest import Artefact
 from tests.export.signing import signed
 
@@ -132,7 +132,7 @@ def test_what_is_no_proof_is_refused(data: bytes) -> None:
     )
 )  # fmt: skip
 def test_any_document_with_a_digest_that_fits_is_judged_and_never_a_crash(value: Any) -> None:
-    body = strictjson.dumps({"proof_version": value, "value": value})
+    body = strict_json.dumps({"proof_version": value, "value": value})
     with pytest.raises(ResumableError):
         parse(body[:-1] + b',"digest":"%s"}' % digest(body).encode())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resumable.export.wanted import Wanted, default_tolerance
+from resumable.export.request import Wanted, default_tolerance
 
 
 @pytest.mark.parametrize(

@@ -13,25 +13,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resumable.config import Config
+from resumable.checkpointing.open_run import OpenedRun, open_run
+from resumable.checkpointing.prune import prune
+from resumable.config.config import Config
 from resumable.errors import CheckpointError, CorruptCheckpointError
-from resumable.opening import OpenedRun, open_run
-from resumable.prune import prune
-from resumable.retention import Rule
-from resumable.store import direct, pieces
+from resumable.policy.retention import Rule
+from resumable.store import digesting
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
-from resumable.store.local import LocalStorage
 from resumable.store.manifest import BlobRecord
-from resumable.store.patience import PatientStorage
-from resumable.store.writer import Blob, publish
+from resumable.store.publish import Blob, publish
+from resumable.store.storage import direct_io
+from resumable.store.storage.local import LocalStorage
+from resumable.store.storage.retry import PatientStorage
 from tests.faults.subjects import Ear, Subject, step_of_resumable
 from tests.faults.verdicts import Found, values
 from tests.store.training import manifest_of
 
 ANEW_EVERY = 3
 CHANGING, FROZEN = "model.safetensors", "model.frozen.safetensors"
-FROZEN_BYTES = bytes(number % 251 for number in range(3 * direct.ALIGNMENT_BYTES + 100))
+FROZEN_BYTES = bytes(number % 251 for number in range(3 * direct_io.ALIGNMENT_BYTES + 100))
 
 
 class Unlinked(LocalStorage):
@@ -64,12 +65,12 @@ def train_sharing(folder: Path, until: int, ear: Ear, *, links: bool) -> None:
 
 @contextmanager
 def _large_is_a_page() -> Iterator[None]:
-    before = direct.DIRECT_BYTES, pieces.BESIDE_BYTES
-    direct.DIRECT_BYTES = pieces.BESIDE_BYTES = direct.ALIGNMENT_BYTES
+    before = direct_io.DIRECT_BYTES, digesting.BESIDE_BYTES
+    direct_io.DIRECT_BYTES = digesting.BESIDE_BYTES = direct_io.ALIGNMENT_BYTES
     try:
         yield
     finally:
-        direct.DIRECT_BYTES, pieces.BESIDE_BYTES = before
+        direct_io.DIRECT_BYTES, digesting.BESIDE_BYTES = before
 
 
 def _save(storage: PatientStorage, opened: OpenedRun, step: int, before: BlobRecord | None) -> BlobRecord:

@@ -21,14 +21,15 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load as read_with_the_library
 
-from resumable import ResumableError, Run, strictjson
+from resumable import ResumableError, Run
+from resumable.checkpointing.position import Position
 from resumable.errors import CheckpointError
-from resumable.position import Position
 from resumable.state.codec import decode
-from resumable.state.image import parse_header
-from resumable.state.unstage import unstage
+from resumable.state.tensors.safetensors_layout import parse_header
+from resumable.state.tensors.tensor_views import unstage
 from resumable.store.layout import CheckpointName, is_blob_name, is_blob_path, is_object_name, parse_attempt
 from resumable.store.manifest import parse
+from resumable.utils import strict_json
 from tests.faults.forgery import Forgery, sealed
 from tests.faults.mutations import mutated
 from tests.faults.rich import Rich
@@ -133,7 +134,7 @@ TENSORS = SAVED.tensors()
 @settings(fuzz, max_examples=500)
 @given(randoms)
 def test_any_document_is_decoded_or_refused_with_a_value_error(random: Random) -> None:
-    document = strictjson.loads(strictjson.dumps(mutated(SAVED.document, random)))
+    document = strict_json.loads(strict_json.dumps(mutated(SAVED.document, random)))
     with contextlib.suppress(ValueError):
         decode(document, TENSORS)
 

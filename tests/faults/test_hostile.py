@@ -20,11 +20,11 @@ import pytest
 
 from resumable import CorruptCheckpointError, ResumableError, Run
 from resumable.cli import app
-from resumable.run import STATE_BLOB
+from resumable.run.run import STATE_BLOB
 from resumable.store.catalog import Catalog
 from resumable.store.layout import ATTEMPTS, CHECKPOINTS, MANIFEST, PINS, RUN_FILE
-from resumable.store.local import LocalStorage
-from resumable.store.storage import Entry
+from resumable.store.storage.local import LocalStorage
+from resumable.store.storage.protocol import Entry
 from tests.faults.bounded import bounded
 from tests.faults.forgery import Document, Forgery, sealed_bytes
 from tests.tiny import Tiny, crashed
@@ -440,7 +440,7 @@ def test_optimizer_state_smaller_than_its_parameter_never_reaches_a_fused_kernel
     import torch
 
     from resumable.errors import RunMismatchError
-    from resumable.state.objects import adapt
+    from resumable.state.objects.adapt import adapt
 
     parameter = torch.nn.Parameter(torch.zeros(4096))
     optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=True)

@@ -16,11 +16,11 @@ import pytest
 from fsspec.core import url_to_fs
 
 from resumable.errors import StorageError
-from resumable.store import remote, s3
 from resumable.store.catalog import Catalog
-from resumable.store.patience import PatientStorage
-from resumable.store.remote import FsspecStorage
-from resumable.store.storage import Entry
+from resumable.store.storage import fsspec_storage, s3
+from resumable.store.storage.fsspec_storage import FsspecStorage
+from resumable.store.storage.protocol import Entry
+from resumable.store.storage.retry import PatientStorage
 from tests.faults.http_proxy import Fault, FaultProxy, Rule
 from tests.faults.servers import S3Server, botocore_session, shared_moto, shared_rclone
 from tests.store.building import launch, line, save
@@ -113,8 +113,8 @@ def careless() -> Iterator[Place]:
 
 @pytest.fixture
 def _in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "SINGLE_REQUEST_BYTES", PART_BYTES)
-    monkeypatch.setattr(remote, "PIECE_BYTES", PART_BYTES)
+    monkeypatch.setattr(fsspec_storage, "SINGLE_REQUEST_BYTES", PART_BYTES)
+    monkeypatch.setattr(fsspec_storage, "PIECE_BYTES", PART_BYTES)
 
 
 def inject(place: Place, faults: Sequence[Injected], times: int | None = 3) -> list[Rule]:

@@ -10,7 +10,7 @@ from resumable.store.attempts import Attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName, checkpoint_path
 from resumable.store.manifest import BlobRecord, digest
-from resumable.store.patience import PatientStorage
+from resumable.store.storage.retry import PatientStorage
 from tests.faults.servers import shared_moto
 from tests.faults.test_object_stores import Place, behind_proxy
 from tests.store.building import BLOBS, launch, manifest, save

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from resumable.errors import StorageError
-from resumable.store import remote, sftp
 from resumable.store.layout import TEMPORARY
-from resumable.store.patience import PatientStorage
-from resumable.store.storage import open_storage
+from resumable.store.storage import fsspec_storage, sftp
+from resumable.store.storage.protocol import open_storage
+from resumable.store.storage.retry import PatientStorage
 from tests.faults.servers import SftpServer, shared_sftp
 
 DATA = os.urandom(200_000)
@@ -28,7 +28,7 @@ DATA = os.urandom(200_000)
 DYING = """
 import json, os, signal, sys
 import paramiko
-from resumable.store.storage import open_storage
+from resumable.store.storage.protocol import open_storage
 
 url, options, owner, call, size = json.loads(sys.argv[1])
 kind = getattr(paramiko, owner)
@@ -132,7 +132,7 @@ class Interrupted:
 def test_a_connection_that_is_lost_within_a_large_file_costs_one_more_try(
     server: SftpServer, storage: PatientStorage, run: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(remote, "SINGLE_REQUEST_BYTES", len(DATA) // 2)
+    monkeypatch.setattr(fsspec_storage, "SINGLE_REQUEST_BYTES", len(DATA) // 2)
     monkeypatch.setattr(sftp, "SILENCE_SECONDS", 1)
     server.drop_connections()  # the next one has the shorter patience
     happens = [server.drop_connections if how == "dropped" else server.freeze_connections]
@@ -145,7 +145,7 @@ def test_a_connection_that_is_lost_within_a_large_file_costs_one_more_try(
 def test_a_source_that_fails_midway_leaves_nothing(
     storage: PatientStorage, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "SINGLE_REQUEST_BYTES", len(DATA) // 2)
+    monkeypatch.setattr(fsspec_storage, "SINGLE_REQUEST_BYTES", len(DATA) // 2)
 
     def refuse() -> None:
         assert [is_temporary(name) for name in os.listdir(run / "a")] == [True]

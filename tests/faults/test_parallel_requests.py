@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from resumable.errors import StorageError
-from resumable.store import remote
-from resumable.store.remote import FsspecStorage
+from resumable.store.storage import fsspec_storage
+from resumable.store.storage.fsspec_storage import FsspecStorage
 from tests.faults.http_proxy import FaultProxy, Request, Rule
 from tests.faults.servers import botocore_session, shared_moto
 from tests.faults.test_object_stores import PART_BYTES, SMALL, Place
@@ -85,8 +85,8 @@ class InThread(threading.Thread):
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(remote, "SINGLE_REQUEST_BYTES", PART_BYTES)
-    monkeypatch.setattr(remote, "PIECE_BYTES", PART_BYTES)
+    monkeypatch.setattr(fsspec_storage, "SINGLE_REQUEST_BYTES", PART_BYTES)
+    monkeypatch.setattr(fsspec_storage, "PIECE_BYTES", PART_BYTES)
     with WatchedProxy(shared_moto().port) as proxy:
         yield Place(shared_moto(), proxy)
 

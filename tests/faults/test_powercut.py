@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from resumable.store.direct import ALIGNMENT_BYTES
+from resumable.store.storage.direct_io import ALIGNMENT_BYTES
 from tests.faults.experiments import Recording, calls_of, cut, goes_on, record
 from tests.faults.forks import Forks
 from tests.faults.powercut import State, states

@@ -11,18 +11,7 @@ from tests.faults.experiments import goes_on, litter
 from tests.faults.forks import Forks
 from tests.faults.sharing import SHARING
 from tests.faults.subjects import IN_PLACE_SAVE, RESUMABLE, Subject
-from tests.faults.syscalls import (
-    FAULTS,
-    KILL,
-    OPEN_AGAIN,
-    OPEN_NEW,
-    SAVE,
-    START,
-    UNTIL,
-    Bench,
-    Injection,
-    Phase,
-)
+from tests.faults.syscalls import FAULTS, KILL, OPEN_AGAIN, OPEN_NEW, SAVE, START, UNTIL, Bench, Injection, Phase
 from tests.faults.verdicts import Verdict
 
 pytestmark = pytest.mark.usefixtures("_quiet", "_strace")

@@ -13,11 +13,12 @@ from typing import Any
 import fsspec
 import torch
 
-import resumable.store.local
+import resumable.store.storage.local
 import tests.store.flat
-from resumable import Trainer, signals
-from resumable.store.local import LocalStorage
-from resumable.store.remote import FsspecStorage
+from resumable import Trainer
+from resumable.loop import preemption
+from resumable.store.storage.fsspec_storage import FsspecStorage
+from resumable.store.storage.local import LocalStorage
 from tests.lab.feeds import loss_of
 from tests.lab.loops import train_loader, update, validate
 from tests.lab.operations import Operations
@@ -56,7 +57,7 @@ def signalled_once(script: Script) -> None:
 @scenario
 def signalled_twice(script: Script) -> None:
     """The second signal comes right after the first, or while the save that the first asked for is being written."""
-    signals._SAME_REQUEST_SECONDS = 0.0  # otherwise a signal that follows so soon is taken for the same one
+    preemption._SAME_REQUEST_SECONDS = 0.0  # otherwise a signal that follows so soon is taken for the same one
     if script.option("second", None) == "while saving":
         write = LocalStorage.write
 
@@ -111,7 +112,7 @@ def dies_at_an_operation(script: Script) -> None:
         operations.install(FsspecStorage, tests.store.flat)
         place = flat_place(Path(script.run))
     else:
-        operations.install(LocalStorage, resumable.store.local)
+        operations.install(LocalStorage, resumable.store.storage.local)
     seed_all()
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

@@ -13,9 +13,9 @@ import torch
 import xxhash
 
 from resumable import Trainer
-from resumable.state.overlap import Gate
-from resumable.store.remote import FsspecStorage
-from resumable.store.writer import Background
+from resumable.state.staging.late_copy import Gate
+from resumable.store.publish import Background
+from resumable.store.storage.fsspec_storage import FsspecStorage
 
 DATA_SEED = 20_260_101
 SAVE_EVERY = 4

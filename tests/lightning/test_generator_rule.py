@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from resumable import Run
-from resumable.data.generators import NEWEST_RULE
+from resumable.data.rng.find_generators import NEWEST_RULE
 from tests.lightning.test_refusals import _streams_as_before, fit
 from tests.lightning.toys import BATCH, Net, Sample, Samples, sample
 from tests.test_generator_rule import name_rule, rules

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from resumable import Run, StateError
-from resumable.cli.diff import compare
-from resumable.golden import Golden
+from resumable.checkpointing.golden_input import Golden
+from resumable.cli.verbs.diff import compare
 from resumable.lightning import Resume
-from resumable.state import rng
+from resumable.state.objects import global_rng
 from tests.lab.script import seed_all
 from tests.lab.toys import Restless
 from tests.lightning.toys import FEATURES, Net, training, validation
@@ -32,9 +32,9 @@ X = torch.linspace(-1, 1, 3 * FEATURES).reshape(3, FEATURES)
 
 @pytest.fixture(autouse=True)
 def _streams_as_before() -> Iterator[None]:
-    before = rng.capture()
+    before = global_rng.capture()
     yield
-    rng.restore(before)
+    global_rng.restore(before)
 
 
 class Restive(Net):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from resumable.state.tensors import bytes_of, facts_of
+from resumable.state.tensors.facts import bytes_of, facts_of
 
 
 def exactly(left: Any, right: Any) -> bool:

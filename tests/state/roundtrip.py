@@ -8,11 +8,11 @@ from typing import Any
 from safetensors.torch import load as read_with_the_library
 from torch import Tensor
 
-from resumable import strictjson
 from resumable.state.codec import decode, encode
-from resumable.state.objects import Adapter, adapt, verify_round_trip
-from resumable.state.stager import Image, Stager
-from resumable.state.unstage import unstage
+from resumable.state.objects.adapt import Adapter, adapt, verify_round_trip
+from resumable.state.staging.stager import Image, Stager
+from resumable.state.tensors.tensor_views import unstage
+from resumable.utils import strict_json
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def save_tree(tree: Any, *, key_of: Any = ".".join) -> Saved:
         records[key] = Record(of.dtype, of.shape, of.strides, of.digest, alias=stored)
     image = file_of(staged)
     read_with_the_library(bytes(image))  # every file opens in the format's own library
-    return Saved(strictjson.loads(strictjson.dumps(encoded.document)), image, records)
+    return Saved(strict_json.loads(strict_json.dumps(encoded.document)), image, records)
 
 
 def through(tree: Any) -> Any:

@@ -15,10 +15,10 @@ import pytest
 import torch
 from hypothesis import given
 
-from resumable import strictjson
 from resumable.errors import StateError
 from resumable.state.codec import decode, encode
-from resumable.state.encoder import MAX_DOCUMENT_DEPTH
+from resumable.state.codec.encoder import MAX_DOCUMENT_DEPTH
+from resumable.utils import strict_json
 from tests.state.exactness import exactly, trees
 from tests.state.roundtrip import save_tree, through
 
@@ -40,7 +40,7 @@ def test_every_plain_tree_comes_back_exactly(tree: Any) -> None:
 @given(trees)
 def test_without_a_blob_everything_stands_in_the_document(tree: Any) -> None:
     document = encode(tree, key_of=None, where="rng").document
-    assert exactly(decode(strictjson.loads(strictjson.dumps(document)), {}), tree)
+    assert exactly(decode(strict_json.loads(strict_json.dumps(document)), {}), tree)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from resumable.state.compare import compare
-from resumable.state.objects import adapt
+from resumable.state.objects.adapt import adapt
+from resumable.state.objects.round_trip import compare
 from tests.state.roundtrip import save
 
 

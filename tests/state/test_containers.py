@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from resumable import strictjson
 from resumable.errors import RunMismatchError
-from resumable.state import rng
 from resumable.state.codec import decode, encode
+from resumable.state.objects import global_rng
+from resumable.utils import strict_json
 from tests.state.roundtrip import transfer
 
 
@@ -123,14 +123,14 @@ def draw_globally() -> list[Any]:
 
 def test_the_global_streams_go_on_as_if_nothing_had_happened() -> None:
     draw_globally()
-    document = encode(rng.capture(), key_of=None, where="rng").document
+    document = encode(global_rng.capture(), key_of=None, where="rng").document
     expected = [draw_globally() for _ in range(3)]
-    assert rng.restore(decode(strictjson.loads(strictjson.dumps(document)), {})) == []
+    assert global_rng.restore(decode(strict_json.loads(strict_json.dumps(document)), {})) == []
     assert [draw_globally() for _ in range(3)] == expected
 
 
 def test_streams_of_accelerators_that_are_not_here_are_told() -> None:
-    tree = rng.capture()
+    tree = global_rng.capture()
     tree["accelerators"] = {"cuda": [torch.zeros(16, dtype=torch.uint8)] * (torch.cuda.device_count() + 1)}
     if torch.cuda.device_count() == 0:
-        assert rng.restore(tree) == ["cuda:0"]
+        assert global_rng.restore(tree) == ["cuda:0"]

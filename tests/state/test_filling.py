@@ -12,8 +12,8 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from resumable.state.filling import read_tensors
-from resumable.state.tensors import TensorFacts
+from resumable.state.files.tensor_reader import read_tensors
+from resumable.state.tensors.facts import TensorFacts
 from tests.state.roundtrip import Record, Saved, save_tree
 
 MIB = 2**20

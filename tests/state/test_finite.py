@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from resumable.state.stager import Stager
-from resumable.state.tensors import DTYPES
+from resumable.state.staging.stager import Stager
+from resumable.state.tensors.facts import DTYPES
 
 FLOATS = [
     name for name in ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2") if name in DTYPES

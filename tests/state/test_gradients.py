@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from resumable.errors import RunMismatchError
-from resumable.state.gradients import Gradients
-from resumable.state.objects import adapt
+from resumable.state.objects.adapt import adapt
+from resumable.state.objects.gradients import Gradients
 from tests.state.roundtrip import save_tree
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors import deserialize
 
-from resumable.state.image import Layout, header_of, parse_header
+from resumable.state.tensors.safetensors_layout import Layout, header_of, parse_header
 
 
 def image(table: dict[str, Any] | bytes, data: bytes = b"") -> bytes:

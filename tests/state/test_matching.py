@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resumable.errors import RunMismatchError
-from resumable.state.matching import Match, Place, Shape, match, suggested
+from resumable.state.loading.key_matching import Match, Place, Shape, match, suggested
 
 Shapes = Mapping[str, Shape]
 

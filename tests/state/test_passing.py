@@ -9,8 +9,8 @@ import pytest
 import torch
 import xxhash
 
-from resumable.state.image import Layout, parse_header
-from resumable.state.passing import Held, PassingFile
+from resumable.state.files.header_scan import Held, PassingFile
+from resumable.state.tensors.safetensors_layout import Layout, parse_header
 from tests.state.roundtrip import save_tree
 
 PIECES = [1, 7, 64, 1000, 10**6]
@@ -86,7 +86,9 @@ def test_what_is_no_such_file_is_told_when_it_has_passed(step: int, data: bytes,
 
 def test_a_malformed_header_is_parsed_once_and_not_for_each_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[int] = []
-    monkeypatch.setattr("resumable.state.image.strictjson.loads", lambda text, **_: parsed.append(len(text)))
+    monkeypatch.setattr(
+        "resumable.state.tensors.safetensors_layout.strict_json.loads", lambda text, **_: parsed.append(len(text))
+    )
     header = json.dumps([1] * 5000).encode()
     passed(struct.pack("<Q", len(header)) + header + bytes(50_000), step=1000)
     assert parsed == [len(header)]

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from resumable.state.memory import PIECE_BYTES, Copy, HostTransfer
-from resumable.state.stager import Image, Stager
-from resumable.state.tensors import DTYPES, TensorFacts, bytes_of, facts_of, tensor_digest
-from resumable.state.unstage import unstage
+from resumable.state.staging.host_memory import PIECE_BYTES, Copy, HostTransfer
+from resumable.state.staging.stager import Image, Stager
+from resumable.state.tensors.facts import DTYPES, TensorFacts, bytes_of, facts_of, tensor_digest
+from resumable.state.tensors.tensor_views import unstage
 from tests.state.roundtrip import file_of, save_tree, stage
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from resumable.state.image import TAG_BYTES
-from resumable.state.tags import TAGS, stored_as
-from resumable.state.tensors import DTYPES, TensorFacts
+from resumable.state.tensors.dtypes import TAGS, stored_as
+from resumable.state.tensors.facts import DTYPES, TensorFacts
+from resumable.state.tensors.safetensors_layout import TAG_BYTES
 
 
 @pytest.mark.parametrize("dtype", TAGS)

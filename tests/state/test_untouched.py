@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from resumable.errors import StateError
-from resumable.state import rng
 from resumable.state.codec import encode
-from resumable.state.untouched import untouched
+from resumable.state.objects import global_rng
+from resumable.state.objects.side_effects import untouched
 from tests.lab.script import digest
 from tests.lab.toys import Restless
 
@@ -88,7 +88,7 @@ def everything_of(module: nn.Module) -> list[Any]:
             for value in vars(part).values()
             if isinstance(value, torch.Generator | numpy.random.Generator)
         ],
-        encode(rng.capture(), key_of=None, where="rng").document,
+        encode(global_rng.capture(), key_of=None, where="rng").document,
     ]
 
 
@@ -119,12 +119,12 @@ def test_what_a_forward_does_to_itself_is_undone_after_an_error(module: nn.Modul
 @pytest.mark.parametrize("module", CHANGES, indirect=True)
 def test_every_change_is_one_that_would_be_seen(module: nn.Module) -> None:
     """The proof that the two tests above look everywhere."""
-    streams = rng.capture()
+    streams = global_rng.capture()
     before = everything_of(module)
     with torch.no_grad():
         module(ROWS)
     after = everything_of(module)
-    rng.restore(streams)
+    global_rng.restore(streams)
     assert after != before
 
 
@@ -192,10 +192,10 @@ def test_every_stream_goes_on_as_if_nothing_had_been_drawn() -> None:
     def drawn() -> list[float]:
         return [torch.rand(()).item(), float(numpy.random.rand()), random.random()]
 
-    streams, module = rng.capture(), Restless()
+    streams, module = global_rng.capture(), Restless()
     expected = drawn()
-    rng.restore(streams)
+    global_rng.restore(streams)
     with untouched(module):
         module(ROWS)
     assert drawn() == expected
-    rng.restore(streams)
+    global_rng.restore(streams)

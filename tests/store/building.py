@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resumable.run import Run
+from resumable.run.run import Run
 from resumable.store.attempts import Attempt, begin, create_run
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName, checkpoint_path
 from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
-from resumable.store.storage import Storage
-from resumable.store.writer import Blob, publish
+from resumable.store.publish import Blob, publish
+from resumable.store.storage.protocol import Storage
 
 BLOBS = {"model.safetensors": b"weights " * 40, "state.rank00000.json": b'{"step":1}'}
 

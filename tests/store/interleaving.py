@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from fsspec.spec import AbstractFileSystem
 
-from resumable.store.remote import FsspecStorage
-from resumable.store.storage import Entry, Seen, Storage, checked, reported
+from resumable.store.storage.fsspec_storage import FsspecStorage
+from resumable.store.storage.protocol import Entry, Seen, Storage, checked, reported
 
 T = TypeVar("T")
 

@@ -13,9 +13,9 @@ from resumable.errors import CorruptCheckpointError, FencedError
 from resumable.store.attempts import begin, create_run, lock_run, read_attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import attempt_path
-from resumable.store.local import LocalStorage
-from resumable.store.remote import FsspecStorage
-from resumable.store.storage import Storage
+from resumable.store.storage.fsspec_storage import FsspecStorage
+from resumable.store.storage.local import LocalStorage
+from resumable.store.storage.protocol import Storage
 from tests.store.building import launch, save
 from tests.store.flat import CarelessStore
 
@@ -118,7 +118,7 @@ def test_without_exclusive_create_launches_one_after_the_other_still_differ(tmp_
 def test_a_second_launch_on_this_machine_is_refused_and_told_who_is_there(place: LocalStorage) -> None:
     program = """
 import sys
-from resumable.store.storage import open_storage
+from resumable.store.storage.protocol import open_storage
 from resumable.store.attempts import begin, lock_run
 lock_run(open_storage(sys.argv[1]))
 begin(open_storage(sys.argv[1]), resumed_from=None, lineage_before=[])

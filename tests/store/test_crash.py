@@ -15,8 +15,8 @@ from resumable.errors import StorageError
 from resumable.store.attempts import Attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
-from resumable.store.local import LocalStorage
-from resumable.store.writer import delete
+from resumable.store.publish import delete
+from resumable.store.storage.local import LocalStorage
 from tests.store.building import launch, line, save
 
 NEED_SPACE = ("open", "write", "fsync", "replace", "link", "mkdir")

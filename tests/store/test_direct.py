@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from resumable.store import direct
-from resumable.store.direct import ALIGNMENT_BYTES, write_durably
+from resumable.store.storage import direct_io
+from resumable.store.storage.direct_io import ALIGNMENT_BYTES, write_durably
 
 PAGE = ALIGNMENT_BYTES
 
 
 @pytest.fixture(autouse=True)
 def _large_is_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct, "DIRECT_BYTES", PAGE)
-    monkeypatch.setattr(direct, "PIECE_BYTES", 4 * PAGE)
+    monkeypatch.setattr(direct_io, "DIRECT_BYTES", PAGE)
+    monkeypatch.setattr(direct_io, "PIECE_BYTES", 4 * PAGE)
 
 
 def aligned(size: int, *, off: int = 0) -> memoryview:

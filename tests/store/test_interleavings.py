@@ -18,16 +18,16 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from resumable import retention
-from resumable.config import Config
+from resumable.checkpointing.open_run import OpenedRun, discover, open_run
+from resumable.checkpointing.prune import prune
+from resumable.config.config import Config
 from resumable.errors import CorruptCheckpointError, FencedError, NoCheckpointError, StorageError
-from resumable.opening import OpenedRun, discover, open_run
-from resumable.prune import prune
-from resumable.store import remote
+from resumable.policy import retention
 from resumable.store.catalog import Catalog
 from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_of, checkpoint_path, parse_attempt
 from resumable.store.manifest import parse
-from resumable.store.storage import Storage
+from resumable.store.storage import fsspec_storage
+from resumable.store.storage.protocol import Storage
 from tests.store.interleaving import Actor, Change, Contents, Kind, seen_by
 from tests.store.training import STEPS_PER_EPOCH, Sharing, save
 
@@ -40,7 +40,9 @@ BLOB = "model.safetensors"
 
 @pytest.fixture(autouse=True)
 def _each_actor_is_a_machine_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_creating", nullcontext())  # keeps the threads of one program apart, and these are not
+    monkeypatch.setattr(
+        fsspec_storage, "_creating", nullcontext()
+    )  # keeps the threads of one program apart, and these are not
     monkeypatch.setattr(logging.getLogger("resumable"), "disabled", True)  # thousands of rejected checkpoints
 
 

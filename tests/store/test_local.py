@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from resumable.errors import StorageError
-from resumable.store.local import LocalStorage
+from resumable.store.storage.local import LocalStorage
 from tests.store.tracing import Trace
 
 
@@ -299,7 +299,7 @@ def test_free_space_is_that_of_the_disk_also_before_the_folder_is_there(place: L
 HOLD = """
 import sys
 from pathlib import Path
-from resumable.store.local import LocalStorage
+from resumable.store.storage.local import LocalStorage
 try:
     LocalStorage(Path(sys.argv[1])).lock("lock")
 except BlockingIOError:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from resumable.errors import ConfigError, StorageError
-from resumable.store.local import LocalStorage
-from resumable.store.patience import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, Outages, PatientStorage
-from resumable.store.storage import storage_error
+from resumable.store.storage.local import LocalStorage
+from resumable.store.storage.protocol import storage_error
+from resumable.store.storage.retry import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, Outages, PatientStorage
 
 
 class Clock:

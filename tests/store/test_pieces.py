@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 import pytest
 import xxhash
 
-from resumable.store import pieces
-from resumable.store.pieces import Digested, digest_of
+from resumable.store import digesting
+from resumable.store.digesting import Digested, digest_of
 
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 1000)
-    monkeypatch.setattr(pieces, "BESIDE_BYTES", 300)
+    monkeypatch.setattr(digesting, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(digesting, "BESIDE_BYTES", 300)
 
 
 def views(*sizes: int) -> list[memoryview]:
@@ -88,7 +88,7 @@ def _held_until_asked(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         def hexdigest(self) -> str:
             return self._seen.hexdigest()
 
-    monkeypatch.setattr(pieces.xxhash, "xxh3_128", Held)
+    monkeypatch.setattr(digesting.xxhash, "xxh3_128", Held)
     return go
 
 
@@ -133,4 +133,4 @@ def _digest_by(monkeypatch: pytest.MonkeyPatch, action: Callable[[memoryview], o
         def update(self, piece: memoryview) -> None:
             action(piece)
 
-    monkeypatch.setattr(pieces.xxhash, "xxh3_128", Watched)
+    monkeypatch.setattr(digesting.xxhash, "xxh3_128", Watched)

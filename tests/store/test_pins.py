@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from resumable.prune import prune
-from resumable.retention import Rule
+from resumable.checkpointing.prune import prune
+from resumable.policy.retention import Rule
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
-from resumable.store.local import LocalStorage
 from resumable.store.pins import pin, pinned, unpin
-from resumable.store.writer import delete
+from resumable.store.publish import delete
+from resumable.store.storage.local import LocalStorage
 from tests.store.building import launch, line, save
 
 

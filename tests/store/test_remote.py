@@ -11,10 +11,10 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from resumable.errors import ConfigError, StorageError
-from resumable.store import remote
-from resumable.store.patience import PatientStorage
-from resumable.store.remote import FsspecStorage
-from resumable.store.storage import open_storage
+from resumable.store.storage import fsspec_storage
+from resumable.store.storage.fsspec_storage import FsspecStorage
+from resumable.store.storage.protocol import open_storage
+from resumable.store.storage.retry import PatientStorage
 from tests.store.flat import CarelessStore, FlatStore
 
 
@@ -83,7 +83,7 @@ def test_a_half_written_file_is_not_published_when_it_is_collected(
             file.write = broken
             return file
 
-    monkeypatch.setattr(remote, "SINGLE_REQUEST_BYTES", 10)
+    monkeypatch.setattr(fsspec_storage, "SINGLE_REQUEST_BYTES", 10)
     place = stored(Breaks, tmp_path)
     with pytest.raises(StorageError, match="Connection reset by peer"):
         place.write("a/f", [bytes(100)])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from resumable.store.dedup import MAX_CHECKPOINTS, Sharing
 from resumable.store.manifest import BlobRecord
-from resumable.store.sharing import MAX_CHECKPOINTS, Sharing
 
 NAME = "model.frozen.safetensors"
 

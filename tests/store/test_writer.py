@@ -13,11 +13,11 @@ from resumable.errors import CorruptCheckpointError, FencedError, StorageError
 from resumable.store.attempts import Attempt, begin
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName, checkpoint_path
-from resumable.store.local import LocalStorage
 from resumable.store.manifest import Manifest
-from resumable.store.patience import PatientStorage
-from resumable.store.storage import open_storage, storage_error
-from resumable.store.writer import Background, Blob, delete, publish
+from resumable.store.publish import Background, Blob, delete, publish
+from resumable.store.storage.local import LocalStorage
+from resumable.store.storage.protocol import open_storage, storage_error
+from resumable.store.storage.retry import PatientStorage
 from tests.store.building import BLOBS, launch, line, manifest, save
 from tests.store.tracing import Trace
 
@@ -28,7 +28,7 @@ def place(tmp_path: Path) -> LocalStorage:
 
 
 def test_what_is_published_is_found_with_every_byte(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resumable.store.pieces.PIECE_BYTES", 7)
+    monkeypatch.setattr("resumable.store.digesting.PIECE_BYTES", 7)
     attempt = launch(place)
     name = CheckpointName(100, 1, attempt.number)
     data = bytes(range(256))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from resumable.opening import OpenedRun
+from resumable.checkpointing.open_run import OpenedRun
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import BlobRecord, Manifest
-from resumable.store.storage import Storage
-from resumable.store.writer import Blob, publish
+from resumable.store.publish import Blob, publish
+from resumable.store.storage.protocol import Storage
 
 STEPS_PER_EPOCH = 40
 

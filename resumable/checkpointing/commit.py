@@ -1,0 +1,221 @@
+"""Writes what was staged of a snapshot, commits it, and prunes; knows no objects and no loop."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from resumable.checkpointing.open_run import GENERATOR_RULE, OpenedRun
+from resumable.checkpointing.prune import Plan, make_room, prune
+from resumable.checkpointing.snapshot import Snapshot, broken, is_frozen, object_record, versions
+from resumable.config.config import Config
+from resumable.errors import CheckpointError, StorageError
+from resumable.policy import suspicion
+from resumable.policy.retention import best_values
+from resumable.policy.suspicion import Witnesses
+from resumable.run.run import STATE_BLOB
+from resumable.state.staging.stager import Image
+from resumable.store.catalog import Catalog
+from resumable.store.dedup import Sharing
+from resumable.store.layout import CheckpointName
+from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
+from resumable.store.publish import Background, Blob, publish
+from resumable.store.storage.retry import PatientStorage
+from resumable.utils.events import warn
+
+Offered = Mapping[str, BlobRecord | None]
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A checkpoint that exists: how many of its bytes were written for it, and how many checkpoints stay (if known)."""
+
+    total_bytes: int
+    written_bytes: int
+    kept: int | None
+
+
+class Commits:
+    """The checkpoints that one attempt adds to its run, one after the other."""
+
+    def __init__(self, config: Config, storage: PatientStorage, catalog: Catalog, opened: OpenedRun) -> None:
+        self._config = config
+        self._storage = storage
+        self._catalog = catalog
+        self._opened = opened
+        self._attempt = opened.attempt
+        self._rule = config.keep.rule()
+        self._sharing = Sharing()
+        self._digesting = Background()
+        self._best: tuple[float, ...] | None = None  # the values that stand for being best; None while unknown
+        self.witnesses = self._resumed_witnesses()  # by the newest checkpoint
+        self._reported_suspect = False
+
+    def offered(self, file_names: Iterable[str]) -> Offered:
+        """What each of these blobs was at the commit before, where it is likely to be that still."""
+        return {name: self._sharing.before(name, frozen=is_frozen(name)) for name in file_names}
+
+    def commit(
+        self, taken: Snapshot, images: Mapping[str, Image], offered: Offered, *, agreed: Callable[[], None]
+    ) -> Committed:
+        """Write the blobs, publish the manifest, prune. Blocks until the checkpoint is durable.
+
+        `offered` is what the images were staged with; `agreed` is called when only the manifest is missing, and raises
+        if the images turned out to be worth nothing. Raises as that and as `publish`, and `StateError` for a state that
+        no reader would take; then nothing is left of it, as far as the storage lets us.
+        """
+        self._storage.renew()
+        document = taken.document()
+        blobs = [Blob(STATE_BLOB, [memoryview(document)], len(document))]
+        blobs += [_blob(name, image, offered[name]) for name, image in images.items()]
+        records: dict[str, ObjectRecord] = {}
+        self._digesting.submit(lambda: records.update(_object_records(taken, images)))
+
+        def judged(written: dict[str, BlobRecord]) -> Manifest:
+            agreed()
+            return self._manifest(taken, self._digested(records), written, self._witnesses(taken, images))
+
+        name = CheckpointName(taken.position.step, taken.position.epoch, self._attempt.number)
+        try:
+            manifest = publish(
+                self._storage,
+                self._attempt,
+                name,
+                blobs,
+                judged,
+                lanes=1 if any(image.shares_memory for image in images.values()) else None,
+            )
+        except BaseException as failure:
+            self._clean_up(failure)
+            raise
+        self._catalog.add(name, manifest)
+        self.witnesses = suspicion.known([manifest])
+        self._sharing.published(manifest.blobs, offered=offered)
+        shared = [blob.size for name, blob in manifest.blobs.items() if _is_shared(blob, offered.get(name))]
+        total_bytes = sum(blob.size for blob in manifest.blobs.values())
+        pruned = self._prune()
+        self._remember_best(manifest, pruned)
+        self._report_suspect(pruned)
+        return Committed(total_bytes, total_bytes - sum(shared), len(pruned.keep) if pruned else None)
+
+    @property
+    def knows_best(self) -> bool:
+        """Return whether `best_values` needs no request to the storage."""
+        return self._best is not None
+
+    def best_values(self) -> tuple[float, ...]:
+        """Return the values of `keep.best.metric` that stand for being best; none where the storage fails now.
+
+        Must not be called while a commit runs, unless `knows_best`.
+        """
+        if self._best is None:
+            try:
+                self._best = self._best_of(manifest for _, manifest in self._catalog.history())
+            except (StorageError, CheckpointError):
+                return ()  # then every value is the best yet, and the save that follows says what is wrong
+        return self._best
+
+    def _best_of(self, manifests: Iterable[Manifest]) -> tuple[float, ...]:
+        metric = self._rule.best_metric
+        return () if metric is None else best_values((each.metrics.get(metric) for each in manifests), self._rule)
+
+    def _remember_best(self, added: Manifest, pruned: Plan | None) -> None:
+        # Each prune lists what stands: another program may have deleted there.
+        if pruned is not None:
+            self._best = self._best_of(self._catalog.manifest(name) for name in pruned.keep)
+        elif self._best is not None:
+            self._best = best_values([*self._best, *self._best_of([added])], self._rule)
+
+    def _resumed_witnesses(self) -> Witnesses:
+        resumed = self._opened.resumed
+        if resumed is None:
+            return Witnesses()
+        if suspicion.is_marked(resumed.manifest):
+            return suspicion.known([resumed.manifest])
+        newest, line = resumed.manifest.name.order, [resumed.manifest]
+        with suppress(StorageError, CheckpointError):  # what cannot be read now only leaves witnesses out
+            line = [manifest for name, manifest in reversed(self._catalog.history()) if name.order <= newest]
+        return suspicion.known(line)
+
+    def _witnesses(self, taken: Snapshot, images: Mapping[str, Image]) -> Witnesses:
+        before, step = self.witnesses.tensors, taken.position.step
+        return Witnesses(taken.metrics, suspicion.of_tensors(before, broken(taken, images), step=step))
+
+    def _report_suspect(self, pruned: Plan | None) -> None:
+        """Log once that the run became suspect, with the checkpoint that stays for it."""
+        suspect = self.witnesses.suspect
+        if suspect is not None and not self._reported_suspect:
+            finite = pruned.finite if pruned is not None else None
+            stays = f"{finite} stays, whatever `keep` says" if finite else "there is no checkpoint from before it"
+            warn(
+                f"{suspect.what} is not finite since step {suspect.since}: {stays}; `resumable ls` marks the suspect "
+                "checkpoints, and RUN@finite is the newest that is none"
+            )
+        self._reported_suspect = suspect is not None
+
+    def _digested(self, records: Mapping[str, ObjectRecord]) -> Mapping[str, ObjectRecord]:
+        """The records of all objects, once they are there."""
+        self._digesting.wait()
+        failure = self._digesting.failure()
+        if failure is not None:
+            raise failure
+        return records
+
+    def _clean_up(self, failure: BaseException) -> None:
+        self._digesting.wait()
+        self._digesting.failure()
+        if isinstance(failure, StorageError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
+            with suppress(StorageError):  # the failure is the one to tell
+                make_room(self._storage, self._catalog, self._attempt)
+
+    def _prune(self) -> Plan | None:
+        """Return what stays, if known. One that cannot be deleted now fails no save: the next one tries again."""
+        try:
+            return prune(self._storage, self._catalog, self._attempt, self._rule)
+        except (StorageError, CheckpointError) as error:
+            warn(f"could not delete old checkpoints: {error.message}")
+            return None
+
+    def _manifest(
+        self,
+        taken: Snapshot,
+        records: Mapping[str, ObjectRecord],
+        written: Mapping[str, BlobRecord],
+        witnesses: Witnesses,
+    ) -> Manifest:
+        position, run_file = taken.position, self._opened.run_file
+        return Manifest(
+            run_id=run_file.run_id,
+            attempt=self._attempt.number,
+            token=self._attempt.token,
+            lineage=list(self._attempt.lineage),
+            step=position.step,
+            epoch=position.epoch,
+            position=position.summary() | witnesses.summary(),
+            metrics=position.metrics,
+            config=self._config.public() | {"data_seed": run_file.data_seed},  # run.json may be damaged one day
+            versions=versions(),
+            environment={**taken.environment, GENERATOR_RULE: self._opened.generator_rule},
+            world=1,
+            finished=position.finished,
+            reason=taken.reason,
+            created=time.time(),
+            objects=dict(records),
+            blobs=dict(written),
+        )
+
+
+def _object_records(taken: Snapshot, images: Mapping[str, Image]) -> dict[str, ObjectRecord]:
+    return {name: object_record(captured, images) for name, captured in taken.objects.items()}
+
+
+def _blob(name: str, image: Image, before: BlobRecord | None) -> Blob:
+    known = before.digest if before is not None and image.unchanged else None
+    return Blob(name, image.chunks, image.size, before=before, digest=known)
+
+
+def _is_shared(blob: BlobRecord, before: BlobRecord | None) -> bool:
+    return before is not None and before.digest == blob.digest

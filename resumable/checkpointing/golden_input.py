@@ -1,0 +1,249 @@
+"""A known input and what the live model gives for it, for others to compare with; knows no file and no run."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from resumable.errors import ConfigError, StateError, quoted
+from resumable.state.objects.adapter import unwrapped
+from resumable.state.objects.side_effects import untouched
+from resumable.state.tensors.facts import empty, facts_of, fill, refusal
+
+_KEYS = {"model", "inputs", "arguments", "outputs"}
+_DEVICES = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "maia", "ipu", "xla", "privateuseone")
+_BATCHES = "give a tensor for model(x), a tuple of tensors for model(*batch), a dict of them for model(**batch)"
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """A known input and what the live model gave for it; tensors on the CPU, contiguous.
+
+    `arguments` are the keyword names of the inputs in order, None where they are positional; `outputs` are empty where
+    none were taken yet.
+    """
+
+    inputs: tuple[Tensor, ...]
+    arguments: tuple[str, ...] | None
+    outputs: tuple[Tensor, ...]
+
+    def tree(self, model: str) -> dict[str, Any]:
+        """As it is stored; `model` is the name of the module that it was given to."""
+        return {
+            "model": model,
+            "inputs": list(self.inputs),
+            "arguments": None if self.arguments is None else list(self.arguments),
+            "outputs": list(self.outputs),
+        }
+
+    @classmethod
+    def from_tree(cls, tree: Any) -> Golden:
+        """What `tree` made; `ValueError` for anything else."""
+        if not isinstance(tree, dict) or tree.keys() != _KEYS or type(tree["model"]) is not str:
+            raise ValueError("no golden input: expected model, inputs, arguments and outputs")
+        inputs, arguments, outputs = tree["inputs"], tree["arguments"], tree["outputs"]
+        if not _are(Tensor, inputs) or not _are(Tensor, outputs) or not inputs:
+            raise ValueError("a golden input that is no list of tensors")
+        named = arguments is None or (_are(str, arguments) and len(set(arguments)) == len(arguments) == len(inputs))
+        if not named:
+            raise ValueError("a golden input that has not one name for each tensor")
+        return cls(tuple(inputs), None if arguments is None else tuple(arguments), tuple(outputs))
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A golden input of a module that is being trained, and the name by which that is known."""
+
+    name: str
+    module: nn.Module
+    golden: Golden
+
+    def capture(self) -> dict[str, Any]:
+        """The tree that is stored: the outputs are those of the module as it is now."""
+        return outputs_of(self.module, self.golden).tree(self.name)
+
+
+def known(modules: Mapping[str, nn.Module], batch: Any, *, model: str | None) -> Known:
+    """`batch` as a golden input of one of the modules, tried out at once.
+
+    Raises `ConfigError` where it is not clear which module, `StateError` as `inputs_of` and `outputs_of`, and where the
+    outputs prove nothing. Later ones may: a training that diverges is not ended by it.
+    """
+    golden = inputs_of(batch)
+    name = model or _only(modules)
+    if name not in modules:
+        raise ConfigError(f"golden(..., model={name!r}): no such module", f"modules here: {_listed(modules)}")
+    found = nothing_in(outputs_of(modules[name], golden).outputs)
+    if found is not None:
+        raise StateError(
+            f"golden: {type(modules[name]).__name__} gives {found} in its outputs, so that any model would pass",
+            "give an input for which the model as it is now gives numbers; where every input gives none, look at its "
+            "weights",
+        )
+    return Known(name, modules[name], golden)
+
+
+def inputs_of(batch: Any) -> Golden:
+    """A tensor, a tuple or list of tensors, or a dict of tensors by argument name, copied; without outputs.
+
+    Raises `StateError` with the path of what is none of these.
+    """
+    if isinstance(batch, Tensor):
+        return Golden((_input(batch, "golden"),), None, ())
+    if isinstance(batch, Mapping):
+        found = {_argument(key): _input(value, f"golden[{key!r}]") for key, value in batch.items()}
+        names: tuple[str, ...] | None = tuple(found)
+        inputs = tuple(found.values())
+    elif isinstance(batch, tuple | list):
+        names, inputs = None, tuple(_input(value, f"golden[{index}]") for index, value in enumerate(batch))
+    else:
+        raise StateError(f"golden: {type(batch).__name__}, expected tensors", _BATCHES)
+    if not inputs:
+        raise StateError("golden: holds no tensor", _BATCHES)
+    return Golden(inputs, names, ())
+
+
+def outputs_of(module: nn.Module, golden: Golden) -> Golden:
+    """The golden input with what `module` gives for it as it is now: in eval mode, without gradients and autocast.
+
+    Nested outputs are flattened in order, what is None is left out. Nothing of the module or the program is changed by
+    it, but for what hooks of others do, and what lies inside of other objects. Raises `StateError` where the forward
+    fails, where an output is no tensor, and where there is none.
+    """
+    module = unwrapped(module)
+    _refuse_unfinished(module)
+    with untouched(module), _as_served(module):
+        given = _forward(module, golden)
+        leaves, _ = pytree.tree_flatten(given)
+        outputs = tuple(_output(leaf, number) for number, leaf in enumerate(leaves) if leaf is not None)
+    if not outputs:
+        raise StateError("golden: the model gave no tensor", "return what is to be compared from its forward")
+    return dataclasses.replace(golden, outputs=outputs)
+
+
+def nothing_in(outputs: Sequence[Tensor]) -> str | None:
+    """Why any model would pass by these outputs: they hold no finite number; None where there is one."""
+    count = sum(tensor.numel() for tensor in outputs)
+    if not count:
+        return "no number at all"
+    return None if any(map(_has_finite, outputs)) else f"no finite number among the {count}"
+
+
+def _has_finite(tensor: Tensor) -> bool:
+    name = str(tensor.dtype).removeprefix("torch.")
+    if not name.startswith(("float", "bfloat", "complex")) or name.startswith("float4"):  # which have no NaN
+        return tensor.numel() > 0
+    narrow = name.startswith("float8")  # for which torch has no such test
+    return bool(torch.isfinite(tensor.float() if narrow else tensor).any())
+
+
+def _forward(module: nn.Module, golden: Golden) -> Any:
+    device = _device(module)
+    inputs = [_copy(tensor, device) for tensor in golden.inputs]  # which a forward may write to
+    try:
+        if golden.arguments is None:
+            return module(*inputs)
+        return module(**dict(zip(golden.arguments, inputs, strict=True)))
+    except Exception as error:
+        raise StateError(
+            f"golden: {type(module).__name__} failed on the input {_described(golden)}: "
+            f"{type(error).__name__}: {quoted(error)}",
+            f"{_BATCHES}, and nothing that its forward does not take, such as labels",
+        ) from error
+
+
+@contextmanager
+def _as_served(module: nn.Module) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # whose tensors could not be stored
+        stack.enter_context(torch.no_grad())
+        for kind in filter(torch.is_autocast_enabled, _DEVICES):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if "torch._dynamo" in sys.modules:  # modules inside may be compiled, and would be so again for eval mode
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for part in module.modules():
+            part.training = False  # not by eval(), which others override, and merge weights in
+        yield
+
+
+def _input(value: Any, path: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise StateError(f"{path}: {type(value).__name__}, expected a tensor", _BATCHES)
+    return _stored(value.detach(), path)
+
+
+def _output(value: Any, number: int) -> Tensor:
+    path = f"golden: output {number} of the model"
+    if not isinstance(value, Tensor):
+        raise StateError(
+            f"{path}: {type(value).__name__}, expected a tensor", "return tensors, tuples and dicts of them"
+        )
+    return _stored(value.detach(), path)
+
+
+def _stored(value: Tensor, path: str) -> Tensor:
+    reason = refusal(value)
+    if reason is not None:
+        raise StateError(f"{path}: {reason[0]}", reason[1])
+    with torch.inference_mode(False):
+        return _copy(value, torch.device("cpu"))
+
+
+def _copy(tensor: Tensor, device: torch.device) -> Tensor:
+    """A plain tensor of its own with the same bits, in row-major order."""
+    copy = empty(dataclasses.replace(facts_of(tensor), strides=None), device)
+    fill(copy, tensor)
+    return copy
+
+
+def _argument(key: Any) -> str:
+    if type(key) is not str:
+        raise StateError(f"golden[{key!r}]: expected the name of an argument", _BATCHES)
+    return key
+
+
+def _refuse_unfinished(module: nn.Module) -> None:
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    lazy = [name for name, tensor in tensors if nn.parameter.is_lazy(tensor)]
+    if lazy:
+        raise StateError(
+            f"golden: {', '.join(lazy[:20])} has no shape yet", "pass one batch through the model before golden(...)"
+        )
+
+
+def _device(module: nn.Module) -> torch.device:
+    first = next(itertools.chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _only(modules: Mapping[str, nn.Module]) -> str:
+    if len(modules) != 1:
+        raise ConfigError(
+            f"golden(...): {len(modules)} modules were given ({_listed(modules)}), so it is not clear which",
+            "say which: golden(batch, model=...)",
+        )
+    return next(iter(modules))
+
+
+def _listed(modules: Mapping[str, nn.Module]) -> str:
+    return ", ".join(modules) or "none"
+
+
+def _described(golden: Golden) -> str:
+    shown = [f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}" for tensor in golden.inputs]
+    if golden.arguments is not None:
+        shown = [f"{name}={text}" for name, text in zip(golden.arguments, shown, strict=True)]
+    return f"({', '.join(shown)})"
+
+
+def _are(kind: type, values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)

@@ -1,0 +1,203 @@
+"""Takes a snapshot of everything at one boundary, as named tensors and plain values; knows no storage and no loop."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from resumable.checkpointing.golden_input import Known
+from resumable.checkpointing.position import Position
+from resumable.errors import ResumableError, StateError
+from resumable.policy.suspicion import State
+from resumable.run.run import GOLDEN, GRADIENTS, LATE
+from resumable.state.codec import Encoded, encode
+from resumable.state.objects import global_rng
+from resumable.state.objects.adapt import Adapter, emptiness
+from resumable.state.objects.gradients import Gradients
+from resumable.state.staging.stager import Image
+from resumable.state.tensors.facts import copy_of
+from resumable.store.manifest import ObjectRecord, TensorRecord
+from resumable.utils import strict_json
+from resumable.version import __version__
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One object's state: the values that are no tensors as a document, its live tensors by the blob they belong to.
+
+    `steady` are the keys of tensors that only optimizers write. `emptiness` is what to warn of where there is nothing.
+    """
+
+    kind: str
+    type: str
+    encoded: Encoded
+    blobs: Mapping[str, Mapping[str, Tensor]]
+    steady: frozenset[str]
+    emptiness: str | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything of one boundary. Its tensors are live, and must be staged before training writes to them.
+
+    `metrics` says of each metric logged so far what it is as a witness.
+    """
+
+    position: Position
+    reason: str
+    objects: Mapping[str, Captured]
+    values: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    metrics: Mapping[str, State] = field(default_factory=dict)
+
+    @property
+    def blobs(self) -> dict[str, Mapping[str, Tensor]]:
+        """All tensors, by file name and key."""
+        return {name: tensors for captured in self.objects.values() for name, tensors in captured.blobs.items()}
+
+    def document(self) -> bytes:
+        """The state file; `StateError` where it is beyond the bounds of readers."""
+        with readable("the state"):
+            return strict_json.dumps(dict(self.values))
+
+
+def snapshot(
+    adapters: Mapping[str, Adapter],
+    gradients: Gradients,
+    position: Position,
+    *,
+    reason: str,
+    everything: bool,
+    golden: Known | None,
+    late: Collection[str] = (),
+) -> Snapshot:
+    """Capture all objects, the gradients that wait to be used (with `everything` all of them) and the random streams.
+
+    A golden input is run through its module. `late` names the objects that a launch does not begin with. Raises
+    `StateError` with the path of what cannot be stored.
+    """
+    # First of all: should the module's code leave a trace where nobody can undo it, then it is captured, too.
+    beside = {} if golden is None else {GOLDEN: _beside(GOLDEN, golden.capture())}
+    objects = {name: _captured(adapter) for name, adapter in adapters.items()}
+    objects |= {GRADIENTS: _beside(GRADIENTS, gradients.capture(everything=everything)), **beside}
+    values = {
+        "objects": {name: captured.encoded.document for name, captured in objects.items()},
+        "rng": encode(global_rng.capture(), key_of=None, where="rng").document,
+        "position": encode(position.tree(), key_of=None, where="position").document,
+    }
+    return Snapshot(position, reason, objects, values, environment() | ({LATE: sorted(late)} if late else {}))
+
+
+def split(taken: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """For copying late: all blobs, with copies in place of what more than optimizers may write; and the live rest."""
+    blobs: dict[str, dict[str, Tensor]] = {}
+    live: dict[str, Tensor] = {}
+    for owner, captured in taken.objects.items():
+        for file_name, tensors in captured.blobs.items():
+            late = {key for key in tensors if key in captured.steady and not tensors[key].is_inference()}
+            blobs[file_name] = {key: value if key in late else copy_of(value) for key, value in tensors.items()}
+            live |= {f"{owner}.{key}": tensors[key] for key in late}
+    return blobs, live
+
+
+def object_record(captured: Captured, images: Mapping[str, Image]) -> ObjectRecord:
+    """What the manifest says of one object, once its tensors are in `images`."""
+    digests = {key: value for name in captured.blobs for key, value in images[name].digests.items()}
+    facts = {key: value for name in captured.blobs for key, value in images[name].facts.items()}
+    aliases = captured.encoded.aliases
+    tensors = {}
+    for key in [*captured.encoded.tensors, *aliases]:
+        stored = aliases.get(key, key)
+        fact = facts[stored]
+        tensors[key] = TensorRecord(
+            dtype=fact.dtype,
+            shape=list(fact.shape),
+            global_shape=list(fact.shape),
+            offsets=[0] * len(fact.shape),
+            strides=None if fact.strides is None else list(fact.strides),
+            alias=aliases.get(key),
+            digest=digests[stored],
+        )
+    return ObjectRecord(kind=captured.kind, type=captured.type, blobs=list(captured.blobs), tensors=tensors)
+
+
+def broken(taken: Snapshot, images: Mapping[str, Image]) -> list[str]:
+    """Return the names of the modules' tensors that are not finite, by their first elements alone."""
+    modules = {name: captured for name, captured in taken.objects.items() if captured.kind == "module"}
+    return [f"{name}.{key}" for name, each in modules.items() for blob in each.blobs for key in images[blob].broken]
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Refuse to write what is beyond the bounds of readers."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, ResumableError):
+            raise
+        raise StateError(
+            f"{what}: no reader would take it: {error}",
+            "keep long lists in tensors, and few large tensors, not many",
+        ) from error
+
+
+def blob_name(owner: str) -> str:
+    """The file of an object's tensors."""
+    return f"{owner}.safetensors"
+
+
+def is_frozen(file_name: str) -> bool:
+    """Whether a blob is that of tensors which training says it does not change."""
+    return ".frozen." in file_name
+
+
+def _captured(adapter: Adapter) -> Captured:
+    tree = adapter.capture()
+    encoded = encode(tree, key_of=adapter.key_of, where=adapter.name, advice=adapter.advice)
+    blobs = _blobs(adapter.name, encoded, adapter.frozen())
+    nothing = emptiness(adapter, tree)
+    return Captured(adapter.kind, adapter.type, encoded, blobs, adapter.steady(encoded.tensors), nothing)
+
+
+def _beside(name: str, tree: Any) -> Captured:
+    """What is stored beside the user's objects."""
+    encoded = encode(tree, key_of=".".join, where=name)
+    return Captured(name, name, encoded, _blobs(name, encoded, frozenset()), frozenset())
+
+
+def _blobs(name: str, encoded: Encoded, frozen: frozenset[str]) -> dict[str, dict[str, Tensor]]:
+    trained = {key: tensor for key, tensor in encoded.tensors.items() if key not in frozen}
+    still = {key: tensor for key, tensor in encoded.tensors.items() if key in frozen}
+    named = {blob_name(name): trained, blob_name(f"{name}.frozen"): still}
+    return {file_name: tensors for file_name, tensors in named.items() if tensors}
+
+
+def versions() -> dict[str, str]:
+    """The versions of the libraries whose change could change bits."""
+    return {
+        "resumable": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What of the machine could change bits."""
+    # Asking for a device's name would initialise CUDA in a program that does not use it.
+    used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    return {
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "devices": [torch.cuda.get_device_name(i) for i in used],
+    }

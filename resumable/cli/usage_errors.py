@@ -1,0 +1,37 @@
+"""How a wrong command line is reported: without the secrets of a URL that stands in it; knows no verb."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from resumable.utils.location import scrubbed
+
+
+class Verbs(TyperGroup):
+    """The group of all verbs. Which arguments are unexpected its errors quote, and one may be a URL."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _scrubbed():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _scrubbed():
+            return super().invoke(ctx)
+
+
+# Of `click`, or of the copy that newer versions of typer bring along.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+@contextmanager
+def _scrubbed() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        error.message = scrubbed(error.message)
+        raise

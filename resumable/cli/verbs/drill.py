@@ -1,0 +1,209 @@
+"""`resumable drill`: the user's own proof, with the user's own script; decides nothing about how a drill goes."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from resumable.cli.drill_runs import DRILLED, Attempt, Reference, Rehearsal, plan_kills, step_seconds
+from resumable.cli.options import Json
+from resumable.cli.terminal import Column, Styled, count, print_json, print_table, say, tell
+from resumable.cli.verbs.diff import Comparison, as_json, examine, print_result
+from resumable.utils.events import duration
+from resumable.utils.failpoints import Kill
+from resumable.utils.location import scrubbed
+
+MOST = 10
+COLUMNS = (
+    Column("attempt", "right"),
+    Column("from step", "right"),
+    Column("replayed", "right"),
+    Column("killed at", "right"),
+    Column("where", wrap=True),
+)
+WHERE = {
+    "step": "at a random instant",
+    "save.blob": "in a save, before a file",
+    "save.manifest": "in a save, before its commit",
+    "save.published": "in a save, after its commit",
+}
+HINTS = (
+    "is the script deterministic at all? `--kills 0` compares two undisturbed runs",
+    "state outside of the objects given to Trainer(...): pass the loop's own variables as a dict, and everything that "
+    "has a state_dict (scheduler, EMA, metrics, generators)",
+    "kernels that add in any order: torch.use_deterministic_algorithms(True)",
+    "another number of threads: torch.set_num_threads(n), or OMP_NUM_THREADS",
+    "order that depends on hashes, as of a set of strings: sorted(...), or PYTHONHASHSEED=0",
+)
+
+
+def drill(
+    command: Annotated[
+        list[str],
+        typer.Argument(metavar="COMMAND", help="After `--`: what trains, as you launch it.", show_default=False),
+    ],
+    kills: Annotated[int, typer.Option(min=0, help="How often to kill it.")] = 5,
+    seed: Annotated[int, typer.Option(help="Draws the steps and the instants.")] = 0,
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="Keep both runs here, a new folder.", show_default=False),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show what the command prints.")] = False,
+    json: Json = False,
+) -> None:
+    """Kill a training, rerun it, compare.
+
+    Proves that the end of a training does not depend on being killed and rerun.
+
+    For example: resumable drill --kills 5 -- python train.py --lr 0.1
+
+    The command is launched as it is, with RESUMABLE_RUN set to a scratch folder: once undisturbed, saving only at its
+    start and its end, then with SIGKILLs at random instants and inside saves, until it has finished. The second run
+    begins with a copy of the first one's checkpoint of step 0, so a script that seeds nothing has the same start.
+    A command that trains several runs has a folder for each, and all are compared. Exits with 0 if all final
+    checkpoints are bit-exact. Otherwise both runs are kept, and their folder is named.
+
+    --json: {"exact", "seed", "steps", "step_seconds", "runs", "attempts": [{"attempt", "run", "resumed_from_step",
+    "steps_replayed", "armed", "point", "killed_at_step"}], "scratch", and "tensors", "values", "count", "differences",
+    "notes" as of `diff`}; `point` and `killed_at_step` are null where no kill landed, `scratch` where nothing was kept.
+    """
+    scratch = _scratch(keep)
+    rehearsal = Rehearsal(command, scratch, show=_show if not quiet else lambda line: None)
+    try:
+        _announce("reference", f"undisturbed: {scrubbed(shlex.join(command))}")
+        references = rehearsal.undisturbed()
+        _tell(references)
+        armed = plan_kills(references, count=kills, seed=seed)
+        attempts = list(rehearsal.disturbed(references, armed, _announce_attempt))
+        result = _together({each.name: _examine(each, rehearsal) for each in references})
+    except BaseException:
+        _tell_kept(scratch)
+        raise
+    removed = result.exact and keep is None
+    if json:
+        print_json(_document(seed, references, attempts, result, None if removed else str(scratch)))
+    else:
+        _print(attempts, result, kills=kills, runs=len(references))
+    if removed:
+        shutil.rmtree(scratch)
+    else:
+        _tell_kept(scratch)
+    if not result.exact:
+        raise typer.Exit(1)
+
+
+def _scratch(keep: Path | None) -> Path:
+    if keep is None:
+        return Path(tempfile.mkdtemp(prefix="resumable-drill-"))
+    if keep.exists() and any(keep.iterdir()):
+        raise typer.BadParameter(f"{keep} is not empty: name a new folder")
+    keep.mkdir(parents=True, exist_ok=True)
+    return keep.resolve()
+
+
+def _examine(reference: Reference, rehearsal: Rehearsal) -> Comparison:
+    final = rehearsal.final(reference)
+    for checkpoint in (reference.final, final):
+        checkpoint.verify()
+    result = examine(reference.final, final)
+    # That the configurations differ is the drill's own doing.
+    notes = [note for note in result.notes if not note.path.startswith("config.")]
+    return Comparison(result.differences, result.tensors, result.values, notes)
+
+
+def _together(results: dict[str, Comparison]) -> Comparison:
+    """All comparisons as one; where there are several, places begin with the name of the run."""
+    if len(results) == 1:
+        return next(iter(results.values()))
+    return Comparison(
+        [replace(each, path=f"{name}: {each.path}") for name, result in results.items() for each in result.differences],
+        sum(result.tensors for result in results.values()),
+        sum(result.values for result in results.values()),
+        [replace(note, path=f"{name}: {note.path}") for name, result in results.items() for note in result.notes],
+    )
+
+
+def _document(
+    seed: int, references: list[Reference], attempts: list[Attempt], result: Comparison, kept: str | None
+) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "steps": sum(reference.steps for reference in references),
+        "step_seconds": step_seconds(references),
+        "runs": [reference.name for reference in references],
+        "attempts": [asdict(attempt) for attempt in attempts],
+        "scratch": kept,
+        **as_json(result, most=MOST),
+    }
+
+
+# ---- printing
+
+
+def _announce(name: str, what: str) -> None:
+    tell((name, "bold cyan"), f"  {what}")
+
+
+def _show(line: str) -> None:
+    tell(("  | ", "dim"), line)
+
+
+def _announce_attempt(number: int, resumed_from_step: int, armed: Kill | None) -> None:
+    if armed is None:
+        plan = "to its end"
+    elif armed.point == "step":
+        plan = f"to be killed {duration(armed.delay_seconds)} after step {armed.step}"
+    else:
+        plan = f"to be killed {WHERE[armed.point]}, from step {armed.step} on"
+    _announce(f"attempt {number}", f"from step {resumed_from_step}, {plan}")
+
+
+def _tell(references: list[Reference]) -> None:
+    steps, each = sum(reference.steps for reference in references), duration(step_seconds(references))
+    runs = f" of {count(len(references), 'run')}" if len(references) > 1 else ""
+    tell(f"  {count(steps, 'step')}{runs}, {each} each")
+
+
+def _tell_kept(scratch: Path) -> None:
+    if not any(scratch.iterdir()):
+        scratch.rmdir()  # the command never got as far as a run
+        return
+    what = "both runs are" if (scratch / DRILLED).exists() else "the run is"
+    tell(f"{what} kept in ", (str(scratch), "bold"))
+
+
+def _print(attempts: list[Attempt], result: Comparison, *, kills: int, runs: int) -> None:
+    start: list[Styled] = ["1", "", "", "", ("wrote the start", "dim")]
+    rows = [start, *map(_row, attempts)]
+    if runs > 1:
+        rows = [
+            [row[0], name, *row[1:]] for row, name in zip(rows, ["", *(each.run for each in attempts)], strict=True)
+        ]
+    print_table((COLUMNS[0], Column("run"), *COLUMNS[1:]) if runs > 1 else COLUMNS, rows)
+    landed = sum(attempt.point is not None for attempt in attempts)
+    if landed < kills:
+        say((f"{landed} of {kills} kills landed: the run had finished before the others could", "yellow"))
+    if landed and not any(attempt.resumed_from_step for attempt in attempts):
+        say(
+            ("every attempt began anew at step 0, which proves little: ", "yellow"),
+            "save more often, as in RESUMABLE_EVERY__STEPS=10 resumable drill ...",
+        )
+    say("")
+    print_result(result, most=MOST, names=("undisturbed", "killed"))
+    if not result.exact:
+        say("")
+        say(("what commonly causes it", "bold"))
+        for hint in HINTS:
+            say(f"  - {hint}")
+
+
+def _row(attempt: Attempt) -> list[Styled]:
+    ends: Styled = ("ran to its end", "green") if attempt.point is None else WHERE[attempt.point]
+    killed = "" if attempt.killed_at_step is None else str(attempt.killed_at_step)
+    return [str(attempt.attempt), str(attempt.resumed_from_step), str(attempt.steps_replayed), killed, ends]

@@ -1,0 +1,53 @@
+"""`resumable pin`: says that one checkpoint is to stay; deletes nothing and decides nothing else."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from resumable.cli.options import Json, StorageOptions, Target, open_checkpoint
+from resumable.cli.terminal import print_json, say
+from resumable.errors import NoCheckpointError
+from resumable.run.run import parse_target
+from resumable.store import pins
+from resumable.store.catalog import Catalog
+from resumable.store.layout import CheckpointName
+from resumable.store.storage.protocol import Storage, open_storage
+
+
+def pin(
+    target: Target,
+    remove: Annotated[bool, typer.Option("--remove", help="Let retention decide about it again.")] = False,
+    json: Json = False,
+    storage_options: StorageOptions = "{}",
+) -> None:
+    """Keep one checkpoint for good: no save and no `prune` deletes it.
+
+    Safe while the training runs. A pin is an empty file of that name in the folder `pins` of the run.
+
+    --json: {"run", "name", "pinned": true or false}.
+    """
+    url, _ = parse_target(target)
+    storage = open_storage(url, storage_options)
+    name = CheckpointName.parse(open_checkpoint(target, storage_options).name)
+    assert name is not None
+    if remove:
+        pins.unpin(storage, name)
+    else:
+        _pin(storage, name)
+    if json:
+        print_json({"run": storage.url, "name": str(name), "pinned": not remove})
+    else:
+        say(("unpinned " if remove else "pinned ", "green"), str(name))
+
+
+def _pin(storage: Storage, name: CheckpointName) -> None:
+    pins.pin(storage, name)
+    try:
+        Catalog(storage).manifest(name)
+    except NoCheckpointError:
+        pins.unpin(storage, name)
+        raise NoCheckpointError(
+            f"{name} was pruned at this very moment", f"`resumable ls {storage.url}` lists what there is"
+        ) from None

@@ -1,0 +1,139 @@
+"""`resumable show`: the manifest of one checkpoint, for people; reads nothing else."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from resumable.cli.options import Json, StorageOptions, Target, open_checkpoint
+from resumable.cli.terminal import Column, print_json, print_table, say
+from resumable.cli.verbs.ls import batch, metrics
+from resumable.policy.suspicion import mark
+from resumable.run.run import Checkpoint
+from resumable.store.layout import checkpoint_path
+from resumable.store.manifest import Manifest, ObjectRecord
+from resumable.utils.events import duration, size
+from resumable.utils.location import location
+
+
+def show(target: Target, json: Json = False, storage_options: StorageOptions = "{}") -> None:
+    """Show what a checkpoint holds.
+
+    Position, lineage, objects, metrics, config, versions, environment and blobs, all from its manifest.
+
+    --json: the manifest as FORMAT.md describes it, with "name", "size_bytes" and for each object in "summary" its
+    "kind", "type", "tensors", "elements" and "size_bytes" beside it.
+    """
+    checkpoint = open_checkpoint(target, storage_options)
+    if json:
+        print_json(_document(checkpoint))
+        return
+    manifest = checkpoint.manifest
+    _head(checkpoint)
+    _objects(manifest)
+    _pairs("config", _flat(_public(manifest.config)))
+    _pairs("versions", manifest.versions)
+    _pairs("environment", _flat(manifest.environment))
+    _blobs(manifest)
+
+
+def _document(checkpoint: Checkpoint) -> dict[str, Any]:
+    summary = {name: _summary(checkpoint.manifest, name) for name in checkpoint.manifest.objects}
+    document = checkpoint.manifest.model_dump(mode="json")
+    document["config"] = _public(checkpoint.manifest.config)
+    return {"name": checkpoint.name, "size_bytes": checkpoint.size_bytes, "summary": summary, **document}
+
+
+def _public(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config without a secret in its URL, which older versions wrote in part."""
+    return config | {"run": location(config["run"])} if "run" in config else config
+
+
+def _summary(manifest: Manifest, name: str) -> dict[str, Any]:
+    record = manifest.objects[name]
+    return {
+        "kind": record.kind,
+        "type": record.type,
+        "tensors": len(record.tensors),
+        "elements": _elements(record),
+        "size_bytes": sum(manifest.blobs[blob].size for blob in record.blobs),
+    }
+
+
+def _elements(record: ObjectRecord) -> int:
+    return sum(math.prod(tensor.shape) for tensor in record.tensors.values() if tensor.alias is None)
+
+
+def _head(checkpoint: Checkpoint) -> None:
+    manifest = checkpoint.manifest
+    age = duration(max(time.time() - manifest.created, 0))
+    created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.created))
+    say((checkpoint.name, "bold"), (" finished", "green") if manifest.finished else "")
+    _line("position", _position(manifest))
+    _line("metrics", metrics(dict(manifest.metrics), digits=8) or "none")
+    if suspect := mark(manifest):
+        _line("suspect", f"{suspect.what} is not finite since step {suspect.since}")
+    _line("saved", f"{created}, {age} ago, because of: {manifest.reason}")
+    _line("run", f"{manifest.run_id}, format version {manifest.format_version}, world {manifest.world}")
+    for number, resumed_from in manifest.lineage:
+        _line(f"attempt {number}", f"resumed from {resumed_from}" if resumed_from else "began the run")
+
+
+def _position(manifest: Manifest) -> str:
+    position = manifest.position
+    total = {position.get("loop"): position.get("total")}
+    text = f"step {_of(manifest.step, total.get('steps'))}, {_of(manifest.epoch, total.get('epochs'))} epochs completed"
+    return text + (f", batch {batch(position)} of the next" if position.get("batch") is not None else "")
+
+
+def _of(number: int, total: int | None) -> str:
+    return str(number) if total is None else f"{number} of {total}"
+
+
+def _line(name: str, value: str) -> None:
+    say((f"{name:<12}", "dim"), value)
+
+
+def _objects(manifest: Manifest) -> None:
+    say("")
+    columns = [
+        Column("object"),
+        Column("kind", drop=1),
+        Column("type", wrap=True),
+        Column("tensors", "right"),
+        Column("elements", "right"),
+        Column("size", "right"),
+    ]
+    rows = []
+    for name in manifest.objects:
+        facts = _summary(manifest, name)
+        numbers = [f"{facts['tensors']:,}", f"{facts['elements']:,}", size(facts["size_bytes"])]
+        rows.append([name, facts["kind"], facts["type"], *numbers])
+    print_table(columns, rows)
+
+
+def _blobs(manifest: Manifest) -> None:
+    say("")
+    own = checkpoint_path(manifest.name) + "/"
+    rows = [[blob.path.removeprefix(own), size(blob.size), blob.digest] for blob in manifest.blobs.values()]
+    print_table([Column("blob", wrap=True), Column("size", "right"), Column("digest", drop=1)], rows)
+
+
+def _pairs(title: str, values: dict[str, Any]) -> None:
+    say("")
+    say((title, "bold"))
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        say((f"  {name:<{width}}  ", "dim"), str(value))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots, as one would write them in the environment or ask for them."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = "null" if value is None else value
+    return flat

@@ -1,0 +1,93 @@
+"""Explains why a configuration cannot be used, without what may be a secret in it; knows no key of it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from pydantic import ValidationError
+
+from resumable.errors import ConfigError, quoted
+from resumable.utils.location import location, scrubbed
+
+PREFIX = "RESUMABLE_"
+ENVIRONMENT = "the environment"
+MOST = 20  # of a file with thousands of wrong keys
+
+Location: TypeAlias = tuple[int | str, ...]
+Keys: TypeAlias = Sequence[tuple[str, ...]]
+
+
+class Source(NamedTuple):
+    """Where values come from. Text of those that are not `quotable`, files and the environment, is never shown."""
+
+    name: str
+    values: dict[str, Any]
+    quotable: bool = True
+
+
+def explained(error: ValidationError, sources: Sequence[Source], known: Keys) -> ConfigError:
+    """Everything that is wrong in one error; `sources` in the order in which they win, `known` all the keys."""
+    faults = error.errors(include_url=False)
+    told = [_one(dict(each), sources, known) for each in faults[:MOST]]
+    messages = [message for message, _ in told]
+    if len(faults) > MOST:
+        messages.append(f"config: and {len(faults) - MOST} more")
+    return ConfigError("\n".join(messages), "; ".join(dict.fromkeys(hint for _, hint in told)))
+
+
+def _one(error: dict[str, Any], sources: Sequence[Source], known: Keys) -> tuple[str, str]:
+    place: Location = error["loc"]
+    key = quoted(scrubbed(".".join(str(part) for part in place)))
+    source = _origin(place, sources)
+    where = _variable(place) if source.name == ENVIRONMENT else source.name
+    if error["type"] == "extra_forbidden":
+        guess = nearest(key, [".".join(each) for each in known])
+        return f"config: unknown key {key!r} in {where}{guess}", f"correct or remove {key!r} in {where}"
+    if error["type"] == "missing":
+        return (
+            f"config: {key}: expected a value, found none in {sources[-1].name}",
+            f"add a line such as `run: runs/mine`, or set {PREFIX}{key.upper()}",
+        )
+    expected = re.sub(r"^(Input should be |Value error, )", "", error["msg"])
+    found = shown(error["input"], quotable=source.quotable and place[0] != "storage_options")
+    return f"config: {key} in {where}: expected {expected}, found {found}", f"correct {key!r} in {where}"
+
+
+def shown(value: object, *, quotable: bool = False) -> str:
+    """What was found: a number as it is, a container by its type, and text only where it is `quotable`."""
+    if isinstance(value, str):
+        return quoted(repr(location(value))) if quotable else f"text of length {len(value)}"
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() < 1000):
+        return repr(value)
+    return type(value).__name__
+
+
+def _origin(place: Location, sources: Sequence[Source]) -> Source:
+    """The first source that says anything about this place."""
+    return next((source for source in sources if _says(source.values, place)), sources[-1])
+
+
+def _says(values: Any, place: Location) -> bool:
+    for part in place:
+        if not isinstance(values, Mapping):
+            return True  # A list, say: it is never merged, so whatever is wrong inside comes from here.
+        if part not in values:
+            return False
+        values = values[part]
+    return True
+
+
+def _variable(place: Location) -> str:
+    parts = [str(part).upper() for part in place]
+    names = [PREFIX + "__".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    return next((name for name in names if name in os.environ), ENVIRONMENT)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A guess at which of the known names was meant, as the end of a sentence; empty where there is none."""
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" (did you mean {found[0]!r}?)" if found else ""

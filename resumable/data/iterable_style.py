@@ -1,0 +1,224 @@
+"""Iterable datasets: by their own `state_dict` where it is one, else replayed in the same number of workers.
+
+Knows no storage. Batches are made here, under streams keyed by (pass, worker, batch of that worker).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from resumable.data import huggingface
+from resumable.data.addresses import key_of
+from resumable.data.map_style import KeyedFetch, build_loader, iterate
+from resumable.data.pass_base import Opening, Pass, length_of, taking
+from resumable.data.replay import check_workers, replay, type_of, workers_of
+from resumable.data.workers import end_iterator, end_workers
+from resumable.errors import LoopError
+
+_TICKET = struct.Struct("<16sq?")
+
+
+class Ticket:
+    """The key and epoch of the current pass, in memory that workers share: persistent ones look anew each pass."""
+
+    def __init__(self) -> None:
+        self._memory = torch.zeros(_TICKET.size, dtype=torch.uint8)
+        self._memory.share_memory_()  # type: ignore[no-untyped-call]
+
+    def write(self, key: bytes, epoch: int | None) -> None:
+        image = bytearray(_TICKET.pack(key, epoch or 0, epoch is not None))
+        self._memory.copy_(torch.frombuffer(image, dtype=torch.uint8))
+
+    def read(self) -> tuple[bytes, int | None]:
+        key, epoch, present = _TICKET.unpack(bytes(self._memory.tolist()))
+        return key, epoch if present else None
+
+
+class KeyedStream(IterableDataset[Any]):
+    """The user's dataset behind a proxy whose iterator gives collated batches, each under the streams of its key."""
+
+    def __init__(self, loader: Any, ticket: Ticket, generator_rule: int) -> None:
+        self.dataset = loader.dataset
+        self.ticket = ticket
+        self.generator_rule = generator_rule
+        self.start = 0  # number of the first batch that is made; set before iterating, in the main program only
+        self.live: Batches | None = None
+        self._batch_size: int | None = loader.batch_size if loader.batch_sampler is not None else None
+        self._drop_last = bool(loader.drop_last)
+        self._collate = loader.collate_fn
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"live": None}
+
+    def __iter__(self) -> Batches:
+        told = get_worker_info()
+        key, epoch = self.ticket.read()
+        if told is not None and epoch is not None and callable(getattr(self.dataset, "set_epoch", None)):
+            self.dataset.set_epoch(epoch)
+        self.live = Batches(self, key_of("worker", key, told.id if told else 0), self.start)
+        return self.live
+
+    def read(self, items: Iterator[Any]) -> Any:
+        """One batch as torch would make it; StopIteration when nothing, or too little, is left."""
+        if self._batch_size is None:
+            return self._collate(next(items))
+        batch = []
+        for item in items:
+            batch.append(item)
+            if len(batch) == self._batch_size:
+                break
+        if not batch or (self._drop_last and len(batch) < self._batch_size):
+            raise StopIteration
+        return self._collate(batch)
+
+    @property
+    def collate(self) -> Any:
+        return self._collate
+
+
+class Batches(Iterator[Any]):
+    """The batches of one worker in one pass."""
+
+    def __init__(self, stream: KeyedStream, key: bytes, start: int) -> None:
+        self._stream = stream
+        self._key = key
+        self._number = start
+        self._fetch = KeyedFetch(stream.dataset, stream.collate, rule=stream.generator_rule)
+        self._ended = False
+        self.items: Iterator[Any] = self._fetch(key, lambda: iter(stream.dataset), again=False)
+
+    def __next__(self) -> Any:
+        if self._ended:
+            raise StopIteration
+        key = key_of("fetch", self._key, self._number)
+        self._number += 1
+        try:
+            # Never twice: what was read from the stream is gone.
+            return self._fetch(key, lambda: self._stream.read(self.items), again=False)
+        except StopIteration:
+            self._ended = True
+            raise
+
+
+class StreamSource:
+    """One of our loaders over a stream, kept as long as the user's loader lives."""
+
+    def __init__(self) -> None:
+        self._loader: DataLoader[Any] | None = None
+        self._ticket = Ticket()
+        self._active: Pass | None = None
+        self.stream: KeyedStream | None = None
+
+    def start(self, loader: Any, opening: Opening, owner: Pass, *, first: int) -> Iterator[Any]:
+        """The batches from `first` on; a pass that still holds the persistent workers is closed."""
+        if self._loader is None or not loader.persistent_workers:
+            self._ticket = Ticket()
+            self.stream = KeyedStream(loader, self._ticket, opening.generator_rule)
+            self._loader = build_loader(loader, opening, self.stream, None)
+        elif self._active is not None:
+            self._active.close()
+        assert self.stream is not None
+        self._active = owner
+        self._ticket.write(opening.key, opening.epoch)
+        self.stream.start = first
+        return iterate(self._loader, opening.signals)
+
+    def close(self) -> None:
+        """End the workers."""
+        end_workers(self._loader)
+        self._loader = None
+
+
+class StreamPass(Pass):
+    """One pass over an iterable dataset."""
+
+    def __init__(self, loader: Any, opening: Opening, source: StreamSource) -> None:
+        super().__init__(opening.address)
+        self.length = length_of(loader)
+        self._loader = loader  # kept alive: its workers end with it
+        self._persistent = bool(loader.persistent_workers)
+        self._workers = workers_of(loader)
+        self._dataset = loader.dataset
+        self._shuffles = huggingface.shuffles_by_buffer(self._dataset)
+        self._stateful = has_state(loader) and not self._shuffles
+        check_workers(opening, self._workers)
+        self._check_kind(opening)
+        self._count = opening.batches_done if self._stateful else 0
+        self._loaded: huggingface.LoadedStates | None = None
+        if self._stateful and opening.resume:
+            self._loaded = huggingface.LoadedStates(self._dataset)
+            with taking(opening.address, type_of(self._dataset)):
+                self._dataset.load_state_dict(opening.resume["dataset"])
+            self.replayed = True
+        self._batches: Iterator[Any] | None = source.start(loader, opening, self, first=self._count)
+        self._live = source.stream.live if source.stream else None
+        if self._stateful:
+            self._load_iterator(opening)
+        else:
+            replay(self, opening, type_of(self._dataset), self._advice())
+
+    def _advice(self) -> str:
+        if self._shuffles:
+            return huggingface.LEFT_OUT
+        if _is_stateful(self._dataset):
+            return "fast instead: num_workers=0, with which the state_dict of the dataset is used"
+        return (
+            "fast instead: state_dict and load_state_dict on the dataset, which go on at the very next sample (what "
+            "waits in buffers is part of the state), and num_workers=0"
+        )
+
+    def _check_kind(self, opening: Opening) -> None:
+        if opening.resume is None or (opening.resume["kind"], self._shuffles) == ("state", True):
+            return  # that state is of an earlier version, and leaves something out; the count of batches does not
+        if opening.resume["kind"] != self._kind:
+            raise LoopError(
+                f"{opening.address}: the checkpoint holds the dataset's position by {opening.resume['kind']}, now it "
+                f"would go by {self._kind}",
+                "state_dict and load_state_dict of the dataset must be there, or missing, as when the run began",
+            )
+
+    @property
+    def _kind(self) -> str:
+        return "state" if self._stateful else "replay"
+
+    def _load_iterator(self, opening: Opening) -> None:
+        iterator = self._live.items if self._live else None
+        state = opening.resume.get("iterator") if opening.resume else None
+        if state is not None and iterator is not self._dataset:
+            with taking(opening.address, type_of(iterator)):
+                iterator.load_state_dict(state)  # type: ignore[union-attr]
+
+    def _fetch(self) -> Any:
+        assert self._batches is not None
+        batch = next(self._batches)
+        self._count += 1
+        if self._loaded is not None:
+            self._loaded.forget_used()
+        return batch
+
+    def _position(self) -> dict[str, Any]:
+        place = {"kind": self._kind, "batches": self._count, "workers": self._workers}
+        if not self._stateful or self._finished:
+            return place | {"dataset": None, "iterator": None}
+        iterator: Any = self._live.items if self._live else None
+        beside = iterator is not self._dataset and _is_stateful(iterator)
+        return place | {"dataset": self._dataset.state_dict(), "iterator": iterator.state_dict() if beside else None}
+
+    def _release(self) -> None:
+        if not self._persistent:
+            end_iterator(self._batches)
+        self._batches = self._loader = None
+
+
+def has_state(loader: Any) -> bool:
+    """Whether the position of this loader's dataset can be had from the dataset itself."""
+    return not workers_of(loader) and _is_stateful(loader.dataset)
+
+
+def _is_stateful(item: Any) -> bool:
+    return callable(getattr(item, "state_dict", None)) and callable(getattr(item, "load_state_dict", None))

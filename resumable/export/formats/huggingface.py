@@ -1,0 +1,102 @@
+"""Weights as safetensors files in Hugging Face layout, tensor by tensor; knows no checkpoint and no model.
+
+One file `model.safetensors`, or shards with an index. Of tied tensors one name is stored; the others stand in the
+file's metadata, as Hugging Face's own writer has it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from resumable.state.tensors.facts import DTYPES, TensorFacts, bytes_of
+from resumable.state.tensors.safetensors_layout import Layout
+from resumable.store.storage.protocol import Storage
+from resumable.weights.load_weights import INDEX, SINGLE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Read = Callable[[str], "Tensor"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor to be written: its name, and what it will be in the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def facts(self) -> TensorFacts:
+        return TensorFacts(self.dtype, self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+def shards(weights: Iterable[Weight], *, max_bytes: int | None) -> list[list[Weight]]:
+    """The weights in their order, in as few runs of at most `max_bytes` as that allows; a larger one stands alone."""
+    found: list[list[Weight]] = [[]]
+    filled = 0
+    for weight in weights:
+        if found[-1] and max_bytes is not None and filled + weight.nbytes > max_bytes:
+            found.append([])
+            filled = 0
+        found[-1].append(weight)
+        filled += weight.nbytes
+    return found
+
+
+def write(
+    storage: Storage, weights: Sequence[Weight], read: Read, *, tied: Mapping[str, str], max_bytes: int | None
+) -> dict[str, str]:
+    """Write all files; XXH3-128 of each tensor as written, by its name. At most one tensor is in memory.
+
+    `read` gives a tensor by its name; it is cast to the dtype wanted.
+    """
+    parts = shards(weights, max_bytes=max_bytes)
+    digests: dict[str, str] = {}
+    index: dict[str, str] = {}
+    for number, part in enumerate(parts, 1):
+        name = SINGLE if len(parts) == 1 else f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+        index |= dict.fromkeys((weight.name for weight in part), name)
+        here = {weight.name for weight in part}
+        image = Streamed(part, read, {other: kept for other, kept in tied.items() if kept in here}, digests)
+        storage.write(name, image)
+    if len(parts) > 1:
+        storage.write(INDEX, [_index(weights, index)])
+    return digests
+
+
+def _index(weights: Iterable[Weight], where: Mapping[str, str]) -> bytes:
+    total = sum(weight.nbytes for weight in weights)
+    document = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+    return json.dumps(document, indent=2).encode() + b"\n"
+
+
+class Streamed:
+    """The bytes of one file, each tensor read when its turn comes; iterating again begins again."""
+
+    def __init__(self, weights: Sequence[Weight], read: Read, tied: Mapping[str, str], digests: dict[str, str]) -> None:
+        facts = {weight.name: weight.facts for weight in weights}
+        self._layout = Layout(((name, *fact.stored_as, fact.nbytes) for name, fact in facts.items()), metadata=tied)
+        self._facts = facts
+        self._read = read
+        self._digests = digests
+
+    def __iter__(self) -> Iterator[memoryview]:
+        yield memoryview(self._layout.header)
+        for name in self._layout.slices:
+            data = bytes_of(self._read(name).to(self._facts[name].torch_dtype))
+            self._digests[name] = xxhash.xxh3_128_hexdigest(data)
+            if data:
+                yield data
+                data.release()  # or this tensor would stay, in the hands of whoever writes, while the next one is read

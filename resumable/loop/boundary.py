@@ -1,0 +1,228 @@
+"""What is asked between two steps or two epochs: has a save failed, must we leave, is a save due; knows no loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from resumable.checkpointing.checkpointer import Checkpointer
+from resumable.checkpointing.position import Position
+from resumable.config.config import Config
+from resumable.errors import Interrupted, Preempted
+from resumable.loop.best_saves import Bests
+from resumable.loop.metrics import Watch
+from resumable.loop.preemption import Preemption, exit_code
+from resumable.policy import save_policy
+from resumable.policy.save_cost import Cost
+from resumable.utils import failpoints
+from resumable.utils.events import emit, warn
+
+MAX_UNCLEAN_BOUNDARIES = 16
+TOO_SOON = 2  # saves in a row that cost more than their share: one alone may have been unlucky
+
+
+class Instant(NamedTuple):
+    """One boundary: the counters as of now, what was logged, and how to write the whole position down."""
+
+    step: int
+    epoch: int
+    inside_epoch: bool
+    logged: Callable[[], Mapping[str, Any]]
+    position: Callable[[bool], Position]
+    pass_over: bool
+    epoch_ended: bool
+    last: bool
+
+
+class Boundary:
+    """Decides at each boundary, with the policy, the signals and the user's own requests, and saves."""
+
+    def __init__(self, config: Config, checkpointer: Checkpointer, preemption: Preemption) -> None:
+        self._checkpointer = checkpointer
+        self._preemption = preemption
+        self._config = config
+        self._schedule = config.every.schedule()
+        self._bests = Bests(config, checkpointer)
+        self._watch = Watch(checkpointer.witnesses)
+        self._place = checkpointer.saved or (0, 0)  # (step, epoch) of the last boundary
+        self._due: str | None = None
+        self._unclean = 0
+        self._cost = Cost()
+        self._elsewhere = True  # whether control was also elsewhere than in a step since the last boundary
+        self._after_save = 0  # boundaries since the last save became durable, while its cost is not known
+        self._too_soon = 0  # saves in a row that cost more than their share; none is counted once it was told
+        self.stopping = False
+        self.save_requested = False
+        self.preempted = False  # whether a PREEMPT line already reports what is saved
+
+    def forget(self, *, stopping: bool) -> None:
+        """After a restore: what the code asked for since did not happen; what it had asked for before did."""
+        self.stopping, self.save_requested = stopping, False
+        self._watch = Watch(self._checkpointer.witnesses)
+        self._due = None
+        self._elsewhere = True
+
+    def see(self, logged: Mapping[str, Any], *, step: int) -> None:
+        """Observe metrics that no boundary will have: they were logged before the first step of a pass."""
+        self._watch.see(logged, step=step)
+
+    def reached(self, instant: Instant) -> None:
+        """Save if something asks for it, leave if a signal did. Raises `Preempted`, and what a save failed with."""
+        failpoints.reach("epoch" if instant.epoch_ended else "step", instant.step)
+        self._watch.see(instant.logged(), step=instant.step)
+        self._checkpointer.notice_failure()
+        now = time.monotonic()
+        self._learn_cost(now, instant)
+        self._due = self._due or self._checkpointer.retake or self._policy_says(now, instant)
+        self._place = instant.step, instant.epoch
+        finished = instant.last or (self.stopping and not instant.inside_epoch)
+        if finished and self._preemption.pending is None:
+            self._save_final(instant)
+        elif self._preemption.pending is None:
+            self._save_if_asked(now, instant)
+        if self._preemption.pending is not None:  # asked once more: it may have come while a save was written
+            self._save_before_leaving(instant, finished=finished)
+            self.leave_if_asked()
+
+    def save_start(self, instant: Instant) -> None:
+        """The checkpoint before the first batch: refusals, permissions and full disks show at second 0."""
+        self._watch.see(instant.logged(), step=instant.step)
+        self._save(instant, "start")
+        self._cost.first(self._checkpointer.stalled_seconds)
+        self._checkpointer.drain()
+
+    def leave_if_asked(self) -> None:
+        """Raise `Preempted` if a signal came; for places that are no boundary, with what was saved before."""
+        self._elsewhere = True
+        signal = self._preemption.pending
+        if signal is None:
+            return
+        try:
+            self._checkpointer.drain()
+        except Exception as error:
+            warn(f"the last save before leaving failed: {error}")
+        saved, code = self._is_saved(), exit_code(signal)
+        emit("PREEMPT", signal=signal.name, step=self._place[0], saved="yes" if saved else "no", exit=code)
+        self.preempted = True
+        kind = Interrupted if signal.name == "SIGINT" else Preempted
+        raise kind(code, signal=signal.name, step=self._place[0], saved=saved)
+
+    def _learn_cost(self, now: float, instant: Instant) -> None:
+        if self._schedule.overhead_percent is None:
+            return
+        # What lies between two passes or epochs, an evaluation and a replay are no step, however long they take.
+        is_step = not self._elsewhere and instant.step == self._place[0] + 1 and not instant.epoch_ended
+        self._elsewhere = instant.epoch_ended or instant.pass_over
+        self._cost.reached(
+            now,
+            is_step=is_step,
+            beside_save=self._beside_save(),
+            stalled_seconds=self._checkpointer.stalled_seconds,
+            save_seconds=self._checkpointer.save_seconds,
+        )
+
+    def _beside_save(self) -> bool:
+        # Until the window of accumulation is over in which the save became durable: a save begins right after the
+        # optimizer's step, and so would be compared with the shorter kind of steps only.
+        if not self._cost.in_flight:
+            return False
+        if self._checkpointer.busy:
+            self._after_save = 0
+            return True
+        self._after_save += 1
+        return self._after_save <= MAX_UNCLEAN_BOUNDARIES and not self._clean()
+
+    def _policy_says(self, now: float, instant: Instant) -> str | None:
+        return save_policy.due(
+            self._schedule,
+            step=instant.step,
+            last_step=self._place[0],
+            epoch_ended=instant.epoch if instant.epoch_ended else None,
+            seconds_since_save=now - self._checkpointer.saved_at_seconds,
+            cost_seconds=self._cost.seconds,
+        )
+
+    def _is_best(self, now: float, instant: Instant) -> bool:
+        # A best that is not saved here cannot be kept: the next boundary no longer has the metric.
+        return self._bests.wants_save(
+            instant.logged(),
+            step=instant.step,
+            now=now,
+            epoch_ended=instant.epoch_ended,
+            cost_seconds=self._cost.known_seconds,
+        )
+
+    def _save_if_asked(self, now: float, instant: Instant) -> None:
+        asked = "best" if self._is_best(now, instant) else "request" if self.save_requested else None
+        if asked is not None:
+            if not self._is_saved():
+                self._save(instant, asked, late=asked == "request" and not instant.epoch_ended)
+                if asked == "best":
+                    self._bests.saved(instant.step)
+            self.save_requested = False
+        elif self._due and not instant.pass_over and self._may_save():
+            # With no batch left, the epoch's own boundary is next: resuming there runs the body at least once, so that
+            # what it leaves behind (the last loss, say) exists in the code behind the loop.
+            self._save(instant, self._due, late=not instant.epoch_ended)
+        elif not self._due:
+            self._checkpointer.prepare()
+        if not self._is_saved() and not instant.pass_over:  # or the boundary of the epoch is next, and saves it
+            self._bests.report_skipped()
+
+    def _may_save(self) -> bool:
+        # One save in flight; and gradients that no optimizer has used yet are better waited out than stored.
+        if self._checkpointer.busy:
+            return False
+        if self._clean():
+            return True
+        self._unclean += 1
+        if self._unclean > MAX_UNCLEAN_BOUNDARIES:
+            self._unclean = MAX_UNCLEAN_BOUNDARIES  # this loop is never clean: later saves do not wait in vain
+            return True
+        return False
+
+    def _clean(self) -> bool:
+        gradients = self._checkpointer.gradients
+        return self._config.gradients == "always" or not gradients.ever_stepped or gradients.clean()
+
+    def _save_final(self, instant: Instant) -> None:
+        # No save comes due after this one, so it is tried again until a failure in a row too many is raised.
+        while True:
+            self._save(instant, "final", finished=True)
+            self._checkpointer.drain()
+            if self._is_saved():
+                return
+
+    def _save_before_leaving(self, instant: Instant, *, finished: bool) -> None:
+        for _ in range(2):  # the first failure may be that of an earlier save that was still in flight
+            try:
+                if not self._is_saved():
+                    self._save(instant, "final" if finished else "signal", finished=finished)
+                self._checkpointer.drain()
+            except Exception as error:
+                warn(f"could not save before leaving: {error}")
+            if self._is_saved():
+                return
+
+    def _is_saved(self) -> bool:
+        return self._checkpointer.saved == self._place
+
+    def _save(self, instant: Instant, reason: str, *, finished: bool = False, late: bool = False) -> None:
+        self._tell_conflict(reason)
+        checkpointer = self._checkpointer
+        self._cost.begin(stalled_seconds=checkpointer.stalled_seconds, save_seconds=checkpointer.save_seconds)
+        checkpointer.save(instant.position(finished), reason=reason, late=late, metrics=self._watch.settled())
+        self._due, self.save_requested = None, False
+
+    def _tell_conflict(self, reason: str) -> None:
+        """Once, when saves come too soon for their share again and again, because another key asks for them."""
+        told, retaken = self._too_soon == TOO_SOON, self._checkpointer.retake is not None
+        if told or retaken or reason not in ("steps", "epochs", "minutes", "overhead"):
+            return
+        seconds = time.monotonic() - self._checkpointer.saved_at_seconds
+        cost = self._cost.measured_seconds
+        exceeds = save_policy.exceeds(self._schedule, seconds_since_save=seconds, cost_seconds=cost)
+        self._too_soon = self._too_soon + 1 if exceeds and reason != "overhead" else 0
+        if self._too_soon == TOO_SOON and cost is not None:
+            warn(save_policy.conflict(self._schedule, reason, seconds_since_save=seconds, cost_seconds=cost))

@@ -1,0 +1,346 @@
+"""A tree of plain values and tensors into a JSON document and named tensors; knows no object and no file.
+
+Types are exact: what cannot come back as the very same type is refused with its path.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import dataclasses
+import enum
+import json
+import math
+import os
+import random
+import struct
+import types
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resumable.errors import StateError
+from resumable.state.codec.limits import are_crowded, is_text
+from resumable.state.tensors.facts import bytes_of, facts_of, refusal, same_place
+
+Path = tuple[str, ...]
+
+# Strict JSON allows 64 levels; the rest is for whatever envelope the document travels in.
+MAX_DOCUMENT_DEPTH = 56
+MAX_NODES = 1_000_000
+MAX_TEXT_BYTES = 32 * 2**20
+# From here on, bytes and arrays travel as tensors: JSON is for what is small.
+INLINE_BYTES = 1024
+
+_BLOB_ARRAY_KINDS = "biufc"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A document (JSON), the tensors that it refers to by key, and for each further name of a tensor its stored key."""
+
+    document: Any
+    tensors: dict[str, Tensor]
+    aliases: dict[str, str]
+
+
+def advice(value: Any) -> str:
+    """What to keep in place of a value that cannot be stored; for those who load what they stored by themselves."""
+    if isinstance(value, Tensor) and torch.nn.parameter.is_lazy(value):
+        return "pass one batch through the model before the training loop, so that its lazy layers have shapes"
+    if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType | type):
+        return "code is not state: leave it out, or keep the values that it is made from"
+    if callable(getattr(value, "state_dict", None)):
+        return "keep its .state_dict()"
+    if isinstance(value, torch.Generator | np.random.RandomState):
+        return "keep its .get_state()"
+    if isinstance(value, np.random.Generator):
+        return "keep its .bit_generator.state"
+    if isinstance(value, random.Random):
+        return "keep its .getstate()"
+    if isinstance(value, enum.Enum):
+        return "keep its .value"
+    if isinstance(value, os.PathLike):
+        return "keep str(path)"
+    if isinstance(value, Tensor):
+        return "keep a plain tensor, for example .as_subclass(torch.Tensor)"
+    if isinstance(value, dict):
+        return "keep dict(...) of it"
+    if isinstance(value, tuple):
+        return "keep tuple(...) of it"
+    if isinstance(value, list | collections.deque):
+        return "keep list(...) of it"
+    if dataclasses.is_dataclass(value):
+        return "keep dataclasses.asdict(...) of it"
+    return "keep plain values, containers of them, tensors or NumPy arrays; leave anything else out of the state"
+
+
+Advice = Callable[[Any], str]
+
+
+def encode(tree: Any, *, key_of: Callable[[Path], str] | None, where: str, advice: Advice = advice) -> Encoded:
+    """Turn `tree` into a document; live tensors are referred to, never copied.
+
+    `key_of` names the tensor at a path; with None, tensors are written into the document. `where` begins every path in
+    messages, and `advice` is what to do about a value of another type. Raises `StateError` with the path of the first
+    value that cannot come back exactly as it is.
+    """
+    encoder = _Encoder(key_of, where, advice)
+    return Encoded(encoder.node(tree, (), 1), encoder.tensors, encoder.aliases)
+
+
+class _Encoder:
+    def __init__(self, key_of: Callable[[Path], str] | None, where: str, advice: Advice) -> None:
+        self.key_of = key_of
+        self.advice = advice
+        self.where = where
+        self.tensors: dict[str, Tensor] = {}
+        self.aliases: dict[str, str] = {}
+        self._keys: dict[int, list[str]] = {}  # by address: at most one of each place
+        self._open: set[int] = set()
+        self._nodes = 0
+        self._text_bytes = 0
+
+    def node(self, value: Any, path: Path, depth: int) -> Any:
+        if value is None or type(value) is bool:
+            return value
+        write = _WRITERS.get(type(value))
+        if write is None:
+            self._refuse_type(value, path)
+        self._nodes += 1
+        if depth > MAX_DOCUMENT_DEPTH or self._nodes > MAX_NODES:
+            self._refuse_size(path, depth)
+        return write(self, value, path, depth)
+
+    def refuse(self, path: Path, reason: str, hint: str) -> NoReturn:
+        raise StateError(f"{'.'.join((self.where, *path))}: {reason}", hint)
+
+    # Scalars
+
+    def integer(self, value: int, path: Path, depth: int) -> Any:
+        # Other readers keep 64 bits, and Python itself parses at most 4300 decimal digits.
+        return value if -(2**63) <= value < 2**64 else {"$int": hex(value)}
+
+    def real(self, value: float, path: Path, depth: int) -> Any:
+        return value if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
+
+    def imaginary(self, value: complex, path: Path, depth: int) -> Any:
+        return {"$complex": [self.real(value.real, path, depth), self.real(value.imag, path, depth)]}
+
+    def text(self, value: str, path: Path, depth: int) -> Any:
+        self._count_text(len(value), path)
+        if _is_unicode(value):
+            return value
+        return {"$string": _base64(value.encode("utf-8", "surrogatepass"))}
+
+    def octets(self, value: bytes, path: Path, depth: int) -> Any:
+        if self.key_of is not None and len(value) >= INLINE_BYTES:
+            return {"$octets": self._stored(torch.frombuffer(bytearray(value), dtype=torch.uint8), path)}
+        return {"$bytes": self._base64(value, path)}
+
+    # Containers
+
+    def sequence(self, value: list[Any], path: Path, depth: int) -> Any:
+        return self._items(value, path, depth)
+
+    def fixed(self, value: tuple[Any, ...], path: Path, depth: int) -> Any:
+        return {"$tuple": self._items(value, path, depth + 1)}
+
+    def mapping(self, value: dict[Any, Any], path: Path, depth: int) -> Any:
+        if all(map(_is_name, value)):
+            self._enter(value, path)
+            self._count_text(sum(map(len, value)), path)
+            nodes = {key: self.node(item, (*path, key), depth + 1) for key, item in value.items()}
+            self._leave(value)
+            return nodes
+        return {"$dict": self._pairs(value, path, depth)}
+
+    def ordered(self, value: collections.OrderedDict[Any, Any], path: Path, depth: int) -> Any:
+        return {"$ordered": self._pairs(value, path, depth)}
+
+    def counter(self, value: collections.Counter[Any], path: Path, depth: int) -> Any:
+        return {"$counter": self._pairs(value, path, depth)}
+
+    def unordered(self, value: set[Any], path: Path, depth: int) -> Any:
+        return {"$set": self._sorted(value, path, depth)}
+
+    def frozen(self, value: frozenset[Any], path: Path, depth: int) -> Any:
+        return {"$frozenset": self._sorted(value, path, depth)}
+
+    # NumPy and torch
+
+    def array(self, value: np.ndarray[Any, Any], path: Path, depth: int) -> Any:
+        if value.dtype.hasobject or value.dtype.fields is not None or value.dtype.kind == "V":
+            self.refuse(path, f"an array of dtype {value.dtype} cannot be stored", "keep one plain array per field")
+        if self.key_of is not None and value.nbytes >= INLINE_BYTES and _fits_torch(value.dtype):
+            return {"$array": self._stored(_as_tensor(value), path)}
+        order: Literal["F", "C"] = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+        content = value.tobytes(order=order)
+        if not is_text(content, value.dtype):
+            self.refuse(path, "an array of strings that are none cannot be stored", "fill it before the first save")
+        data = self._base64(content, path)
+        return {"$ndarray": {"dtype": value.dtype.str, "shape": list(value.shape), "order": order, "data": data}}
+
+    def scalar(self, value: np.generic, path: Path, depth: int) -> Any:
+        return {"$scalar": {"dtype": value.dtype.str, "data": self._base64(value.tobytes(), path)}}
+
+    def tensor(self, value: Tensor, path: Path, depth: int) -> Any:
+        reason = refusal(value)
+        if reason is not None:
+            self.refuse(path, *reason)
+        plain = self._inline(value, path) if self.key_of is None else {"$tensor": self._stored(value, path)}
+        return {"$leaf": plain} if value.requires_grad else plain
+
+    def parameter(self, value: torch.nn.Parameter, path: Path, depth: int) -> Any:
+        tag = "$parameter" if value.requires_grad else "$frozen_parameter"
+        return {tag: self.tensor(value.detach(), path, depth + 1)}
+
+    def dtype(self, value: torch.dtype, path: Path, depth: int) -> Any:
+        return {"$dtype": str(value).removeprefix("torch.")}
+
+    def size(self, value: torch.Size, path: Path, depth: int) -> Any:
+        return {"$size": list(value)}
+
+    def device(self, value: torch.device, path: Path, depth: int) -> Any:
+        return {"$device": str(value)}
+
+    # Parts
+
+    def _items(self, values: Iterable[Any], path: Path, depth: int) -> list[Any]:
+        self._enter(values, path)
+        nodes = [self.node(item, (*path, str(index)), depth + 1) for index, item in enumerate(values)]
+        self._leave(values)
+        return nodes
+
+    def _pairs(self, value: Mapping[Any, Any], path: Path, depth: int) -> list[list[Any]]:
+        self._refuse_crowded(value, path)
+        self._enter(value, path)
+        nodes = [
+            [self._hashable(key, (*path, str(key)), depth + 3), self.node(item, (*path, str(key)), depth + 3)]
+            for key, item in value.items()
+        ]
+        self._leave(value)
+        return nodes
+
+    def _sorted(self, value: Iterable[Any], path: Path, depth: int) -> list[Any]:
+        self._refuse_crowded(value, path)
+        nodes = [self._hashable(item, (*path, "*"), depth + 2) for item in value]
+        return sorted(nodes, key=lambda node: json.dumps(node, sort_keys=True))
+
+    def _refuse_crowded(self, keys: Iterable[Any], path: Path) -> None:
+        if are_crowded(keys):
+            self.refuse(path, "more keys of one hash than a reader would take", "keep their texts as keys")
+
+    def _hashable(self, value: Any, path: Path, depth: int) -> Any:
+        if type(value) in (Tensor, torch.nn.Parameter):
+            self.refuse(path, "a tensor as a key or in a set cannot be stored", "use a name for it")
+        return self.node(value, path, depth)
+
+    def _stored(self, tensor: Tensor, path: Path) -> str:
+        assert self.key_of is not None
+        key = self.key_of(path)
+        if not key.isascii():
+            key = key.encode("utf-8", "backslashreplace").decode()
+        # Different paths may read alike ("a.b" and a, b), and one name is the format's own.
+        while key in self.tensors or key in self.aliases or key == "__metadata__":
+            key += "~"
+        if tensor.numel():
+            near = self._keys.setdefault(tensor.data_ptr(), [])
+            known = self._same(tensor, near) if near else None
+            if known is not None:
+                self.aliases[key] = known
+                return known
+            near.append(key)
+        self.tensors[key] = tensor.detach()
+        return key
+
+    def _same(self, tensor: Tensor, near: Iterable[str]) -> str | None:
+        """The key of a tensor that is this one in memory."""
+        place = same_place(tensor)
+        return next((key for key in near if same_place(self.tensors[key]) == place), None)
+
+    def _inline(self, tensor: Tensor, path: Path) -> Any:
+        facts = facts_of(tensor)
+        strides = None if facts.strides is None else list(facts.strides)
+        data = self._base64(bytes_of(tensor), path)
+        return {"$inline": {"dtype": facts.dtype, "shape": list(facts.shape), "strides": strides, "data": data}}
+
+    def _base64(self, data: bytes | memoryview, path: Path) -> str:
+        self._count_text(len(data) * 4 // 3, path)
+        return _base64(data)
+
+    def _enter(self, value: Any, path: Path) -> None:
+        if id(value) in self._open:
+            self.refuse(path, f"this {type(value).__name__} contains itself", "break the cycle")
+        self._open.add(id(value))
+
+    def _leave(self, value: Any) -> None:
+        self._open.discard(id(value))  # not after an error, for then nothing is encoded any more
+
+    def _refuse_size(self, path: Path, depth: int) -> NoReturn:
+        if depth > MAX_DOCUMENT_DEPTH:
+            self.refuse(path, f"nested deeper than {MAX_DOCUMENT_DEPTH} levels", "flatten it")
+        self.refuse(path, f"more than {MAX_NODES} values in one object", "keep them in a tensor or a NumPy array")
+
+    def _count_text(self, size: int, path: Path) -> None:
+        self._text_bytes += size
+        if self._text_bytes > MAX_TEXT_BYTES:
+            self.refuse(path, f"more than {MAX_TEXT_BYTES} bytes of text in one object", "keep them in a tensor")
+
+    def _refuse_type(self, value: Any, path: Path) -> NoReturn:
+        name = type(value).__name__
+        self.refuse(path, f"{name} cannot be stored", self.advice(value))
+
+
+def _is_name(key: Any) -> bool:
+    """Whether it may be a key of a JSON object, where one that begins with `$` is a tag."""
+    return type(key) is str and key[:1] != "$" and _is_unicode(key)
+
+
+def _is_unicode(value: str) -> bool:
+    return value.isascii() or not any(0xD800 <= ord(character) <= 0xDFFF for character in value)
+
+
+def _base64(data: bytes | memoryview) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _fits_torch(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in _BLOB_ARRAY_KINDS and dtype.isnative and (dtype.itemsize <= 8 or dtype == np.complex128)
+
+
+def _as_tensor(value: np.ndarray[Any, Any]) -> Tensor:
+    # Torch knows no negative strides, and no strides that are not whole elements.
+    odd = any(stride < 0 or stride % value.itemsize for stride in value.strides)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(value) if odd else value)
+
+
+_Writer = Callable[[_Encoder, Any, Path, int], Any]
+_WRITERS: dict[type, _Writer] = {
+    int: _Encoder.integer,
+    float: _Encoder.real,
+    complex: _Encoder.imaginary,
+    str: _Encoder.text,
+    bytes: _Encoder.octets,
+    list: _Encoder.sequence,
+    tuple: _Encoder.fixed,
+    dict: _Encoder.mapping,
+    collections.OrderedDict: _Encoder.ordered,
+    collections.Counter: _Encoder.counter,
+    set: _Encoder.unordered,
+    frozenset: _Encoder.frozen,
+    np.ndarray: _Encoder.array,
+    Tensor: _Encoder.tensor,
+    torch.nn.Parameter: _Encoder.parameter,
+    torch.dtype: _Encoder.dtype,
+    torch.Size: _Encoder.size,
+    torch.device: _Encoder.device,
+}
+_WRITERS.update(dict.fromkeys(set(np.sctypeDict.values()) - {np.object_, np.void}, _Encoder.scalar))

@@ -1,0 +1,1 @@
+"""Read tensors from safetensors files, into live memory where that is safe."""

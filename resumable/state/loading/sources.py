@@ -1,0 +1,186 @@
+"""The weights in one object of a checkpoint, and those in safetensors files of anybody; knows no storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from resumable.errors import FormatVersionError
+from resumable.state.codec import decode, document_paths
+from resumable.state.files.single_file import contents_of
+from resumable.state.files.tensor_reader import MaybeDigested, Readable, Records, read_head, read_placed
+from resumable.state.objects import modules
+from resumable.state.tensors.facts import TensorFacts
+from resumable.state.tensors.safetensors_layout import Slice, parse_head
+from resumable.state.tensors.tensor_views import placed
+from resumable.utils.reread import reread
+
+_PIECE_BYTES = 8 * 2**20
+
+Read = Callable[[Mapping[str, Tensor], Collection[str]], Mapping[str, Tensor]]
+"""Of an object: `into` and `keys`, as `filling.read_tensors` has them."""
+
+
+class StoredModule:
+    """A module's weights and persistent buffers, under the names of its `state_dict`, with its extra states."""
+
+    is_mixed = False
+    others: Mapping[str, str] = {}
+
+    def __init__(self, where: str, document: Any, records: Records, read: Read) -> None:
+        self.where = where
+        self._records = records
+        self._read = read
+        self._keys = modules.tensor_keys(document)
+        if unknown := [key for key in self._keys.values() if key not in records]:
+            raise ValueError(f"tensor {unknown[0]!r}: not recorded")
+        self._unread = dict.fromkeys(records, torch.empty(0))
+        extra: set[str] = set()
+        for name, node in modules.state_of(document):
+            if name not in self._keys:
+                extra |= document_paths.stored_keys(node)
+        tensors = read(self._unread, extra) if extra else self._unread
+        self._state = modules.weights(decode(document, tensors))
+        self.facts = {
+            name: TensorFacts.recorded(records[self._keys[name]]) if name in self._keys else None
+            for name in self._state
+        }
+
+    @property
+    def metadata(self) -> Mapping[str, Any] | None:
+        return getattr(self._state, "_metadata", None)
+
+    def identity(self, key: str) -> object:
+        return _identity(self._records, self._keys[key])
+
+    def read(self, keys: Collection[str], into: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        wanted = {self._keys[key] for key in keys if key in self._keys}
+        places = {self._keys[key]: tensor for key, tensor in into.items()}
+        tensors = self._read({**self._unread, **places}, wanted) if wanted else {}
+        return {key: tensors[self._keys[key]] if key in self._keys else self._state[key] for key in keys}
+
+
+class StoredTensors:
+    """The tensors of any other object, under their keys in its blobs: averages that somebody's own class keeps."""
+
+    is_mixed = True
+    metadata = None
+    others: Mapping[str, str] = {}
+
+    def __init__(self, where: str, records: Records, read: Read) -> None:
+        self.where = where
+        self._records = records
+        self._read = read
+        self.facts = {key: TensorFacts.recorded(record) for key, record in records.items()}
+
+    def identity(self, key: str) -> object:
+        return _identity(self._records, key)
+
+    def read(self, keys: Collection[str], into: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        unread = dict.fromkeys(self._records, torch.empty(0))
+        stored = {getattr(self._records[key], "alias", None) or key for key in keys}
+        return self._read({**unread, **into}, stored)
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """One file, looked at: where its tensors lie, what is known of each, and further names with that of the tensor.
+
+    Tensors that `resumable.save` wrote have digests; those of others are believed.
+    """
+
+    source: Readable
+    slices: Mapping[str, Slice]
+    records: Mapping[str, MaybeDigested]
+    others: Mapping[str, str]
+
+    @classmethod
+    def opened(cls, source: Readable) -> SafetensorsFile:
+        """`ValueError` for what is no safetensors file, `FormatVersionError` for what a newer version wrote."""
+        return reread([source], lambda: read_head(source), lambda head: cls._told(source, head))
+
+    @classmethod
+    def _told(cls, source: Readable, head: bytearray) -> SafetensorsFile:
+        try:
+            contents = contents_of(head, size=source.size)
+        except FormatVersionError as error:
+            raise FormatVersionError(f"{source.name}: {error.message}", error.hint) from error
+        others = dict(document_paths.named_tensors(contents.document))
+        return cls(source, contents.slices, contents.records, parse_head(head, size=source.size).metadata | others)
+
+
+class StoredFiles:
+    """The tensors of safetensors files, each key in one of them.
+
+    Names that were dropped for being tied stand in the metadata, with the name that was kept: as safetensors'
+    own `save_model` does it.
+    """
+
+    is_mixed = False
+    metadata = None
+
+    def __init__(
+        self,
+        where: str,
+        files: Sequence[SafetensorsFile],
+        beside: Mapping[str, str],
+        *,
+        records: Records | None = None,
+    ) -> None:
+        """`beside` is metadata that stands in none of the files. `ValueError` for a key in two of them.
+
+        With `records` the files hold these tensors and no others, which is proved while they are read; without them
+        the files are believed.
+        """
+        self.where = where
+        self._home = _homes(files)
+        believed = {key: file.records[key] for key, file in self._home.items()}
+        self._records: Mapping[str, MaybeDigested] = believed if records is None else records
+        places = placed([file.slices for file in files], self._records)
+        if others := [key for key in self._home if key not in places]:
+            raise ValueError(f"tensor {others[0]!r}: in a file, and not in the proof")
+        self.facts = {key: places[key][2] for key in self._home}
+        said = {**beside, **{name: key for file in files for name, key in file.others.items()}}
+        self.others = {name: key for name, key in said.items() if key in self._home and name not in self._home}
+
+    def identity(self, key: str) -> object:
+        facts = self.facts[key]
+        return facts.dtype, facts.shape, self._records[key].digest or self._digest(key)
+
+    def _digest(self, key: str) -> str:
+        file = self._home[key]
+        place, digest = file.slices[key], xxhash.xxh3_128()
+        buffer = memoryview(bytearray(min(_PIECE_BYTES, place.end - place.start)))
+        for start in range(place.start, place.end, _PIECE_BYTES):
+            piece = buffer[: place.end - start]
+            file.source.read(piece, start)
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def read(self, keys: Collection[str], into: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        values: dict[str, Tensor] = {}
+        for file in {id(file): file for file in map(self._home.__getitem__, keys)}.values():
+            held = [key for key in keys if self._home[key] is file]
+            records = {key: self._records[key] for key in held}
+            here = {key: into[key] for key in held if key in into}
+            values |= read_placed(file.source, file.slices, records, into=here)
+        return values
+
+
+def _homes(files: Sequence[SafetensorsFile]) -> dict[str, SafetensorsFile]:
+    homes: dict[str, SafetensorsFile] = {}
+    for file in files:
+        for key in file.slices:
+            if homes.setdefault(key, file) is not file:
+                raise ValueError(f"tensor {key!r}: in {homes[key].source.name} and in {file.source.name}")
+    return homes
+
+
+def _identity(records: Records, key: str) -> object:
+    record = records[key]
+    return record.dtype, tuple(record.shape), record.digest

@@ -1,0 +1,119 @@
+"""Lets other code run a module in between and puts everything back; knows nothing of what it is run for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resumable.errors import StateError
+from resumable.state.objects import global_rng
+from resumable.state.objects.generators import GENERATOR_TYPES, GeneratorAdapter
+from resumable.state.tensors.facts import copy_of, fill, raw, refusal
+
+Undo = Callable[[], None]
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Afterwards module and random streams are what they were before, bit for bit, also after an error.
+
+    Put back are of each submodule the training flag, every attribute (not what is inside of a list or another object)
+    and the buffers, whatever wrote to them; generators among the attributes; and all global random streams. Parameters
+    are only looked at, for copying them would cost as much as a save: raises `StateError` where one was written to.
+    """
+    parts = list(module.modules())
+    versions = {name: _version(parameter) for name, parameter in module.named_parameters()}
+    with ExitStack() as undo:
+        undo.callback(global_rng.restore, global_rng.capture())
+        for tensor in _written_in_passing(parts):
+            undo.callback(_tensor(tensor))
+        for part in parts:
+            undo.callback(_attributes(part))
+        yield
+        _refuse_written(module, versions)
+
+
+def _written_in_passing(parts: list[nn.Module]) -> list[Tensor]:
+    """The buffers, and the weights of which a lookup scales what it reads."""
+    buffers = (buffer for part in parts for buffer in part.buffers(recurse=False))
+    found = [buffer for buffer in buffers if refusal(buffer) is None]  # what could not be stored cannot be copied
+    found += _scaled(parts)
+    return list({id(tensor): tensor for tensor in found}.values())
+
+
+def _scaled(parts: Iterable[nn.Module]) -> list[Tensor]:
+    tables = [part for part in parts if isinstance(part, nn.Embedding | nn.EmbeddingBag)]
+    return [table.weight for table in tables if table.max_norm is not None]
+
+
+def _tensor(tensor: Tensor) -> Undo:
+    place, copy = tensor.detach(), copy_of(tensor)  # the same memory, whatever becomes of the tensor; and its bits
+
+    def undo() -> None:
+        with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+            if tensor.data_ptr() != place.data_ptr() or tensor.shape != place.shape:
+                tensor.data = place
+            # Writing is a change to whoever counts them: only where there is something to put back.
+            if not torch.equal(raw(place), raw(copy)):
+                fill(tensor, copy)
+
+    return undo
+
+
+def _attributes(part: nn.Module) -> Undo:
+    registries = [registry for name in _REGISTRIES if isinstance(registry := vars(part).get(name), dict)]
+    undos = [_entries(vars(part)), *map(_entries, registries), *map(_generator, _generators(part))]
+    training = part.training
+
+    def undo() -> None:
+        for each in undos:
+            each()
+        part.training = training  # of a scripted module it is no attribute
+
+    return undo
+
+
+def _entries(held: MutableMapping[str, Any]) -> Undo:
+    before = dict(held)
+
+    def undo() -> None:
+        same = list(before) == list(held) and all(before[name] is held[name] for name in before)
+        if not same:
+            held.clear()
+            held.update(before)
+
+    return undo
+
+
+def _generators(part: nn.Module) -> list[Any]:
+    return [value for value in vars(part).values() if isinstance(value, GENERATOR_TYPES)]
+
+
+def _generator(generator: Any) -> Undo:
+    adapter = GeneratorAdapter("generator", generator)
+    state = adapter.capture()
+    return lambda: adapter.restore(state)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _refuse_written(module: nn.Module, versions: dict[str, int]) -> None:
+    kept = set(map(id, _scaled(module.modules())))
+    written = [
+        name
+        for name, parameter in module.named_parameters()
+        if id(parameter) not in kept and _version(parameter) != versions.get(name, _version(parameter))
+    ]
+    if written:
+        raise StateError(
+            f"{type(module).__name__}: its forward writes to its own parameters: {', '.join(written[:20])}",
+            "write to them in the training loop only (`if self.training: ...`)",
+        )

@@ -1,0 +1,1 @@
+"""Copy the state of a boundary to host memory before training may write to it again."""

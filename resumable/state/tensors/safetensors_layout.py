@@ -1,0 +1,169 @@
+"""The image of a safetensors file: where each tensor's bytes lie; knows neither torch nor where the file goes."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from resumable.utils import strict_json
+
+TAG_BYTES: Mapping[str, int] = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E4M3FNUZ": 1,
+    "F8_E5M2FNUZ": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "I64": 8,
+    "U64": 8,
+    "F64": 8,
+    "C64": 8,
+}
+MAX_HEADER_BYTES = 64 * 2**20
+MAX_HEADER_ITEMS = 3_000_000
+
+_METADATA = "__metadata__"
+_ENTRY = {"dtype", "shape", "data_offsets"}
+_LINE_BYTES = 64
+_PREFIX = struct.Struct("<Q")
+
+
+class Slice(NamedTuple):
+    """One tensor in an image: its tag, its shape, and its first and past-the-last byte in the whole file."""
+
+    dtype_tag: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+class Head(NamedTuple):
+    """What the header of a file says: where its tensors lie, in the order of their names in it, and texts by name."""
+
+    slices: dict[str, Slice]
+    metadata: dict[str, str]
+
+
+class Layout:
+    """Places tensors in one file: `header` (prefix, JSON, padding), `slices` in file order, `size` in bytes.
+
+    The format allows no holes. So first comes what fills whole lines of the processor's caches, and each of these
+    begins at one: the kernel copies it a half faster than what lies across two. Of the rest the widest dtypes come
+    first: each tensor is then aligned to its own item size. What is alike stays in the order given. `metadata` comes
+    first of all in the header, in its order.
+    """
+
+    def __init__(
+        self, entries: Iterable[tuple[str, str, tuple[int, ...], int]], *, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        ordered = sorted(entries, key=lambda entry: (entry[3] % _LINE_BYTES != 0, -_item_bytes(entry[1])))
+        table: dict[str, Any] = {_METADATA: {**(metadata or {}), "format": "pt"}}
+        offset = 0
+        for key, tag, shape, nbytes in ordered:
+            if key in table:
+                raise ValueError(f"tensor key {key!r}: used twice, or reserved")
+            if nbytes != math.prod(shape) * _item_bytes(tag):
+                raise ValueError(f"tensor {key!r}: {nbytes} bytes do not hold {tag}{list(shape)}")
+            table[key] = {"dtype": tag, "shape": list(shape), "data_offsets": [offset, offset + nbytes]}
+            offset += nbytes
+        self.header = _header(table)
+        base = len(self.header)
+        del table[_METADATA]
+        self.slices = {key: _slice(key, entry, base=base) for key, entry in table.items()}
+        self.size = base + offset
+
+
+def header_of(slices: Mapping[str, Slice]) -> bytes:
+    """The header that this program writes where tensors lie so, in whatever order."""
+    in_file = sorted(slices.items(), key=lambda item: (item[1].start, item[1].end))
+    base = in_file[0][1].start if in_file else 0
+    table: dict[str, Any] = {_METADATA: {"format": "pt"}}
+    for key, place in in_file:
+        offsets = [place.start - base, place.end - base]
+        table[key] = {"dtype": place.dtype_tag, "shape": list(place.shape), "data_offsets": offsets}
+    return _header(table)
+
+
+def parse_header(data: bytes | bytearray | memoryview) -> dict[str, Slice]:
+    """Where each tensor of a complete file image lies; `ValueError` for anything the format does not allow."""
+    return parse_table(data, size=len(data))
+
+
+def parse_table(data: bytes | bytearray | memoryview, *, size: int) -> dict[str, Slice]:
+    """As `parse_header`, of a file of `size` bytes that begins with `data`, which holds all of its header."""
+    return parse_head(data, size=size).slices
+
+
+def parse_head(data: bytes | bytearray | memoryview, *, size: int) -> Head:
+    """As `parse_table`, with the texts that stand beside the tensors."""
+    if len(data) < _PREFIX.size:
+        raise ValueError(f"{len(data)} bytes are too few for a safetensors file")
+    (length,) = _PREFIX.unpack_from(data)
+    base = _PREFIX.size + length
+    if length > MAX_HEADER_BYTES or base > len(data):
+        raise ValueError(f"a header of {length} bytes in a file of {size}")
+    text = bytes(memoryview(data)[_PREFIX.size : base])
+    table = strict_json.loads(text, max_bytes=MAX_HEADER_BYTES, max_depth=4, max_items=MAX_HEADER_ITEMS)
+    if type(table) is not dict:
+        raise ValueError("the header is not a JSON object")
+    metadata = table.pop(_METADATA, {})
+    _check_metadata(metadata)
+    slices = {key: _slice(key, entry, base=base) for key, entry in table.items()}
+    _check_coverage(slices, start=base, end=size)
+    return Head(slices, metadata)
+
+
+def _header(table: Mapping[str, Any]) -> bytes:
+    text = strict_json.dumps(table, max_bytes=MAX_HEADER_BYTES, max_items=MAX_HEADER_ITEMS)
+    padding = -(_PREFIX.size + len(text)) % _LINE_BYTES
+    return _PREFIX.pack(len(text) + padding) + text + b" " * padding
+
+
+def _item_bytes(tag: str) -> int:
+    if tag not in TAG_BYTES:
+        raise ValueError(f"unknown dtype tag {tag[:80]!r}")
+    return TAG_BYTES[tag]
+
+
+def _slice(key: str, entry: Any, *, base: int) -> Slice:
+    if type(entry) is not dict or entry.keys() != _ENTRY:
+        raise ValueError(f"tensor {key!r}: expected exactly dtype, shape and data_offsets")
+    tag, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if type(tag) is not str or not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"tensor {key!r}: malformed dtype, shape or data_offsets")
+    start, end = offsets
+    if end - start != math.prod(shape) * _item_bytes(tag):
+        raise ValueError(f"tensor {key!r}: bytes {start} to {end} do not hold {tag}{shape}")
+    return Slice(tag, tuple(shape), base + start, base + end)
+
+
+def _is_sizes(value: Any) -> bool:
+    # 64 dimensions is torch's own limit; 2**48 bytes is more than any file.
+    if type(value) is not list or len(value) > 64 or not {*map(type, value)} <= {int}:
+        return False
+    return not value or (min(value) >= 0 and max(value) < 2**48)
+
+
+def _check_metadata(metadata: Any) -> None:
+    if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
+        raise ValueError("__metadata__ is not a map of strings")
+
+
+def _check_coverage(slices: Mapping[str, Slice], *, start: int, end: int) -> None:
+    position = start
+    for key, entry in sorted(slices.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != position:
+            raise ValueError(f"tensor {key!r}: begins at byte {entry.start}, expected {position}")
+        position = entry.end
+    if position != end:
+        raise ValueError(f"the tensors end at byte {position}, the file at {end}")

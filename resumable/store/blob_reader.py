@@ -1,0 +1,148 @@
+"""Reads one blob of a checkpoint, whole or in parts, and says what is wrong with it; knows nothing of what it means."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import cycle
+
+import xxhash
+
+from resumable.errors import CorruptCheckpointError
+from resumable.store.manifest import BlobRecord
+from resumable.store.storage.protocol import Seen, Storage
+from resumable.utils.reread import reread
+
+PIECE_BYTES = 4 * 2**20  # some of them fit into a cache that cores share: what one thread reads another digests
+
+
+class BlobReader:
+    """The blob `name`. Every method raises `CorruptCheckpointError` that names it, once two reads agree.
+
+    `refuse_pruned` raises instead where a blob is missing because its checkpoint is gone.
+    """
+
+    def __init__(self, storage: Storage, name: str, record: BlobRecord, refuse_pruned: Callable[[], None]) -> None:
+        self._storage = storage
+        self._record = record
+        self._refuse_pruned = refuse_pruned
+        self.name = name
+        self.where = f"{storage.url}/{record.path}"
+        self.size = record.size
+        self.readers = storage.readers
+        self.range_bytes = storage.range_bytes
+
+    def check_size(self, size: int | None = None) -> None:
+        """Whether it has the size recorded; `size` is what a listing said of it, None asks."""
+        listed = [] if size is None else [size]
+        reread([self], lambda: listed.pop() if listed else self._asked_size(), self._check_size)
+
+    def drop_cache(self) -> None:
+        """Make the next read come past the caches, as far as that goes."""
+        self._storage.drop_cache(self._record.path)
+
+    def read(self, buffer: memoryview, offset: int, seen: Seen | None = None) -> None:
+        """Fill the whole of `buffer` from `offset` on; `seen` as `Storage.read_into` has it."""
+
+        def read() -> int:
+            with self._judged():
+                return offset + self._storage.read_into(self._record.path, buffer, offset=offset, seen=seen)
+
+        def check(end: int) -> None:
+            if end != offset + len(buffer):
+                raise self._of_size(end)
+
+        reread([self], read, check)
+
+    def image(self) -> bytearray:
+        """All of it, read and verified in one pass."""
+        self.check_size()
+        image = bytearray(self.size)
+        with memoryview(image) as view:
+            self._verify(lambda start: view[start : start + self._step])
+        return image
+
+    def verify(self, seen: Seen | None = None) -> None:
+        """Read it in pieces, which all go the same way, and compare its digest.
+
+        `seen` looks at each piece in order; a read that is repeated shows all of them once more.
+        """
+        buffers = cycle([memoryview(bytearray(min(self._step, self.size))) for _ in range(self.readers + 1)])
+        self._verify(lambda start: next(buffers)[: self.size - start], seen)
+
+    def _asked_size(self) -> int:
+        with self._judged():
+            return self._storage.size(self._record.path)
+
+    def _check_size(self, size: int) -> None:
+        if size != self.size:
+            raise self._of_size(size)
+
+    def _of_size(self, size: int) -> CorruptCheckpointError:
+        return CorruptCheckpointError(f"{self.name}: {size} bytes, expected {self.size}")
+
+    @property
+    def _step(self) -> int:
+        return max(PIECE_BYTES, self.range_bytes)
+
+    @property
+    def _starts(self) -> range:
+        return range(0, self.size, self._step)
+
+    def _verify(self, room: Callable[[int], memoryview], seen: Seen | None = None) -> None:
+        reread([self], lambda: self._digest(room, seen), self._check_digest)
+
+    def _digest(self, room: Callable[[int], memoryview], seen: Seen | None) -> str:
+        """Return the XXH3-128 of what is read into the `room` for each start."""
+        digest = xxhash.xxh3_128()
+        for start, piece in zip(self._starts, self._filled(room), strict=True):
+            digest.update(piece)
+            if seen:
+                seen(piece, start)
+        return digest.hexdigest()
+
+    def _check_digest(self, digest: str) -> None:
+        if digest != self._record.digest:
+            raise CorruptCheckpointError(f"{self.name}: digest differs")
+
+    def _filled(self, room: Callable[[int], memoryview]) -> Iterator[memoryview]:
+        """Each piece in order, filled. The next ones are read while the caller looks at it."""
+        if len(self._starts) <= 1:
+            for start in self._starts:
+                piece = room(start)
+                self.read(piece, start)
+                yield piece
+            return
+        with ThreadPoolExecutor(self.readers) as pool:
+            ahead: deque[tuple[memoryview, Future[None]]] = deque()
+            try:
+                for start in self._starts:
+                    piece = room(start)
+                    ahead.append((piece, pool.submit(self.read, piece, start)))
+                    if len(ahead) > self.readers:
+                        yield _done(ahead)
+                while ahead:
+                    yield _done(ahead)
+            finally:
+                for _, reading in ahead:
+                    reading.cancel()
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            self._refuse_pruned()
+            raise CorruptCheckpointError(f"{self.name}: missing") from error
+        except ValueError as error:
+            if isinstance(error, CorruptCheckpointError):
+                raise
+            raise CorruptCheckpointError(f"{self.name}: {error}") from error
+
+
+def _done(ahead: deque[tuple[memoryview, Future[None]]]) -> memoryview:
+    piece, reading = ahead.popleft()
+    reading.result()
+    return piece

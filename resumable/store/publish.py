@@ -1,0 +1,223 @@
+"""Publishes and deletes checkpoints, in the one order that a crash cannot spoil; knows nothing of what blobs mean."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from resumable.errors import FencedError
+from resumable.store.attempts import Attempt
+from resumable.store.digesting import Digested, digest_of
+from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_path, is_blob_name, is_own_name
+from resumable.store.manifest import BlobRecord, Manifest
+from resumable.store.pins import pinned
+from resumable.store.storage.protocol import Storage, storage_error
+from resumable.utils.events import size
+from resumable.utils.failpoints import reach
+from resumable.utils.threads import in_lanes, thread_of
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file to be: `size` bytes, those of `chunks`, one after the other.
+
+    `chunks` gives the same bytes each time it is iterated; the memory of one may be used again as soon as the next one
+    is asked for. `before` is what this blob was in a checkpoint of this run that is published, where it is likely to
+    be the same still: then it is digested first, and if it is, it is not written again but shared. `digest` is that of
+    the bytes, where it is known without reading them.
+    """
+
+    file_name: str
+    chunks: Iterable[memoryview]
+    size: int
+    rank: int = 0
+    before: BlobRecord | None = None
+    digest: str | None = None
+
+
+def publish(
+    storage: Storage,
+    attempt: Attempt,
+    name: CheckpointName,
+    blobs: Sequence[Blob],
+    manifest: Callable[[dict[str, BlobRecord]], Manifest],
+    *,
+    lanes: int | None = None,
+) -> Manifest:
+    """Write the blobs and then the manifest that `manifest` makes of their records: the checkpoint exists.
+
+    Blobs that are what they were `before` are not written but shared: by a link, or else by the path in their record.
+    As many are written at once as the storage wants, or as `lanes` says: 1 where their chunks share memory.
+
+    Blocks until all is durable. `FencedError` if a newer attempt owns the run: then nothing more is touched. After any
+    other failure what was written is removed again, as far as the storage lets us. Where the storage can tell that
+    there is too little space, nothing is written at all.
+    """
+    attempt.check()
+    _refuse_unpublishable(attempt, name, blobs)
+    _take_back(storage, name)
+    blobs = [_only_unchanged_before(blob) for blob in blobs]
+    _refuse_without_space(storage, name, blobs)
+    try:
+        records = in_lanes(lambda blob: _put(storage, name, blob), blobs, lanes or storage.parallel)
+        reach("save.manifest", name.step)
+        document = manifest(dict(zip((blob.file_name for blob in blobs), records, strict=True)))
+        _refuse_foreign(document, attempt, name)
+        attempt.check()
+        storage.write(checkpoint_path(name, MANIFEST), [document.dump()])
+    except FencedError:
+        raise
+    except BaseException:
+        with suppress(Exception):  # the failure above is the one to tell
+            attempt.check()  # a newer attempt may have resumed from it: a publication that seemed to fail may not have
+            _clear(storage, name)
+        raise
+    attempt.published.add(name)
+    reach("save.published", name.step)
+    return document
+
+
+def delete(storage: Storage, attempt: Attempt, name: CheckpointName) -> bool:
+    """Remove a checkpoint, or what an unfinished save left: the manifest first, and only names of this format.
+
+    The caller has seen that no manifest which stays names a blob in it. Blocks. One that is pinned stays, also if it
+    was pinned a moment ago: False. `FencedError` if a newer attempt owns the run. A crash in between leaves a folder
+    without a manifest.
+    """
+    if name in pinned(storage):
+        return False
+    attempt.check()
+    reach("save.prune", name.step)
+    _clear(storage, name)
+    return True
+
+
+def _clear(storage: Storage, name: CheckpointName) -> None:
+    storage.remove(checkpoint_path(name, MANIFEST))
+    for entry in storage.list(checkpoint_path(name)):
+        if is_own_name(entry.name) and not entry.is_dir:
+            storage.remove(checkpoint_path(name, entry.name))
+    storage.remove_dir(checkpoint_path(name))
+
+
+def _take_back(storage: Storage, name: CheckpointName) -> None:
+    """What an earlier save of this name left that failed, and could not be removed then: nobody was told of it."""
+    if storage.list(checkpoint_path(name)):
+        _clear(storage, name)
+
+
+def _refuse_unpublishable(attempt: Attempt, name: CheckpointName, blobs: Sequence[Blob]) -> None:
+    for blob in blobs:
+        if not is_blob_name(blob.file_name):
+            raise ValueError(f"{blob.file_name!r} is not the name of a blob")
+    if len({blob.file_name.casefold() for blob in blobs}) != len(blobs):
+        raise ValueError(f"blobs of {name} differ in upper and lower case only, and some filesystems see no difference")
+    if name.attempt != attempt.number:
+        raise ValueError(f"{name} does not belong to attempt {attempt.number}")
+    if name in attempt.published:
+        raise ValueError(f"{name} is published already, and nothing published is rewritten")
+
+
+def _refuse_without_space(storage: Storage, name: CheckpointName, blobs: Sequence[Blob]) -> None:
+    needed_bytes = sum(blob.size for blob in blobs if blob.before is None)
+    free_bytes = storage.free_bytes()
+    if free_bytes is not None and free_bytes < needed_bytes:
+        figures = f"{os.strerror(errno.ENOSPC)}: {size(needed_bytes)} needed, {size(free_bytes)} free"
+        raise storage_error("save", f"{storage.url}/{checkpoint_path(name)}", OSError(errno.ENOSPC, figures))
+
+
+def _refuse_foreign(manifest: Manifest, attempt: Attempt, name: CheckpointName) -> None:
+    if (manifest.name, manifest.token, tuple(manifest.lineage)) != (name, attempt.token, attempt.lineage):
+        raise ValueError(f"the manifest of {manifest.name} does not belong to {name} of attempt {attempt.number}")
+
+
+def _put(storage: Storage, name: CheckpointName, blob: Blob) -> BlobRecord:
+    reach("save.blob", name.step)
+    path = checkpoint_path(name, blob.file_name)
+    return _shared(storage, path, blob) or _written(storage, path, blob)
+
+
+def _only_unchanged_before(blob: Blob) -> Blob:
+    """The blob, with a `before` only if it is still the same, byte for byte."""
+    before = blob.before
+    if before is None or (before.size == blob.size and before.digest == (blob.digest or digest_of(blob.chunks))):
+        return blob
+    return replace(blob, before=None)
+
+
+def _shared(storage: Storage, path: str, blob: Blob) -> BlobRecord | None:
+    """The file that holds these bytes already: under a name of its own, or where it is. None: it is gone."""
+    before = blob.before
+    if before is None:
+        return None
+    try:
+        if storage.size(before.path) != before.size:
+            return None
+        linked = storage.link(before.path, path)
+    except (FileNotFoundError, ValueError):
+        return None
+    return BlobRecord(path=path if linked else before.path, rank=blob.rank, size=before.size, digest=before.digest)
+
+
+def _written(storage: Storage, path: str, blob: Blob) -> BlobRecord:
+    content = Digested(blob.chunks)
+    storage.write(path, content)
+    if content.size != blob.size:
+        raise ValueError(f"{blob.file_name}: {content.size} bytes came, {blob.size} were announced")
+    return BlobRecord(path=path, rank=blob.rank, size=blob.size, digest=content.hexdigest())
+
+
+class Background:
+    """One job at a time beside the program. A failure waits until somebody asks for it; none is lost."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is in flight."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def idle(self) -> bool:
+        """Whether a job may be submitted: none is in flight, and no failure waits to be asked for."""
+        return not self.busy and self._failure is None
+
+    def submit(self, job: Callable[[], object]) -> None:
+        """Start a job and return. `RuntimeError` if one is in flight, or if the last one's failure was not fetched."""
+        if not self.idle:
+            raise RuntimeError("a job is in flight, or its failure was never asked for")
+        # Held back until it is started, or whoever submits would wait for its turn: a switch takes 5 ms.
+        started = threading.Event()
+        try:
+            self._thread = thread_of(lambda: self._run(job, started), "resumable-writer")
+        finally:
+            started.set()
+        if self._thread is None:
+            self._run(job, started)
+
+    def wait(self) -> None:
+        """Block until no job is in flight."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def failure(self) -> BaseException | None:
+        """What the last job raised, once; None while it is in flight. Does not block."""
+        if self.busy:
+            return None
+        self._thread = None  # asked at each boundary: to ask an ended thread whether it lives takes longer
+        failure, self._failure = self._failure, None
+        return failure
+
+    def _run(self, job: Callable[[], object], started: threading.Event) -> None:
+        started.wait()
+        try:
+            job()
+        except BaseException as failure:
+            self._failure = failure

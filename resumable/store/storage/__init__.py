@@ -1,0 +1,1 @@
+"""Storages: one protocol over local folders and every filesystem that fsspec reaches, with retries."""

@@ -1,0 +1,265 @@
+"""Storage behind any fsspec filesystem; knows nothing of runs and checkpoints, and believes no cache.
+
+Object stores show a file when it is complete, and so does sftp, by a rename. Some others (ftp) show it while it grows,
+and keep the torn piece after a crash: readers must judge by what is in a file, never by its being there.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import cached_property
+from itertools import chain
+from typing import Any, TypeVar
+
+from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
+
+from resumable.errors import StorageError
+from resumable.store.layout import ATTEMPTS, PROBE
+from resumable.store.storage.backends import Backend
+from resumable.store.storage.protocol import Entry, Seen, checked, looked_up, reported
+from resumable.store.storage.s3 import S3
+from resumable.store.storage.sftp import Sftp
+from resumable.utils.location import NONE, Secrets, file_location, scrubbed, tellable
+
+T = TypeVar("T")
+
+SINGLE_REQUEST_BYTES = 32 * 2**20
+PIECE_BYTES = 16 * 2**20
+
+# One for the whole program: two instances may be about the same place, and exists-then-write is two calls.
+_creating = threading.Lock()
+
+
+class FsspecStorage:
+    """`Storage` below `root` of a filesystem that nothing else uses (its listing cache is turned off).
+
+    Without `probe` it is never tried out whether create is exclusive, and taken that it is not.
+    """
+
+    patience_seconds = 60.0
+    locks = False
+    readers = 1  # the backend asks for the parts of one read at once
+
+    def __init__(
+        self, file_system: AbstractFileSystem, root: str, url: str, *, probe: bool = True, hide: Secrets = NONE
+    ) -> None:
+        self._backend = _backend_of(file_system)
+        self.parallel = self._backend.parallel
+        self.range_bytes = PIECE_BYTES * self.parallel
+        self._root = root.rstrip("/")
+        self._may_probe = probe
+        # The same at each try, so that what one could not remove the next does.
+        self._probe = f"{ATTEMPTS}/{PROBE}{secrets.token_hex(8)}"
+        self.url = url.rstrip("/")
+        self._hide = hide
+
+    @cached_property
+    def exclusive(self) -> bool:
+        """Found out by trying: servers that ignore the condition answer as if all were well."""
+        if not self._may_probe or not self._backend.conditional:
+            return False
+        with reported("write", self._shown(self._probe), Exception, hide=self._hide):
+            try:
+                return self._refuses_second()
+            finally:
+                self.remove(self._probe)
+
+    def _refuses_second(self) -> bool:
+        try:
+            self._in_folder(self._probe, lambda: self._backend.put_new(self._at(self._probe), b"first"))
+            self._backend.put_new(self._at(self._probe), b"second")
+        except FileExistsError:
+            return True  # also where it refuses the first, whose answer was lost
+        except (NotImplementedError, TypeError):
+            pass
+        return False
+
+    def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
+        if max_bytes is None:
+            buffer = bytearray(self.size(path))
+            return bytes(buffer[: self.read_into(path, memoryview(buffer))])
+        # One question: how long it is shows when there is one byte too many.
+        data = self._range(path, 0, max_bytes + 1)
+        if len(data) > max_bytes:
+            raise ValueError(f"{self.size(path)} bytes, more than the {max_bytes} allowed")
+        return data
+
+    def read_into(self, path: str, buffer: memoryview, *, offset: int = 0, seen: Seen | None = None) -> int:
+        target = buffer.cast("B")
+        starts = range(0, len(target), PIECE_BYTES)
+        pieces = [(offset + start, target[start : start + PIECE_BYTES]) for start in starts]
+        with looked_up("read", self._shown(path), Exception, hide=self._hide):
+            got = self._backend.fill(self._at(path), pieces)
+        if seen:
+            seen(target[:got], offset)
+        return got
+
+    def _range(self, path: str, start: int, stop: int) -> bytes:
+        with looked_up("read", self._shown(path), Exception, hide=self._hide):
+            return self._backend.get(self._at(path), start, stop)
+
+    def size(self, path: str) -> int:
+        with looked_up("look at", self._shown(path), Exception, hide=self._hide):
+            return self._backend.size(self._at(path))
+
+    def drop_cache(self, path: str) -> None:
+        with suppress(Exception):
+            self._backend.drop_cache(self._at(path))
+
+    def list(self, path: str) -> list[Entry]:
+        folder = self._at(path)
+        try:
+            with reported("list", self._shown(path), Exception, hide=self._hide):
+                children = self._backend.children(folder)
+        except FileNotFoundError:
+            return []
+        return sorted(set(_entries(children, folder)))
+
+    def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
+        pieces = _pieces(chunks)
+        head = io.BytesIO()  # a copy: what a piece lies in may be used for the next
+        with reported("write", self._shown(path), Exception, hide=self._hide):
+            for piece in pieces:
+                if head.tell() + len(piece) > SINGLE_REQUEST_BYTES:
+                    self._stream(path, chain([head.getbuffer(), piece], pieces))
+                    return
+                head.write(piece)
+            self._in_folder(path, lambda: self._backend.put(self._at(path), head.getvalue()))
+
+    def _stream(self, path: str, pieces: Iterator[memoryview]) -> None:
+        upload = self._in_folder(path, lambda: self._backend.begin(self._at(path)))
+        try:
+            for piece in pieces:
+                upload.write(piece)
+            upload.commit()
+        except BaseException:
+            upload.abandon()
+            raise
+
+    def link(self, source: str, target: str) -> bool:
+        """There are none: what a blob shares with another checkpoint is in the manifest."""
+        checked(source), checked(target)
+        return False
+
+    def create(self, path: str, data: bytes) -> None:
+        with reported("write", self._shown(path), Exception, hide=self._hide):
+            create = self._create_exclusively if self.exclusive else self._create_politely
+            with _creating:
+                create(path, data)
+
+    def _create_exclusively(self, path: str, data: bytes) -> None:
+        try:
+            self._in_folder(path, lambda: self._backend.put_new(self._at(path), data))
+        except FileExistsError:
+            if not self._is_own(path, data):
+                raise
+
+    def _create_politely(self, path: str, data: bytes) -> None:
+        """Look, write, read back."""
+        with suppress(FileNotFoundError):
+            self.size(path)
+            if self._is_own(path, data):
+                return
+            raise FileExistsError(errno.EEXIST, f"{self._shown(path)} is there already")
+        self.write(path, [data])
+        if not self._is_own(path, data):
+            raise FileExistsError(errno.EEXIST, f"{self._shown(path)} was written by another program at the same time")
+
+    def _is_own(self, path: str, data: bytes) -> bool:
+        """Whether it is there because of this very call: a request whose answer was lost is refused when repeated."""
+        try:
+            return self.read(path, max_bytes=len(data)) == data
+        except ValueError:
+            return False
+
+    def remove(self, path: str) -> None:
+        with reported("remove", self._shown(path), Exception, hide=self._hide), suppress(FileNotFoundError):
+            self._backend.remove(self._at(path))
+
+    def remove_dir(self, path: str) -> None:
+        folder = self._at(path)
+        if not self._backend.has_folders or self.list(path):  # some backends would remove what is in it
+            return
+        with suppress(OSError, NotImplementedError):
+            self._backend.remove_folder(folder)
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def lock(self, path: str) -> Callable[[], None]:
+        """There is none: here the newer attempt takes over."""
+        checked(path)
+        return lambda: None
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{checked(path)}" if path else self._root
+
+    def _shown(self, path: str) -> str:
+        return file_location(self.url, checked(path)) if path else self.url
+
+    def _in_folder(self, path: str, action: Callable[[], T]) -> T:
+        """`action`, which writes `path`; once more with the folders made, where the backend has and wants them."""
+        try:
+            return action()
+        except FileNotFoundError:
+            self._make_folder(self._at(path).rpartition("/")[0])
+        try:
+            return action()
+        except FileNotFoundError as error:
+            raise self._nowhere(path, error) from tellable(error, self._hide)
+
+    def _make_folder(self, folder: str) -> None:
+        parent = folder.rpartition("/")[0]
+        if not parent.strip("/"):
+            return  # a bucket, or a share: the user's to make
+        try:
+            self._backend.make_folder(folder)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            self._make_folder(parent)
+            with suppress(FileNotFoundError, FileExistsError):
+                self._backend.make_folder(folder)
+
+    def _nowhere(self, path: str, error: Exception) -> StorageError:
+        reason = scrubbed(getattr(error, "strerror", None) or str(error), self._hide)
+        result = StorageError(
+            f"cannot write {self._shown(path)}: {reason}",
+            "make the bucket (or the share) first, and check its name in `run`",
+        )
+        result.errno = errno.ENOENT
+        return result
+
+
+def _backend_of(file_system: AbstractFileSystem) -> Backend:
+    """The backend that knows this filesystem best."""
+    protocols = {file_system.protocol} if isinstance(file_system.protocol, str) else set(file_system.protocol)
+    if "s3" in protocols and hasattr(file_system, "call_s3"):
+        return S3(file_system)
+    if "sftp" in protocols and hasattr(file_system, "ftp"):
+        return Sftp(file_system)
+    return Backend(file_system)
+
+
+def _entries(children: Iterable[dict[str, Any]], folder: str) -> Iterator[Entry]:
+    inside = folder.strip("/") + "/"
+    for child in children:
+        path = child["name"].strip("/")
+        name = path.removeprefix(inside)
+        # Stores without folders list a marker named like the folder itself, or a file that has its name.
+        if path.startswith(inside) and name and "/" not in name:
+            is_dir = child["type"] == "directory"
+            yield Entry(name, is_dir, None if is_dir else child.get("size"))
+
+
+def _pieces(chunks: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
+    """The same bytes in pieces that a backend may copy without doubling the memory of the program."""
+    for chunk in chunks:
+        view = memoryview(chunk).cast("B")
+        for start in range(0, len(view), PIECE_BYTES):
+            yield view[start : start + PIECE_BYTES]

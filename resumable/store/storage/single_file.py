@@ -1,0 +1,124 @@
+"""One file anywhere, named by its user: in which storage it is, and under which name; knows nothing of its content."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError, StorageError
+from resumable.store.storage.protocol import Seen, open_storage
+from resumable.store.storage.retry import PatientStorage
+from resumable.utils.location import location
+
+_LOCAL = re.compile(r"(file|local)://")
+_PROTOCOL = re.compile(r"[A-Za-z0-9+.-]+://")
+
+# Those of the storage speak of runs.
+_HINTS = {
+    errno.ENOSPC: "free some space there: a file that is replaced stays until the new one is complete",
+    errno.EDQUOT: "your quota there is used up: free some space",
+    errno.EROFS: "it is mounted read-only: mount it writable, or choose another place",
+    errno.ENOENT: "make the bucket (or the share) first, and check its name",
+}
+
+
+class File:
+    """The file at a path or any fsspec URL. Opening looks at nothing.
+
+    A symbolic link that a local path ends in or leads through is followed: the user named it. `ConfigError` for what
+    cannot be the name of a file.
+    """
+
+    def __init__(self, url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> None:
+        path = _text(url)
+        self.name = self.where = location(path)
+        """For messages, without secrets: two files may have one."""
+        self.url = path
+        self.local = None if _is_remote(path) else os.path.realpath(os.path.expanduser(_LOCAL.sub("", path, count=1)))
+        """Where it is on this machine; None where it is elsewhere."""
+        folder, self._path = os.path.split(self.local) if self.local else _split(path)
+        if not path or path.endswith("/") or not self._path or not self._path.isprintable() or "\\" in self._path:
+            raise ConfigError(
+                f"{self.name!r}: no name of a file", "add one: a folder, and a name such as x.safetensors"
+            )
+        self._storage: PatientStorage = open_storage(folder, options, probe=False)
+        self.readers = self._storage.readers
+        self.range_bytes = self._storage.range_bytes
+
+    def write(self, chunks: Iterable[bytes | memoryview], *, size: int) -> None:
+        """Put a whole file there, in place of one that is there: durable on return, never half visible.
+
+        `chunks` give `size` bytes, and are iterated from their start at each try.
+        """
+        if self.local and os.path.exists(self.local) and not os.path.isfile(self.local):
+            raise StorageError(f"cannot write {self.name}: no regular file is there", "choose another name")
+        try:
+            self._refuse_without_space(size)
+            self._storage.write(self._path, chunks)
+        except StorageError as error:
+            error.hint = _HINTS.get(error.errno or 0, error.hint)
+            raise
+
+    @cached_property
+    def size(self) -> int:
+        """In bytes, when it was first asked for. `NoCheckpointError` where there is no file."""
+        return self._judged(lambda: self._storage.size(self._path))
+
+    def read(self, buffer: memoryview, offset: int, seen: Seen | None = None) -> None:
+        """Fill the whole of `buffer` from `offset` on; `seen` as `Storage.read_into` has it."""
+        got = self._judged(lambda: self._storage.read_into(self._path, buffer, offset=offset, seen=seen))
+        if got != len(buffer):
+            raise CorruptCheckpointError(f"{self.name}: {offset + got} bytes, expected {self.size}")
+
+    def drop_cache(self) -> None:
+        self._storage.drop_cache(self._path)
+
+    def image(self) -> bytearray:
+        """The whole file."""
+        image = bytearray(self.size)
+        self.read(memoryview(image), 0)
+        return image
+
+    def _refuse_without_space(self, size: int) -> None:
+        free_bytes = self._storage.free_bytes()
+        if free_bytes is not None and free_bytes < size:
+            error = StorageError(f"cannot write {self.name}: {size:,} bytes needed, {free_bytes:,} free")
+            error.errno = errno.ENOSPC
+            raise error
+
+    def _judged(self, question: Callable[[], int]) -> int:
+        try:
+            return question()
+        except FileNotFoundError as error:
+            if self._storage.list(self._path):
+                raise NoCheckpointError(
+                    f"{self.name}: a folder, expected a file", "the checkpoints of a run are read by resumable.Run"
+                ) from error
+            raise NoCheckpointError(f"{self.name}: no such file", "check the path") from error
+        except ValueError as error:  # what was looked up as a file is none by now
+            raise NoCheckpointError(f"{self.name}: {error}", "check the path") from error
+
+
+def _text(url: str | os.PathLike[str]) -> str:
+    if not isinstance(url, str | os.PathLike) or not isinstance(os.fspath(url), str):
+        raise ConfigError(
+            f"expected a path or a URL, found a {type(url).__name__}", "name a file, as in 'x.safetensors'"
+        )
+    return os.fspath(url)
+
+
+def _is_remote(path: str) -> bool:
+    return ("://" in path or "::" in path) and not _LOCAL.match(path)
+
+
+def _split(url: str) -> tuple[str, str]:
+    """The URL of the folder, and the name in it. What a chain of URLs goes on with belongs to the folder."""
+    first, chain, rest = url.partition("::")
+    protocol = _PROTOCOL.match(first)
+    place = protocol[0] if protocol else ""
+    folder, _, name = first.removeprefix(place).rpartition("/")
+    return place + folder + chain + rest, name

@@ -1,0 +1,1 @@
+"""What every room may import: events, threads, strict JSON, failpoints. Independent of training."""
