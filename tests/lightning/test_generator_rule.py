@@ -16,7 +16,7 @@ from resumable import Run
 from resumable.data.rng.find_generators import NEWEST_RULE
 from tests.lightning.test_refusals import _streams_as_before, fit
 from tests.lightning.toys import BATCH, Net, Sample, Samples, sample
-from tests.test_generator_rule import name_rule, rules
+from tests.loop.test_generator_rule import name_rule, rules
 
 __all__ = ["_streams_as_before"]
 

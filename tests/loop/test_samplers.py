@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from resumable import Trainer
-from tests.test_passes import turn
+from tests.loop.test_passes import turn
 from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends
 
 

@@ -29,7 +29,7 @@ def _start(kill: str | None, log: Path, *arguments: str) -> subprocess.Completed
     environment = {} if kill is None else {"RESUMABLE_KILL": kill, "RESUMABLE_KILL_LOG": str(log)}
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
-        cwd=Path(failpoints.__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
         env=environment,
         capture_output=True,
         text=True,

@@ -115,7 +115,7 @@ def test_a_conflict_names_both_keys_and_both_figures(reason: str, asked: str) ->
 
 # -- what the README says ---------------------------------------------------------------------------------------------
 
-README = " ".join((Path(__file__).parent.parent / "README.md").read_text("utf-8").split())
+README = " ".join((Path(__file__).parents[2] / "README.md").read_text("utf-8").split())
 
 
 def young(cost: float, between_failures: float) -> float:

@@ -25,7 +25,7 @@ from resumable import (
     load_weights,
 )
 from tests.hugging import INDEX, index, shards
-from tests.test_run import trained
+from tests.run.test_run import trained
 
 
 def made(seed: int = 1) -> nn.Linear:

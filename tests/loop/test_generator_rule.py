@@ -18,7 +18,7 @@ from resumable.store.manifest import parse
 from tests.golden.launch import EPOCHS, Golden
 from tests.tiny import Crash, Tiny, assert_equal_ends
 
-V2 = Path(__file__).parent / "golden" / "v2" / "run"
+V2 = Path(__file__).parents[1] / "golden" / "v2" / "run"
 
 
 class Noise:

@@ -14,7 +14,7 @@ from resumable.errors import ConfigError
 from resumable.policy.retention import Rule
 from resumable.policy.save_policy import Schedule
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def _file(folder: Path, text: str) -> Path:
