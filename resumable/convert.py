@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointError, quoted
+from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointError
 from resumable.serialization import Written, store
 from resumable.state.files.single_file import memory_bytes
 from resumable.store.storage.single_file import File
 from resumable.utils.events import size
+from resumable.utils.messages import quoted
 
 PIECE_BYTES = 32 * 2**20
 

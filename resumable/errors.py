@@ -2,20 +2,6 @@
 
 from __future__ import annotations
 
-MAX_QUOTED_CHARACTERS = 400
-
-
-def quoted(text: object) -> str:
-    """What a checkpoint said, fit for a message: shortened, and without what could steer a terminal."""
-    whole = str(text)
-    brief = whole if len(whole) <= MAX_QUOTED_CHARACTERS else whole[: MAX_QUOTED_CHARACTERS - 3] + "..."
-    return printable(brief)
-
-
-def printable(text: str) -> str:
-    """A text in which every character that could steer a terminal, or turn its writing around, is an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
 
 class ResumableError(Exception):
     """The root: a message that says what, where, expected and found, and a hint that says what to do next."""

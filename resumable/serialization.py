@@ -8,20 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from resumable.errors import (
-    CheckpointError,
-    ConfigError,
-    CorruptCheckpointError,
-    FormatVersionError,
-    NoCheckpointError,
-    quoted,
-)
+from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointError, FormatVersionError, NoCheckpointError
 from resumable.state.codec import document_paths
 from resumable.state.codec.document_paths import Part
 from resumable.state.files.single_file import Contents, contents_of, file_of, memory_bytes
 from resumable.state.files.tensor_reader import read_head, read_placed
 from resumable.store.storage.single_file import File
 from resumable.utils.events import size
+from resumable.utils.messages import quoted
 from resumable.utils.reread import UnsteadyError
 
 # How often a file is read anew that another program replaced meanwhile.
@@ -132,7 +126,7 @@ def _part(file: File, contents: Contents, only: str) -> Part:
     if found is None and only in contents.records:
         found = Part({"$tensor": only})
     if found is None:
-        near = ", ".join(quoted(name) for name in document_paths.nearest(contents.document, only))
+        near = ", ".join(quoted(name) for name in document_paths.nearest_paths(contents.document, only))
         raise NoCheckpointError(
             f"{file.name}: nothing is called {only!r}",
             f"the nearest names are {near}" if near else "without `only`, all of it is loaded",

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from resumable.errors import ConfigError, StateError, quoted
+from resumable.errors import ConfigError, StateError
 from resumable.state.objects.adapter import unwrapped
 from resumable.state.objects.side_effects import untouched
 from resumable.state.tensors.facts import empty, facts_of, fill, refusal
+from resumable.utils.messages import listed, quoted
 
 _KEYS = {"model", "inputs", "arguments", "outputs"}
 _DEVICES = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "maia", "ipu", "xla", "privateuseone")
@@ -216,7 +217,7 @@ def _refuse_unfinished(module: nn.Module) -> None:
     lazy = [name for name, tensor in tensors if nn.parameter.is_lazy(tensor)]
     if lazy:
         raise StateError(
-            f"golden: {', '.join(lazy[:20])} has no shape yet", "pass one batch through the model before golden(...)"
+            f"golden: {listed(lazy, most=20)} has no shape yet", "pass one batch through the model before golden(...)"
         )
 
 

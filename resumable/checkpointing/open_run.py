@@ -21,7 +21,6 @@ from resumable.errors import (
     NoCheckpointError,
     RunMismatchError,
     StorageError,
-    quoted,
 )
 from resumable.run.run import GRADIENTS, LATE, Checkpoint, is_golden
 from resumable.run.verification import verify
@@ -31,6 +30,7 @@ from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord, RunFile, TensorRecord
 from resumable.store.storage.protocol import Storage
 from resumable.utils.events import emit, warn
+from resumable.utils.messages import quoted
 
 GENERATOR_RULE = "generator_rule"  # its key in the environment of a manifest
 

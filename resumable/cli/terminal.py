@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
 
-from resumable.errors import ResumableError, printable
+from resumable.errors import ResumableError
+from resumable.utils.messages import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

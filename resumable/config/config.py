@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from pydantic_settings.exceptions import SettingsError
 
 from resumable.config.bounded_yaml import MAX_BYTES, Unreadable, refuse_boundless, yaml_of
-from resumable.config.config_errors import ENVIRONMENT, PREFIX, Source, explained, nearest, shown
+from resumable.config.config_errors import ENVIRONMENT, PREFIX, Source, did_you_mean, explained, shown
 from resumable.config.run_or_file import names_run
 from resumable.config.run_variable import DRILL, Origin, placed, text_of
 from resumable.errors import ConfigError
@@ -46,7 +46,7 @@ def _a_run(value: object) -> object:
 def _a_signal(value: object) -> object:
     names = [number.name for number in signal.Signals if number.name not in _UNWATCHABLE]
     if value not in names:
-        guess = "" if value in _UNWATCHABLE else nearest(str(value), names)
+        guess = "" if value in _UNWATCHABLE else did_you_mean(str(value), names)
         raise ValueError(f"the name of a signal that can be watched{guess}")
     return value
 
@@ -270,7 +270,7 @@ def _environment() -> dict[str, Any]:
         if name.upper().startswith(PREFIX) and name not in RESERVED and key.split("__")[0] not in Config.model_fields:
             variables = [PREFIX + "__".join(each).upper() for each in _keys(Config)]
             raise ConfigError(
-                f"config: unknown environment variable {name}{nearest(name, variables)}",
+                f"config: unknown environment variable {name}{did_you_mean(name, variables)}",
                 f"correct or unset {name}: everything that begins with {PREFIX} belongs to the configuration",
             )
     try:

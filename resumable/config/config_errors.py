@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from pydantic import ValidationError
 
-from resumable.errors import ConfigError, quoted
+from resumable.errors import ConfigError
 from resumable.utils.location import location, scrubbed
+from resumable.utils.messages import nearest, quoted
 
 PREFIX = "RESUMABLE_"
 ENVIRONMENT = "the environment"
@@ -45,7 +45,7 @@ def _one(error: dict[str, Any], sources: Sequence[Source], known: Keys) -> tuple
     source = _origin(place, sources)
     where = _variable(place) if source.name == ENVIRONMENT else source.name
     if error["type"] == "extra_forbidden":
-        guess = nearest(key, [".".join(each) for each in known])
+        guess = did_you_mean(key, [".".join(each) for each in known])
         return f"config: unknown key {key!r} in {where}{guess}", f"correct or remove {key!r} in {where}"
     if error["type"] == "missing":
         return (
@@ -87,7 +87,7 @@ def _variable(place: Location) -> str:
     return next((name for name in names if name in os.environ), ENVIRONMENT)
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A guess at which of the known names was meant, as the end of a sentence; empty where there is none."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return the end of a sentence that suggests the known name nearest to `name`; empty if none is near."""
+    found = nearest(name, known, cutoff=0.6)
     return f" (did you mean {found[0]!r}?)" if found else ""

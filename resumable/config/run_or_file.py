@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 
 from resumable.errors import ConfigError
 from resumable.utils.location import location
+from resumable.utils.messages import nearest
 
 ENDINGS = (".yaml", ".yml")
 _OTHER_CONFIGS = (".json", ".toml", ".ini", ".cfg", ".conf", ".py")
@@ -46,7 +46,7 @@ def _refuse_what_is_no_folder(text: str) -> None:
             "rename the file if it is YAML, or name a folder",
         )
     stem, ending = os.path.splitext(path)
-    looks = ending.lower() in _OTHER_CONFIGS or difflib.get_close_matches(ending.lower(), ENDINGS, n=1, cutoff=0.75)
+    looks = ending.lower() in _OTHER_CONFIGS or nearest(ending.lower(), ENDINGS, cutoff=0.75)
     stems = (path, stem) if looks else (path,)
     meant = next((name + each for name in stems for each in ENDINGS if os.path.isfile(name + each)), None)
     if meant or looks:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from resumable.data.addresses import PassAddress, batch_keys, pass_key
-from resumable.errors import LoopError, ResumableError, quoted
+from resumable.errors import LoopError, ResumableError
+from resumable.utils.messages import quoted
 
 Position = Mapping[str, Any]
 Skipping = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from resumable.checkpointing.golden_input import Golden, inputs_of, nothing_in, outputs_of
 from resumable.checkpointing.snapshot import environment
-from resumable.errors import ConfigError, CorruptCheckpointError, ExportError, quoted
+from resumable.errors import ConfigError, CorruptCheckpointError, ExportError
 from resumable.export.formats import huggingface
 from resumable.export.model import build, fill
 from resumable.export.proof.comparison import compare
@@ -23,6 +23,7 @@ from resumable.export.runtimes import of_tensors
 from resumable.export.source import Stored
 from resumable.run.run import GOLDEN, Checkpoint, is_golden
 from resumable.store.storage.local import LocalStorage
+from resumable.utils.messages import quoted
 from resumable.weights.proof import GOLDEN_FILE
 
 SAME_RELATIVE = 1e-5  # of the largest output: what another order of additions may make of float32

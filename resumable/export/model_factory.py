@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -12,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from resumable.errors import ConfigError, ExportError, quoted
+from resumable.errors import ConfigError, ExportError
+from resumable.utils.messages import nearest, quoted
 
 _TRAINS = "name a module that can be imported: what trains belongs behind `if __name__ == '__main__':`"
 _OURS = str(Path(__file__).parents[1])
@@ -99,7 +99,7 @@ def _function(module: ModuleType, factory: str, path: str) -> Any:
 
 
 def _nearest(factory: str, owner: Any, name: str) -> str:
-    found = difflib.get_close_matches(name, dir(owner), n=1, cutoff=0.6)
+    found = nearest(name, dir(owner), cutoff=0.6)
     if not found:
         return "name a function that builds the model"
     module, _, path = factory.partition(":")

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from resumable.errors import LoopError, RunMismatchError, quoted
+from resumable.errors import LoopError, RunMismatchError
 from resumable.lightning import private
+from resumable.utils.messages import quoted
 
 # Those that come as training goes on; of those that get the index of a batch, how many arguments come before it.
 _HOOKS: dict[str, int | None] = {

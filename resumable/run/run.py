@@ -15,7 +15,6 @@ from resumable.errors import (
     NoCheckpointError,
     ResumableError,
     RunMismatchError,
-    quoted,
 )
 from resumable.policy import suspicion
 from resumable.policy.retention import Candidate, Rule, best
@@ -29,6 +28,7 @@ from resumable.store.storage.protocol import open_storage
 from resumable.utils import strict_json
 from resumable.utils.events import size
 from resumable.utils.location import location
+from resumable.utils.messages import quoted
 
 if TYPE_CHECKING:
     import torch

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from resumable.errors import CorruptCheckpointError, quoted
+from resumable.errors import CorruptCheckpointError
 from resumable.state.files.header_scan import Held, PassingFile
 from resumable.state.tensors.dtypes import may_hold
 from resumable.state.tensors.slices import located
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord, TensorRecord
+from resumable.utils.messages import quoted
 
 
 def verify(catalog: Catalog, manifest: Manifest, name: CheckpointName) -> None:

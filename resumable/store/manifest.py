@@ -15,9 +15,10 @@ from typing import Annotated, Any, TypeVar
 import xxhash
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
-from resumable.errors import CorruptCheckpointError, FormatVersionError, StateError, quoted
+from resumable.errors import CorruptCheckpointError, FormatVersionError, StateError
 from resumable.store.layout import MAX_NUMBER, CheckpointName, is_blob_name, is_blob_path, is_object_name
 from resumable.utils import strict_json
+from resumable.utils.messages import quoted
 
 FORMAT_VERSION = 2
 MAX_RECORD_BYTES = 64 * 2**10

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterable, Mapping
 
-from resumable.errors import printable
+from resumable.utils.messages import printable
 
 log = logging.getLogger("resumable")
 _witness = logging.getLogger("resumable.witness")  # logs nothing; see `_log`

@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from resumable.errors import (
-    CheckpointError,
-    ConfigError,
-    CorruptCheckpointError,
-    NoCheckpointError,
-    RunMismatchError,
-    quoted,
-)
+from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointError, NoCheckpointError, RunMismatchError
 from resumable.run.run import Checkpoint, Run, parse_target, selector_slip
 from resumable.state.loading.result import Loaded
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName
@@ -26,6 +19,7 @@ from resumable.store.manifest import first_fault
 from resumable.store.storage.protocol import Seen, Storage, checked, local_path, open_storage
 from resumable.utils import strict_json
 from resumable.utils.location import file_location, location
+from resumable.utils.messages import listed, quoted
 from resumable.utils.reread import reread
 from resumable.weights import proof as proved
 from resumable.weights.proof import GOLDEN_FILE, PROOF, Weights
@@ -256,7 +250,7 @@ def _nothing(url: str, options: _Options) -> StoredFiles:
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles:
         raise _pickle(_joined(location(url), pickles[0]))
-    shown = ", ".join(map(quoted, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+    shown = listed(map(quoted, names), most=_SHOWN)
     raise NoCheckpointError(
         f"{location(url)}: no weights here; looked for a run ({RUN_FILE}, {CHECKPOINTS}/), a checkpoint "
         f"({MANIFEST}), {SINGLE}, {INDEX}, and a .safetensors file of this name; found {shown or 'nothing'}",

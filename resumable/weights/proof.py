@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from resumable.errors import CorruptCheckpointError, FormatVersionError, quoted
+from resumable.errors import CorruptCheckpointError, FormatVersionError
 from resumable.store.manifest import Digest, Dtype, Record, Sizes, first_fault, undamaged
 from resumable.utils import strict_json
+from resumable.utils.messages import quoted
 
 PROOF = "proof.json"
 GOLDEN_FILE = "golden.safetensors"

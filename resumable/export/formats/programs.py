@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resumable.errors import ConfigError, ExportError, ResumableError, quoted
+from resumable.errors import ConfigError, ExportError, ResumableError
 from resumable.export.formats.torch_archive import archive
 from resumable.export.request import Batch
 from resumable.store.storage.protocol import storage_error
+from resumable.utils.messages import quoted
 
 # Protobuf, which ONNX files are, ends at 2 GiB: what is larger gets its weights in a file beside it.
 MAX_ONNX_BYTES = 1_500_000_000

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from resumable.state.codec import decode
+from resumable.utils.messages import nearest
 
 _PAIRS = ("$dict", "$ordered", "$counter")
 _STORED = ("$tensor", "$array", "$octets")
@@ -78,10 +78,10 @@ def named_tensors(document: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from named_tensors(child, f"{prefix}{name}.")
 
 
-def nearest(document: Any, path: str) -> list[str]:
-    """The paths that look most like one that leads nowhere."""
+def nearest_paths(document: Any, path: str) -> list[str]:
+    """Return the paths of a document that resemble one that leads nowhere."""
     known = [name for name in islice(_paths(document, ""), _MAX_NAMES) if len(name) <= _MAX_NAME]
-    return difflib.get_close_matches(path[:_MAX_NAME], known, n=3, cutoff=0.4)
+    return nearest(path[:_MAX_NAME], known, cutoff=0.4, most=3)
 
 
 def _paths(document: Any, prefix: str) -> Iterator[str]:

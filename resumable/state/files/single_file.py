@@ -17,7 +17,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from resumable.errors import FormatVersionError, StateError, quoted
+from resumable.errors import FormatVersionError, StateError
 from resumable.state.codec import decode, encode
 from resumable.state.codec.document_paths import Part
 from resumable.state.codec.encoder import Encoded, Path
@@ -26,6 +26,7 @@ from resumable.state.staging.stager import CHUNK_BYTES, Plan, Windows
 from resumable.state.tensors.facts import Believed, TensorFacts, bytes_of, facts_of, raw, tensor_digest
 from resumable.state.tensors.safetensors_layout import Head, Slice, parse_head
 from resumable.utils import strict_json
+from resumable.utils.messages import quoted
 
 VERSION = 1
 BARE = "tensor"  # the key of a tensor that is in no container

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from resumable.errors import ConfigError, quoted
+from resumable.errors import ConfigError
 from resumable.state.objects.adapter import unwrapped
 from resumable.utils.location import location
+from resumable.utils.messages import quoted
 
 
 def refuse_other_place(url: Any, model: Any) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from resumable.errors import RunMismatchError, quoted
+from resumable.errors import RunMismatchError
+from resumable.utils.messages import nearest, quoted
 
 Shape = tuple[int, ...] | None
 """None: of no tensor, or of one that takes whatever shape it is given."""
@@ -270,7 +270,7 @@ def _starts(names: Iterable[str]) -> list[str]:
 
 
 def _nearest(word: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0)
+    near = nearest(word, known, cutoff=0)
     return f"the nearest is {quoted(repr(near[0]))}" if near else "nothing is stored there"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from resumable.state.loading.key_matching import Match
 from resumable.utils.events import emit, emit_aloud
+from resumable.utils.messages import listed
 
 _SHOWN = 8
 
@@ -50,5 +51,4 @@ class Loaded:
 
 
 def _some(names: Collection[str]) -> str | None:
-    shown = ",".join([*names][:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown or None
+    return listed(names, most=_SHOWN, separator=",") or None

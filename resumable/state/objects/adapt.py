@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 
-from resumable.errors import StateError, quoted
+from resumable.errors import StateError
 from resumable.state.objects import modules
 from resumable.state.objects.adapter import Adapter, Plain, unwrapped
 from resumable.state.objects.containers import CONTAINER_TYPES, ContainerAdapter, advice_for_parts, has_state
@@ -20,6 +20,7 @@ from resumable.state.objects.optimizers import OptimizerAdapter, is_standard, pa
 from resumable.state.objects.owned_dicts import refuse_belonging
 from resumable.state.objects.round_trip import differences, verify_round_trip
 from resumable.state.objects.tree_copies import Own
+from resumable.utils.messages import quoted
 
 __all__ = ["Adapter", "adapt", "differences", "emptiness", "is_empty", "verify_round_trip", "weights"]
 

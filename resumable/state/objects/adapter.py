@@ -10,10 +10,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from resumable.errors import ResumableError, RunMismatchError, quoted
+from resumable.errors import ResumableError, RunMismatchError
 from resumable.state.codec.encoder import advice
 from resumable.state.objects.tree_copies import Own, fresh, moved
 from resumable.state.tensors.facts import Recorded
+from resumable.utils import messages
+from resumable.utils.messages import quoted
 
 _SHOWN = 20
 
@@ -129,10 +131,9 @@ def taking(name: str) -> Iterator[None]:
 
 
 def listed(what: str, names: Iterable[str]) -> list[str]:
-    """`what: a, b, c and 4 more` as one entry; nothing where there are no names."""
+    """Return `what: a, b, c and 4 more` as one entry, or no entry if there are no names."""
     names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return [f"{what}: {', '.join(names[:_SHOWN])}{more}"] if names else []
+    return [f"{what}: {messages.listed(names, most=_SHOWN)}"] if names else []
 
 
 def unwrapped(target: Any) -> Any:

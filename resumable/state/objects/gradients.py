@@ -15,6 +15,7 @@ from resumable.errors import StateError
 from resumable.state.objects.adapter import Adapter, mismatch, taking
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.tensors.facts import copy_of
+from resumable.utils.messages import listed
 
 
 class Gradients:
@@ -80,7 +81,7 @@ class Gradients:
         parameters = dict(self._parameters())
         unknown = sorted(set(tree["present"]) - parameters.keys())
         if unknown:
-            raise mismatch("gradients", [f"no such parameters here: {', '.join(unknown[:20])}"])
+            raise mismatch("gradients", [f"no such parameters here: {listed(unknown, most=20)}"])
         self._used.clear()
         for name, parameter in parameters.items():
             if name in tree["grads"]:

@@ -14,6 +14,7 @@ from resumable.errors import StateError
 from resumable.state.codec.encoder import encode
 from resumable.state.objects.adapter import Adapter, taking
 from resumable.state.tensors.facts import DigestedRecord, TensorFacts, facts_of, same_place, tensor_digest
+from resumable.utils.messages import listed
 from resumable.utils.threads import in_lanes
 
 _TENSOR_TAGS = ("$tensor", "$array", "$octets")
@@ -42,9 +43,8 @@ def verify_round_trip(
     """
     found = compare(adapter, document, records, proven=proven).differences
     if found:
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise StateError(
-            f"{adapter.name} ({adapter.type}) is not as it was saved: {'; '.join(found[:_SHOWN])}{more}",
+            f"{adapter.name} ({adapter.type}) is not as it was saved: {listed(found, most=_SHOWN, separator='; ')}",
             "its load_state_dict must take back exactly what its state_dict gave",
         )
 

@@ -13,6 +13,7 @@ from resumable.errors import StateError
 from resumable.state.objects import global_rng
 from resumable.state.objects.generators import GENERATOR_TYPES, GeneratorAdapter
 from resumable.state.tensors.facts import copy_of, fill, raw, refusal
+from resumable.utils.messages import listed
 
 Undo = Callable[[], None]
 
@@ -114,6 +115,6 @@ def _refuse_written(module: nn.Module, versions: dict[str, int]) -> None:
     ]
     if written:
         raise StateError(
-            f"{type(module).__name__}: its forward writes to its own parameters: {', '.join(written[:20])}",
+            f"{type(module).__name__}: its forward writes to its own parameters: {listed(written, most=20)}",
             "write to them in the training loop only (`if self.training: ...`)",
         )

@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from resumable.utils.messages import listed
+
 
 class TornCopyError(Exception):
     """Training wrote to tensors while they were copied: `names` says which. The copy is worth nothing."""
 
     def __init__(self, names: list[str]) -> None:
-        super().__init__(f"written while they were copied: {', '.join(names[:5])}")
+        super().__init__(f"written while they were copied: {listed(names, most=5)}")
         self.names = names
 
 
