@@ -29,7 +29,7 @@ from resumable.state.staging.late_copy import Gate, LateCopy, TornCopyError
 from resumable.state.staging.stager import Image, Stager
 from resumable.store.catalog import Catalog
 from resumable.store.publish import Background
-from resumable.store.storage.protocol import open_storage
+from resumable.store.storage.open import open_storage
 from resumable.utils import failpoints
 from resumable.utils.events import duration, emit, size, warn
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from resumable.config.config import Config
 from resumable.errors import ConfigError, LoopError
-from resumable.store.storage.protocol import local_path
+from resumable.store.storage.open import local_path
 from resumable.utils.events import emit
 from resumable.utils.location import location
 

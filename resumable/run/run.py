@@ -24,7 +24,7 @@ from resumable.store.blob_reader import BlobReader
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord
-from resumable.store.storage.protocol import open_storage
+from resumable.store.storage.open import open_storage
 from resumable.utils import strict_json
 from resumable.utils.events import size
 from resumable.utils.location import location

@@ -16,7 +16,8 @@ from resumable.run.run import Checkpoint, Run, parse_target, selector_slip
 from resumable.state.loading.result import Loaded
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName
 from resumable.store.manifest import first_fault
-from resumable.store.storage.protocol import Seen, Storage, checked, local_path, open_storage
+from resumable.store.storage.open import local_path, open_storage
+from resumable.store.storage.protocol import Seen, Storage, checked
 from resumable.utils import strict_json
 from resumable.utils.location import file_location, location
 from resumable.utils.messages import listed, quoted

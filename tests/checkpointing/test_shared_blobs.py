@@ -13,7 +13,7 @@ from torch import nn
 from resumable import Run, Trainer
 from resumable.errors import CorruptCheckpointError
 from resumable.state.tensors.facts import tensor_digest
-from resumable.store.storage.protocol import open_storage
+from resumable.store.storage.open import open_storage
 
 FROZEN = "model.frozen.safetensors"
 KEEP_ALL = {"last": 1000}

@@ -23,7 +23,7 @@ from resumable.errors import FencedError
 from resumable.store.attempts import begin
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
-from resumable.store.storage.protocol import open_storage
+from resumable.store.storage.open import open_storage
 from tests.store.flat import FlatStore
 
 ROOT = Path(resumable.__file__).parent.parent
@@ -39,7 +39,7 @@ from resumable.checkpointing.open_run import open_run
 from resumable.checkpointing.prune import prune
 from resumable.policy.retention import Rule
 from resumable.store.catalog import Catalog
-from resumable.store.storage.protocol import open_storage
+from resumable.store.storage.open import open_storage
 from tests.store.flat import FlatStore
 from tests.store.training import save
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from resumable.store.attempts import lock_run
-from resumable.store.storage.protocol import open_storage
+from resumable.store.storage.open import open_storage
 from tests.cli.conftest import Cli, flip_a_bit, newest
 from tests.tiny import steps_of
 

@@ -16,7 +16,8 @@ from resumable.errors import StorageError
 from resumable.store.storage import fsspec_storage
 from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.store.storage.local import LocalStorage
-from resumable.store.storage.protocol import Entry, Storage, open_storage
+from resumable.store.storage.open import open_storage
+from resumable.store.storage.protocol import Entry, Storage
 from resumable.utils.threads import in_lanes
 from tests.faults.servers import S3Server, botocore_session, shared_moto, shared_rclone, shared_sftp
 from tests.store.flat import CarelessStore, FlatStore

@@ -18,7 +18,7 @@ import pytest
 from resumable.errors import StorageError
 from resumable.store.layout import TEMPORARY
 from resumable.store.storage import fsspec_storage, sftp
-from resumable.store.storage.protocol import open_storage
+from resumable.store.storage.open import open_storage
 from resumable.store.storage.retry import PatientStorage
 from tests.faults.servers import SftpServer, shared_sftp
 
@@ -28,7 +28,7 @@ DATA = os.urandom(200_000)
 DYING = """
 import json, os, signal, sys
 import paramiko
-from resumable.store.storage.protocol import open_storage
+from resumable.store.storage.open import open_storage
 
 url, options, owner, call, size = json.loads(sys.argv[1])
 kind = getattr(paramiko, owner)

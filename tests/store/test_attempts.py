@@ -118,7 +118,7 @@ def test_without_exclusive_create_launches_one_after_the_other_still_differ(tmp_
 def test_a_second_launch_on_this_machine_is_refused_and_told_who_is_there(place: LocalStorage) -> None:
     program = """
 import sys
-from resumable.store.storage.protocol import open_storage
+from resumable.store.storage.open import open_storage
 from resumable.store.attempts import begin, lock_run
 lock_run(open_storage(sys.argv[1]))
 begin(open_storage(sys.argv[1]), resumed_from=None, lineage_before=[])

@@ -16,7 +16,8 @@ from resumable.store.layout import CheckpointName, checkpoint_path
 from resumable.store.manifest import Manifest
 from resumable.store.publish import Background, Blob, delete, publish
 from resumable.store.storage.local import LocalStorage
-from resumable.store.storage.protocol import open_storage, storage_error
+from resumable.store.storage.open import open_storage
+from resumable.store.storage.protocol import storage_error
 from resumable.store.storage.retry import PatientStorage
 from tests.store.building import BLOBS, launch, line, manifest, save
 from tests.store.tracing import Trace

@@ -13,7 +13,8 @@ from resumable.run.run import parse_target
 from resumable.store import pins
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
-from resumable.store.storage.protocol import Storage, open_storage
+from resumable.store.storage.open import open_storage
+from resumable.store.storage.protocol import Storage
 
 
 def pin(

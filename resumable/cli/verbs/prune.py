@@ -19,7 +19,8 @@ from resumable.run.verification import verify
 from resumable.store.attempts import Attempt, lock_run, read_attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import ATTEMPTS, CheckpointName, parse_attempt
-from resumable.store.storage.protocol import Storage, open_storage
+from resumable.store.storage.open import open_storage
+from resumable.store.storage.protocol import Storage
 from resumable.utils.events import size
 
 

@@ -9,34 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
-from resumable.errors import ConfigError, ResumableError, StorageError
-from resumable.utils.location import NONE, Secrets, location, scrubbed, tellable
+from resumable.errors import ResumableError, StorageError
+from resumable.utils.location import NONE, Secrets, scrubbed, tellable
 
-if TYPE_CHECKING:
-    from resumable.store.storage.retry import PatientStorage
-
-_LOCAL = re.compile(r"(file|local)://")
-_CACHES = ("simplecache", "filecache", "blockcache")
-# By their own names: no package index has to be believed about ours.
-_PACKAGES = {
-    "s3": "s3fs",
-    "s3a": "s3fs",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "az": "adlfs",
-    "abfs": "adlfs",
-    "abfss": "adlfs",
-    "adl": "adlfs",
-    "sftp": "paramiko",
-    "ssh": "paramiko",
-}
 _NUMBERS: dict[type[OSError], int] = {
     FileNotFoundError: errno.ENOENT,
     FileExistsError: errno.EEXIST,
@@ -164,52 +144,6 @@ class Storage(Protocol):
         such locks this does nothing.
         """
         ...
-
-
-def open_storage(url: str, options: Mapping[str, Any] | None = None, *, probe: bool = True) -> PatientStorage:
-    """The storage at a path or any fsspec URL; `options` go to fsspec. Writes nothing.
-
-    Without `probe` it is never tried out whether create is exclusive; where that is not known it counts as not.
-    Raises `ConfigError` for a protocol that is unknown, whose package is missing, or that does not take `options`.
-    """
-    from resumable.store.storage.local import LocalStorage
-    from resumable.store.storage.retry import PatientStorage
-
-    path = local_path(url)
-    if path is not None:
-        return PatientStorage(LocalStorage(path))
-    return PatientStorage(_open_remote(url, dict(options or {}), probe=probe))
-
-
-def local_path(url: str) -> Path | None:
-    """The path that a URL of this machine stands for; None for any other."""
-    if _LOCAL.match(url):
-        return Path(_LOCAL.sub("", url, count=1))
-    return Path(url).expanduser() if "://" not in url and "::" not in url else None
-
-
-def _open_remote(url: str, options: dict[str, Any], *, probe: bool) -> Storage:
-    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
-
-    from resumable.store.storage.fsspec_storage import FsspecStorage
-
-    shown = location(url)
-    protocol = re.split(r"://|::", url, maxsplit=1)[0]
-    if protocol in _CACHES:
-        raise ConfigError(f"{shown}: {protocol} answers from a cache", "name the storage behind it instead")
-    hide = Secrets(url, options)
-    with reported("open", shown, Exception, hide=hide):
-        try:
-            file_system, root = url_to_fs(url, **options, skip_instance_cache=True)
-        except (ImportError, ValueError, TypeError) as error:
-            missing = isinstance(error, ImportError)
-            hint = _install_hint(protocol) if missing else "check the URL and `storage_options`"
-            raise ConfigError(f"{shown}: {scrubbed(str(error), hide)}", hint) from tellable(error, hide)
-    return FsspecStorage(file_system, root, shown, probe=probe, hide=hide)
-
-
-def _install_hint(protocol: str) -> str | None:
-    return f"pip install {_PACKAGES[protocol]}" if protocol in _PACKAGES else None
 
 
 def checked(path: str) -> str:

@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError, StorageError
-from resumable.store.storage.protocol import Seen, open_storage
+from resumable.store.storage.open import open_storage
+from resumable.store.storage.protocol import Seen
 from resumable.store.storage.retry import PatientStorage
 from resumable.utils.location import location
 

@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from resumable.errors import ConfigError, StorageError
 from resumable.store.storage import fsspec_storage
 from resumable.store.storage.fsspec_storage import FsspecStorage
-from resumable.store.storage.protocol import open_storage
+from resumable.store.storage.open import open_storage
 from resumable.store.storage.retry import PatientStorage
 from tests.store.flat import CarelessStore, FlatStore
 
