@@ -12,8 +12,6 @@ CHECKPOINTS = "checkpoints"
 JOURNAL = "journal"
 PINS = "pins"
 MANIFEST = "manifest.json"
-TEMPORARY = ".tmp-"
-PROBE = ".probe-"
 
 MAX_BLOB_NAME_BYTES = 200
 MAX_NUMBER = 10**18 - 1  # of steps, epochs and attempts: what their digits in a name can say
@@ -21,7 +19,6 @@ MAX_NUMBER = 10**18 - 1  # of steps, epochs and attempts: what their digits in a
 _CHECKPOINT = re.compile(r"step-([0-9]{9,18})\.e([0-9]{4,18})\.a([0-9]{4,18})")
 _ATTEMPT = re.compile(r"([0-9]{6,18})\.json")
 _BLOB = re.compile(r"([^.]+)(?:\.frozen)?(?:\.rank[0-9]{5})?\.safetensors|state\.rank[0-9]{5}\.json")
-_TEMPORARY = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -113,5 +110,5 @@ def checkpoint_of(path: str) -> CheckpointName:
 
 
 def is_own_name(file_name: str) -> bool:
-    """Whether this format writes such a file into a checkpoint's folder, so that deleting may remove it."""
-    return file_name == MANIFEST or is_blob_name(file_name) or _TEMPORARY.fullmatch(file_name) is not None
+    """Return whether a checkpoint's folder may hold such a file, so that deleting the checkpoint removes it."""
+    return file_name == MANIFEST or is_blob_name(file_name)

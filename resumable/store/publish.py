@@ -15,6 +15,7 @@ from resumable.store.digesting import Digested, digest_of
 from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_path, is_blob_name, is_own_name
 from resumable.store.manifest import BlobRecord, Manifest
 from resumable.store.pins import pinned
+from resumable.store.storage.own_files import is_temporary
 from resumable.store.storage.protocol import Storage, storage_error
 from resumable.utils.events import size
 from resumable.utils.failpoints import reach
@@ -99,7 +100,7 @@ def delete(storage: Storage, attempt: Attempt, name: CheckpointName) -> bool:
 def _clear(storage: Storage, name: CheckpointName) -> None:
     storage.remove(checkpoint_path(name, MANIFEST))
     for entry in storage.list(checkpoint_path(name)):
-        if is_own_name(entry.name) and not entry.is_dir:
+        if not entry.is_dir and (is_own_name(entry.name) or is_temporary(entry.name)):
             storage.remove(checkpoint_path(name, entry.name))
     storage.remove_dir(checkpoint_path(name))
 

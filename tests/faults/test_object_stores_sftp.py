@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from resumable.errors import StorageError
-from resumable.store.layout import TEMPORARY
 from resumable.store.storage import fsspec_storage, sftp
 from resumable.store.storage.open import open_storage
+from resumable.store.storage.own_files import is_temporary
 from resumable.store.storage.retry import PatientStorage
 from tests.faults.servers import SftpServer, shared_sftp
 
@@ -65,10 +65,6 @@ def storage(server: SftpServer, run: Path) -> PatientStorage:
 def names(folder: Path) -> list[str]:
     """The files that are there."""
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-
-
-def is_temporary(name: str) -> bool:
-    return name.startswith(TEMPORARY)
 
 
 @pytest.mark.parametrize(("owner", "call"), [("SFTPFile", "write"), ("SFTPClient", "rename")])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import io
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -19,8 +18,8 @@ from typing import Any, TypeVar
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
 from resumable.errors import StorageError
-from resumable.store.layout import ATTEMPTS, PROBE
 from resumable.store.storage.backends import Backend
+from resumable.store.storage.own_files import probe_path
 from resumable.store.storage.protocol import Entry, Seen, checked, looked_up, reported
 from resumable.store.storage.s3 import S3
 from resumable.store.storage.sftp import Sftp
@@ -54,7 +53,7 @@ class FsspecStorage:
         self._root = root.rstrip("/")
         self._may_probe = probe
         # The same at each try, so that what one could not remove the next does.
-        self._probe = f"{ATTEMPTS}/{PROBE}{secrets.token_hex(8)}"
+        self._probe = probe_path()
         self.url = url.rstrip("/")
         self._hide = hide
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from resumable.store.layout import TEMPORARY
 from resumable.store.storage.direct_io import write_durably
+from resumable.store.storage.own_files import temporary_name
 from resumable.store.storage.protocol import Entry, Seen, checked, looked_up, reported, storage_error
 
 PIECE_BYTES = 32 * 2**20
@@ -183,7 +182,7 @@ class LocalStorage:
             with reported("write", self._shown(path)):
                 self._ensure_folder(above)
                 with self._place(path) as target:
-                    temporary = Place(f"{TEMPORARY}{secrets.token_hex(8)}", target.folder)
+                    temporary = Place(temporary_name(), target.folder)
                     try:
                         yield temporary, target
                     finally:

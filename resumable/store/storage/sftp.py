@@ -11,8 +11,8 @@ from typing import Any
 import xxhash
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
-from resumable.store.layout import TEMPORARY
 from resumable.store.storage.backends import Backend, FileUpload, Upload
+from resumable.store.storage.own_files import temporary_name
 
 SILENCE_SECONDS = 60
 
@@ -48,8 +48,8 @@ class Sftp(Backend):
 
     def temporary(self, at: str) -> str:
         """One for each file, so that the next try writes over what a lost connection left."""
-        name = xxhash.xxh3_64_hexdigest(self._token + at.encode())
-        return f"{at.rpartition('/')[0]}/{TEMPORARY}{name}"
+        digits = xxhash.xxh3_64_hexdigest(self._token + at.encode())
+        return f"{at.rpartition('/')[0]}/{temporary_name(digits)}"
 
     def using(self) -> AbstractContextManager[Any]:
         return self._connected()
