@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -84,6 +85,7 @@ class Place:
         launch = launch or Launch()
         self._launches += 1
         self.here.mkdir(exist_ok=True)
+        until_a_later_second(self.here)
         side = self.folder / f"{self._launches:02}"
         code = server().launch(
             program=self.program,
@@ -136,6 +138,17 @@ def continue_each_other(ended: Sequence[Ended], whole: Ended) -> None:
             assert happened == should, f"launch {number}"
         assert len(launch.events) == len(expected), f"launch {number} goes on beyond the end"
     assert reached == len(whole.events), f"never happened: {whole.events[reached:]}"
+
+
+def until_a_later_second(folder: Path) -> None:
+    """Wait until a new event file of TensorBoard comes after all that are below this folder, in the order of names.
+
+    TensorBoard reads files in that order. A name has the second and then the process number, and is compared as text:
+    in one second, process 10000 comes before process 9999. Only forked launches are quick enough to share a second.
+    """
+    newest = max((int(path.name.split(".")[3]) for path in folder.rglob("events.out.tfevents.*")), default=0)
+    while (ahead := newest + 1 - time.time()) > 0:
+        time.sleep(ahead)
 
 
 # -- the client -------------------------------------------------------------------------------------------------------
