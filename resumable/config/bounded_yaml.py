@@ -1,7 +1,7 @@
-"""Reads YAML of strangers, and bounds what plain values of anyone may be; knows no configuration.
+"""Parse untrusted YAML, and bound the size and depth of plain values; independent of the configuration's keys.
 
 An alias makes a small file large: nine references to a list of nine references, and so on, eight times, are 43 million
-values. So the parts of a file are counted as if every alias were written out, before any value is made of them.
+values. So nodes are counted as if every alias were written out, before any value is constructed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 MAX_BYTES = 256 * 2**10
 MAX_DEPTH = 64
 MAX_VALUES = 4096
-MAX_PLAIN_CHARACTERS = 100  # of what is no text: a number, a date
+MAX_PLAIN_CHARACTERS = 100  # of a scalar other than text: a number, a date
 
 _TEXT = "tag:yaml.org,2002:str"
 _TAGS = "tag:yaml.org,2002:"
@@ -25,11 +25,15 @@ _ITSELF = "a value that holds itself"
 
 
 class Unreadable(ValueError):
-    """A document that is none, or a value beyond the bounds. The message holds nothing that stands in it."""
+    """Invalid YAML, or a value beyond the bounds. The message quotes nothing of the document."""
 
 
 def yaml_of(data: bytes) -> Any:
-    """Return the value of a YAML document; `Unreadable` says where it is none, or what of it is too much."""
+    """Return the value of a YAML document.
+
+    Raises:
+        Unreadable: It is no valid YAML, with line and column, or it exceeds a bound.
+    """
     if len(data) > MAX_BYTES:
         raise Unreadable(f"more than {MAX_BYTES // 1024} KiB")
     loader = None
@@ -50,8 +54,8 @@ def yaml_of(data: bytes) -> Any:
 
 
 def refuse_boundless(value: Any) -> None:
-    """`Unreadable` for plain values that hold themselves, or are nested too deep, or too many when written out."""
-    _measured(value, _children, {})
+    """Raise `Unreadable` for plain values that contain themselves, are nested too deep, or are too many."""
+    _measure(value, _children, {})
 
 
 def _children(value: Any) -> Collection[Any]:
@@ -61,7 +65,7 @@ def _children(value: Any) -> Collection[Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader within bounds, which also refuses a key that stands twice: the last would win without a word."""
+    """PyYAML's safe loader within bounds. It also refuses duplicate keys, of which the last would win silently."""
 
     _depth = 0
     _nodes = 0
@@ -79,7 +83,7 @@ class _Loader(yaml.SafeLoader):
     def compose_document(self) -> Any:
         node: Any = super().compose_document()
         try:
-            _measured(node, _parts, {})
+            _measure(node, _parts, {})
         except Unreadable as error:
             raise yaml.composer.ComposerError(None, None, str(error), node.start_mark) from None
         return node
@@ -96,14 +100,14 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         kind = node.tag.removeprefix(_TAGS)
         if isinstance(node, yaml.ScalarNode) and node.tag != _TEXT and len(node.value) > MAX_PLAIN_CHARACTERS:
-            problem = f"a value of more than {MAX_PLAIN_CHARACTERS} characters that is no text"
+            problem = f"a value of more than {MAX_PLAIN_CHARACTERS} characters that is not text"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         try:
             return super().construct_object(node, deep)
         except yaml.YAMLError:
             raise
-        except Exception:  # whatever PyYAML makes of `!!timestamp x`, `!!int ""` and the like
-            problem = f"a value that is none of the kind {kind}"
+        except Exception:  # PyYAML raises anything for `!!timestamp x`, `!!int ""` and the like
+            problem = f"an invalid value of the type {kind}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
@@ -113,49 +117,49 @@ def _parts(node: Any) -> Collection[Any]:
     return node.value if isinstance(node, yaml.SequenceNode) else ()
 
 
-_Known: TypeAlias = dict[int, tuple[Any, tuple[int, int] | None]]
+# Containers by `id`: the container, which keeps its id taken, and its (count, levels), or None while it is measured.
+_Measured: TypeAlias = dict[int, tuple[object, tuple[int, int] | None]]
 
 
-def _measured(value: Any, parts: Callable[[Any], Collection[Any]], known: _Known, depth: int = 1) -> tuple[int, int]:
-    """How many values there are in `value`, and how deep, each counted as often as it is reached.
-
-    `known` keeps each value, by its identity, and what was found of it: None while it is being looked at.
-    """
+def _measure(
+    value: object, parts: Callable[[Any], Collection[Any]], measured: _Measured, depth: int = 1
+) -> tuple[int, int]:
+    """Count the values and the levels in `value`; shared parts count each time that they are reached."""
     if depth > MAX_DEPTH:
         raise Unreadable(_TOO_DEEP)
     inside = parts(value)
     if not inside:
         return 1, 1
-    if id(value) in known:
-        _, found = known[id(value)]
+    if id(value) in measured:
+        _, found = measured[id(value)]
         if found is None:
             raise Unreadable(_ITSELF)
     else:
-        known[id(value)] = value, None
+        measured[id(value)] = value, None
         count, levels = 1, 0
         for part in inside:
-            more, below = _measured(part, parts, known, depth + 1)
+            more, below = _measure(part, parts, measured, depth + 1)
             count, levels = count + more, max(levels, below)
             if count > MAX_VALUES:
                 raise Unreadable(_TOO_MANY)
         found = count, levels + 1
-        known[id(value)] = value, found
+        measured[id(value)] = value, found
     if depth - 1 + found[1] > MAX_DEPTH:
         raise Unreadable(_TOO_DEEP)
     return found
 
 
-# ---- saying what is wrong
+# ---- messages
 
-_QUOTED = re.compile(r"'(?:[^'\w\s]|\\t|<[\w ]+>)'")  # what the scanner expected or found, and no text of the user's
+_QUOTED = re.compile(r"'(?:[^'\w\s]|\\t|<[\w ]+>)'")  # tokens that the scanner quotes, never the user's text
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
-    """What is wrong, and where, without a line of the file: one may hold a password."""
+    """Describe the problem and its position without quoting a line of the file: one may hold a password."""
     mark = error.problem_mark or error.context_mark
     where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    told = [_without_quotes(part) for part in (error.context, error.problem) if part]
-    return f"{', '.join(told) or type(error).__name__}{where}"
+    parts = [_without_quotes(part) for part in (error.context, error.problem) if part]
+    return f"{', '.join(parts) or type(error).__name__}{where}"
 
 
 def _without_quotes(problem: str) -> str:
@@ -171,4 +175,4 @@ _TWICE = "the key "
 
 def _twice(key: str) -> str:
     named = re.fullmatch(r"\w{1,40}", key)
-    return f"{_TWICE}{key!r} stands twice" if named else f"{_TWICE}stands twice"
+    return f"{_TWICE}{key!r} occurs twice" if named else f"{_TWICE}occurs twice"

@@ -1,4 +1,4 @@
-"""The configuration of a run, from a YAML file, the environment and arguments; knows nothing of what obeys it."""
+"""The configuration of a run: its keys, and how a file, the environment and arguments are merged and checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from pydantic_settings.exceptions import SettingsError
 
 from resumable.config.bounded_yaml import MAX_BYTES, Unreadable, refuse_boundless, yaml_of
-from resumable.config.config_errors import ENVIRONMENT, PREFIX, Source, did_you_mean, explained, shown
+from resumable.config.config_errors import ENVIRONMENT, PREFIX, ValueSource, did_you_mean, explained, shown
 from resumable.config.run_or_file import names_run
 from resumable.config.run_variable import DRILL, Origin, placed, text_of
 from resumable.errors import ConfigError
@@ -22,20 +22,20 @@ from resumable.policy.retention import Rule
 from resumable.policy.save_policy import Schedule
 from resumable.utils.location import location
 
-RESERVED = ("RESUMABLE_KILL", "RESUMABLE_KILL_LOG", DRILL)  # read elsewhere, no keys of the configuration
+RESERVED = ("RESUMABLE_KILL", "RESUMABLE_KILL_LOG", DRILL)  # read elsewhere: not keys of the configuration
 
-# Python cannot watch the first two; the next are faults, at which a Python function would be called for ever; torch
-# needs the last to notice a loader worker that died.
+# No program can catch the first two. The next are faults: a Python handler returns to the faulting instruction, for
+# ever. torch needs the last to notice that a loader worker died.
 _UNWATCHABLE = ("SIGKILL", "SIGSTOP", "SIGSEGV", "SIGFPE", "SIGILL", "SIGBUS", "SIGABRT", "SIGCHLD")
 
 
-def _a_number(value: object) -> object:
+def _not_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("a number")
     return value
 
 
-def _a_run(value: object) -> object:
+def _run_text(value: object) -> object:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str) and not value.strip():
@@ -43,7 +43,7 @@ def _a_run(value: object) -> object:
     return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
 
 
-def _a_signal(value: object) -> object:
+def _signal_name(value: object) -> object:
     names = [number.name for number in signal.Signals if number.name not in _UNWATCHABLE]
     if value not in names:
         guess = "" if value in _UNWATCHABLE else did_you_mean(str(value), names)
@@ -51,8 +51,8 @@ def _a_signal(value: object) -> object:
     return value
 
 
-Count = Annotated[int, BeforeValidator(_a_number), Field(ge=1, lt=2**63)]
-Amount = Annotated[float, BeforeValidator(_a_number), Field(gt=0)]
+PositiveInt = Annotated[int, BeforeValidator(_not_bool), Field(ge=1, lt=2**63)]
+PositiveFloat = Annotated[float, BeforeValidator(_not_bool), Field(gt=0)]
 
 
 class _Section(BaseModel):
@@ -62,15 +62,15 @@ class _Section(BaseModel):
 class Every(_Section):
     """When to save, whichever comes first; null switches one off.
 
-    `minutes` is the most that may be lost. `overhead_percent` is the share of the time that saving may cost: its waits
-    and the slower steps beside it, as measured. Where that is given and `steps` is not, `steps` is null: 500 steps may
-    well be over sooner than the share allows.
+    `minutes` is the most that may be lost. `overhead_percent` is the share of the time that saving may cost: its stalls
+    and the slower steps beside it, as measured. If it is given and `steps` is not, `steps` is null: 500 steps may
+    take less time than the share allows.
     """
 
-    steps: Count | None = 500
-    minutes: Amount | None = 10.0
-    epochs: Count | None = None
-    overhead_percent: Annotated[Amount, Field(le=100)] | None = None
+    steps: PositiveInt | None = 500
+    minutes: PositiveFloat | None = 10.0
+    epochs: PositiveInt | None = None
+    overhead_percent: Annotated[PositiveFloat, Field(le=100)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -80,35 +80,35 @@ class Every(_Section):
         return values
 
     def schedule(self) -> Schedule:
-        """The same as the plain value that `policy.due` takes."""
+        """Return the same as the plain value that `save_policy.due` takes."""
         return Schedule(
             steps=self.steps, minutes=self.minutes, epochs=self.epochs, overhead_percent=self.overhead_percent
         )
 
 
 class KeepEvery(_Section):
-    """Checkpoints that stay for good: the first at or after each multiple of `steps`."""
+    """Checkpoints that are kept for good: the first at or after each multiple of `steps`."""
 
-    steps: Count | None = None
+    steps: PositiveInt | None = None
 
 
 class Best(_Section):
-    """Checkpoints that stay because of a logged metric."""
+    """Checkpoints that are kept for their value of a logged metric."""
 
     metric: Annotated[str, Field(min_length=1)] = "val_loss"
     mode: Literal["min", "max"] = "min"
-    count: Count = 1
+    count: PositiveInt = 1
 
 
 class Keep(_Section):
-    """What stays of the committed checkpoints; `best: null` keeps none for a metric."""
+    """Which committed checkpoints are kept; `best: null` keeps none for a metric."""
 
-    last: Count = 3
+    last: PositiveInt = 3
     every: KeepEvery = KeepEvery()
     best: Best | None = Best()
 
     def rule(self) -> Rule:
-        """The same as the plain value that `retention.keep` takes."""
+        """Return the same as the plain value that `retention.keep` takes."""
         if self.best is None:
             return Rule(last=self.last, every_steps=self.every.steps)
         best = self.best
@@ -122,26 +122,47 @@ class Keep(_Section):
 
 
 class Staging(_Section):
-    """How the state gets out of training's way, and how much memory of the host that may take."""
+    """How the state is copied while training continues, and how much host memory, in bytes, that may take."""
 
     mode: Literal["eager", "overlap"] = "eager"
-    max_bytes: Annotated[int, BeforeValidator(_a_number), Field(ge=2**20)] | None = None
+    max_bytes: Annotated[int, BeforeValidator(_not_bool), Field(ge=2**20)] | None = None
 
 
 class Config(_Section):
-    """Everything that can be chosen about a run. Frozen; every failure is a `ConfigError` that says where."""
+    """The configuration of a run: every key, checked and frozen.
 
-    run: Annotated[str, BeforeValidator(_a_run)]
+    `configs/full.yaml` lists the keys with their defaults.
+
+    Args:
+        run: The folder or fsspec URL of the run. `~` is expanded.
+        storage_options: Options for fsspec, passed on unchanged. Never written or printed.
+        data_seed: Seed of order and augmentation, from 0 to 2**63 - 1. None draws one at the first launch.
+        every: When to save: `steps`, `minutes`, `epochs`, `overhead_percent`, whichever comes first.
+        keep: Which checkpoints are kept: `last`, `every.steps`, `best`.
+        resume: `"auto"`, `"must"` (an error without a run) or `"never"` (an error if there is one).
+        signals: Names of the signals at which training saves and exits.
+        gradients: `"auto"` stores `.grad` only where needed, `"always"` at every save.
+        staging: How state is copied: `mode` is `"eager"` or `"overlap"`; `max_bytes` bounds the host memory.
+        fencing: `"auto"`, `"require"` (a storage that creates exclusively) or `"off"`, against two jobs on one run.
+        max_failed_saves: How many saves in a row may fail before training stops.
+        progress: `"auto"` (a bar on a terminal), `"always"` or `"never"`.
+
+    Raises:
+        ConfigError: A key is unknown, missing or of a wrong type. The message names the key, its source, what was
+            expected and what was found.
+    """
+
+    run: Annotated[str, BeforeValidator(_run_text)]
     storage_options: dict[str, Any] = Field(default={}, repr=False)
-    data_seed: Annotated[int, BeforeValidator(_a_number), Field(ge=0, lt=2**63)] | None = None
+    data_seed: Annotated[int, BeforeValidator(_not_bool), Field(ge=0, lt=2**63)] | None = None
     every: Every = Every()
     keep: Keep = Keep()
     resume: Literal["auto", "must", "never"] = "auto"
-    signals: tuple[Annotated[str, BeforeValidator(_a_signal)], ...] = ("SIGTERM", "SIGUSR1", "SIGINT")
+    signals: tuple[Annotated[str, BeforeValidator(_signal_name)], ...] = ("SIGTERM", "SIGUSR1", "SIGINT")
     gradients: Literal["auto", "always"] = "auto"
     staging: Staging = Staging()
     fencing: Literal["auto", "require", "off"] = "auto"
-    max_failed_saves: Annotated[int, BeforeValidator(_a_number), Field(ge=0)] = 3
+    max_failed_saves: Annotated[int, BeforeValidator(_not_bool), Field(ge=0)] = 3
     progress: Literal["auto", "always", "never"] = "auto"
 
     # Arguments of `load` beat the environment also when the result is loaded once more, as a Trainer does.
@@ -153,17 +174,26 @@ class Config(_Section):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise explained(error, [Source("Config(...)", values)], _known()) from None
+            raise explained(error, [ValueSource("Config(...)", values)], _key_paths()) from None
         self._origin = Origin(self.run, None)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Mapping[str, Any] | Config, /, **overrides: Any) -> Config:
-        """The configuration of `source`, completed and checked.
+        """Merge `source`, the environment and `overrides` into a checked configuration.
 
-        `source` is the folder or URL of the run, the path of a YAML file (it ends in `.yaml` or `.yml`), a mapping, or
-        a `Config`.
-        `overrides` beat the environment (`RESUMABLE_RUN`, `RESUMABLE_EVERY__STEPS`), which beats `source`, which beats
-        the defaults; nested keys are merged one by one. Raises `ConfigError` for anything that cannot be used.
+        The overrides win over the environment (`RESUMABLE_RUN`, `RESUMABLE_EVERY__STEPS`), the environment over
+        `source`, and `source` over the defaults. Nested keys are merged one by one.
+
+        Args:
+            source: The folder or URL of the run, the path of a YAML file (it ends in `.yaml` or `.yml`), a mapping,
+                or a `Config`.
+            **overrides: Keys of the configuration, nested ones as mappings.
+
+        Returns:
+            The configuration. Loading it again gives an equal one.
+
+        Raises:
+            ConfigError: The file cannot be read, or a key is unknown, missing or of a wrong type.
         """
         overrides = _plain(overrides, "the arguments")
         if isinstance(source, Config):
@@ -176,8 +206,8 @@ class Config(_Section):
         if moved_by is not None:
             environment["run"] = placed(origin)
         sources = [
-            Source("the arguments", overrides),
-            Source(ENVIRONMENT, environment, quotable=False),
+            ValueSource("the arguments", overrides),
+            ValueSource(ENVIRONMENT, environment, quotable=False),
             given,
         ]
         values: dict[str, Any] = {}
@@ -187,14 +217,14 @@ class Config(_Section):
         try:
             BaseModel.__init__(config, **values)
         except ValidationError as error:
-            raise explained(error, sources, _known()) from None
+            raise explained(error, sources, _key_paths()) from None
         config._overrides = overrides
         config._origin = origin
         return config
 
     @property
     def location(self) -> str:
-        """Where the run is, for messages: without the secrets that `run` may hold."""
+        """Return the location of the run for messages, without the secrets that `run` may hold."""
         return location(self.run)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
@@ -203,16 +233,16 @@ class Config(_Section):
 
     @property
     def configured(self) -> str | None:
-        """The run that file, mapping or arguments name, whatever the environment says; None where they name none."""
+        """Return the run that the file, mapping or arguments name, regardless of the environment; None without one."""
         return self._origin.configured
 
     @property
     def moved_by(self) -> str | None:
-        """What `RESUMABLE_RUN` says, where that decides which run this is."""
+        """Return the value of `RESUMABLE_RUN` if it decides which run this is."""
         return self._origin.moved_by
 
     def public(self) -> dict[str, Any]:
-        """The configuration as plain JSON values without secrets: for manifests, logs and reports."""
+        """Return the configuration as plain JSON values without secrets: for manifests, logs and reports."""
         values = self.model_dump(mode="json")
         values["storage_options"] = dict.fromkeys(self.storage_options, "***")
         values["run"] = self.location
@@ -220,7 +250,7 @@ class Config(_Section):
 
 
 class _Environment(Config, BaseSettings):
-    """Only its keys are used: what pydantic-settings looks for in the environment. Never made."""
+    """Declares the variables that pydantic-settings looks for. Never instantiated."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", env_parse_none_str="null")
 
@@ -228,16 +258,16 @@ class _Environment(Config, BaseSettings):
 # ---- reading the sources
 
 
-def _given(source: str | os.PathLike[str] | Mapping[str, Any] | Config) -> Source:
+def _given(source: str | os.PathLike[str] | Mapping[str, Any] | Config) -> ValueSource:
     if isinstance(source, Config):
-        return Source("the Config given", source.model_dump(exclude_unset=True))
+        return ValueSource("the Config given", source.model_dump(exclude_unset=True))
     if isinstance(source, Mapping):
-        return Source("the mapping given", _plain(source, "the mapping given"))
+        return ValueSource("the mapping given", _plain(source, "the mapping given"))
     text = os.fspath(source) if isinstance(source, str | os.PathLike) else None
     if isinstance(text, str):
         if names_run(text):
-            return Source("the argument", {"run": text})
-        return Source(location(text), _file(text), quotable=False)
+            return ValueSource("the argument", {"run": text})
+        return ValueSource(location(text), _file(text), quotable=False)
     raise ConfigError(
         "config: expected a folder, a URL, the path of a YAML file, a mapping or a Config, "
         f"found {type(source).__name__}",
@@ -268,10 +298,10 @@ def _environment() -> dict[str, Any]:
     for name in os.environ:
         key = name.upper().removeprefix(PREFIX).lower()
         if name.upper().startswith(PREFIX) and name not in RESERVED and key.split("__")[0] not in Config.model_fields:
-            variables = [PREFIX + "__".join(each).upper() for each in _keys(Config)]
+            variables = [PREFIX + "__".join(each).upper() for each in _paths_of(Config)]
             raise ConfigError(
                 f"config: unknown environment variable {name}{did_you_mean(name, variables)}",
-                f"correct or unset {name}: everything that begins with {PREFIX} belongs to the configuration",
+                f"correct or unset {name}: every variable that begins with {PREFIX} is a key of the configuration",
             )
     try:
         values = EnvSettingsSource(_Environment)()
@@ -285,7 +315,7 @@ def _environment() -> dict[str, Any]:
 
 
 def _plain(values: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """Plain dictionaries with text keys, all the way down; `ConfigError` for values without bound."""
+    """Return plain dictionaries with text keys at every level; raise `ConfigError` for unbounded values."""
     try:
         refuse_boundless(values)
     except Unreadable as error:
@@ -315,7 +345,7 @@ def _merged(lower: Mapping[str, Any], higher: Mapping[str, Any]) -> dict[str, An
 
 
 def _picked(values: Mapping[str, Any], shape: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the values whose keys are in `shape` too, at any depth."""
+    """Return the values whose keys are also in `shape`, at any depth."""
     return {
         key: _picked(values[key], each)
         if isinstance(each, Mapping) and isinstance(values[key], Mapping)
@@ -325,14 +355,14 @@ def _picked(values: Mapping[str, Any], shape: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _keys(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
-    """The paths of all keys, read off the annotations."""
+def _paths_of(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    """Yield the paths of all keys, as the annotations declare them."""
     for name, field in model.model_fields.items():
         yield (name,)
         for section in (field.annotation, *get_args(field.annotation)):
             if isinstance(section, type) and issubclass(section, BaseModel):
-                yield from ((name, *rest) for rest in _keys(section))
+                yield from ((name, *rest) for rest in _paths_of(section))
 
 
-def _known() -> list[tuple[str, ...]]:
-    return list(_keys(Config))
+def _key_paths() -> list[tuple[str, ...]]:
+    return list(_paths_of(Config))

@@ -1,4 +1,4 @@
-"""Explains why a configuration cannot be used, without what may be a secret in it; knows no key of it."""
+"""Turn pydantic's validation errors into one `ConfigError`, without quoting a value that may be secret."""
 
 from __future__ import annotations
 
@@ -15,37 +15,43 @@ from resumable.utils.messages import nearest, quoted
 
 PREFIX = "RESUMABLE_"
 ENVIRONMENT = "the environment"
-MOST = 20  # of a file with thousands of wrong keys
+MOST = 20  # faults reported: a file may have thousands
 
-Location: TypeAlias = tuple[int | str, ...]
+KeyPath: TypeAlias = tuple[int | str, ...]
 Keys: TypeAlias = Sequence[tuple[str, ...]]
 
 
-class Source(NamedTuple):
-    """Where values come from. Text of those that are not `quotable`, files and the environment, is never shown."""
+class ValueSource(NamedTuple):
+    """A named source of values. Text from one that is not `quotable` (a file, the environment) is never shown."""
 
     name: str
     values: dict[str, Any]
     quotable: bool = True
 
 
-def explained(error: ValidationError, sources: Sequence[Source], known: Keys) -> ConfigError:
-    """Everything that is wrong in one error; `sources` in the order in which they win, `known` all the keys."""
+def explained(error: ValidationError, sources: Sequence[ValueSource], keys: Keys) -> ConfigError:
+    """Return one error for all faults.
+
+    Args:
+        error: What pydantic raised.
+        sources: The sources of values, the one with the highest precedence first.
+        keys: The paths of all valid keys.
+    """
     faults = error.errors(include_url=False)
-    told = [_one(dict(each), sources, known) for each in faults[:MOST]]
-    messages = [message for message, _ in told]
+    described = [_message_and_hint(dict(fault), sources, keys) for fault in faults[:MOST]]
+    messages = [message for message, _ in described]
     if len(faults) > MOST:
         messages.append(f"config: and {len(faults) - MOST} more")
-    return ConfigError("\n".join(messages), "; ".join(dict.fromkeys(hint for _, hint in told)))
+    return ConfigError("\n".join(messages), "; ".join(dict.fromkeys(hint for _, hint in described)))
 
 
-def _one(error: dict[str, Any], sources: Sequence[Source], known: Keys) -> tuple[str, str]:
-    place: Location = error["loc"]
+def _message_and_hint(error: dict[str, Any], sources: Sequence[ValueSource], keys: Keys) -> tuple[str, str]:
+    place: KeyPath = error["loc"]
     key = quoted(scrubbed(".".join(str(part) for part in place)))
     source = _origin(place, sources)
     where = _variable(place) if source.name == ENVIRONMENT else source.name
     if error["type"] == "extra_forbidden":
-        guess = did_you_mean(key, [".".join(each) for each in known])
+        guess = did_you_mean(key, [".".join(each) for each in keys])
         return f"config: unknown key {key!r} in {where}{guess}", f"correct or remove {key!r} in {where}"
     if error["type"] == "missing":
         return (
@@ -58,7 +64,7 @@ def _one(error: dict[str, Any], sources: Sequence[Source], known: Keys) -> tuple
 
 
 def shown(value: object, *, quotable: bool = False) -> str:
-    """What was found: a number as it is, a container by its type, and text only where it is `quotable`."""
+    """Describe a value that was found: a number as it is, a container by its type, text only if `quotable`."""
     if isinstance(value, str):
         return quoted(repr(location(value))) if quotable else f"text of length {len(value)}"
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() < 1000):
@@ -66,28 +72,28 @@ def shown(value: object, *, quotable: bool = False) -> str:
     return type(value).__name__
 
 
-def _origin(place: Location, sources: Sequence[Source]) -> Source:
-    """The first source that says anything about this place."""
-    return next((source for source in sources if _says(source.values, place)), sources[-1])
+def _origin(place: KeyPath, sources: Sequence[ValueSource]) -> ValueSource:
+    """Return the first source that sets this key, or the last one."""
+    return next((source for source in sources if _sets(source.values, place)), sources[-1])
 
 
-def _says(values: Any, place: Location) -> bool:
+def _sets(values: object, place: KeyPath) -> bool:
     for part in place:
         if not isinstance(values, Mapping):
-            return True  # A list, say: it is never merged, so whatever is wrong inside comes from here.
+            return True  # a list, for example: lists are never merged, so a fault inside comes from here
         if part not in values:
             return False
         values = values[part]
     return True
 
 
-def _variable(place: Location) -> str:
+def _variable(place: KeyPath) -> str:
     parts = [str(part).upper() for part in place]
     names = [PREFIX + "__".join(parts[:length]) for length in range(len(parts), 0, -1)]
     return next((name for name in names if name in os.environ), ENVIRONMENT)
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return the end of a sentence that suggests the known name nearest to `name`; empty if none is near."""
+    """Return the end of a sentence that suggests the name nearest to `name`; empty if none is near."""
     found = nearest(name, known, cutoff=0.6)
     return f" (did you mean {found[0]!r}?)" if found else ""

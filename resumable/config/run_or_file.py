@@ -1,4 +1,4 @@
-"""Tells whether the text that a program gives first names a run or a config file; opens neither."""
+"""Decide whether the first argument of a Trainer is a run or a config file. Opens neither."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _OTHER_CONFIGS = (".json", ".toml", ".ini", ".cfg", ".conf", ".py")
 
 
 def names_run(text: str) -> bool:
-    """Return whether `text` is the folder or the URL of a run: everything that does not end as a YAML file does.
+    """Return whether `text` is the folder or the URL of a run: any text that does not end in .yaml or .yml.
 
     Raises:
-        ConfigError: It looks like a config file all the same, so a run of that name would be a surprise.
+        ConfigError: It resembles a config file, so a run of that name would be a surprise.
     """
     if text.lower().endswith(ENDINGS):
         return False
     if "://" not in text:
-        _refuse_what_is_no_folder(text)
+        _refuse_unless_folder(text)
     return True
 
 
-def _refuse_what_is_no_folder(text: str) -> None:
+def _refuse_unless_folder(text: str) -> None:
     path = os.path.expanduser(text)
     if os.path.isdir(path):
         return
     if "\n" in text:
         raise ConfigError(
             "config: expected a folder, a URL or the path of a YAML file, found text of several lines",
-            'pass what it says as a mapping: Trainer({"run": "runs/digits"}, ...)',
+            'pass its keys as a mapping: Trainer({"run": "runs/digits"}, ...)',
         )
     if re.match(r"[A-Za-z][\w+.-]+:/", text):
         shown = location(text.replace(":/", "://", 1))
@@ -54,5 +54,5 @@ def _refuse_what_is_no_folder(text: str) -> None:
         raise ConfigError(
             f"config: {text}: expected the folder of a run, or a YAML file that ends in .yaml or .yml, found neither"
             f"{guess}",
-            f'name the file in full; Trainer({{"run": {text!r}}}, ...) begins a run of this name',
+            f'write the full name of the file; Trainer({{"run": {text!r}}}, ...) starts a run of this name',
         )

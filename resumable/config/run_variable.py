@@ -1,4 +1,4 @@
-"""Where the value of `run` comes from, and where a drill puts it; knows no other key (pure, but for one variable)."""
+"""Resolve `run` between the code and the environment variable `RESUMABLE_RUN`, also in a drill."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import hashlib
 import os
 import re
 
-DRILL = "RESUMABLE_DRILL"  # set by the drill, for which each run that the code names has a folder below RESUMABLE_RUN
+DRILL = "RESUMABLE_DRILL"  # set by the drill: each run of the code then has its own folder below RESUMABLE_RUN
 
 
 class Origin:
-    """The run that the code names, and the one that the environment puts in its place; None where there is none.
+    """The run that the code names, and the one that the environment puts in its place; either may be None.
 
-    All are equal: two configurations that say the same are the same.
+    All origins compare equal: two configurations with equal values are equal, wherever the values come from.
     """
 
     def __init__(self, configured: str | None = None, moved_by: str | None = None) -> None:
@@ -25,22 +25,22 @@ class Origin:
     __hash__ = None  # type: ignore[assignment]
 
     def behind(self, before: str | None) -> Origin:
-        """Look through a `Config` that was loaded before, when its code named the run `before`.
+        """Return the origin of a `Config` that is loaded again, given the run `before` that its code named first.
 
-        Its own run is what the environment said then, unless somebody changed it since.
+        The value of such a `Config` came from the environment, unless it was changed since.
         """
         earlier = Origin(before, self.moved_by)
         return earlier if self.moved_by is not None and self.configured in (self.moved_by, placed(earlier)) else self
 
 
 def text_of(run: object) -> str | None:
-    """Return a run as far as it can be one; what cannot is refused with everything else that is wrong."""
+    """Return `run` as text with `~` expanded, or None for an invalid value: validation reports that later."""
     run = os.fspath(run) if isinstance(run, os.PathLike) else run
     return os.path.expanduser(run) if isinstance(run, str) and run.strip() else None
 
 
 def placed(origin: Origin) -> str | None:
-    """Return where the environment puts the run; in a drill each that the code names has a folder of its own."""
+    """Return the run that the environment chooses; in a drill, one folder for each run that the code names."""
     if origin.moved_by is None or not os.environ.get(DRILL):
         return origin.moved_by
     return f"{origin.moved_by}/{_folder(origin.configured)}"

@@ -110,7 +110,7 @@ def test_the_child_of_these_tests_sees_what_it_should() -> None:
         ('secret: "hunter2\\q"', "found unknown escape character at line 1, column 18"),
         ("run: hunter2\n---\nrun: hunter2\n", "found another document at line 2"),
         ("? {hunter2: x}\n: 1\n", "found unhashable key at line 1, column 3"),
-        ("run: r\nsecrets: {'hunter2 x': 1, 'hunter2 x': 2}\n", "the key stands twice at line 2, column 27"),
+        ("run: r\nsecrets: {'hunter2 x': 1, 'hunter2 x': 2}\n", "the key occurs twice at line 2, column 27"),
         ("run: hunter2\0", "special characters are not allowed at character 13"),
         ("hunter2", "expected keys and values, found str"),
         ("run: {sftp: hunter2}", "run in .*: expected a valid string, found dict"),
