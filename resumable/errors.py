@@ -1,10 +1,15 @@
-"""Every error a user can meet, as one tree; knows nothing of what raises them."""
+"""Every exception of the package, as one tree. Imports nothing of the package."""
 
 from __future__ import annotations
 
 
 class ResumableError(Exception):
-    """The root: a message that says what, where, expected and found, and a hint that says what to do next."""
+    """The base of all errors: a message (what, where, expected, found) and a hint (what to do next).
+
+    Args:
+        message: The headline: the argument or file, what was expected, what was found.
+        hint: The next thing to do; `str(error)` shows it in a line of its own.
+    """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -24,32 +29,32 @@ class StateError(ResumableError, TypeError):
 
 
 class StorageError(ResumableError, OSError):
-    """The storage refused or failed: permissions, a full disk, a network that stayed away."""
+    """The storage refused or failed: permissions, a full disk, an unreachable network."""
 
     misused: bool = False
-    """Whether its client did not take what it got, so that a mistake in the URL or the options is likely."""
+    """Whether the storage's client rejected its arguments, so a mistake in the URL or the options is likely."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         ResumableError.__init__(self, message, hint)
 
 
 class LoopError(ResumableError, RuntimeError):
-    """Loops used in a way that has no single position: nested, concurrent, or over changed data."""
+    """Loops used in a way that has no single position to resume at: nested, concurrent, or over changed data."""
 
 
 class CheckpointError(ResumableError):
-    """Something about a checkpoint."""
+    """The base of all errors about a checkpoint."""
 
 
 class NoCheckpointError(CheckpointError, FileNotFoundError):
-    """There is no such checkpoint."""
+    """A checkpoint that does not exist."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         ResumableError.__init__(self, message, hint)
 
 
 class CorruptCheckpointError(CheckpointError):
-    """A checkpoint whose bytes are not the bytes that were written."""
+    """A checkpoint whose bytes differ from those that were written."""
 
 
 class FormatVersionError(CheckpointError):
@@ -57,19 +62,26 @@ class FormatVersionError(CheckpointError):
 
 
 class FencedError(ResumableError):
-    """Another attempt owns this run now; this one may no longer write."""
+    """Another attempt owns the run now; this one may no longer write."""
 
 
 class RunMismatchError(ResumableError, ValueError):
-    """A run that belongs to other objects than those given."""
+    """A run whose objects differ from those given."""
 
 
 class ExportError(ResumableError, RuntimeError):
-    """A model that could not be carried over, or is not proved to be the one that was trained."""
+    """A model that could not be exported, or whose proof fails."""
 
 
 class Preempted(SystemExit):
-    """A signal asked the training to leave; its state is saved where `saved` says so. Exits with `code`."""
+    """A signal ended the training early. A `SystemExit`, so the program exits with `code`.
+
+    Args:
+        code: The exit code: 75 (`EX_TEMPFAIL`), or 130 for SIGINT.
+        signal: The name of the signal.
+        step: The number of completed steps.
+        saved: Whether a checkpoint of this step was committed.
+    """
 
     def __init__(self, code: int, *, signal: str, step: int, saved: bool) -> None:
         super().__init__(code)
@@ -79,4 +91,4 @@ class Preempted(SystemExit):
 
 
 class Interrupted(Preempted, KeyboardInterrupt):
-    """The signal is SIGINT: Ctrl-C, or a notebook's stop button. `except KeyboardInterrupt` catches it, too."""
+    """`Preempted` by SIGINT: Ctrl-C, or the stop button of a notebook. `except KeyboardInterrupt` catches it, too."""

@@ -1,4 +1,4 @@
-"""The protocol of an object whose state can be saved; knows nothing of how."""
+"""The protocol of an object with a state: `state_dict` and `load_state_dict`, as in torch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Anything with `state_dict` and `load_state_dict`, the convention of torch.
+    """An object with `state_dict` and `load_state_dict`, by the convention of torch."""
 
-    `state_dict` returns containers of plain values, NumPy arrays and tensors; `load_state_dict` takes the same back
-    and leaves the object exactly as it was when `state_dict` was called.
-    """
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state: containers of plain values, NumPy arrays and tensors."""
+        ...
 
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Restore a state that `state_dict` returned, so that the object is exactly as it was then."""
+        ...

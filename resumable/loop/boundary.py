@@ -150,7 +150,7 @@ class Boundary:
             step=instant.step,
             now=now,
             epoch_ended=instant.epoch_ended,
-            cost_seconds=self._cost.known_seconds,
+            cost_seconds=self._cost.estimated_seconds,
         )
 
     def _save_if_asked(self, now: float, instant: Instant) -> None:

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, as pure functions; knows no storage: names are opaque and nothing is deleted here."""
+"""Decide which checkpoints are kept. Pure functions: names are opaque, and nothing is deleted here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal, TypeGuard
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A committed checkpoint: `metric` is the watched value or None, a `protected` one is never pruned.
+    """A committed checkpoint: `metric` is the watched value or None; a `protected` one is never pruned.
 
     The state of a `suspect` one may be ruined: a value that was finite before is NaN or infinite.
     """
@@ -25,7 +25,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """What stays: the `last` newest, one per `every_steps`, the `best_count` best by `best_metric` (None: no best)."""
+    """What is kept: the `last` newest, one per `every_steps`, the `best_count` best by `best_metric` (None: none)."""
 
     last: int = 3
     every_steps: int | None = None
@@ -35,12 +35,10 @@ class Rule:
 
 
 def keep(candidates: Sequence[Candidate], rule: Rule) -> set[str]:
-    """The names that stay, given every checkpoint newest first; never empty where there is one.
+    """Return the names to keep, given every checkpoint, newest first; never empty if there is one.
 
-    Among them is the newest that is not suspect, whatever the rule says.
-
-    Applied again after each save it never gives up what an earlier call kept for `every_steps`, or for being among
-    the best while it still is.
+    The newest that is not suspect is always among them. Applied after each save, it never drops a checkpoint that an
+    earlier call kept for `every_steps`, nor one that is still among the best.
     """
     kept = {candidate.name for candidate in candidates if candidate.protected}
     kept.update(candidate.name for candidate in candidates[: max(rule.last, 1)])
@@ -52,14 +50,14 @@ def keep(candidates: Sequence[Candidate], rule: Rule) -> set[str]:
 
 
 def newest_finite(candidates: Sequence[Candidate]) -> list[str]:
-    """Return the name of the newest that is not suspect, given every checkpoint newest first; empty where all are."""
+    """Return the name of the newest that is not suspect, given every checkpoint, newest first; empty if all are."""
     return [candidate.name for candidate in candidates if not candidate.suspect][:1]
 
 
 def best(candidates: Sequence[Candidate], rule: Rule) -> list[str]:
-    """The names of the `best_count` best, the best first, given every checkpoint newest first.
+    """Return the names of the `best_count` best, the best first, given every checkpoint, newest first.
 
-    What is not finite is never best, nor is None; of equals the older wins. `best_metric` is not asked for: the
+    A value that is None or not finite is never best; of equal values the older wins. `best_metric` is not used: the
     candidates carry values.
     """
     measured = [
@@ -71,23 +69,23 @@ def best(candidates: Sequence[Candidate], rule: Rule) -> list[str]:
     return [name for _, name in measured[: rule.best_count]]
 
 
-def is_best(value: float | None, others: Iterable[float | None], rule: Rule) -> bool:
-    """Whether a new checkpoint with `value` would be kept as one of the best beside the `others`, all older."""
+def is_best(value: float | None, older: Iterable[float | None], rule: Rule) -> bool:
+    """Return whether a new checkpoint with `value` would be one of the best beside the `older` ones."""
     if rule.best_metric is None or not _counts(value):
         return False
     rank = _rank(value, rule)
-    at_least_as_good = sum(_rank(other, rule) <= rank for other in others if _counts(other))
+    at_least_as_good = sum(_rank(other, rule) <= rank for other in older if _counts(other))
     return at_least_as_good < rule.best_count
 
 
 def best_values(values: Iterable[float | None], rule: Rule) -> tuple[float, ...]:
-    """Return the `best_count` best of the values, the best first: `is_best` needs no other."""
+    """Return the `best_count` best of the values, the best first: `is_best` needs only these."""
     return tuple(sorted((v for v in values if _counts(v)), key=lambda v: _rank(v, rule))[: rule.best_count])
 
 
 def _milestones(candidates: Sequence[Candidate], every_steps: int | None) -> set[str]:
-    # The first checkpoint at or after each multiple: saves that come by the clock seldom hit a multiple, and the first
-    # one of its interval stays the first, however many follow. Step 0 is no milestone: it is the untrained model.
+    # The first checkpoint at or after each multiple: saves by the clock seldom hit a multiple, and the first one of an
+    # interval stays the first, however many follow. Step 0 is not a milestone: it is the untrained model.
     if every_steps is None:
         return set()
     first: dict[int, str] = {}
@@ -98,7 +96,7 @@ def _milestones(candidates: Sequence[Candidate], every_steps: int | None) -> set
 
 
 def _counts(value: float | None) -> TypeGuard[float]:
-    # An infinity is no value of a metric, but what a loss overflows to, or diverges to.
+    # An infinity is never a good value: a loss overflows or diverges to it.
     return value is not None and math.isfinite(value)
 
 

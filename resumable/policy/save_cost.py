@@ -1,4 +1,4 @@
-"""What saving costs training, learnt from the times of its boundaries; knows no clock, no storage and no torch."""
+"""Measure what saving costs training, from the times of its boundaries. Reads no clock; does not import torch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ RECENT_SAVES = 10
 RECENT_BLOCKS = 9
 BLOCK_STEPS = 16
 BLOCK_SECONDS = 1.0
-SETTLED_BLOCKS = 3  # from here on one block of strange steps no longer decides
+SETTLED_BLOCKS = 3  # from here on, one block of outliers does not decide
 STEPS_TO_COMPARE = 4
-ENOUGH_SECONDS = 10.0  # to watch after a save began; short steps are watched for a whole block of them
+ENOUGH_SECONDS = 10.0  # of watching after a save began; of short steps a whole block is watched
 
 
 class Usual:
-    """How long a step takes while nothing is written: the median over the means of the last blocks of such steps.
+    """The usual time of a step while nothing is written: the median over the means of recent blocks of steps.
 
-    The median alone would be wrong where steps come in kinds (every fourth one steps the optimizer, every second one
-    waits for the loader): many of the slower kind run while a save is written, and are no slower for it. So the means
-    are over blocks that hold all kinds, and the median over blocks leaves out what is rare ("median of means":
-    Nemirovsky and Yudin, Problem Complexity and Method Efficiency in Optimization, 1983).
+    A median of single steps would be wrong if steps come in kinds, because a save may always meet the slow kind: every
+    fourth step runs the optimizer, every second one waits for the loader. Blocks hold all kinds, and the median over
+    their means ignores rare outliers ("median of means": Nemirovsky and Yudin, Problem Complexity and Method Efficiency
+    in Optimization, 1983).
     """
 
     __slots__ = ("_blocks", "_longest", "_longest_of_blocks", "_median", "_seconds", "_steps")
@@ -34,7 +34,7 @@ class Usual:
         self._seconds = self._longest = 0.0
 
     def add(self, seconds: float) -> bool:
-        """Learn one step; whether a block is full with it."""
+        """Add the time of one step, in seconds; return whether it completes a block."""
         self._steps += 1
         self._seconds += seconds
         if seconds > self._longest:
@@ -49,10 +49,10 @@ class Usual:
 
     @property
     def seconds(self) -> float | None:
-        """None before the first few steps.
+        """Return the usual time of a step, in seconds; None before the first few steps.
 
-        As long as there are few blocks it is the least of them: among the first steps of an attempt are slow ones
-        (caches are cold, kernels are compiled), and what seems to cost too much is only saved later.
+        While there are few blocks, it is the least of their means: the first steps of an attempt are slow (cold caches,
+        compiled kernels), and a cost that seems too high only delays the next save.
         """
         if self.settled:
             return self._median
@@ -61,21 +61,21 @@ class Usual:
 
     @property
     def longest_seconds(self) -> float:
-        """The longest of the steps that were learnt lately; 0 before the first."""
+        """Return the longest of the recent steps, in seconds; 0 before the first."""
         return max(self._longest, *self._longest_of_blocks, 0.0)
 
     @property
     def settled(self) -> bool:
-        """Whether there were enough blocks for a median that one of them cannot move far."""
+        """Return whether there are enough blocks for a median that one of them cannot move far."""
         return len(self._blocks) >= SETTLED_BLOCKS
 
 
 @dataclass(slots=True)
 class _Save:
-    """One save: training waited `stall_seconds` for it, and ran `steps` in `seconds` beside it.
+    """One save: training waited `stall_seconds` for it, and ran `steps` in `seconds` while it was written.
 
-    It took `total_seconds`, and cannot have slowed training for longer. `usual_seconds` is what one such step would
-    have taken without it, None as long as that is not yet known well.
+    It took `total_seconds`, and cannot have slowed training for longer. `usual_seconds` is the time of one such step
+    without it, None until enough blocks were measured.
     """
 
     began: float
@@ -96,21 +96,21 @@ class _Save:
     def close(self, *, stall_seconds: float, total_seconds: float, longest_usual_seconds: float) -> None:
         self.stall_seconds, self.total_seconds = stall_seconds, total_seconds
         if self.longest_seconds > longest_usual_seconds + total_seconds:
-            self.steps -= 1  # something else made it so long, such as an evaluation that nobody told of
+            self.steps -= 1  # another cause made it that long, such as an evaluation outside of the Trainer's loops
             self.seconds -= self.longest_seconds
 
 
 class Cost:
-    """The whole cost of a save: what training waited for it, and how much slower its steps ran beside it.
+    """The whole cost of a save: its stall, and how much slower the steps beside it ran.
 
-    `seconds` is the mean of the last ten saves, the newest counting ten times what the oldest does. A mean and not a
-    median, so that each save is paid for in full in the ten intervals after it: with a median, saves of which one in
-    ten is dear (everything is written anew) would cost more than their share. Weighted, so that what was special about
-    a first save (fresh memory, cold caches) is soon forgotten. One strange save cannot do more than its share either,
-    because no save costs more than its waits and the time it took to write.
+    `seconds` is a weighted mean of the last ten saves; the newest counts ten times as much as the oldest. It is a mean
+    and not a median, so that each save is paid for in full in the ten intervals after it: with a median, saves of which
+    one in ten is expensive (all blobs are written again) would exceed their share. The weights forget the effects of a
+    first save (fresh memory, cold caches). One outlier is bounded, because no save costs more than its stall and the
+    time of its writing.
 
-    Before the first save that was written beside training, `seconds` is what the checkpoint before the first batch
-    made training wait, or zero after a resume: saving soon is how its cost is found out, and it is paid for then.
+    Before the first save beside training, `seconds` is the stall of the checkpoint before the first batch, or zero after
+    a resume: an early save measures the cost, which is paid for then.
     """
 
     __slots__ = ("_flight", "_guess", "_mean", "_reached", "_saves", "_stalled", "_to_compare", "_usual")
@@ -119,40 +119,40 @@ class Cost:
         self._usual = Usual()
         self._saves: deque[_Save] = deque(maxlen=RECENT_SAVES)
         self._flight: _Save | None = None
-        self._to_compare = STEPS_TO_COMPARE  # steps still wanted, undisturbed, before a save is worth measuring
+        self._to_compare = STEPS_TO_COMPARE  # undisturbed steps still needed before a save can be measured
         self._guess = 0.0
         self._mean: float | None = None
-        self._reached = 0.0  # when the last boundary was
-        self._stalled = 0.0  # and what training had waited by then
+        self._reached = 0.0  # time of the last boundary
+        self._stalled = 0.0  # sum of stalls until then
 
     @property
     def in_flight(self) -> bool:
-        """Whether a save is being measured."""
+        """Return whether a save is being measured."""
         return self._flight is not None
 
     @property
     def measured_seconds(self) -> float | None:
-        """The cost of a save by those that were written beside training; None before the first."""
+        """Return the cost of a save, measured on those written beside training; None before the first."""
         return self._mean
 
     @property
-    def known_seconds(self) -> float:
-        """Return what a save costs by all that is known, also while one is written."""
+    def estimated_seconds(self) -> float:
+        """Return the best estimate of the cost of a save, also while one is written."""
         return self._guess if self._mean is None else self._mean
 
     @property
     def seconds(self) -> float | None:
-        """What the next save is to be paid with; None while one is written, and right after."""
+        """Return the cost that the next save must earn; None while one is written, and right after."""
         if self._flight is not None or self._to_compare > 0:
             return None
-        return self.known_seconds
+        return self.estimated_seconds
 
     def first(self, stall_seconds: float) -> None:
-        """The save before the first batch: it has no steps beside it, and only its wait is like that of later ones."""
+        """Record the save before the first batch: no steps run beside it, and only its stall is like later ones."""
         self._guess, self._flight = stall_seconds, None
 
     def begin(self, *, stalled_seconds: float, save_seconds: float) -> None:
-        """A save begins; `stalled_seconds` is all that training waited until now, `save_seconds` as in `reached`."""
+        """Record that a save begins; `stalled_seconds` is the sum of stalls so far, `save_seconds` as in `reached`."""
         if self._flight is not None:
             self._close(self._flight, stalled_seconds, save_seconds)
         self._flight = _Save(self._reached, stalled_seconds)
@@ -160,12 +160,14 @@ class Cost:
     def reached(
         self, now: float, *, is_step: bool, beside_save: bool, stalled_seconds: float, save_seconds: float
     ) -> None:
-        """Learn from a boundary at the time `now`, in seconds of any clock.
+        """Record a boundary.
 
-        `is_step` says whether all since the last boundary was one step of training, `beside_save` whether the next one
-        still belongs to the save that began last, `stalled_seconds` is all that training waited for saves so far,
-        wherever it did, and `save_seconds` how long the last save that ended took, from its capture until it was
-        durable.
+        Args:
+            now: The time, in seconds of any clock.
+            is_step: Whether exactly one training step ran since the last boundary.
+            beside_save: Whether the next step still runs beside the save that began last.
+            stalled_seconds: The sum of all stalls for saves so far.
+            save_seconds: The time of the last save that ended, from its snapshot until it was durable.
         """
         seconds = now - self._reached - (stalled_seconds - self._stalled)
         self._reached, self._stalled = now, stalled_seconds
@@ -178,8 +180,8 @@ class Cost:
             return
         if is_step:
             flight.add(seconds)
-        # A block of steps at least, so that a save that always meets the same kind of step is not compared with all
-        # kinds; but not for long, because until then no other save comes due for its cost.
+        # At least one block of steps, so that a save that always meets the same kind of step is not compared with all
+        # kinds. But not for long: until then no other save is due by its cost.
         enough = flight.steps >= BLOCK_STEPS or now - flight.began >= ENOUGH_SECONDS
         if enough and not beside_save:
             self._close(flight, stalled_seconds, save_seconds)
@@ -202,13 +204,13 @@ class Cost:
         stalls = slowdowns = limits = weights = 0.0
         for weight, save in enumerate(self._saves, 1):
             if save.usual_seconds is None and self._usual.settled:
-                save.usual_seconds = usual_seconds  # from here on it may change; then was then
+                save.usual_seconds = usual_seconds  # frozen: later steps may be of another speed
             weights += weight
             stalls += weight * save.stall_seconds
             limits += weight * save.total_seconds
             usual = save.usual_seconds or usual_seconds
-            if usual is not None:  # with nothing to compare with, only what is certain counts: the wait
+            if usual is not None:  # without a usual time only the stall counts, which is certain
                 slowdowns += weight * (save.seconds - save.steps * usual)
-        # One save that seems to have made steps faster was measured among noise, which would add up to a cost if it
-        # were cut off there. All together they are cut off at what is possible.
+        # A single save that seems to have made steps faster is noise, and clipping each save at zero would turn noise
+        # into a cost. So only the sum is clipped, to what is possible.
         self._mean = (stalls + max(0.0, min(slowdowns, limits))) / weights

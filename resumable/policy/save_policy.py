@@ -1,4 +1,4 @@
-"""When a checkpoint is due, as one pure function; knows no clock, no storage and no configuration file."""
+"""Decide when a checkpoint is due. Pure functions of counts and seconds; no clock, no storage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Reason = Literal["steps", "epochs", "minutes", "overhead"]
 
 BEST_SECONDS = 30.0
 BEST_STEPS = 100
-TOLERANCE = 0.9  # a save this much sooner than it should be breaks no promise: noise is as large
+TOLERANCE = 0.9  # a save may come this much early: the noise of the measurement is as large
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,12 +34,15 @@ def due(
     seconds_since_save: float,
     cost_seconds: float | None,
 ) -> Reason | None:
-    """Why a checkpoint is due at this boundary, or None. Pure: the same arguments, the same answer.
+    """Return why a checkpoint is due at this boundary, or None. Pure.
 
-    `step` is where the run stands, `last_step` where it stood at its last checkpoint (or where it resumed).
-    `epoch_ended` is the number of epochs completed, given only at the boundary at which one of them ended.
-    `seconds_since_save` counts from when training went on after the last save; `cost_seconds` is what a save costs
-    training in all, None while that is not known.
+    Args:
+        schedule: How often to save.
+        step: The number of completed steps.
+        last_step: The same number at the last checkpoint, or where the run resumed.
+        epoch_ended: The number of completed epochs, at a boundary at which one of them ended; otherwise None.
+        seconds_since_save: Time since training continued after the last save.
+        cost_seconds: What a save costs training in all, None while that is not measured.
     """
     if _crossed(schedule.steps, step=step, last_step=last_step):
         return "steps"
@@ -55,10 +58,10 @@ def due(
 def may_save_best(
     schedule: Schedule, *, steps_since_best: int | None, seconds_since_best: float, cost_seconds: float
 ) -> bool:
-    """Return whether a better value may be saved for its own sake, in the middle of an epoch. Pure.
+    """Return whether a better value may be saved by itself, in the middle of an epoch. Pure.
 
-    With a share to hold, as often as it allows; otherwise once in `BEST_SECONDS` and `BEST_STEPS`, whichever is longer.
-    Both count since the last save for a better value, whose steps are None before the first of an attempt.
+    With `overhead_percent`, as often as that share allows. Otherwise once in `BEST_SECONDS` and `BEST_STEPS`, whichever
+    is longer. Both count from the last save for a better value; `steps_since_best` is None before the first one.
     """
     if steps_since_best is None:
         return True
@@ -69,12 +72,12 @@ def may_save_best(
 
 
 def interval_seconds(cost_seconds: float, percent: float) -> float:
-    """How long to train between two saves of this cost, so that they cost at most this share of the time."""
+    """Return how long to train between two saves of this cost, so that they cost at most this share of the time."""
     return cost_seconds * 100 / percent
 
 
 def exceeds(schedule: Schedule, *, seconds_since_save: float, cost_seconds: float | None) -> bool:
-    """Whether a save after so many seconds costs more than the share; never where there is none to hold. Pure."""
+    """Return whether a save after so many seconds costs more than `overhead_percent` allows. Pure."""
     percent = schedule.overhead_percent
     if percent is None or cost_seconds is None:
         return False
@@ -82,7 +85,7 @@ def exceeds(schedule: Schedule, *, seconds_since_save: float, cost_seconds: floa
 
 
 def conflict(schedule: Schedule, reason: str, *, seconds_since_save: float, cost_seconds: float) -> str:
-    """Two keys that cannot both hold, with what each asks for, in one sentence. Pure."""
+    """Describe two keys that cannot both hold, with the interval that each wants, in one sentence. Pure."""
     percent = schedule.overhead_percent
     assert percent is not None
     share = 100 * cost_seconds / seconds_since_save

@@ -1,9 +1,9 @@
-"""Find checkpoints that may hold a ruined state: a value that was finite no longer is. Knows no storage and no torch.
+"""Find checkpoints whose state may be ruined: a value that was finite no longer is. Does not import torch.
 
-A value that is finite at its first time is a witness. It stops being one when it comes back from a time when it was not
-finite. So an undefined score and gradient norms under AMP are no witnesses. A checkpoint is suspect while a witness is
-not finite. Tensors are witnesses by the same rule, beside the metrics: an accuracy or a learning rate stays finite when
-the weights do not.
+A metric that is finite at its first value is a witness. It stops being one when it becomes finite again after a value
+that was not. So an undefined score and gradient norms under AMP are not witnesses. A checkpoint is suspect while a
+witness is not finite. Tensors are witnesses by the same rule: an accuracy or a learning rate stays finite when the
+weights do not.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from typing import Any, NamedTuple, Protocol
 
 from resumable.utils import strict_json
 
-State = (
-    bool | int
-)  # finite so far (True); no witness, never again (False); a witness that is not finite since that step
-MAX_WITNESSES = 1000  # of a kind: they stand in every manifest
+# True: finite so far. False: not a witness, for good. A number: a witness that is not finite since that step.
+State = bool | int
+MAX_WITNESSES = 1000  # of metrics, and of tensors: every manifest lists them
 MAX_NAME = 200
 
 _SUSPECT, _SINCE, _WITNESSES = "suspect", "suspect_since", "witnesses"
-_NOTHING = ""  # in place of more tensors than can be named: none is a witness
+_NOTHING = ""  # replaces more tensors than can be named: none is a witness
 
 
 class Suspect(NamedTuple):
-    """Name the metric or tensor that makes a checkpoint suspect, and the step since when it is not finite."""
+    """The metric or tensor that makes a checkpoint suspect, and the step since when it is not finite."""
 
     what: str
     since: int
 
 
 class Saved(Protocol):
-    """Describe what is read of a manifest; `position` is its summary."""
+    """The part of a manifest that is read here; `position` is its summary."""
 
     @property
     def position(self) -> Mapping[str, Any]: ...
@@ -46,14 +45,14 @@ class Saved(Protocol):
 
 @dataclass(frozen=True)
 class Witnesses:
-    """Hold what is known at one instant of metrics and tensors, by name; `tensors` is None where none was read."""
+    """The states of metrics and tensors at one instant, by name; `tensors` is None if none was read."""
 
     metrics: Mapping[str, State] = field(default_factory=dict)
     tensors: Mapping[str, State] | None = None
 
     @property
     def suspect(self) -> Suspect | None:
-        """Return the witness that has not been finite for longest, metrics first; None where all are finite."""
+        """Return the witness that has not been finite for longest, metrics first; None if all are finite."""
         for states in (self.metrics, self.tensors or {}):
             since = {name: state for name, state in states.items() if not isinstance(state, bool)}
             if since:
@@ -62,10 +61,10 @@ class Witnesses:
 
     def summary(self) -> dict[str, Any]:
         """Return the keys for the summary of a manifest's position."""
-        known = {"metrics": dict(self.metrics)} | ({} if self.tensors is None else {"tensors": dict(self.tensors)})
+        states = {"metrics": dict(self.metrics)} | ({} if self.tensors is None else {"tensors": dict(self.tensors)})
         suspect = self.suspect
         marks = {} if suspect is None else {_SUSPECT: suspect.what, _SINCE: suspect.since}
-        return marks | {_WITNESSES: json.dumps(known, separators=(",", ":"))}
+        return marks | {_WITNESSES: json.dumps(states, separators=(",", ":"))}
 
 
 def of_metric(state: State | None, *, finite: bool, step: int) -> State:
@@ -78,9 +77,9 @@ def of_metric(state: State | None, *, finite: bool, step: int) -> State:
 
 
 def of_tensors(states: Mapping[str, State] | None, broken: Iterable[str], *, step: int) -> dict[str, State]:
-    """Return the states of tensors after one more reading, in which those in `broken` were not finite. Pure.
+    """Return the states of tensors after one more check, in which those in `broken` were not finite. Pure.
 
-    A tensor that the result does not name is finite so far. `states` is None before the first reading.
+    A tensor that the result does not name is finite so far. `states` is None before the first check.
     """
     found = dict.fromkeys(broken)
     if states is None:
@@ -93,20 +92,20 @@ def of_tensors(states: Mapping[str, State] | None, broken: Iterable[str], *, ste
 
 
 def mark(saved: Saved) -> Suspect | None:
-    """Return why the manifest calls its checkpoint suspect; None where it does not."""
+    """Return why the manifest marks its checkpoint as suspect, or None."""
     what, since = saved.position.get(_SUSPECT), saved.position.get(_SINCE)
     return Suspect(what, since) if isinstance(what, str) and isinstance(since, int) else None
 
 
 def is_marked(saved: Saved) -> bool:
-    """Return whether the program that wrote the manifest knew witnesses."""
+    """Return whether the manifest lists witnesses; earlier versions of this package wrote none."""
     return _WITNESSES in saved.position
 
 
 def known(line: Iterable[Saved]) -> Witnesses:
-    """Return what is known at the last checkpoint of a line, given oldest first.
+    """Return the witnesses at the last checkpoint of a line, given oldest first.
 
-    Earlier versions wrote no witnesses: of their checkpoints the metrics of the own step count.
+    Earlier versions wrote no witnesses: from their checkpoints, the metrics of the same step are used.
     """
     witnesses = Witnesses()
     for saved in line:
@@ -119,7 +118,7 @@ def suspects(line: Iterable[Saved]) -> Iterator[bool]:
     witnesses, marked = Witnesses(), None
     for saved in line:
         if is_marked(saved):
-            marked = saved  # parsed only where one without a mark follows
+            marked = saved  # parsed only if one without a mark follows
             yield mark(saved) is not None
             continue
         witnesses = _after(witnesses if marked is None else _after(witnesses, marked), saved)
@@ -137,14 +136,14 @@ def _after(before: Witnesses, saved: Saved) -> Witnesses:
 
 
 def note(metrics: dict[str, State], name: str, *, finite: bool, step: int) -> None:
-    """Update `metrics` with one more value; a name beyond the bounds is no witness."""
+    """Update `metrics` with one more value; a name beyond the bounds is never a witness."""
     before = metrics.get(name)
     if before is not None or (len(metrics) < MAX_WITNESSES and len(name) <= MAX_NAME):
         metrics[name] = of_metric(before, finite=finite, step=step)
 
 
 def _read(text: Any) -> Witnesses:
-    """Parse what `summary` wrote; return nothing known for any other text."""
+    """Parse the text that `summary` wrote; return no witnesses for any other text."""
     try:
         read = strict_json.loads(text.encode())
         tensors = read.get("tensors")
