@@ -109,8 +109,8 @@ class Cost:
     first save (fresh memory, cold caches). One outlier is bounded, because no save costs more than its stall and the
     time of its writing.
 
-    Before the first save beside training, `seconds` is the stall of the checkpoint before the first batch, or zero after
-    a resume: an early save measures the cost, which is paid for then.
+    Before the first save beside training, `seconds` is the stall of the checkpoint before the first batch, or zero
+    after a resume: an early save measures the cost, which is paid for then.
     """
 
     __slots__ = ("_flight", "_guess", "_mean", "_reached", "_saves", "_stalled", "_to_compare", "_usual")
