@@ -90,8 +90,8 @@ def conflict(schedule: Schedule, reason: str, *, seconds_since_save: float, cost
     assert percent is not None
     share = 100 * cost_seconds / seconds_since_save
     return (
-        f"every.{reason}: {getattr(schedule, reason):g} asks for a save each {seconds_since_save:.3g} s, "
-        f"every.overhead_percent: {percent:g} allows one each {interval_seconds(cost_seconds, percent):.3g} s: "
+        f"every.{reason}: {getattr(schedule, reason):g} requests a save every {seconds_since_save:.3g} s, "
+        f"every.overhead_percent: {percent:g} allows one every {interval_seconds(cost_seconds, percent):.3g} s: "
         f"saving costs {share:.2g} % of the time; raise one of the two"
     )
 

@@ -266,7 +266,7 @@ def test_minutes_win_over_the_share_and_both_figures_are_told_once(
     assert intervals(saves)[3:] == [58] * len(intervals(saves)[3:])
     [line] = conflicts(caplog)
     assert line == (
-        "WARN    every.minutes: 1 asks for a save each 60 s, every.overhead_percent: 2 allows one each 140 s: "
+        "WARN    every.minutes: 1 requests a save every 60 s, every.overhead_percent: 2 allows one every 140 s: "
         "saving costs 4.7 % of the time; raise one of the two"
     )
 
@@ -297,7 +297,7 @@ def test_steps_that_come_too_soon_for_the_share_are_told_too(timed: Timed, caplo
     saves = train(timed, 200, {"steps": 25, "overhead_percent": 5})
     assert intervals(saves)[-3:] == [25, 25, 25]
     [line] = conflicts(caplog)
-    assert line.startswith("WARN    every.steps: 25 asks for a save each 27 s, every.overhead_percent: 5 allows one")
+    assert line.startswith("WARN    every.steps: 25 requests a save every 27 s, every.overhead_percent: 5 allows one")
 
 
 def test_a_conflict_is_told_again_by_the_next_attempt(timed: Timed, caplog: pytest.LogCaptureFixture) -> None:

@@ -108,7 +108,7 @@ def test_without_a_share_or_before_the_cost_is_known_nothing_is_exceeded() -> No
 def test_a_conflict_names_both_keys_and_both_figures(reason: str, asked: str) -> None:
     schedule = Schedule(minutes=1.5, steps=40, epochs=2, overhead_percent=0.5)
     assert conflict(schedule, reason, seconds_since_save=90.04, cost_seconds=1.8) == (
-        f"{asked} asks for a save each 90 s, every.overhead_percent: 0.5 allows one each 360 s: "
+        f"{asked} requests a save every 90 s, every.overhead_percent: 0.5 allows one every 360 s: "
         "saving costs 2 % of the time; raise one of the two"
     )
 
@@ -131,7 +131,7 @@ def test_the_intervals_in_the_readme_are_what_its_formulas_give() -> None:
     six_hours = 6 * 3600.0
     assert f"each {young(0.3, six_hours):.0f} s, at a share of {100 * 0.3 / young(0.3, six_hours):.2f} %" in README
     assert f"each {young(20, six_hours) / 60:.1f} min, at {100 * 20 / young(20, six_hours):.1f} %" in README
-    assert f"says {daly(0.3, six_hours):.1f} s and {daly(20, six_hours) / 60:.1f} min" in README
+    assert f"gives {daly(0.3, six_hours):.1f} s and {daly(20, six_hours) / 60:.1f} min" in README
     assert "√(2·C·M)·(1 + ⅓·√(C/2M) + C/18M)" in README  # C/18M is Daly's ninth of C/2M
 
 
@@ -146,9 +146,9 @@ def test_no_interval_costs_less_than_the_one_in_the_readme() -> None:
     assert lost(best) == pytest.approx(2 * 20 / best)  # crashes cost as much again
 
 
-def test_the_conflict_in_the_readme_is_what_is_told() -> None:
-    told = re.search(r"`(every\.minutes: 1 asks [^`]*)`", README)
-    assert told
-    assert told[1] == conflict(
+def test_the_conflict_in_the_readme_is_the_logged_one() -> None:
+    found = re.search(r"`(every\.minutes: 1 requests [^`]*)`", README)
+    assert found
+    assert found[1] == conflict(
         Schedule(minutes=1, overhead_percent=2), "minutes", seconds_since_save=60, cost_seconds=2.8
     )
