@@ -14,5 +14,9 @@ class Stateful(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any:
-        """Restore a state that `state_dict` returned, so that the object is exactly as it was then."""
+        """Restore a state that `state_dict` returned, so that the object is exactly as it was then.
+
+        Args:
+            state: What `state_dict` returned.
+        """
         ...
