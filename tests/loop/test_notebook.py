@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,18 +92,22 @@ def kernel_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @contextlib.contextmanager
 def pressing_stop(folder: Path) -> Iterator[None]:
     """Interrupt the kernel as the stop button does, once its cell is where it should be interrupted."""
-    here = folder / "here"
+    here, over = folder / "here", threading.Event()
 
     def press() -> None:
         while not (here.exists() and here.read_text()):
-            time.sleep(0.01)
+            if over.wait(0.01):
+                return  # the cell ended before it got there, with an error that the test shows
         os.kill(int(here.read_text()), signal.SIGINT)
 
     presses = threading.Thread(target=press, daemon=True)
     presses.start()
-    yield
-    presses.join()
-    here.unlink()
+    try:
+        yield
+    finally:
+        over.set()
+        presses.join()
+        here.unlink(missing_ok=True)
 
 
 @pytest.mark.usefixtures("kernel_spec")
