@@ -116,6 +116,10 @@ def test_every_run_of_a_sweep_has_a_folder_of_its_own_and_all_are_compared(
     assert second.startswith("rate0.01-")
     assert (report["steps"], report["tensors"]) == (40, 2)
     assert {attempt["run"] for attempt in report["attempts"] if attempt["point"]} == {first, second}
+    reached = {first: 0, second: 0}
+    for attempt in report["attempts"]:
+        assert attempt["steps_replayed"] == max(reached[attempt["run"]] - attempt["resumed_from_step"], 0)
+        reached[attempt["run"]] = attempt["killed_at_step"] or 0
     assert {each["path"].split(": ")[0] for each in report["differences"]} == ({second} if forgetful else set())
     for side in ("reference", "drilled"):
         assert sorted(folder.name for folder in (kept / side).iterdir()) == sorted([first, second])
@@ -140,6 +144,34 @@ def test_a_sweep_with_new_names_at_each_launch_is_refused(tmp_path: Path, cli: C
     assert drilled.code == 1
     assert "the command trains other runs each time that it is launched: rate" in drilled.err
     assert "name each run the same at every launch" in drilled.err
+
+
+@pytest.mark.parametrize(
+    ("where", "rate", "message"),
+    [
+        ("reference", 0.1, "the command ended, but its run rate0.1-"),
+        ("drilled", 0.01, "the command ended without a failure, but its run rate0.01-"),
+    ],
+)
+def test_a_sweep_that_leaves_one_of_its_runs_unfinished_is_refused(
+    tmp_path: Path, cli: Cli, where: str, rate: float, message: str
+) -> None:
+    path, early = tmp_path / "train.py", f"rate == {rate} and os.environ['RESUMABLE_RUN'].endswith('/{where}')"
+    sweep = SWEEP.format(run=str(tmp_path / "rate"), factor="rate").replace("import time", "import os")
+    path.write_text(f"{sweep}            if {early}:\n                break\n")
+    drilled = cli("drill", "--kills", 0, "--keep", tmp_path / "kept", "--", sys.executable, str(path))
+    assert drilled.code == 1
+    assert message in drilled.err
+
+
+def test_runs_of_one_name_in_two_folders_are_two_runs(tmp_path: Path, cli: Cli) -> None:
+    path = tmp_path / "train.py"
+    sweep = SWEEP.format(run=f"{tmp_path}/", factor="rate")
+    path.write_text(sweep.replace("str(rate)", "str(rate) + '/run'"))
+    drilled = cli("drill", "--kills", 0, "--json", "--", sys.executable, str(path))
+    assert drilled.code == 0, drilled.err
+    assert [name.partition("-")[0] for name in drilled.json["runs"]] == ["run", "run"]
+    assert len(set(drilled.json["runs"])) == 2
 
 
 def test_a_drill_that_always_began_anew_says_that_it_proves_little(
