@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         StateError,
         StorageError,
     )
-    from resumable.run.run import Checkpoint, Run
+    from resumable.run.checkpoint import Checkpoint
+    from resumable.run.run import Run
     from resumable.serialization import load, save
     from resumable.stateful import Stateful
     from resumable.trainer import Trainer
@@ -38,7 +39,7 @@ _HOME = {
     "Trainer": "trainer",
     "Config": "config.config",
     "Run": "run.run",
-    "Checkpoint": "run.run",
+    "Checkpoint": "run.checkpoint",
     "Stateful": "stateful",
     "load_weights": "weights.load_weights",
     "ResumableError": "errors",

@@ -21,7 +21,7 @@ from resumable.checkpointing.snapshot import Snapshot, blob_name, readable, snap
 from resumable.config.config import Config
 from resumable.errors import NoCheckpointError, ResumableError, StateError
 from resumable.policy.suspicion import State
-from resumable.run.run import GRADIENTS
+from resumable.run.checkpoint import GRADIENTS
 from resumable.state.objects.adapt import adapt
 from resumable.state.objects.gradients import Gradients
 from resumable.state.objects.modules import ModuleAdapter

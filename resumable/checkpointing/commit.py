@@ -16,7 +16,7 @@ from resumable.errors import CheckpointError, StorageError
 from resumable.policy import suspicion
 from resumable.policy.retention import best_values
 from resumable.policy.suspicion import Witnesses
-from resumable.run.run import STATE_BLOB
+from resumable.run.checkpoint import STATE_BLOB
 from resumable.state.staging.stager import Image
 from resumable.store.catalog import Catalog
 from resumable.store.dedup import Sharing

@@ -22,7 +22,7 @@ from resumable.errors import (
     RunMismatchError,
     StorageError,
 )
-from resumable.run.run import GRADIENTS, LATE, Checkpoint, is_golden
+from resumable.run.checkpoint import GRADIENTS, LATE, Checkpoint, is_golden
 from resumable.run.verification import verify
 from resumable.store.attempts import Attempt, begin, create_run, displaced, lock_run
 from resumable.store.catalog import LISTING_ATTEMPTS, Catalog

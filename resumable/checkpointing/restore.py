@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from resumable.checkpointing.position import Position
 from resumable.errors import CorruptCheckpointError
-from resumable.run.run import GRADIENTS, Checkpoint
+from resumable.run.checkpoint import GRADIENTS, Checkpoint
 from resumable.state.objects import global_rng
 from resumable.state.objects.adapt import Adapter
 from resumable.state.objects.gradients import Gradients

@@ -16,7 +16,7 @@ from resumable.checkpointing.golden_input import Known
 from resumable.checkpointing.position import Position
 from resumable.errors import ResumableError, StateError
 from resumable.policy.suspicion import State
-from resumable.run.run import GOLDEN, GRADIENTS, LATE
+from resumable.run.checkpoint import GOLDEN, GRADIENTS, LATE
 from resumable.state.codec import Encoded, encode
 from resumable.state.objects import global_rng
 from resumable.state.objects.adapt import Adapter, emptiness

@@ -18,7 +18,8 @@ from pathlib import Path
 from resumable.cli.run_command import Ended, launch
 from resumable.config.run_variable import DRILL
 from resumable.errors import ResumableError
-from resumable.run.run import Checkpoint, Run
+from resumable.run.checkpoint import Checkpoint
+from resumable.run.run import Run
 from resumable.store.layout import ATTEMPTS, CHECKPOINTS, RUN_FILE
 from resumable.utils.failpoints import Kill
 

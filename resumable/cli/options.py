@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from resumable.run.run import Checkpoint, Run, parse_target
+from resumable.run.checkpoint import Checkpoint
+from resumable.run.run import Run
+from resumable.run.target import parse_target
 
 
 def _options(text: str | dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from resumable.export.proof import document as proof
 from resumable.export.proof.document import Known, Proof
 from resumable.export.request import Batch, Wanted
 from resumable.export.source import Stored, stored
-from resumable.run.run import Checkpoint, Run, parse_target
+from resumable.run.checkpoint import Checkpoint
+from resumable.run.run import Run
+from resumable.run.target import parse_target
 from resumable.state.tensors.facts import DTYPES
 from resumable.store.storage.local import LocalStorage
 from resumable.utils.location import location

@@ -21,7 +21,7 @@ from resumable.export.proof.document import Known, Port
 from resumable.export.request import Wanted, default_tolerance
 from resumable.export.runtimes import of_tensors
 from resumable.export.source import Stored
-from resumable.run.run import GOLDEN, Checkpoint, is_golden
+from resumable.run.checkpoint import GOLDEN, Checkpoint, is_golden
 from resumable.store.storage.local import LocalStorage
 from resumable.utils.messages import quoted
 from resumable.weights.proof import GOLDEN_FILE

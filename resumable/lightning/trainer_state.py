@@ -18,7 +18,7 @@ import torch
 
 from resumable.errors import StateError
 from resumable.lightning import checkpoint_files, loggers, private, results
-from resumable.run.run import Checkpoint
+from resumable.run.checkpoint import Checkpoint
 from resumable.state.codec.encoder import encode
 from resumable.state.objects.adapter import Plain, taking
 from resumable.state.objects.tree_copies import Own, moved

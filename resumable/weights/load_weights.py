@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointError, NoCheckpointError, RunMismatchError
-from resumable.run.run import Checkpoint, Run, parse_target, selector_slip
+from resumable.errors import (
+    CheckpointError,
+    ConfigError,
+    CorruptCheckpointError,
+    NoCheckpointError,
+    RunMismatchError,
+)
+from resumable.run.checkpoint import Checkpoint
+from resumable.run.run import Run
+from resumable.run.target import parse_target, selector_slip
 from resumable.state.loading.result import Loaded
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName
 from resumable.store.manifest import first_fault

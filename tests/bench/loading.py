@@ -22,7 +22,7 @@ from resumable import Run
 from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.restore import Restoration
-from resumable.run.run import Checkpoint
+from resumable.run.checkpoint import Checkpoint
 from resumable.state.objects.adapt import Adapter, adapt
 from resumable.state.objects.gradients import Gradients
 from tests.bench.ours import config

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from resumable.run.run import STATE_BLOB
+from resumable.run.checkpoint import STATE_BLOB
 from resumable.store.layout import CHECKPOINTS, MANIFEST
 from resumable.store.manifest import digest
 

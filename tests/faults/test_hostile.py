@@ -20,7 +20,7 @@ import pytest
 
 from resumable import CorruptCheckpointError, ResumableError, Run
 from resumable.cli import app
-from resumable.run.run import STATE_BLOB
+from resumable.run.checkpoint import STATE_BLOB
 from resumable.store.catalog import Catalog
 from resumable.store.layout import ATTEMPTS, CHECKPOINTS, MANIFEST, PINS, RUN_FILE
 from resumable.store.storage.local import LocalStorage

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from resumable import Checkpoint, NoCheckpointError, Run, RunMismatchError, Trainer, load_weights
-from resumable.run.run import parse_target, selector_slip
+from resumable.run.target import parse_target, selector_slip
 from tests.tiny import Tiny, crashed
 
 LOSSES = [3.0, 1.0, 2.0]

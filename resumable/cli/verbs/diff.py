@@ -13,7 +13,7 @@ from resumable.cli import document_diff
 from resumable.cli.document_diff import ABSENT, Unequal
 from resumable.cli.options import Json, StorageOptions, open_checkpoint
 from resumable.cli.terminal import Column, count, print_json, print_table, say
-from resumable.run.run import GRADIENTS, Checkpoint, is_golden
+from resumable.run.checkpoint import GRADIENTS, Checkpoint, is_golden
 from resumable.store.manifest import ObjectRecord, TensorRecord
 from resumable.utils.location import location
 

@@ -9,7 +9,8 @@ from typing import Any
 from resumable.cli.options import Json, RunUrl, StorageOptions, open_run
 from resumable.cli.terminal import Column, Styled, print_json, print_table, say
 from resumable.policy.retention import best
-from resumable.run.run import Checkpoint, best_rule, suspects
+from resumable.run.checkpoint import Checkpoint
+from resumable.run.run import best_rule, suspects
 from resumable.store.layout import CheckpointName
 from resumable.utils.events import duration, size
 

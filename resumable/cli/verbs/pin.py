@@ -9,7 +9,7 @@ import typer
 from resumable.cli.options import Json, StorageOptions, Target, open_checkpoint
 from resumable.cli.terminal import print_json, say
 from resumable.errors import NoCheckpointError
-from resumable.run.run import parse_target
+from resumable.run.target import parse_target
 from resumable.store import pins
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName

@@ -10,7 +10,7 @@ from resumable.cli.options import Json, StorageOptions, Target, open_checkpoint
 from resumable.cli.terminal import Column, print_json, print_table, say
 from resumable.cli.verbs.ls import batch, metrics
 from resumable.policy.suspicion import mark
-from resumable.run.run import Checkpoint
+from resumable.run.checkpoint import Checkpoint
 from resumable.store.layout import checkpoint_path
 from resumable.store.manifest import Manifest, ObjectRecord
 from resumable.utils.events import duration, size

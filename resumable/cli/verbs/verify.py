@@ -13,7 +13,8 @@ from resumable.cli.proof_output import prove
 from resumable.cli.terminal import Column, Styled, count, meanwhile, print_json, print_table, say
 from resumable.errors import CheckpointError, FormatVersionError, NoCheckpointError
 from resumable.export.proof.artifact import is_artefact
-from resumable.run.run import Run, parse_target
+from resumable.run.run import Run
+from resumable.run.target import parse_target
 from resumable.run.verification import verify as verify_checkpoint
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
