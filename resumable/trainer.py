@@ -142,7 +142,7 @@ class Trainer:
         bit of the training depends on it. A second call replaces the input. Best called before the loop.
         """
         self._refuse_closed()
-        self._checkpointer.know(batch, model=model)
+        self._checkpointer.set_golden_input(batch, model=model)
 
     def stop(self) -> None:
         """End all loops at the next boundary, write the final checkpoint and mark the run finished.

@@ -26,7 +26,8 @@ from resumable.store.publish import Background, Blob, publish
 from resumable.store.storage.retry import PatientStorage
 from resumable.utils.events import warn
 
-Offered = Mapping[str, BlobRecord | None]
+DedupCandidates = Mapping[str, BlobRecord | None]
+"""By file name, the record in the previous checkpoint where the content is probably unchanged, else None."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +55,34 @@ class Commits:
         self.witnesses = self._resumed_witnesses()  # by the newest checkpoint
         self._reported_suspect = False
 
-    def offered(self, file_names: Iterable[str]) -> Offered:
-        """What each of these blobs was at the commit before, where it is likely to be that still."""
+    def dedup_candidates(self, file_names: Iterable[str]) -> DedupCandidates:
+        """Return the candidates for sharing among these files."""
         return {name: self._sharing.before(name, frozen=is_frozen(name)) for name in file_names}
 
     def commit(
-        self, taken: Snapshot, images: Mapping[str, Image], offered: Offered, *, agreed: Callable[[], None]
+        self,
+        taken: Snapshot,
+        images: Mapping[str, Image],
+        candidates: DedupCandidates,
+        *,
+        confirm_copy: Callable[[], None],
     ) -> Committed:
         """Write the blobs, publish the manifest, prune. Blocks until the checkpoint is durable.
 
-        `offered` is what the images were staged with; `agreed` is called when only the manifest is missing, and raises
-        if the images turned out to be worth nothing. Raises as that and as `publish`, and `StateError` for a state that
-        no reader would take; then nothing is left of it, as far as the storage lets us.
+        The images were staged with `candidates`. `confirm_copy` is called when all blobs are durable and only the
+        manifest is missing; it raises `TornCopyError` if training wrote to the tensors during the copy. Raises as that
+        and as `publish`, and `StateError` for a state beyond the limits of the format. Then what was written is
+        removed again, as far as the storage allows it.
         """
         self._storage.renew()
         document = taken.document()
         blobs = [Blob(STATE_BLOB, [memoryview(document)], len(document))]
-        blobs += [_blob(name, image, offered[name]) for name, image in images.items()]
+        blobs += [_blob(name, image, candidates[name]) for name, image in images.items()]
         records: dict[str, ObjectRecord] = {}
         self._digesting.submit(lambda: records.update(_object_records(taken, images)))
 
-        def judged(written: dict[str, BlobRecord]) -> Manifest:
-            agreed()
+        def confirmed(written: dict[str, BlobRecord]) -> Manifest:
+            confirm_copy()
             return self._manifest(taken, self._digested(records), written, self._witnesses(taken, images))
 
         name = CheckpointName(taken.position.step, taken.position.epoch, self._attempt.number)
@@ -85,7 +92,7 @@ class Commits:
                 self._attempt,
                 name,
                 blobs,
-                judged,
+                confirmed,
                 lanes=1 if any(image.shares_memory for image in images.values()) else None,
             )
         except BaseException as failure:
@@ -93,8 +100,8 @@ class Commits:
             raise
         self._catalog.add(name, manifest)
         self.witnesses = suspicion.known([manifest])
-        self._sharing.published(manifest.blobs, offered=offered)
-        shared = [blob.size for name, blob in manifest.blobs.items() if _is_shared(blob, offered.get(name))]
+        self._sharing.published(manifest.blobs, offered=candidates)
+        shared = [blob.size for name, blob in manifest.blobs.items() if _is_shared(blob, candidates.get(name))]
         total_bytes = sum(blob.size for blob in manifest.blobs.values())
         pruned = self._prune()
         self._remember_best(manifest, pruned)

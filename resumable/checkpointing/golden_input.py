@@ -61,7 +61,7 @@ class Golden:
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class GoldenInput:
     """A golden input of a module that is being trained, and the name by which that is known."""
 
     name: str
@@ -73,7 +73,7 @@ class Known:
         return outputs_of(self.module, self.golden).tree(self.name)
 
 
-def known(modules: Mapping[str, nn.Module], batch: Any, *, model: str | None) -> Known:
+def golden_input(modules: Mapping[str, nn.Module], batch: Any, *, model: str | None) -> GoldenInput:
     """`batch` as a golden input of one of the modules, tried out at once.
 
     Raises `ConfigError` where it is not clear which module, `StateError` as `inputs_of` and `outputs_of`, and where the
@@ -90,7 +90,7 @@ def known(modules: Mapping[str, nn.Module], batch: Any, *, model: str | None) ->
             "give an input for which the model as it is now gives numbers; where every input gives none, look at its "
             "weights",
         )
-    return Known(name, modules[name], golden)
+    return GoldenInput(name, modules[name], golden)
 
 
 def inputs_of(batch: Any) -> Golden:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
 
-from resumable.checkpointing.golden_input import Known
+from resumable.checkpointing.golden_input import GoldenInput
 from resumable.checkpointing.position import Position
 from resumable.errors import ResumableError, StateError
 from resumable.policy.suspicion import State
@@ -55,7 +55,7 @@ class Snapshot:
     objects: Mapping[str, Captured]
     values: Mapping[str, Any]
     environment: Mapping[str, Any]
-    metrics: Mapping[str, State] = field(default_factory=dict)
+    metrics: Mapping[str, State]
 
     @property
     def blobs(self) -> dict[str, Mapping[str, Tensor]]:
@@ -75,13 +75,14 @@ def snapshot(
     *,
     reason: str,
     everything: bool,
-    golden: Known | None,
-    late: Collection[str] = (),
+    golden: GoldenInput | None,
+    late: Collection[str],
+    metrics: Mapping[str, State],
 ) -> Snapshot:
     """Capture all objects, the gradients that wait to be used (with `everything` all of them) and the random streams.
 
-    A golden input is run through its module. `late` names the objects that a launch does not begin with. Raises
-    `StateError` with the path of what cannot be stored.
+    A golden input is run through its module. `late` names the objects that a launch does not begin with, `metrics` are
+    the states of the metrics as witnesses. Raises `StateError` with the path of what cannot be stored.
     """
     # First of all: should the module's code leave a trace where nobody can undo it, then it is captured, too.
     beside = {} if golden is None else {GOLDEN: _beside(GOLDEN, golden.capture())}
@@ -92,7 +93,8 @@ def snapshot(
         "rng": encode(global_rng.capture(), key_of=None, where="rng").document,
         "position": encode(position.tree(), key_of=None, where="position").document,
     }
-    return Snapshot(position, reason, objects, values, environment() | ({LATE: sorted(late)} if late else {}))
+    facts = environment() | ({LATE: sorted(late)} if late else {})
+    return Snapshot(position, reason, objects, values, facts, metrics)
 
 
 def split(taken: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:

@@ -104,7 +104,7 @@ class Session:
 
     def know(self, golden: Any) -> None:
         """Have every checkpoint carry this input of the module."""
-        self._checkpointer.know(golden, model=MODEL)
+        self._checkpointer.set_golden_input(golden, model=MODEL)
 
     def restore(self, found: loggers.Found) -> None:
         """Of a run that goes on: hooks and loggers see it as it stood from here on; its exact instant comes later."""

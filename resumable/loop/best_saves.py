@@ -51,7 +51,7 @@ class Bests:
         if not is_best(value, self._checkpointer.best_values(), self._rule):
             return False
         if not allowed:
-            if not self._checkpointer.busy:  # what is in flight may be better still, and is not waited for
+            if not self._checkpointer.status.busy:  # what is in flight may be better still, and is not waited for
                 self._skipped = f"{metric} at step {step}"
             return False
         self._checkpointer.drain()  # what is in flight may be better still
@@ -59,7 +59,7 @@ class Bests:
 
     def saved(self, step: int) -> None:
         """Note that a better value was saved at `step`, just now."""
-        self._last_step, self._last_seconds = step, self._checkpointer.saved_at_seconds
+        self._last_step, self._last_seconds = step, self._checkpointer.status.saved_at_seconds
 
     def report_skipped(self) -> None:
         """Log once that a better value is lost; called where nothing else saved it either."""

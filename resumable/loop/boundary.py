@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
+from resumable.checkpointing.save_pipeline import SaveStatus
 from resumable.config.config import Config
 from resumable.errors import Interrupted, Preempted
 from resumable.loop.best_saves import Bests
@@ -45,7 +46,7 @@ class Boundary:
         self._schedule = config.every.schedule()
         self._bests = Bests(config, checkpointer)
         self._watch = Watch(checkpointer.witnesses)
-        self._place = checkpointer.saved or (0, 0)  # (step, epoch) of the last boundary
+        self._place = checkpointer.status.saved or (0, 0)  # (step, epoch) of the last boundary
         self._due: str | None = None
         self._unclean = 0
         self._cost = Cost()
@@ -71,10 +72,10 @@ class Boundary:
         """Save if something asks for it, leave if a signal did. Raises `Preempted`, and what a save failed with."""
         failpoints.reach("epoch" if instant.epoch_ended else "step", instant.step)
         self._watch.see(instant.logged(), step=instant.step)
-        self._checkpointer.notice_failure()
+        status = self._checkpointer.notice_failure()
         now = time.monotonic()
-        self._learn_cost(now, instant)
-        self._due = self._due or self._checkpointer.retake or self._policy_says(now, instant)
+        self._learn_cost(now, instant, status)
+        self._due = self._due or status.retake or self._policy_says(now, instant, status)
         self._place = instant.step, instant.epoch
         finished = instant.last or (self.stopping and not instant.inside_epoch)
         if finished and self._preemption.pending is None:
@@ -89,7 +90,7 @@ class Boundary:
         """The checkpoint before the first batch: refusals, permissions and full disks show at second 0."""
         self._watch.see(instant.logged(), step=instant.step)
         self._save(instant, "start")
-        self._cost.first(self._checkpointer.stalled_seconds)
+        self._cost.first(self._checkpointer.status.stalled_seconds)
         self._checkpointer.drain()
 
     def leave_if_asked(self) -> None:
@@ -108,7 +109,7 @@ class Boundary:
         kind = Interrupted if signal.name == "SIGINT" else Preempted
         raise kind(code, signal=signal.name, step=self._place[0], saved=saved)
 
-    def _learn_cost(self, now: float, instant: Instant) -> None:
+    def _learn_cost(self, now: float, instant: Instant, status: SaveStatus) -> None:
         if self._schedule.overhead_percent is None:
             return
         # What lies between two passes or epochs, an evaluation and a replay are no step, however long they take.
@@ -117,29 +118,29 @@ class Boundary:
         self._cost.reached(
             now,
             is_step=is_step,
-            beside_save=self._beside_save(),
-            stalled_seconds=self._checkpointer.stalled_seconds,
-            save_seconds=self._checkpointer.save_seconds,
+            beside_save=self._beside_save(status),
+            stalled_seconds=status.stalled_seconds,
+            save_seconds=status.save_seconds,
         )
 
-    def _beside_save(self) -> bool:
+    def _beside_save(self, status: SaveStatus) -> bool:
         # Until the window of accumulation is over in which the save became durable: a save begins right after the
         # optimizer's step, and so would be compared with the shorter kind of steps only.
         if not self._cost.in_flight:
             return False
-        if self._checkpointer.busy:
+        if status.busy:
             self._after_save = 0
             return True
         self._after_save += 1
         return self._after_save <= MAX_UNCLEAN_BOUNDARIES and not self._clean()
 
-    def _policy_says(self, now: float, instant: Instant) -> str | None:
+    def _policy_says(self, now: float, instant: Instant, status: SaveStatus) -> str | None:
         return save_policy.due(
             self._schedule,
             step=instant.step,
             last_step=self._place[0],
             epoch_ended=instant.epoch if instant.epoch_ended else None,
-            seconds_since_save=now - self._checkpointer.saved_at_seconds,
+            seconds_since_save=now - status.saved_at_seconds,
             cost_seconds=self._cost.seconds,
         )
 
@@ -172,7 +173,7 @@ class Boundary:
 
     def _may_save(self) -> bool:
         # One save in flight; and gradients that no optimizer has used yet are better waited out than stored.
-        if self._checkpointer.busy:
+        if self._checkpointer.status.busy:
             return False
         if self._clean():
             return True
@@ -206,21 +207,21 @@ class Boundary:
                 return
 
     def _is_saved(self) -> bool:
-        return self._checkpointer.saved == self._place
+        return self._checkpointer.status.saved == self._place
 
     def _save(self, instant: Instant, reason: str, *, finished: bool = False, late: bool = False) -> None:
-        self._tell_conflict(reason)
-        checkpointer = self._checkpointer
-        self._cost.begin(stalled_seconds=checkpointer.stalled_seconds, save_seconds=checkpointer.save_seconds)
-        checkpointer.save(instant.position(finished), reason=reason, late=late, metrics=self._watch.settled())
+        status = self._checkpointer.status
+        self._tell_conflict(reason, status)
+        self._cost.begin(stalled_seconds=status.stalled_seconds, save_seconds=status.save_seconds)
+        self._checkpointer.save(instant.position(finished), reason=reason, late=late, metrics=self._watch.settled())
         self._due, self.save_requested = None, False
 
-    def _tell_conflict(self, reason: str) -> None:
+    def _tell_conflict(self, reason: str, status: SaveStatus) -> None:
         """Once, when saves come too soon for their share again and again, because another key asks for them."""
-        told, retaken = self._too_soon == TOO_SOON, self._checkpointer.retake is not None
+        told, retaken = self._too_soon == TOO_SOON, status.retake is not None
         if told or retaken or reason not in ("steps", "epochs", "minutes", "overhead"):
             return
-        seconds = time.monotonic() - self._checkpointer.saved_at_seconds
+        seconds = time.monotonic() - status.saved_at_seconds
         cost = self._cost.measured_seconds
         exceeds = save_policy.exceeds(self._schedule, seconds_since_save=seconds, cost_seconds=cost)
         self._too_soon = self._too_soon + 1 if exceeds and reason != "overhead" else 0

@@ -354,7 +354,7 @@ class Loops:
                 step=self.step,
                 epoch=self.epoch,
                 total_steps=self._total_steps(),
-                saved_seconds=time.monotonic() - self._checkpointer.saved_at_seconds,
+                saved_seconds=time.monotonic() - self._checkpointer.status.saved_at_seconds,
             )
 
     def _instant(self, *, epoch_ended: bool = False, last: bool = False) -> Instant:

@@ -53,7 +53,7 @@ class Resumable:
         self._checkpointer.save(Position(step=self._step), reason="bench", late=self._overlaps)
 
     def busy(self) -> bool:
-        return self._checkpointer.busy
+        return self._checkpointer.status.busy
 
     def wait(self) -> None:
         self._checkpointer.drain()
@@ -61,9 +61,9 @@ class Resumable:
     def settle(self) -> float:
         if not self._overlaps:
             return 0.0
-        before = self._checkpointer.stalled_seconds
+        before = self._checkpointer.status.stalled_seconds
         self._training.step()
-        return self._checkpointer.stalled_seconds - before
+        return self._checkpointer.status.stalled_seconds - before
 
     def tidy(self) -> None:
         remove_all_but_newest(self._folder)
@@ -99,10 +99,10 @@ class Loop:
 
     def stalled_seconds(self) -> float:
         """What the product itself counted that this training waited for saves."""
-        return self._checkpointer.stalled_seconds
+        return self._checkpointer.status.stalled_seconds
 
     def busy(self) -> bool:
-        return self._checkpointer.busy
+        return self._checkpointer.status.busy
 
     def wait(self) -> None:
         self._checkpointer.drain()

@@ -88,14 +88,15 @@ def _train(size: str, folder: Path, percent: float, run_seconds: float) -> Seen:
         before = waited_before = saved_before = began = 0.0
         beside = False
         for step in trainer.steps(10**9):
-            now, waited, saved_at = clock(), checkpointer.stalled_seconds, checkpointer.saved_at_seconds
+            now, status = clock(), checkpointer.status
+            waited, saved_at = status.stalled_seconds, status.saved_at_seconds
             if step > WARM_UP_STEPS:
                 seen.add(now - before, waited=waited - waited_before, beside=beside, saved=saved_at != saved_before)
                 if now - began > run_seconds:
                     trainer.stop()
             elif step == WARM_UP_STEPS:
                 began = now
-            before, waited_before, saved_before, beside = now, waited, saved_at, checkpointer.busy
+            before, waited_before, saved_before, beside = now, waited, saved_at, status.busy
             trained.step()
     return seen
 

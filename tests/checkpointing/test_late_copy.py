@@ -166,7 +166,7 @@ def test_an_optimizer_waits_for_the_copy_and_the_checkpoint_is_that_of_the_bound
     assert training.transfer.holds == held_before + 1
     training.finish()
     assert training.stored() == (2, expected)
-    assert training.checkpointer.retake is None
+    assert training.checkpointer.status.retake is None
 
 
 def test_an_optimizer_that_was_not_registered_waits_too(program: Callable[..., Program]) -> None:
@@ -236,15 +236,15 @@ def test_a_write_behind_the_copys_back_is_noticed_and_the_save_made_again(
     training.save(2)
     write(training)
     training.finish()
-    assert training.checkpointer.saved is None
-    assert training.checkpointer.retake == "steps"
+    assert training.checkpointer.status.saved is None
+    assert training.checkpointer.status.retake == "steps"
     assert "written while they were copied" in caplog.text
     assert training.stored()[0] == 1, "the torn one was never published"
     again = training.save(3, held=False)  # at the next boundary; staged at once, whatever is asked for
     write(training)
     training.finish()
     assert training.stored() == (3, again)
-    assert training.checkpointer.retake is None
+    assert training.checkpointer.status.retake is None
 
 
 def test_a_write_counts_until_the_training_itself_has_judged_the_copy(program: Callable[..., Program]) -> None:
@@ -252,12 +252,12 @@ def test_a_write_counts_until_the_training_itself_has_judged_the_copy(program: C
     training = program()
     training.save(2)
     training.transfer.go.set()
-    assert training.checkpointer._gate is not None
-    assert training.checkpointer._gate._late is not None
-    assert training.checkpointer._gate._late.copied.wait(60)
+    assert training.checkpointer._pipeline._gate is not None
+    assert training.checkpointer._pipeline._gate._late is not None
+    assert training.checkpointer._pipeline._gate._late.copied.wait(60)
     no_grad_write(training)
     training.finish()
-    assert training.checkpointer.retake == "steps"
+    assert training.checkpointer.status.retake == "steps"
     assert training.stored()[0] == 1
 
 
@@ -265,9 +265,9 @@ def test_a_copy_that_a_boundary_found_whole_is_not_spoilt_by_what_comes_after(pr
     training = program()
     expected = training.save(2)
     training.transfer.go.set()
-    assert training.checkpointer._gate is not None
-    assert training.checkpointer._gate._late is not None
-    assert training.checkpointer._gate._late.copied.wait(60)
+    assert training.checkpointer._pipeline._gate is not None
+    assert training.checkpointer._pipeline._gate._late is not None
+    assert training.checkpointer._pipeline._gate._late.copied.wait(60)
     training.checkpointer.notice_failure()  # as every boundary does
     no_grad_write(training)
     training.finish()
@@ -304,7 +304,7 @@ def test_a_loop_that_is_torn_again_and_again_is_staged_at_once_from_then_on(prog
         training.save(step)
         no_grad_write(training)
         training.finish()
-        assert training.checkpointer.retake
+        assert training.checkpointer.status.retake
         training.save(step + 1, held=False)
         training.finish()
     expected = training.save(8, held=False)

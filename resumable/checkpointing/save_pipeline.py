@@ -1,0 +1,355 @@
+"""The saves of one attempt: stage a snapshot, commit it beside training, count failures. Independent of any loop.
+
+A snapshot is brought into files in one of three ways. It is *staged*: copied into host memory while training stands
+still. It is *copied late*: training goes on, and optimizers wait for the copy. Or it is *streamed*: written out of the
+live tensors piece by piece while training stands still, because the memory it may use is too small for it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import NamedTuple
+
+from torch import Tensor
+
+from resumable.checkpointing.commit import Commits, DedupCandidates
+from resumable.checkpointing.snapshot import Snapshot, readable, split
+from resumable.config.config import Config
+from resumable.errors import ResumableError
+from resumable.state.staging.late_copy import Gate, LateCopy, TornCopyError
+from resumable.state.staging.stager import Image, Stager
+from resumable.store.publish import Background
+from resumable.utils.events import duration, emit, size, warn
+
+Blobs = Mapping[str, Mapping[str, Tensor]]
+
+COPY_THREADS = min(2, os.cpu_count() or 1)
+MAX_TORN_COPIES = 3  # in a row; more than that, and the loop is not suited to staging.mode: overlap
+
+
+class SaveState(Enum):
+    """The state of the newest save, as the training thread has noticed it."""
+
+    IDLE = "idle"  # none is in flight; the last one, if any, is durable
+    WRITING = "writing"  # staged, and committed beside training
+    COPYING = "copying"  # copied late and committed, both beside training
+    STREAMING = "streaming"  # committed out of the live tensors
+    TORN = "torn"  # training wrote to the tensors during the copy: the save is due again
+    FAILED = "failed"  # not durable; training goes on, and a later save tries again
+
+
+class SaveEvent(Enum):
+    """An event that changes the state of the newest save."""
+
+    STAGE = "stage"
+    COPY_LATE = "copy late"
+    STREAM = "stream"
+    COMMIT = "commit"
+    TEAR = "tear"
+    FAIL = "fail"
+
+
+# Only a late copy can be torn, and a torn save is not copied late again. IDLE and FAILED can fail (again) where memory
+# for the next save could not be prepared.
+TRANSITIONS: Mapping[SaveState, Mapping[SaveEvent, SaveState]] = {
+    SaveState.IDLE: {
+        SaveEvent.STAGE: SaveState.WRITING,
+        SaveEvent.COPY_LATE: SaveState.COPYING,
+        SaveEvent.STREAM: SaveState.STREAMING,
+        SaveEvent.FAIL: SaveState.FAILED,
+    },
+    SaveState.WRITING: {SaveEvent.COMMIT: SaveState.IDLE, SaveEvent.FAIL: SaveState.FAILED},
+    SaveState.COPYING: {
+        SaveEvent.COMMIT: SaveState.IDLE,
+        SaveEvent.TEAR: SaveState.TORN,
+        SaveEvent.FAIL: SaveState.FAILED,
+    },
+    SaveState.STREAMING: {SaveEvent.COMMIT: SaveState.IDLE, SaveEvent.FAIL: SaveState.FAILED},
+    SaveState.TORN: {SaveEvent.STAGE: SaveState.WRITING, SaveEvent.STREAM: SaveState.STREAMING},
+    SaveState.FAILED: {
+        SaveEvent.STAGE: SaveState.WRITING,
+        SaveEvent.COPY_LATE: SaveState.COPYING,
+        SaveEvent.STREAM: SaveState.STREAMING,
+        SaveEvent.FAIL: SaveState.FAILED,
+    },
+}
+
+
+def next_state(state: SaveState, event: SaveEvent) -> SaveState:
+    """Return the state after `event`; `RuntimeError` where the table has no such transition."""
+    try:
+        return TRANSITIONS[state][event]
+    except KeyError:
+        raise RuntimeError(f"a save that is {state.value} cannot {event.value}") from None
+
+
+class SaveStatus(NamedTuple):
+    """The saves of one attempt at one instant; all times in seconds."""
+
+    busy: bool
+    """True while a save is written, or memory for one is prepared."""
+    saved: tuple[int, int] | None
+    """(step, epoch) of the newest save; None where there is none, or it failed."""
+    retake: str | None
+    """The reason of a save that was torn, and is due again; None where none is."""
+    saved_at_seconds: float
+    """Monotonic time at which training went on after the last save began."""
+    save_seconds: float
+    """Duration of the last save that became durable, from its capture on."""
+    stalled_seconds: float
+    """Time that training has waited for saves so far."""
+
+
+class TornSaveError(Exception):
+    """A save that came to nothing, because training wrote to the weights during its copy."""
+
+
+@dataclass(frozen=True)
+class _Save:
+    """One save: its snapshot, the records it may share, and the monotonic time before its capture."""
+
+    snapshot: Snapshot
+    candidates: DedupCandidates
+    started: float
+
+    @property
+    def likely_same(self) -> set[str]:
+        """Return the blobs whose content is probably that of the previous checkpoint."""
+        return {name for name, before in self.candidates.items() if before is not None}
+
+
+class SavePipeline:
+    """One save in flight at a time, from the snapshot until it is durable.
+
+    All methods belong to the training thread. What they return and raise is what that thread has noticed: a failure in
+    the background changes nothing before `notice`.
+
+    Args:
+        config: The attempt's configuration.
+        commits: Writes and commits what is staged.
+        resumed_at: (step, epoch) of the checkpoint that the attempt resumed from, if any.
+        stager: The host memory for staged files.
+        started: Monotonic time in seconds at which the attempt began.
+    """
+
+    def __init__(
+        self, config: Config, commits: Commits, *, resumed_at: tuple[int, int] | None, stager: Stager, started: float
+    ) -> None:
+        self._config = config
+        self._commits = commits
+        self._is_fresh = resumed_at is None
+        self._stager = stager
+        self._background = Background()
+        self._gate = Gate(stager.hold) if config.staging.mode == "overlap" else None
+        self._state = SaveState.IDLE
+        self._reason = ""  # of the newest save
+        self._saved = resumed_at
+        self._saves = self._failed_in_a_row = self._torn_in_a_row = 0
+        self._saved_at_seconds = started
+        self._save_seconds = self._waited_seconds = 0.0
+
+    @property
+    def status(self) -> SaveStatus:
+        """Return the saves as of now."""
+        return SaveStatus(
+            busy=self._background.busy,  # first: once it is false, the rest is that of the save that ended
+            saved=self._saved,
+            retake=self._reason if self._state is SaveState.TORN else None,
+            saved_at_seconds=self._saved_at_seconds,
+            save_seconds=self._save_seconds,
+            stalled_seconds=self._stalled_seconds(),
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """Return whether no save has begun, and there is no checkpoint to resume from."""
+        return self._is_fresh and self._saves == 0
+
+    @property
+    def may_prepare(self) -> bool:
+        """Return whether `prepare` may be called: nothing is in flight, unnoticed, or due again."""
+        return self._background.idle and self._state in (SaveState.IDLE, SaveState.FAILED)
+
+    def prepare(self, blobs: Blobs) -> None:
+        """Allocate the memory that staging these blobs takes, beside training."""
+        if not self._exceeds_memory(blobs):
+            self._background.submit(self._stager.prepare(blobs))
+
+    # -- a save begins ------------------------------------------------------------------------------------------------
+
+    def submit(self, snapshot: Snapshot, *, started: float, late: bool) -> None:
+        """Bring the snapshot into files and commit it beside training; `drain` must have been called before.
+
+        With `late`, and where the config allows it, the snapshot is copied late. Raises `StateError` for a state that
+        cannot be stored.
+        """
+        save = _Save(snapshot, self._commits.dedup_candidates(snapshot.blobs), started)
+        late = late and self._state is not SaveState.TORN and self._torn_in_a_row < MAX_TORN_COPIES
+        if self._exceeds_memory(snapshot.blobs):
+            event = self._stream(save)
+        elif late and self._gate is not None:
+            event = self._copy_late(save, self._gate)
+        else:
+            event = self._stage(save)
+        self._state, self._reason = next_state(self._state, event), snapshot.reason
+        self._saves += 1
+        self._saved = (snapshot.position.step, snapshot.position.epoch)
+        self._saved_at_seconds = time.monotonic()
+        self._waited_seconds += self._saved_at_seconds - started
+
+    def _exceeds_memory(self, blobs: Blobs) -> bool:
+        """Return whether the files of these blobs are larger than the memory that staging may use."""
+        max_bytes = self._config.staging.max_bytes
+        with readable("the state"):
+            return max_bytes is not None and self._stager.needed(blobs) > max_bytes
+
+    def _stream(self, save: _Save) -> SaveEvent:
+        assert self._config.staging.max_bytes is not None
+        images = self._stager.stream(save.snapshot.blobs, max_bytes=self._config.staging.max_bytes)
+        self._background.submit(lambda: self._write(save, images, stalled=partial(_seconds_since, save.started)))
+        self._background.wait()
+        return SaveEvent.STREAM
+
+    def _stage(self, save: _Save) -> SaveEvent:
+        self._stager.begin(save.snapshot.blobs)
+        with readable("the state"):
+            images = self._stager.stage(save.snapshot.blobs, threads=COPY_THREADS, likely_same=save.likely_same)
+        stall_seconds = _seconds_since(save.started)
+        self._background.submit(lambda: self._write(save, images, stalled=lambda: stall_seconds))
+        return SaveEvent.STAGE
+
+    def _copy_late(self, save: _Save, gate: Gate) -> SaveEvent:
+        before = self._stalled_seconds()
+        blobs, live = split(save.snapshot)
+        self._stager.begin(blobs)
+        copy = LateCopy(live)
+        gate.shut(copy)
+
+        def stalled() -> float:
+            return self._stalled_seconds() - before
+
+        def copy_and_write() -> None:
+            try:
+                with readable("the state"):
+                    images = self._stager.stage(blobs, threads=1, likely_same=save.likely_same, copied=copy.copied.set)
+            finally:
+                copy.copied.set()
+            try:
+                self._write(save, images, stalled=stalled, confirm_copy=copy.refuse_torn)
+            except TornCopyError as error:
+                raise TornSaveError(str(error)) from error
+
+        self._background.submit(copy_and_write)
+        return SaveEvent.COPY_LATE
+
+    # -- in the background --------------------------------------------------------------------------------------------
+
+    def _write(
+        self,
+        save: _Save,
+        images: Mapping[str, Image],
+        *,
+        stalled: Callable[[], float],
+        confirm_copy: Callable[[], None] = lambda: None,
+    ) -> None:
+        try:
+            committed = self._commits.commit(save.snapshot, images, save.candidates, confirm_copy=confirm_copy)
+        except BaseException:
+            self._stager.forget()  # what is staged was never published
+            raise
+        stall_seconds, self._save_seconds = stalled(), _seconds_since(save.started)
+        is_shared = committed.written_bytes < committed.total_bytes
+        emit(
+            "SAVED",
+            step=save.snapshot.position.step,
+            stall=duration(stall_seconds),
+            total=duration(self._save_seconds),
+            size=size(committed.total_bytes),
+            written=size(committed.written_bytes) if is_shared else None,
+            buffers=size(self._stager.nbytes),
+            kept=committed.kept,
+            reason=save.snapshot.reason,
+        )
+
+    # -- a save ends --------------------------------------------------------------------------------------------------
+
+    def wait(self) -> None:
+        """Wait until nothing is in flight; a failure stays until it is noticed."""
+        if self._gate is not None:
+            self._gate.settle()
+        self._background.wait()
+
+    def drain(self) -> SaveStatus:
+        """Wait until the save in flight is durable, then `notice`."""
+        before, started = self._stalled_seconds(), time.monotonic()
+        self.wait()
+        self._waited_seconds += _seconds_since(started) - (self._stalled_seconds() - before)
+        return self.notice()
+
+    def notice(self) -> SaveStatus:
+        """Take note of how the save in flight ended, without waiting for it.
+
+        A torn copy is due again. A storage that fails is raised after `max_failed_saves` saves in a row, and at once
+        where there is no checkpoint yet. Every other failure is raised at once, such as being displaced by a newer
+        attempt, or a state that cannot be stored.
+        """
+        if self._gate is not None:
+            self._gate.settle_if_copied()
+        if not self._background.busy:
+            failure = self._background.failure()
+            if failure is None:
+                self._note_committed()
+            elif isinstance(failure, TornSaveError):
+                self._note_torn(failure)
+            else:
+                self._note_failed(failure)
+        return self.status
+
+    def _note_committed(self) -> None:
+        if self._state in (SaveState.WRITING, SaveState.COPYING, SaveState.STREAMING):
+            if self._state is SaveState.COPYING:
+                self._torn_in_a_row = 0
+            self._failed_in_a_row = 0
+            self._state = next_state(self._state, SaveEvent.COMMIT)
+
+    def _note_torn(self, failure: TornSaveError) -> None:
+        self._state, self._saved = next_state(self._state, SaveEvent.TEAR), None
+        self._torn_in_a_row += 1
+        is_last = self._torn_in_a_row == MAX_TORN_COPIES
+        warn(
+            f"a save was torn, and is made again at the next boundary: {failure}: staging.mode: overlap is for loops "
+            f"in which optimizers alone write weights{'; from here on saves are staged at once' if is_last else ''}"
+        )
+
+    def _note_failed(self, failure: BaseException) -> None:
+        self._state, self._saved = next_state(self._state, SaveEvent.FAIL), None
+        self._failed_in_a_row += 1
+        is_fatal = not isinstance(failure, OSError) or (self._is_fresh and self._saves == 1)
+        limit = self._config.max_failed_saves
+        if is_fatal or self._failed_in_a_row >= limit:
+            raise failure
+        message = failure.message if isinstance(failure, ResumableError) else str(failure)
+        warn(f"save failed ({self._failed_in_a_row} of {limit} before training stops): {message}")
+
+    def close(self) -> None:
+        """Wait for what is in flight, log its failure, and let every optimizer pass; safe to call twice."""
+        try:
+            self.wait()
+            failure = self._background.failure()
+            if failure is not None:
+                warn(f"the last save failed: {failure}")
+        finally:
+            if self._gate is not None:
+                self._gate.close()
+
+    def _stalled_seconds(self) -> float:
+        return self._waited_seconds + (self._gate.waited_seconds if self._gate else 0.0)
+
+
+def _seconds_since(started: float) -> float:
+    return time.monotonic() - started
