@@ -14,7 +14,7 @@ from torch import nn
 import resumable.checkpointing.checkpointer
 from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
-from resumable.checkpointing.save_pipeline import TRANSITIONS, SaveEvent, SaveState, next_state
+from resumable.checkpointing.save_state import TRANSITIONS, SaveEvent, SaveState, next_state
 from resumable.config.config import Config
 from resumable.errors import StorageError
 from resumable.store.storage.local import LocalStorage
