@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from resumable.checkpointing.open_run import GENERATOR_RULE, OpenedRun
 from resumable.checkpointing.prune import Plan, make_room, prune
-from resumable.checkpointing.snapshot import Snapshot, broken, is_frozen, object_record, versions
+from resumable.checkpointing.snapshot import Snapshot, broken, is_frozen, object_record
 from resumable.config.config import Config
 from resumable.errors import CheckpointError, StorageError
 from resumable.policy import suspicion
@@ -24,6 +24,7 @@ from resumable.store.layout import CheckpointName
 from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
 from resumable.store.publish import Background, Blob, publish
 from resumable.store.storage.retry import PatientStorage
+from resumable.utils.environment import versions
 from resumable.utils.events import warn
 
 DedupCandidates = Mapping[str, BlobRecord | None]

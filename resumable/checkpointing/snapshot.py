@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
-import torch
 from torch import Tensor
 
 from resumable.checkpointing.golden_input import GoldenInput
@@ -25,7 +22,7 @@ from resumable.state.staging.stager import Image
 from resumable.state.tensors.facts import copy_of
 from resumable.store.manifest import ObjectRecord, TensorRecord
 from resumable.utils import strict_json
-from resumable.version import __version__
+from resumable.utils.environment import environment
 
 
 @dataclass(frozen=True)
@@ -179,27 +176,3 @@ def _blobs(name: str, encoded: Encoded, frozen: frozenset[str]) -> dict[str, dic
     still = {key: tensor for key, tensor in encoded.tensors.items() if key in frozen}
     named = {blob_name(name): trained, blob_name(f"{name}.frozen"): still}
     return {file_name: tensors for file_name, tensors in named.items() if tensors}
-
-
-def versions() -> dict[str, str]:
-    """The versions of the libraries whose change could change bits."""
-    return {
-        "resumable": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": numpy.__version__,
-    }
-
-
-def environment() -> dict[str, Any]:
-    """What of the machine could change bits."""
-    # Asking for a device's name would initialise CUDA in a program that does not use it.
-    used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-    return {
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "devices": [torch.cuda.get_device_name(i) for i in used],
-    }

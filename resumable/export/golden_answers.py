@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from resumable.checkpointing.golden_input import Golden, inputs_of, nothing_in, outputs_of
-from resumable.checkpointing.snapshot import environment
 from resumable.errors import ConfigError, CorruptCheckpointError, ExportError
 from resumable.export.formats import huggingface
 from resumable.export.model import build, fill
@@ -23,6 +22,7 @@ from resumable.export.runtimes import of_tensors
 from resumable.export.source import Stored
 from resumable.run.checkpoint import GOLDEN, Checkpoint, is_golden
 from resumable.store.storage.local import LocalStorage
+from resumable.utils.environment import environment
 from resumable.utils.messages import quoted
 from resumable.weights.proof import GOLDEN_FILE
 

@@ -217,7 +217,7 @@ def with_torch(model: Callable[..., Any], folder: Path, known: Known) -> tuple[s
     import torch
     from torch.utils._pytree import tree_leaves
 
-    from resumable.checkpointing.snapshot import environment
+    from resumable.utils.environment import environment
 
     args, kwargs = called(known, tensors(folder, known, known.inputs))
     with torch.no_grad():

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from resumable.checkpointing.checkpointer import Checkpointer
-from resumable.checkpointing.snapshot import environment, versions
 from resumable.config.config import Config
 from resumable.data.pass_base import Skipping
 from resumable.errors import ConfigError
 from resumable.loop.boundary import Boundary
 from resumable.loop.progress_bar import TrainingBar
+from resumable.utils.environment import environment, versions
 from resumable.utils.events import duration, emit, warn
 
 
