@@ -17,13 +17,12 @@ from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointErro
 from resumable.serialization import Written, store
 from resumable.state.files.single_file import memory_bytes
 from resumable.store.storage.single_file import File
+from resumable.utils import pickles
 from resumable.utils.events import size
 from resumable.utils.messages import quoted
 
 PIECE_BYTES = 32 * 2**20
 
-_ZIP = b"PK\x03\x04"
-_PICKLE = b"\x80"
 # What torch says of that in a pickle which is neither a tensor nor a plain value.
 _REFUSED = (
     re.compile(r"GLOBAL (\S+) was not an allowed global"),
@@ -72,7 +71,7 @@ def _fetched(file: File) -> Iterator[str]:
 
 def _loaded(path: str, name: str) -> Any:
     with open(path, "rb") as file:
-        mapped = _may_be_mapped(file.read(len(_ZIP)), path, name)
+        mapped = _may_be_mapped(file.read(pickles.HEAD_BYTES), path, name)
         file.seek(0)
         try:
             with warnings.catch_warnings():
@@ -82,9 +81,9 @@ def _loaded(path: str, name: str) -> Any:
             raise _refusal(name, error) from error
 
 
-def _may_be_mapped(start: bytes, path: str, name: str) -> bool:
+def _may_be_mapped(head: bytes, path: str, name: str) -> bool:
     """Whether tensors may stay in the file until they are written; `CheckpointError` for what is none of torch.save."""
-    if start == _ZIP:
+    if pickles.is_archive(head):
         try:
             with zipfile.ZipFile(path) as archive:
                 entries = archive.infolist()
@@ -96,7 +95,7 @@ def _may_be_mapped(start: bytes, path: str, name: str) -> bool:
         if packed and needed > memory_bytes():
             raise CheckpointError(f"{name}: {size(needed)} unpacked, more than the memory of this machine")
         return not packed and not path.endswith(".safetensors")  # by such a name torch chooses another reader
-    if start.startswith(_PICKLE):
+    if pickles.is_pickle(head):
         return False
     raise CheckpointError(f"{name}: no file of torch.save", "a safetensors file needs no converting: resumable.load")
 

@@ -14,14 +14,13 @@ from resumable.state.codec.document_paths import Part
 from resumable.state.files.single_file import Contents, contents_of, file_of, memory_bytes
 from resumable.state.files.tensor_reader import read_head, read_placed
 from resumable.store.storage.single_file import File
+from resumable.utils import pickles
 from resumable.utils.events import size
 from resumable.utils.messages import quoted
 from resumable.utils.reread import UnsteadyError
 
 # How often a file is read anew that another program replaced meanwhile.
 TRIES = 5
-
-_ZIP = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
@@ -108,17 +107,9 @@ def _contents(file: File, head: bytearray) -> Contents:
     except FormatVersionError as error:
         raise FormatVersionError(f"{file.name}: {error.message}", error.hint) from error
     except ValueError as error:
-        if head.startswith(_ZIP) or _is_pickle(head):
-            raise CheckpointError(
-                f"{file.name}: a file of torch.save: a pickle, which may run code when it is opened, so it is not",
-                f"convert it once, which runs nothing: `resumable convert {file.name} TO`",
-            ) from error
+        if pickles.is_archive(head) or pickles.is_pickle(head):
+            raise pickles.refusal(file.name) from error
         raise _corrupt(file, error) from error
-
-
-def _is_pickle(head: bytes | bytearray) -> bool:
-    # Protocols 2 to 5. The length of a header may begin like that too, which is why that is looked at first.
-    return len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5
 
 
 def _part(file: File, contents: Contents, only: str) -> Part:

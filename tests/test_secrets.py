@@ -25,7 +25,7 @@ from resumable.config.config import Config
 from resumable.convert import convert
 from resumable.export import export, verify
 from resumable.store.storage.fsspec_storage import FsspecStorage
-from resumable.weights.load_weights import SINGLE
+from resumable.weights.files import SINGLE
 from tests.tiny import Tiny
 
 # Each piece is looked for, so that no half of a password is left either.

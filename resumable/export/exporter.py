@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resumable.checkpointing.snapshot import versions
 from resumable.errors import ConfigError
 from resumable.export import caveats
 from resumable.export import golden_answers as known_inputs
@@ -26,9 +25,10 @@ from resumable.run.run import Run
 from resumable.run.target import parse_target
 from resumable.state.tensors.facts import DTYPES
 from resumable.store.storage.local import LocalStorage
+from resumable.utils.environment import versions
 from resumable.utils.location import location
-from resumable.weights.load_weights import INDEX, SINGLE
-from resumable.weights.proof import PROOF, WeightRecord, Weights
+from resumable.weights.files import INDEX, SINGLE
+from resumable.weights.proof import PROOF, ProvedWeights, WeightRecord
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _draft(
         source=found.source,
         entry=entry,
         files=artifact.records(folder),
-        weights=Weights(cast_to=wanted.dtype, identical=None, tensors=tensors, tied=dict(found.tied)),
+        weights=ProvedWeights(cast_to=wanted.dtype, identical=None, tensors=tensors, tied=dict(found.tied)),
         golden=known,
         tolerance=tolerance,
         difference=None,

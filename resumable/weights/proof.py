@@ -1,4 +1,4 @@
-"""What a proof beside exported weights says of each of them; knows no file, and nothing else that a proof says."""
+"""The part of an export's `proof.json` that describes weights. Reads no file."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ class WeightRecord(Record):
 
     @property
     def strides(self) -> None:
-        """None: it lies in row-major order."""
+        """Return None: the tensor is stored in row-major order."""
 
 
-class Weights(Record):
-    """The tensors that were to be carried over, by the names of the `state_dict`; `tied`: another name of which one.
+class ProvedWeights(Record):
+    """The tensors of the exported model by their names in its `state_dict`.
 
-    `identical` says whether those in the artefact have these very bits; None where its format has no such tensors.
+    `tied` maps each alias to the name that is stored. `identical` is true if the tensors in the artifact have the same
+    bits; None where its format holds no such tensors.
     """
 
     cast_to: Dtype | None
@@ -47,18 +48,18 @@ class Weights(Record):
     tied: dict[Key, Key]
 
 
-class Proved(BaseModel):
-    """The part of a proof that is about weights."""
+class WeightsProof(BaseModel):
+    """The fields of a proof that describe weights; others are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", defer_build=True)
 
     proof_version: Version
     format: Format
-    weights: Weights
+    weights: ProvedWeights
 
 
 def document_of(data: bytes) -> Any:
-    """The JSON of a proof that is undamaged; `ValueError` otherwise, `FormatVersionError` for a newer one."""
+    """Return the JSON of an undamaged proof; `ValueError` for damage, `FormatVersionError` for a newer version."""
     document = strict_json.loads(undamaged(data), max_bytes=MAX_BYTES)
     version = document.get("proof_version") if isinstance(document, dict) else None
     if type(version) is int and version > PROOF_VERSION:
@@ -69,13 +70,13 @@ def document_of(data: bytes) -> Any:
     return document
 
 
-def parse(data: bytes) -> Proved:
-    """What these bytes prove of weights; `CorruptCheckpointError` and `FormatVersionError` as for a whole proof."""
-    return parsed(Proved, data)
+def parse(data: bytes) -> WeightsProof:
+    """Parse the fields that describe weights. Raises `CorruptCheckpointError` and `FormatVersionError`."""
+    return parsed(WeightsProof, data)
 
 
 def parsed(kind: type[P], data: bytes) -> P:
-    """A proof, or the part of one that `kind` is; raises as `parse`."""
+    """Parse a proof, or the part of one that `kind` describes; raises as `parse`."""
     try:
         return kind.model_validate(document_of(data))
     except ValidationError as error:
@@ -85,5 +86,5 @@ def parsed(kind: type[P], data: bytes) -> P:
 
 
 def damaged(fault: object) -> CorruptCheckpointError:
-    """A proof that is none, and what is wrong with it."""
+    """Return the error for a proof that is damaged by `fault`."""
     return CorruptCheckpointError(f"{PROOF}: {quoted(fault)}", "export the model again, or copy the whole folder again")

@@ -194,7 +194,7 @@ def test_a_pickle_is_never_read_and_the_hint_says_how_to_convert_it(tmp_path: Pa
     torch.save(made().state_dict(), tmp_path / name)
     places = [tmp_path / name] if name == "renamed.safetensors" else [tmp_path, tmp_path / name]
     for place in places:
-        with pytest.raises(CheckpointError, match=f"{name}: a pickle, which may run any code") as caught:
+        with pytest.raises(CheckpointError, match=f"{name}: a pickle of torch.save, which may run any code") as caught:
             load_weights(made(), place)
         assert "resumable convert" in str(caught.value.hint)
 

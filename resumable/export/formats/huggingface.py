@@ -17,7 +17,7 @@ import xxhash
 from resumable.state.tensors.facts import DTYPES, TensorFacts, bytes_of
 from resumable.state.tensors.safetensors_layout import Layout
 from resumable.store.storage.protocol import Storage
-from resumable.weights.load_weights import INDEX, SINGLE
+from resumable.weights.files import INDEX, SINGLE
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from resumable.store.manifest import Count, Digest, Dtype, Name, Natural, Number, Record, Seconds, Sizes, Text
-from resumable.weights.proof import PROOF_VERSION, Format, Key, Version, Weights, parsed
+from resumable.weights.proof import PROOF_VERSION, Format, Key, ProvedWeights, Version, parsed
 
 Grade = Literal["weights-identical", "outputs-identical", "outputs-within-tolerance"]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
@@ -81,7 +81,7 @@ class Proof(Record):
     source: Source
     entry: FileName
     files: dict[FileName, FileRecord]
-    weights: Weights
+    weights: ProvedWeights
     golden: Known | None
     tolerance: Tolerance | None
     difference: Difference | None

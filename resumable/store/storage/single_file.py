@@ -10,12 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError, StorageError
-from resumable.store.storage.open import open_storage
+from resumable.store.storage.open import local_path, open_storage
 from resumable.store.storage.protocol import Seen
 from resumable.store.storage.retry import PatientStorage
 from resumable.utils.location import location
 
-_LOCAL = re.compile(r"(file|local)://")
 _PROTOCOL = re.compile(r"[A-Za-z0-9+.-]+://")
 
 # Those of the storage speak of runs.
@@ -39,9 +38,10 @@ class File:
         self.name = self.where = location(path)
         """For messages, without secrets: two files may have one."""
         self.url = path
-        self.local = None if _is_remote(path) else os.path.realpath(os.path.expanduser(_LOCAL.sub("", path, count=1)))
+        here = local_path(path)
+        self.local = None if here is None else os.path.realpath(os.path.expanduser(here))
         """Where it is on this machine; None where it is elsewhere."""
-        folder, self._path = os.path.split(self.local) if self.local else _split(path)
+        folder, self._path = os.path.split(self.local) if self.local else split(path)
         if not path or path.endswith("/") or not self._path or not self._path.isprintable() or "\\" in self._path:
             raise ConfigError(
                 f"{self.name!r}: no name of a file", "add one: a folder, and a name such as x.safetensors"
@@ -49,6 +49,19 @@ class File:
         self._storage: PatientStorage = open_storage(folder, options, probe=False)
         self.readers = self._storage.readers
         self.range_bytes = self._storage.range_bytes
+
+    @classmethod
+    def existing(cls, url: str, options: Mapping[str, Any] | None) -> File | None:
+        """Return the file at `url`; None where there is none, or `url` names no file."""
+        name = split(url)[1]
+        if not name or not name.isprintable() or "\\" in name:
+            return None
+        file = cls(url.rstrip("/"), options)
+        try:
+            file.size = file._storage.size(file._path)
+        except (FileNotFoundError, ValueError):
+            return None
+        return file
 
     def write(self, chunks: Iterable[bytes | memoryview], *, size: int) -> None:
         """Put a whole file there, in place of one that is there: durable on return, never half visible.
@@ -112,14 +125,19 @@ def _text(url: str | os.PathLike[str]) -> str:
     return os.fspath(url)
 
 
-def _is_remote(path: str) -> bool:
-    return ("://" in path or "::" in path) and not _LOCAL.match(path)
+def split(url: str) -> tuple[str, str]:
+    """Return the URL or path of the folder, and the name in it.
 
-
-def _split(url: str) -> tuple[str, str]:
-    """The URL of the folder, and the name in it. What a chain of URLs goes on with belongs to the folder."""
+    The further links of a chain (`zip://a/b::s3://...`) belong to the folder.
+    """
     first, chain, rest = url.partition("::")
     protocol = _PROTOCOL.match(first)
     place = protocol[0] if protocol else ""
-    folder, _, name = first.removeprefix(place).rpartition("/")
-    return place + folder + chain + rest, name
+    folder, slash, name = first.removeprefix(place).rstrip("/").rpartition("/")
+    return place + (folder or ("" if place else slash)) + chain + rest, name
+
+
+def join(folder: str, name: str) -> str:
+    """Return the URL or path of `name` in a folder; the inverse of `split`."""
+    first, chain, rest = folder.partition("::")
+    return f"{first.rstrip('/')}/{name}{chain}{rest}"
