@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from resumable.errors import (
     CheckpointError,
@@ -30,16 +30,24 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from resumable.state.loading.into_model import Weights
+
 STATE_BLOB = "state.rank00000.json"
-# Stored beside the objects, under names that no object may have.
+# Stored with the objects, under reserved names.
 GRADIENTS = "gradients"
 GOLDEN = "golden"
-# In the environment of a manifest: the names of objects that a launch does not begin with.
+# In the environment of a manifest: the names of objects that a program creates only while it trains.
 LATE = "late"
+
+StateDict = dict[str, Any]
+T = TypeVar("T")
 
 
 class Checkpoint:
-    """One committed snapshot; reads its blobs when asked, and verifies every byte that it reads."""
+    """One committed checkpoint of a run; get it from `Run`.
+
+    Reads its blobs on request, and verifies every byte that it reads.
+    """
 
     def __init__(self, catalog: Catalog, name: CheckpointName, manifest: Manifest) -> None:
         self._catalog = catalog
@@ -51,49 +59,73 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The folder's name: step, epochs completed, attempt."""
+        """Return the folder's name: step, completed epochs, attempt."""
         return str(self._name)
 
     @property
     def step(self) -> int:
+        """Return the number of completed steps."""
         return self.manifest.step
 
     @property
     def epoch(self) -> int:
+        """Return the number of completed epochs."""
         return self.manifest.epoch
 
     @property
     def size_bytes(self) -> int:
-        """The size of all blobs together."""
+        """Return the size of all blobs together, in bytes."""
         return sum(blob.size for blob in self.manifest.blobs.values())
 
     def candidate(self, metric: str | None) -> Candidate:
-        """What retention wants to know of this checkpoint."""
+        """Return the facts by which retention judges this checkpoint."""
         value = self.manifest.metrics.get(metric) if metric else None
         return Candidate(self.name, self.step, self.epoch, value)
 
     def verify(self) -> None:
-        """Read every blob once and compare sizes and digests, those of its tensors too.
+        """Read every blob once, and compare its size and digest, and the digests of its tensors.
 
         Raises:
             CorruptCheckpointError: It names the blob that differs, and the tensor where the blob itself is whole.
+            NoCheckpointError: The checkpoint was pruned meanwhile.
+            StorageError: The storage failed.
         """
         verify(self._catalog, self.manifest, self._name)
 
-    def load(self, name: str) -> Any:
-        """The state of one object: a module's `state_dict`, or what the object's own `state_dict()` gave.
+    @overload
+    def load(self, name: str) -> StateDict: ...
 
-        Tensors come on the CPU with their type, bits and memory format. Raises `NoCheckpointError` for an unknown name.
+    @overload
+    def load(self, name: str, kind: type[T]) -> T: ...
+
+    def load(self, name: str, kind: type[Any] | None = None) -> Any:
+        """Return the state of one object, as its `state_dict()` returned it.
+
+        Args:
+            name: The name under which the object was passed to `Trainer`.
+            kind: The expected type, for the few objects whose state is no dict: `list` for a list, for example.
+
+        Returns:
+            The state. Tensors are on the CPU, with their dtype, bits and memory format.
+
+        Raises:
+            NoCheckpointError: The checkpoint has no object of this name.
+            RunMismatchError: The state is not of the type `kind`.
+            CorruptCheckpointError: The stored bytes are damaged.
         """
-        return self._weights(name, self.tree(name))
-
-    def _weights(self, name: str, tree: Any) -> Any:
         from resumable.state.objects.adapt import weights
 
+        tree = self.tree(name)
         try:
-            return weights(self._record(name).kind, tree)
+            state = weights(self._record(name).kind, tree)
         except (ValueError, KeyError, TypeError) as error:
             raise self._malformed(name, error) from error
+        if kind is not None and not isinstance(state, kind):
+            raise RunMismatchError(
+                f"{self.name}: {name}: expected a {kind.__name__}, found a {type(state).__name__}",
+                "`resumable show` lists the objects and their kinds",
+            )
+        return state
 
     def load_into(
         self,
@@ -104,12 +136,23 @@ class Checkpoint:
         rename: Mapping[str, str] | None = None,
         skip: Iterable[str] = (),
     ) -> Loaded:
-        """Copy an object's weights and buffers into `model`, in place; optimizer and RNG are left alone.
+        """Copy an object's weights and buffers into `model`, in place; optimizers and RNG streams stay as they are.
 
-        `name` is that of a module, or of an object whose state is a dict of tensors by their names in the model;
-        `rename` and `skip` are as `resumable.load_weights` has them. With `strict`, whatever does not fit is a
-        `RunMismatchError`, and nothing was changed; otherwise what fits is taken. After a `CorruptCheckpointError` the
-        values of the model are undefined.
+        Args:
+            model: The module to fill; its parameters stay the same objects, with their dtypes and devices.
+            name: A module, or an object whose state maps the model's names to tensors; by default the only module,
+                or `model`.
+            strict: Raise for every name and shape that does not match. If false, what matches is loaded.
+            rename: Maps prefixes of stored keys to prefixes of the model's names; the first that matches wins.
+            skip: Patterns (`head.*`) of the model's names that stay as they are.
+
+        Returns:
+            The number of tensors that were loaded, and the names that did not match.
+
+        Raises:
+            RunMismatchError: A name or shape does not match; nothing was changed.
+            NoCheckpointError: The checkpoint has no object of this name.
+            CorruptCheckpointError: The stored bytes are damaged; the values of the model are undefined.
         """
         from resumable.state.loading.into_model import load
 
@@ -117,12 +160,12 @@ class Checkpoint:
         found = load(model, self._stored(name), strict=strict, rename=rename, skip=skip)
         return Loaded.told(found, self.name, name=name)
 
-    def _stored(self, name: str) -> Any:
+    def _stored(self, name: str) -> Weights:
         from resumable.state.loading.sources import StoredModule, StoredTensors
 
         record, where = self._record(name), f"{self.name}: {name}"
         if record.kind != "module" and not record.tensors:
-            raise RunMismatchError(f"{where}: holds no tensors", "`resumable show` lists what the objects are")
+            raise RunMismatchError(f"{where}: holds no tensors", "`resumable show` lists the objects and their kinds")
 
         def read(into: Mapping[str, torch.Tensor], keys: Collection[str]) -> Mapping[str, torch.Tensor]:
             return self.tensors(name, into=into, keys=keys)
@@ -136,11 +179,11 @@ class Checkpoint:
             raise self._malformed(name, error) from error
 
     def tree(self, name: str) -> Any:
-        """The whole stored tree of one object, decoded."""
+        """Read and decode the whole stored tree of one object."""
         return self.decoded(name, self.tensors(name))
 
     def decoded(self, name: str, tensors: Mapping[str, torch.Tensor]) -> Any:
-        """The stored tree of one object, made of `tensors`."""
+        """Decode the stored tree of one object, with `tensors` in their places."""
         from resumable.state.codec import decode
 
         try:
@@ -151,11 +194,11 @@ class Checkpoint:
     def tensors(
         self, name: str, *, into: Mapping[str, torch.Tensor] | None = None, keys: Collection[str] | None = None
     ) -> dict[str, torch.Tensor]:
-        """The tensors of one object by their keys in its blobs, on the CPU; none where it has no blob.
+        """Read the tensors of one object by their keys in its blobs, on the CPU; none where it has no blob.
 
-        Those of `into` that are alike, and alone in their memory on the CPU, are filled in place and returned
-        themselves; with `keys`, only these are read, and for all others what `into` has is returned. Every byte is
-        verified, but where it is to stay: after an error the contents of `into` are undefined.
+        A tensor of `into` is filled in place and returned itself if it has the same dtype and shape, and shares its
+        memory on the CPU with no other. With `keys`, only these are read, and for all others the entry of `into` is
+        returned. Every byte is verified in its final place: after an error the contents of `into` are undefined.
         """
         from resumable.state.files.tensor_reader import read_tensors
 
@@ -171,15 +214,15 @@ class Checkpoint:
             raise self._malformed(" and ".join(record.blobs), error) from error
 
     def reader(self, name: str) -> Callable[[str], torch.Tensor]:
-        """Reads and verifies the tensors of one object one at a time, by their keys in its blobs."""
+        """Return a function that reads and verifies one tensor of an object at a time, by its key in the blobs."""
         from resumable.state.files.tensor_reader import TensorReader
 
         record = self._record(name)
-        with self._judged(" and ".join(record.blobs)):
+        with self._reported(" and ".join(record.blobs)):
             reader = TensorReader(self._sources(name), record.tensors)
 
         def read(key: str) -> torch.Tensor:
-            with self._judged(" and ".join(record.blobs)):
+            with self._reported(" and ".join(record.blobs)):
                 return reader.read(key)
 
         return read
@@ -188,7 +231,7 @@ class Checkpoint:
         return [self._catalog.reader(self.manifest, blob) for blob in self._record(name).blobs]
 
     @contextmanager
-    def _judged(self, where: str) -> Iterator[None]:
+    def _reported(self, where: str) -> Iterator[None]:
         try:
             yield
         except ValueError as error:
@@ -197,7 +240,7 @@ class Checkpoint:
             raise self._malformed(where, error) from error
 
     def inline_tree(self, part: str) -> Any:
-        """`rng` or `position`, decoded: parts of the state file whose tensors stand in it."""
+        """Decode `rng` or `position`: the parts of the state file that hold their tensors themselves."""
         from resumable.state.codec import decode
 
         try:
@@ -207,7 +250,7 @@ class Checkpoint:
 
     @functools.cached_property
     def document(self) -> dict[str, Any]:
-        """The verified state file: everything that is not a tensor, still in the codec's JSON."""
+        """Read and verify the state file: everything that is not a tensor, still in the codec's JSON."""
         try:
             document: dict[str, Any] = strict_json.loads(bytes(self._catalog.read_blob(self.manifest, STATE_BLOB)))
         except KeyError as error:
@@ -219,41 +262,42 @@ class Checkpoint:
         return document
 
     def _refuse_more_than_memory(self, blob: str) -> None:
-        # A sparse file of a terabyte is as cheap for a forger as its record; finding out by reading it is not.
+        # A sparse file of a terabyte costs a forger nothing; reading all of it would cost the reader much.
         needed = self.manifest.blobs[blob].size
         if needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
             raise CheckpointError(
                 f"{self.name}: {blob} has {size(needed)}, more than the memory of this machine",
-                "load it on a larger machine, or verify it here: `resumable verify` needs no memory",
+                "load it on a machine with more memory; `resumable verify` verifies it without holding it in memory",
             )
 
-    def _record(self, name: str) -> Any:
+    def _record(self, name: str) -> ObjectRecord:
         try:
             return self.manifest.objects[name]
         except KeyError:
-            known = ", ".join(self.manifest.objects)
-            raise NoCheckpointError(f"{self.name}: no object {name!r}", f"this checkpoint holds: {known}") from None
+            names = ", ".join(self.manifest.objects)
+            raise NoCheckpointError(f"{self.name}: no object {name!r}", f"this checkpoint holds: {names}") from None
 
     def main_module(self) -> str:
-        """The name of the only module, or `model`; `RunMismatchError` where it is not clear which is meant."""
+        """Return the name of the only module, or `model`; `RunMismatchError` where it is ambiguous."""
         modules = [name for name, record in self.manifest.objects.items() if record.kind == "module"]
         if len(modules) == 1:
             return modules[0]
         if "model" in modules:
             return "model"
         raise RunMismatchError(
-            f"{self.name}: holds {len(modules)} modules ({', '.join(modules) or 'none'}), so it is not clear which",
-            "say which: load_into(model, name=...)",
+            f"{self.name}: holds {len(modules)} modules ({', '.join(modules) or 'none'}), expected one, or one of the "
+            "name `model`",
+            "name one: load_into(model, name=...)",
         )
 
     def _malformed(self, where: str, error: Exception) -> CorruptCheckpointError:
         return CorruptCheckpointError(
-            f"{self.name}: {where}: {quoted(error)}", "`resumable verify` tells which checkpoints are good"
+            f"{self.name}: {where}: {quoted(error)}", "`resumable verify` lists the undamaged checkpoints"
         )
 
 
 def is_golden(name: str, record: ObjectRecord) -> bool:
-    """Whether it is a golden input; the kind says so too, because the name was once free for objects."""
+    """Return whether it is a golden input. The kind is compared too, because objects could once have this name."""
     return name == record.kind == GOLDEN
 
 

@@ -1,4 +1,4 @@
-"""The read side: a run and its checkpoints, on any storage, without the user's code; never writes."""
+"""A run and its checkpoints, on any storage. Read only, and independent of the user's code."""
 
 from __future__ import annotations
 
@@ -18,16 +18,22 @@ from resumable.utils.location import location
 
 
 class Run:
-    """The checkpoints of one run as one linear history, whatever crashed and whoever wrote late.
+    """The checkpoints of one run as one linear history, despite crashes and displaced attempts.
 
-    `url` is a folder or any fsspec URL; `storage_options` are handed to fsspec. Opening reads nothing; every method
-    looks at the storage anew. Raises `NoCheckpointError` where there is nothing of the kind asked for.
+    Opening reads nothing. Every method lists the storage again.
+
+    Args:
+        url: A folder or any fsspec URL.
+        storage_options: Options for fsspec.
+
+    Raises:
+        ConfigError: The URL's protocol is unknown, or its package is not installed.
     """
 
     def __init__(self, url: str, *, storage_options: Mapping[str, Any] | None = None) -> None:
         self.url = str(url)
         self.location = location(self.url)
-        """Where it is, for messages: without the secrets that `url` may hold."""
+        """The URL without its secrets, for messages."""
         self._storage = open_storage(self.url, storage_options)
         self.catalog = Catalog(self._storage)
 
@@ -35,33 +41,49 @@ class Run:
         return f"Run({self.location!r})"
 
     def checkpoints(self, reject: Callable[[str, str], None] | None = None) -> list[Checkpoint]:
-        """Every readable checkpoint of the run's history, oldest first, by the cheap checks: manifest and sizes.
+        """Return the readable checkpoints of the run's history, oldest first.
 
-        Whatever is skipped and newer than the newest good one is told to `reject(name, reason)`.
+        Only manifests and file sizes are checked; `Checkpoint.verify` checks every byte.
+
+        Args:
+            reject: Called with the name and the reason for each checkpoint that is skipped and newer than the newest
+                readable one.
+
+        Raises:
+            StorageError: The storage failed.
         """
         self._storage.renew()
         history = self.catalog.history(reject) if reject else self.catalog.history()
         return [Checkpoint(self.catalog, name, manifest) for name, manifest in reversed(history)]
 
     def latest(self) -> Checkpoint:
-        """The newest checkpoint of the history."""
+        """Return the newest checkpoint of the history.
+
+        Raises:
+            NoCheckpointError: The run has no checkpoint.
+            CorruptCheckpointError: It has some, and none is readable.
+        """
         return self._existing()[-1]
 
     def best(self) -> Checkpoint:
-        """The checkpoint with the best finite value of the metric named in the run's own `keep.best`."""
+        """Return the checkpoint with the best finite value of the metric in the run's own `keep.best`.
+
+        Raises:
+            NoCheckpointError: The run's config names no metric, or no checkpoint has a finite value of it.
+        """
         checkpoints = self._existing()
-        wanted = best_rule(checkpoints[-1].manifest)
-        metric = wanted.best_metric
+        rule = best_rule(checkpoints[-1].manifest)
+        metric = rule.best_metric
         if metric is None:
             raise NoCheckpointError(
-                f"{self.location}: none is best, for the run's config names no keep.best.metric",
-                "choose @latest or @STEP; for later runs, name a metric and log it with trainer.log(...)",
+                f"{self.location}: no best checkpoint, because the run's config sets no keep.best.metric",
+                "select @latest or @STEP; for later runs, set a metric and log it with trainer.log(...)",
             )
-        winner = best([checkpoint.candidate(metric) for checkpoint in reversed(checkpoints)], wanted)
+        winner = best([checkpoint.candidate(metric) for checkpoint in reversed(checkpoints)], rule)
         if not winner:
             raise NoCheckpointError(
-                f"{self.location}: no checkpoint carries a value of the metric {metric!r}",
-                "call trainer.log(...) with the metric that keep.best.metric names, or choose @latest or @STEP",
+                f"{self.location}: no checkpoint has a value of the metric {metric!r}",
+                "log the metric of keep.best.metric with trainer.log(...), or select @latest or @STEP",
             )
         return next(checkpoint for checkpoint in checkpoints if checkpoint.name == winner[0])
 
@@ -82,12 +104,16 @@ class Run:
             if checkpoint.name not in marked:
                 return checkpoint
         raise NoCheckpointError(
-            f"{self.location}: every checkpoint is suspect: {checkpoints[0].name} is so already",
-            "begin the run again from the start in another folder, with what made it diverge changed",
+            f"{self.location}: every checkpoint is suspect, from {checkpoints[0].name} on",
+            "correct what made the run diverge, and begin it from the start in another folder",
         )
 
     def at(self, step: int) -> Checkpoint:
-        """The newest checkpoint that was taken at exactly `step`."""
+        """Return the newest checkpoint of exactly this step.
+
+        Raises:
+            NoCheckpointError: There is none.
+        """
         checkpoints = self._existing()
         found = [checkpoint for checkpoint in checkpoints if checkpoint.step == step]
         if not found:
@@ -98,7 +124,14 @@ class Run:
         return found[-1]
 
     def select(self, selector: str | None) -> Checkpoint:
-        """`latest` (or None), `best`, `finite`, a step number, or a checkpoint's full name."""
+        """Return the checkpoint that a selector names.
+
+        Args:
+            selector: `latest` (or None), `best`, `finite`, a step number, or a checkpoint's full name.
+
+        Raises:
+            NoCheckpointError: There is none.
+        """
         if selector in (None, "latest"):
             return self.latest()
         if selector == "best":
@@ -115,7 +148,7 @@ class Run:
         )
 
     def folder(self, name: CheckpointName) -> Checkpoint:
-        """The checkpoint in the folder of this name, on the line of the history or off it."""
+        """Return the checkpoint in the folder of this name, whether or not the history includes it."""
         manifest = self.catalog.manifest(name)
         self.catalog.check(manifest, name)
         return Checkpoint(self.catalog, name, manifest)
@@ -127,36 +160,36 @@ class Run:
             return checkpoints
         if rejected:
             raise CorruptCheckpointError(
-                f"{self.location}: none of the checkpoints can be read: " + "; ".join(rejected),
+                f"{self.location}: no checkpoint is readable: " + "; ".join(rejected),
                 "restore the run from a copy, or start a new run in another folder",
             )
-        raise NoCheckpointError(f"{self.location}: no checkpoints here", self._elsewhere())
+        raise NoCheckpointError(f"{self.location}: no checkpoints here", self._hint())
 
-    def _elsewhere(self) -> str:
-        """What may have been meant by a place without checkpoints."""
+    def _hint(self) -> str:
+        """Return what to do about a location without checkpoints."""
         url, selector = parse_target(self.url)
         if selector is not None:
-            return f"a run is opened without its selector: Run({location(url)!r}).select({selector!r})"
+            return f"open the run without its selector: Run({location(url)!r}).select({selector!r})"
         slip = selector_slip(self.url)
         if slip and not self._storage.list(""):
             return slip
         return (
-            "is this the folder or URL that `run:` names? An exported model is proved by `resumable verify DIR` only "
-            "where its proof.json is"
+            "is this the folder or URL in `run:` of the config? `resumable verify DIR` proves an exported model only "
+            "beside its proof.json"
         )
 
 
 def suspects(checkpoints: Iterable[Checkpoint]) -> set[str]:
-    """Return the names of those that are suspect, given the whole history, oldest first."""
+    """Return the names of the suspect checkpoints of a whole history, oldest first."""
     checkpoints = list(checkpoints)
     marks = suspicion.suspects(checkpoint.manifest for checkpoint in checkpoints)
     return {checkpoint.name for checkpoint, suspect in zip(checkpoints, marks, strict=True) if suspect}
 
 
 def best_rule(manifest: Manifest) -> Rule:
-    """What "best" means to a run, by the config in a checkpoint of it; without a metric where that does not say."""
+    """Return what "best" means to a run, by the config in one of its checkpoints; no metric where none is set."""
     keep = manifest.config.get("keep")
-    wanted = keep.get("best") if isinstance(keep, dict) else None
-    if not isinstance(wanted, dict) or not isinstance(wanted.get("metric"), str):
+    setting = keep.get("best") if isinstance(keep, dict) else None
+    if not isinstance(setting, dict) or not isinstance(setting.get("metric"), str):
         return Rule()
-    return Rule(best_metric=wanted["metric"], best_mode="max" if wanted.get("mode") == "max" else "min")
+    return Rule(best_metric=setting["metric"], best_mode="max" if setting.get("mode") == "max" else "min")

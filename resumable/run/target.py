@@ -1,4 +1,4 @@
-"""The target of a command: `RUN@SELECTOR`, and what to correct in one that is misspelt. Opens nothing."""
+"""Parse `RUN@SELECTOR`, and suggest a correction for a misspelt selector. Opens nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parse_target(text: str) -> tuple[str, str | None]:
 
 
 def selector_slip(target: str) -> str | None:
-    """What to write where `target` ends as if in a selector and is none; None where it does not."""
+    """Return a hint where `target` ends in an unknown selector; None where it ends in none."""
     url, _, selector = location(target).rpartition("@")
     path = url.partition("://")[2] if "://" in url else url
     if not url or "/" in selector or ("://" in url and "/" not in path) or parse_target(target)[1] is not None:

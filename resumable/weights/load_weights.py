@@ -168,8 +168,8 @@ def _nothing(url: str, options: Options) -> StoredFiles:
         raise pickles.refusal(join(location(url), pickled[0]))
     shown = listed(map(quoted, names), most=_SHOWN)
     raise NoCheckpointError(
-        f"{location(url)}: expected weights: a run ({RUN_FILE}, {CHECKPOINTS}/), a checkpoint ({MANIFEST}), {SINGLE}, "
-        f"{INDEX}, or a .safetensors file of this name; found {shown or 'nothing'}",
+        f"{location(url)}: no weights here; expected a run ({RUN_FILE}, {CHECKPOINTS}/), a checkpoint ({MANIFEST}), "
+        f"{SINGLE}, {INDEX}, or a .safetensors file of this name; found {shown or 'nothing'}",
         _hint(url, names),
     )
 

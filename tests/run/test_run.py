@@ -83,7 +83,7 @@ def test_a_name_that_is_not_there_is_an_error(url: str) -> None:
 def test_no_run_at_all_is_an_error_that_asks_for_the_right_place(tmp_path: Path) -> None:
     with pytest.raises(NoCheckpointError, match="no checkpoints here") as caught:
         Run(str(tmp_path)).latest()
-    assert "is this the folder or URL that `run:` names?" in str(caught.value.hint)
+    assert "is this the folder or URL in `run:` of the config?" in str(caught.value.hint)
     assert not list(tmp_path.iterdir()), "reading writes nothing"
 
 
@@ -121,12 +121,12 @@ def test_the_name_of_a_user_is_no_selector() -> None:
 def test_a_selector_that_is_given_to_run_is_told_where_to_give_it(url: str) -> None:
     with pytest.raises(NoCheckpointError) as caught:
         Run(f"{url}@best").latest()
-    assert caught.value.hint == f"a run is opened without its selector: Run({url!r}).select('best')"
+    assert caught.value.hint == f"open the run without its selector: Run({url!r}).select('best')"
 
 
 def test_best_of_a_run_that_logged_nothing_is_an_error(tmp_path: Path) -> None:
     Tiny(tmp_path / "run").train(1)
-    with pytest.raises(NoCheckpointError, match="no checkpoint carries a value of the metric 'val_loss'"):
+    with pytest.raises(NoCheckpointError, match="no checkpoint has a value of the metric 'val_loss'"):
         Run(str(tmp_path / "run")).best()
 
 
@@ -212,6 +212,12 @@ def test_other_objects_load_as_what_they_gave(last: Checkpoint) -> None:
     assert len(last.load("notes")["seen"]) == 12
     optimizer = last.load("optimizer")
     assert "model.0.weight" in str(optimizer)
+
+
+def test_an_object_of_another_type_than_expected_is_refused(last: Checkpoint) -> None:
+    assert last.load("notes", dict) == last.load("notes")
+    with pytest.raises(RunMismatchError, match="notes: expected a list, found a dict"):
+        last.load("notes", list)
 
 
 def test_the_manifest_names_the_objects_and_what_they_are(last: Checkpoint) -> None:
