@@ -41,7 +41,7 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize(("state", "event"), itertools.product(SaveState, SaveEvent), ids=str)
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(SaveState, SaveEvent)), ids=str)
 def test_a_save_moves_as_the_table_says_and_in_no_other_way(state: SaveState, event: SaveEvent) -> None:
     expected = TABLE.get((state.value, event.value))
     if expected is None:
