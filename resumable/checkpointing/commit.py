@@ -1,4 +1,4 @@
-"""Writes what was staged of a snapshot, commits it, and prunes; knows no objects and no loop."""
+"""Write the staged files of a snapshot, commit them atomically, prune. Independent of objects and loops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from resumable.checkpointing.open_run import GENERATOR_RULE, OpenedRun
-from resumable.checkpointing.prune import Plan, make_room, prune
+from resumable.checkpointing.prune import PrunePlan, make_room, prune
 from resumable.checkpointing.snapshot import Snapshot, broken, is_frozen, object_record
 from resumable.config.config import Config
 from resumable.errors import CheckpointError, StorageError
@@ -33,7 +33,7 @@ DedupCandidates = Mapping[str, BlobRecord | None]
 
 @dataclass(frozen=True)
 class Committed:
-    """A checkpoint that exists: how many of its bytes were written for it, and how many checkpoints stay (if known)."""
+    """A new checkpoint: its size, the bytes written for it, and the number of checkpoints kept (None if unknown)."""
 
     total_bytes: int
     written_bytes: int
@@ -41,7 +41,7 @@ class Committed:
 
 
 class Commits:
-    """The checkpoints that one attempt adds to its run, one after the other."""
+    """Adds checkpoints to the run, one after the other, for one attempt."""
 
     def __init__(self, config: Config, storage: PatientStorage, catalog: Catalog, opened: OpenedRun) -> None:
         self._config = config
@@ -52,8 +52,8 @@ class Commits:
         self._rule = config.keep.rule()
         self._sharing = Sharing()
         self._digesting = Background()
-        self._best: tuple[float, ...] | None = None  # the values that stand for being best; None while unknown
-        self.witnesses = self._resumed_witnesses()  # by the newest checkpoint
+        self._best: tuple[float, ...] | None = None  # the values that count as best; None while unknown
+        self.witnesses = self._resumed_witnesses()  # of the newest checkpoint
         self._reported_suspect = False
 
     def dedup_candidates(self, file_names: Iterable[str]) -> DedupCandidates:
@@ -62,7 +62,7 @@ class Commits:
 
     def commit(
         self,
-        taken: Snapshot,
+        snapshot: Snapshot,
         images: Mapping[str, Image],
         candidates: DedupCandidates,
         *,
@@ -76,17 +76,17 @@ class Commits:
         removed again, as far as the storage allows it.
         """
         self._storage.renew()
-        document = taken.document()
+        document = snapshot.document()
         blobs = [Blob(STATE_BLOB, [memoryview(document)], len(document))]
         blobs += [_blob(name, image, candidates[name]) for name, image in images.items()]
         records: dict[str, ObjectRecord] = {}
-        self._digesting.submit(lambda: records.update(_object_records(taken, images)))
+        self._digesting.submit(lambda: records.update(_object_records(snapshot, images)))
 
         def confirmed(written: dict[str, BlobRecord]) -> Manifest:
             confirm_copy()
-            return self._manifest(taken, self._digested(records), written, self._witnesses(taken, images))
+            return self._manifest(snapshot, self._digested(records), written, self._witnesses(snapshot, images))
 
-        name = CheckpointName(taken.position.step, taken.position.epoch, self._attempt.number)
+        name = CheckpointName(snapshot.position.step, snapshot.position.epoch, self._attempt.number)
         try:
             manifest = publish(
                 self._storage,
@@ -110,28 +110,28 @@ class Commits:
         return Committed(total_bytes, total_bytes - sum(shared), len(pruned.keep) if pruned else None)
 
     @property
-    def knows_best(self) -> bool:
+    def has_best(self) -> bool:
         """Return whether `best_values` needs no request to the storage."""
         return self._best is not None
 
     def best_values(self) -> tuple[float, ...]:
-        """Return the values of `keep.best.metric` that stand for being best; none where the storage fails now.
+        """Return the values of `keep.best.metric` that count as best; none where the storage fails now.
 
-        Must not be called while a commit runs, unless `knows_best`.
+        Must not be called while a commit runs, unless `has_best`.
         """
         if self._best is None:
             try:
                 self._best = self._best_of(manifest for _, manifest in self._catalog.history())
             except (StorageError, CheckpointError):
-                return ()  # then every value is the best yet, and the save that follows says what is wrong
+                return ()  # then every value is the best so far, and the save that follows reports the failure
         return self._best
 
     def _best_of(self, manifests: Iterable[Manifest]) -> tuple[float, ...]:
         metric = self._rule.best_metric
         return () if metric is None else best_values((each.metrics.get(metric) for each in manifests), self._rule)
 
-    def _remember_best(self, added: Manifest, pruned: Plan | None) -> None:
-        # Each prune lists what stands: another program may have deleted there.
+    def _remember_best(self, added: Manifest, pruned: PrunePlan | None) -> None:
+        # Each prune lists the storage: another program may have deleted there.
         if pruned is not None:
             self._best = self._best_of(self._catalog.manifest(name) for name in pruned.keep)
         elif self._best is not None:
@@ -144,28 +144,28 @@ class Commits:
         if suspicion.is_marked(resumed.manifest):
             return suspicion.known([resumed.manifest])
         newest, line = resumed.manifest.name.order, [resumed.manifest]
-        with suppress(StorageError, CheckpointError):  # what cannot be read now only leaves witnesses out
+        with suppress(StorageError, CheckpointError):  # an unreadable manifest only omits its witnesses
             line = [manifest for name, manifest in reversed(self._catalog.history()) if name.order <= newest]
         return suspicion.known(line)
 
-    def _witnesses(self, taken: Snapshot, images: Mapping[str, Image]) -> Witnesses:
-        before, step = self.witnesses.tensors, taken.position.step
-        return Witnesses(taken.metrics, suspicion.of_tensors(before, broken(taken, images), step=step))
+    def _witnesses(self, snapshot: Snapshot, images: Mapping[str, Image]) -> Witnesses:
+        before, step = self.witnesses.tensors, snapshot.position.step
+        return Witnesses(snapshot.metrics, suspicion.of_tensors(before, broken(snapshot, images), step=step))
 
-    def _report_suspect(self, pruned: Plan | None) -> None:
-        """Log once that the run became suspect, with the checkpoint that stays for it."""
+    def _report_suspect(self, pruned: PrunePlan | None) -> None:
+        """Log once that the run became suspect, and which checkpoint is kept for that."""
         suspect = self.witnesses.suspect
         if suspect is not None and not self._reported_suspect:
             finite = pruned.finite if pruned is not None else None
-            stays = f"{finite} stays, whatever `keep` says" if finite else "there is no checkpoint from before it"
+            kept = f"{finite} is kept regardless of `keep`" if finite else "no checkpoint from before that step exists"
             warn(
-                f"{suspect.what} is not finite since step {suspect.since}: {stays}; `resumable ls` marks the suspect "
-                "checkpoints, and RUN@finite is the newest that is none"
+                f"{suspect.what} is not finite since step {suspect.since}: {kept}; `resumable ls` marks the suspect "
+                "checkpoints, and RUN@finite is the newest other one"
             )
         self._reported_suspect = suspect is not None
 
     def _digested(self, records: Mapping[str, ObjectRecord]) -> Mapping[str, ObjectRecord]:
-        """The records of all objects, once they are there."""
+        """Wait for the records of all objects, and return them."""
         self._digesting.wait()
         failure = self._digesting.failure()
         if failure is not None:
@@ -176,11 +176,11 @@ class Commits:
         self._digesting.wait()
         self._digesting.failure()
         if isinstance(failure, StorageError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
-            with suppress(StorageError):  # the failure is the one to tell
+            with suppress(StorageError):  # the failure of the save is the one to report
                 make_room(self._storage, self._catalog, self._attempt)
 
-    def _prune(self) -> Plan | None:
-        """Return what stays, if known. One that cannot be deleted now fails no save: the next one tries again."""
+    def _prune(self) -> PrunePlan | None:
+        """Prune, and return the plan. A failure to delete fails no save: None, and the next save tries again."""
         try:
             return prune(self._storage, self._catalog, self._attempt, self._rule)
         except (StorageError, CheckpointError) as error:
@@ -189,12 +189,12 @@ class Commits:
 
     def _manifest(
         self,
-        taken: Snapshot,
+        snapshot: Snapshot,
         records: Mapping[str, ObjectRecord],
         written: Mapping[str, BlobRecord],
         witnesses: Witnesses,
     ) -> Manifest:
-        position, run_file = taken.position, self._opened.run_file
+        position, run_file = snapshot.position, self._opened.run_file
         return Manifest(
             run_id=run_file.run_id,
             attempt=self._attempt.number,
@@ -204,25 +204,25 @@ class Commits:
             epoch=position.epoch,
             position=position.summary() | witnesses.summary(),
             metrics=position.metrics,
-            config=self._config.public() | {"data_seed": run_file.data_seed},  # run.json may be damaged one day
+            config=self._config.public() | {"data_seed": run_file.data_seed},  # in case run.json is damaged later
             versions=versions(),
-            environment={**taken.environment, GENERATOR_RULE: self._opened.generator_rule},
+            environment={**snapshot.environment, GENERATOR_RULE: self._opened.generator_rule},
             world=1,
             finished=position.finished,
-            reason=taken.reason,
+            reason=snapshot.reason,
             created=time.time(),
             objects=dict(records),
             blobs=dict(written),
         )
 
 
-def _object_records(taken: Snapshot, images: Mapping[str, Image]) -> dict[str, ObjectRecord]:
-    return {name: object_record(captured, images) for name, captured in taken.objects.items()}
+def _object_records(snapshot: Snapshot, images: Mapping[str, Image]) -> dict[str, ObjectRecord]:
+    return {name: object_record(captured, images) for name, captured in snapshot.objects.items()}
 
 
 def _blob(name: str, image: Image, before: BlobRecord | None) -> Blob:
-    known = before.digest if before is not None and image.unchanged else None
-    return Blob(name, image.chunks, image.size, before=before, digest=known)
+    digest = before.digest if before is not None and image.unchanged else None
+    return Blob(name, image.chunks, image.size, before=before, digest=digest)
 
 
 def _is_shared(blob: BlobRecord, before: BlobRecord | None) -> bool:

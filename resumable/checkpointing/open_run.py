@@ -1,6 +1,6 @@
-"""The first second of an attempt: take the lock, discover, verify, refuse what does not fit, claim a number.
+"""Open a run for one more attempt: lock it, discover and verify the newest checkpoint, claim a number.
 
-Knows no tensors. Nothing is written into a run before everything about it was found right.
+Independent of tensors. Nothing is written into a run before all checks have passed.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ from resumable.utils.messages import quoted
 
 GENERATOR_RULE = "generator_rule"  # its key in the environment of a manifest
 
-Refuse = Callable[[Manifest], None]  # raises for what cannot be used
+Refuse = Callable[[Manifest], None]
+"""Raises for a checkpoint that cannot be used."""
 
 
-class Sort(Protocol):
-    """What is compared of an object before its state is: what sort of thing it is."""
+class ObjectKind(Protocol):
+    """The facts of an object that are compared before its state is read."""
 
     @property
     def kind(self) -> str: ...
@@ -46,12 +47,12 @@ class Sort(Protocol):
     def type(self) -> str: ...
 
     def misfits(self, tensors: Mapping[str, TensorRecord]) -> list[str]:
-        """What can be seen at once not to fit: names, shapes and dtypes of tensors."""
+        """Return the names, shapes and dtypes of tensors that do not match."""
 
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run that this attempt may write to, until `unlock`."""
+    """A run that this attempt may write to until it calls `unlock`."""
 
     run_file: RunFile
     resumed: Checkpoint | None
@@ -60,17 +61,23 @@ class OpenedRun:
 
     @property
     def generator_rule(self) -> int:
-        """The rule by which random generators are found: of a run that goes on the one that it began with."""
+        """Return the rule by which random generators are found; a run keeps the rule that it began with."""
         rule: int = NEWEST_RULE if self.resumed is None else _generator_rule(self.resumed.manifest)
         return rule
 
 
-def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mapping[str, Sort]) -> OpenedRun:
+def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mapping[str, ObjectKind]) -> OpenedRun:
     """Open the run that `config` names for one more attempt.
 
-    Raises `FencedError` where another process holds the run, `StorageError` where it cannot be written to,
-    `CorruptCheckpointError` where checkpoints exist and none is valid, `RunMismatchError` where the run belongs to
-    other objects or another data_seed.
+    The newest checkpoint is looked up twice: before the attempt is claimed, so that nothing is claimed in a run that
+    does not match, and after it, because the attempt before may have saved meanwhile.
+
+    Raises:
+        FencedError: Another process holds the run.
+        StorageError: The run cannot be written to.
+        CorruptCheckpointError: Checkpoints exist, and none is valid.
+        RunMismatchError: The run belongs to other objects or another data_seed.
+        NoCheckpointError: The config requires a checkpoint, and there is none.
     """
     unlock = _lock(config, storage)
     try:
@@ -82,9 +89,9 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
         lineage = resumed.manifest.lineage if resumed else []
         name = CheckpointName.parse(resumed.name) if resumed else None
         attempt = begin(storage, resumed_from=name, lineage_before=lineage)
-        resumed, attempt = _settled(config, catalog.anew(), refuse, resumed, attempt)
+        resumed, attempt = _newest_after_claim(config, catalog.anew(), refuse, resumed, attempt)
         if resumed is None or not resumed.manifest.finished:
-            _name_displaced(storage, attempt)
+            _log_displaced(storage, attempt)
     except BaseException:
         unlock()
         raise
@@ -98,10 +105,10 @@ def _lock(config: Config, storage: Storage) -> Callable[[], None]:
         if "this program" not in str(error.__cause__):
             raise
         raise FencedError(
-            f"{config.location}: this program has a Trainer on this run already, and that is in its loop",
+            f"{config.location}: this program has a Trainer on this run already, and that one is in its loop",
             "let the loop end or leave it, or call its close() first; two would overwrite each other",
         ) from error
-    except OSError as error:  # the first write of an attempt: whatever is wrong with the place shows here
+    except OSError as error:  # the first write of an attempt: here a location that is not writable shows
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise StorageError(
             f"{config.location}: cannot be written to: {cause.strerror or cause}",
@@ -110,13 +117,13 @@ def _lock(config: Config, storage: Storage) -> Callable[[], None]:
 
 
 def _refuse_unfenced(config: Config, storage: Storage) -> None:
-    """Where two launches at one instant may both take one number, that is said, or refused as the config wants it."""
+    """Warn or raise, as `fencing` says, where two launches at the same instant could claim the same number."""
     if config.fencing == "off" or storage.exclusive:
         return
     if config.fencing == "require":
         raise StorageError(
-            f"{config.location}: this storage does not create files exclusively, and the config says fencing: require",
-            "name a storage in `run` that does (a folder, S3 with conditional writes), or say fencing: auto",
+            f"{config.location}: this storage does not create files exclusively, and the config sets fencing: require",
+            "name a storage in `run` that does (a folder, S3 with conditional writes), or set fencing: auto",
         )
     warn(
         f"{config.location}: this storage does not create files exclusively: do not launch this run twice at the same "
@@ -124,11 +131,11 @@ def _refuse_unfenced(config: Config, storage: Storage) -> None:
     )
 
 
-def _name_displaced(storage: Storage, attempt: Attempt) -> None:
-    """Say which launch lost the run to this one, where it may still live: no lock of this machine tells."""
+def _log_displaced(storage: Storage, attempt: Attempt) -> None:
+    """Log which launch this one displaced, if it may still be running on another machine."""
     before = displaced(storage, attempt)
     if before is None or (storage.locks and before.host == socket.gethostname()):
-        return  # the first, or one that the lock proves to be gone
+        return  # none, or one whose end the lock of this machine proves
     emit(
         "DISPLACE",
         attempt=before.attempt,
@@ -139,12 +146,12 @@ def _name_displaced(storage: Storage, attempt: Attempt) -> None:
     )
 
 
-def _settled(
+def _newest_after_claim(
     config: Config, catalog: Catalog, refuse: Refuse, resumed: Checkpoint | None, attempt: Attempt
 ) -> tuple[Checkpoint | None, Attempt]:
-    """What is newest now that every earlier attempt is fenced: while we looked, one may have saved and pruned.
+    """Look up the newest checkpoint again, now that every earlier attempt is fenced.
 
-    Looked at with fresh eyes, for nothing that was seen before the claim need still be there.
+    The storage is listed again: an earlier attempt may have saved and pruned since the first look.
     """
     rejected: dict[str, str] = {}
     newest = _newest_valid(catalog, rejected, refuse, proven=resumed)
@@ -152,8 +159,8 @@ def _settled(
         _refuse_a_fresh_start(config, catalog, rejected)
         if resumed is not None:
             raise NoCheckpointError(
-                f"{config.location}: {resumed.name} was the newest a moment ago, and now there is none",
-                "another program deletes in this run: stop it, and restore the run from a copy",
+                f"{config.location}: {resumed.name} and all other checkpoints were deleted during the launch",
+                "stop the program that deletes in this run, and restore the run from a copy",
             )
     if newest is None or (resumed is not None and newest.name == resumed.name):
         return newest, attempt
@@ -162,9 +169,9 @@ def _settled(
 
 
 def discover(config: Config, catalog: Catalog, *, refuse: Refuse = lambda manifest: None) -> Checkpoint | None:
-    """The newest checkpoint whose every byte is right; each bad one on the way is named in a REJECT line.
+    """Return the newest checkpoint that passes verification, and log a REJECT line for each newer damaged one.
 
-    `refuse` raises for what cannot be used; it is asked before the bytes are read.
+    `refuse` raises for a checkpoint that cannot be used; it is called before the bytes are read.
     """
     rejected: dict[str, str] = {}
     found = _newest_valid(catalog, rejected, refuse)
@@ -178,7 +185,7 @@ def discover(config: Config, catalog: Catalog, *, refuse: Refuse = lambda manife
 def _newest_valid(
     catalog: Catalog, rejected: dict[str, str], refuse: Refuse, *, proven: Checkpoint | None = None
 ) -> Checkpoint | None:
-    """The newest that is right in every byte; `proven` was read already and is not read again."""
+    """Return the newest checkpoint that passes verification; `proven` passed before and is not read again."""
     for _ in range(LISTING_ATTEMPTS):
         rejected.clear()
         try:
@@ -194,10 +201,10 @@ def _newest_valid(
                     return Checkpoint(catalog, name, manifest)
             return None
         except NoCheckpointError:
-            continue  # pruned while it was read, by an attempt that still runs elsewhere: there are newer ones
+            continue  # pruned during the read, by an attempt that still runs elsewhere: newer ones exist
     raise StorageError(
         "the checkpoints of this run were pruned faster than they could be read",
-        "another job is writing to this run: stop it, or name another folder in `run`",
+        "stop the other job that writes to this run, or name another folder in `run`",
     )
 
 
@@ -205,13 +212,13 @@ def _exists(config: Config, catalog: Catalog) -> bool:
     exists = catalog.run_file() is not None or bool(catalog.names())
     if exists and config.resume == "never":
         raise RunMismatchError(
-            f"{config.location}: there is a run already, and the config says resume: never",
-            "name another folder in `run`, or say resume: auto to continue it; nothing was deleted",
+            f"{config.location}: there is a run already, and the config sets resume: never",
+            "name another folder in `run`, or set resume: auto to continue it; nothing was deleted",
         )
     if not exists and config.resume == "must":
         raise NoCheckpointError(
-            f"{config.location}: no run here, and the config says resume: must",
-            "check `run` and the storage, or say resume: auto to begin a new run",
+            f"{config.location}: no run here, and the config sets resume: must",
+            "check `run` and the storage, or set resume: auto to begin a new run",
         )
     return exists
 
@@ -220,13 +227,13 @@ def _refuse_a_fresh_start(config: Config, catalog: Catalog, rejected: Mapping[st
     damaged = "".join(f"\n  {name}: {why}" for name, why in rejected.items() if _was_committed(catalog, name))
     if damaged:
         raise CorruptCheckpointError(
-            f"{config.location}: none of the checkpoints is valid:{damaged}",
-            "restore the run from a copy, or name another folder in `run` to begin anew; nothing was deleted",
+            f"{config.location}: no checkpoint is valid:{damaged}",
+            "restore the run from a copy, or name another folder in `run` for a new run; nothing was deleted",
         )
     if config.resume == "must":
         raise NoCheckpointError(
-            f"{config.location}: the run has no checkpoint yet, and the config says resume: must",
-            "say resume: auto to begin it again from the start",
+            f"{config.location}: the run has no checkpoint yet, and the config sets resume: must",
+            "set resume: auto to begin it again from the start",
         )
 
 
@@ -242,13 +249,13 @@ def _was_committed(catalog: Catalog, name: str) -> bool:
     return True
 
 
-def _refuse_unfit(run: str, objects: Mapping[str, Sort], found: Manifest) -> None:
+def _refuse_unfit(run: str, objects: Mapping[str, ObjectKind], found: Manifest) -> None:
     _refuse_unknown_rule(run, found)
     refuse_other_objects(run, objects, found)
 
 
 def _generator_rule(manifest: Manifest) -> Any:
-    # The first rule had no number.
+    # Rule 1 was not recorded.
     return manifest.environment.get(GENERATOR_RULE, 1)
 
 
@@ -257,27 +264,27 @@ def _refuse_unknown_rule(run: str, found: Manifest) -> None:
     if type(rule) is not int or rule not in RULES:
         raise RunMismatchError(
             f"{run}: this run finds random generators by rule {quoted(rule)}, expected at most {NEWEST_RULE}",
-            "it was written by a newer resumable: upgrade this one",
+            "upgrade resumable: a newer version wrote this run",
         )
 
 
 def late_objects(found: Manifest) -> frozenset[str]:
-    """The names of the objects that are put in place while a program trains, so that no launch begins with them."""
+    """Return the names of objects that the program creates only while it trains."""
     names = found.environment.get(LATE)
     return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
 
 
-def refuse_other_objects(run: str, objects: Mapping[str, Sort], found: Manifest, *, whole: bool = False) -> None:
-    """Raise `RunMismatchError` where these are not the objects of a checkpoint.
+def refuse_other_objects(run: str, objects: Mapping[str, ObjectKind], found: Manifest, *, whole: bool = False) -> None:
+    """Raise `RunMismatchError` unless these are the objects of a checkpoint.
 
-    Those that come late are compared only with `whole`: once they are there.
+    Objects that the program creates only while it trains are compared with `whole` alone, once they exist.
     """
     late = frozenset() if whole else late_objects(found)
-    objects = {name: given for name, given in objects.items() if name not in late}
+    objects = {name: each for name, each in objects.items() if name not in late}
     saved = {
         name: record
         for name, record in found.objects.items()
-        # A golden input the program may name another time, or not at all.
+        # A program may set another golden input, or none.
         if name != GRADIENTS and name not in late and not is_golden(name, record)
     }
     missing, unexpected = sorted(saved.keys() - objects.keys()), sorted(objects.keys() - saved.keys())
@@ -285,36 +292,36 @@ def refuse_other_objects(run: str, objects: Mapping[str, Sort], found: Manifest,
         *([f"missing: {', '.join(missing)}"] if missing else []),
         *([f"unexpected: {', '.join(unexpected)}"] if unexpected else []),
         *(
-            f"{name}: stored {_sort(record)}, given {_sort(objects[name])}"
+            f"{name}: expected {_shown(record)}, found {_shown(objects[name])}"
             for name, record in saved.items()
-            if name in objects and not _same_sort(objects[name], record)
+            if name in objects and not _is_same_kind(objects[name], record)
         ),
         *(
             f"{name}: {misfit}"
             for name, record in saved.items()
-            if name in objects and _same_sort(objects[name], record)
+            if name in objects and _is_same_kind(objects[name], record)
             for misfit in objects[name].misfits(record.tensors)
         ),
     ]
     if differences:
         raise RunMismatchError(
-            f"{run}: this run holds other objects than were given to Trainer(...): {'; '.join(differences)}",
+            f"{run}: this run holds other objects than were passed to Trainer(...): {'; '.join(differences)}",
             "pass the same objects under the same names, or name another folder in `run` for a new run",
         )
 
 
-def _sort(thing: Sort | ObjectRecord) -> str:
-    return thing.type if thing.kind in ("module", "optimizer") else f"{thing.kind} {thing.type}"
+def _shown(each: ObjectKind | ObjectRecord) -> str:
+    return each.type if each.kind in ("module", "optimizer") else f"{each.kind} {each.type}"
 
 
-def _same_sort(given: Sort, saved: ObjectRecord) -> bool:
-    # Modules and user classes may be renamed; an SGD that is given AdamW's state would take it silently.
-    torch_owns = given.type.startswith("torch.optim.") and saved.type.startswith("torch.optim.")
-    return given.kind == saved.kind and (given.type == saved.type or not torch_owns)
+def _is_same_kind(live: ObjectKind, saved: ObjectRecord) -> bool:
+    # Modules and user classes may be renamed; SGD would silently load the state of AdamW.
+    torch_owns = live.type.startswith("torch.optim.") and saved.type.startswith("torch.optim.")
+    return live.kind == saved.kind and (live.type == saved.type or not torch_owns)
 
 
 def _fresh_seed() -> int:
-    # From the system: drawing it must not touch the streams that the user may have seeded.
+    # From the system: drawing it must not advance the streams that the user may have seeded.
     return random.SystemRandom().getrandbits(31)
 
 
@@ -323,5 +330,5 @@ def _refuse_other_seed(config: Config, run_file: RunFile) -> None:
         raise RunMismatchError(
             f"{config.location}: data_seed is {config.data_seed} in the config, but this run was created with "
             f"{run_file.data_seed}",
-            "take data_seed out of the config to continue this run, or name another folder in `run`",
+            "remove data_seed from the config to continue this run, or name another folder in `run`",
         )

@@ -1,4 +1,4 @@
-"""Where a run stands: counters of steps and epochs, finished passes, the pass in progress; knows no loader."""
+"""The position of a run: counters of steps and epochs, finished passes, the pass in progress. Imports no loader."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 class Position:
     """The instant between two steps or two epochs at which a checkpoint was taken.
 
-    `step` and `epoch` count what is completed. Inside an epoch, `passes` of its passes are finished and `loaders` holds
-    the data positions of the pass in progress; `samplers` holds the states of samplers that live from pass to pass.
-    `total` is what the outermost loop was asked for; `metrics` are those logged since this step began. `stopped` says
-    that `stop()` was called: the run ends at the next boundary of its outermost loop, or has ended there.
+    `step` and `epoch` count completed ones. Inside an epoch, `passes` of its passes are finished, and `loaders` holds
+    the data positions of the pass in progress. `samplers` holds the states of samplers that live from pass to pass.
+    `total` is the length of the outermost loop; `metrics` are those logged since this step began. `stopped` is true
+    once `stop()` was called: the run ends at the next boundary of its outermost loop, or has ended there.
     """
 
     loop: str = "epochs"
@@ -31,12 +31,12 @@ class Position:
     stopped: bool = False
 
     def tree(self) -> dict[str, Any]:
-        """As a tree for the codec."""
+        """Return the position as a tree for the codec."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Position:
-        """`ValueError` for a tree that is not a position."""
+        """Return the position in a tree; `ValueError` where it holds none."""
         try:
             position = cls(**tree)
         except TypeError as error:
@@ -47,7 +47,7 @@ class Position:
         return position
 
     def summary(self) -> dict[str, Any]:
-        """The few numbers that a person wants to see."""
+        """Return the few numbers that people want to see."""
         shown = {"loop": self.loop, "pass": self.passes, "total": self.total}
         if self.loaders:
             shown |= {"batch": self.loaders[0]["batches"], "length": self.loaders[0].get("length")}
@@ -55,7 +55,7 @@ class Position:
 
 
 def _is_count(value: Any) -> bool:
-    # One more step must still have a name, and there is nobody who gets there.
+    # The next step must have a name of at most 18 digits; no run gets that far.
     return type(value) is int and 0 <= value < 10**17
 
 

@@ -1,4 +1,4 @@
-"""Deletes what retention does not keep, and nothing that what stays is made of; knows no tensors."""
+"""Delete checkpoints that retention drops, but never a blob that a kept checkpoint references."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from resumable.store.storage.protocol import Storage
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What stays and what goes, newest first.
+class PrunePlan:
+    """The checkpoints to keep and to delete, newest first.
 
-    In this order no manifest ever lacks a blob: `shares` says whose blobs a checkpoint names, and they are of older
-    ones. `finite` is the newest that is not suspect, which stays.
+    Deletion in this order never leaves a manifest without one of its blobs: a checkpoint shares blobs of older ones
+    only. `shares` maps each checkpoint to those whose blobs it references. `finite` is the newest that is not suspect;
+    it is kept.
     """
 
     keep: tuple[CheckpointName, ...]
@@ -28,13 +29,13 @@ class Plan:
     finite: CheckpointName | None = field(default=None, compare=False)
 
 
-def plan(catalog: Catalog, rule: retention.Rule, *, attempt: int) -> Plan:
+def plan(catalog: Catalog, rule: retention.Rule, *, attempt: int) -> PrunePlan:
     """Decide, from the run's history, what `attempt` may delete.
 
-    Of the history everything that the rule does not keep. Outside of it (rejected, unfinished, written late by a
-    displaced attempt) only folders of lower attempts, and only once `rule.last` checkpoints of this attempt exist.
-    What is pinned stays in any case, and whatever holds a blob that something which stays names, on the line or off
-    it. Raises `StorageError` where a manifest cannot be read now: nobody knows what it names.
+    In the history these are all checkpoints that the rule does not keep. Outside of it (rejected, unfinished, written
+    late by a displaced attempt) they are folders of lower attempts, once `rule.last` checkpoints of this attempt exist.
+    Pinned checkpoints are kept, and so is each whose blobs a kept checkpoint references, inside the history or outside.
+    Raises `StorageError` where a manifest cannot be read now: the blobs that it references are unknown.
     """
     pinned = catalog.pinned()
     history = catalog.history()
@@ -46,22 +47,22 @@ def plan(catalog: Catalog, rule: retention.Rule, *, attempt: int) -> Plan:
     kept = retention.keep(candidates, rule)
     rest = [name for name, _ in history if str(name) not in kept]
     if sum(name.attempt == attempt for name, _ in history) >= max(rule.last, 1):
-        known = {name for name, _ in history} | pinned
-        rest += [name for name in catalog.names() if name not in known and name.attempt < attempt]
+        listed = {name for name, _ in history} | pinned
+        rest += [name for name in catalog.names() if name not in listed and name.attempt < attempt]
     shares = _shares(catalog) if rest else {}
     delete = _unshared(rest, shares)
     finite = next((name for (name, _), suspect in zip(history, suspects, strict=True) if not suspect), None)
-    return Plan(tuple(name for name, _ in history if name not in delete), delete, shares, finite)
+    return PrunePlan(tuple(name for name, _ in history if name not in delete), delete, shares, finite)
 
 
 def _shares(catalog: Catalog) -> dict[CheckpointName, frozenset[CheckpointName]]:
-    """Of each checkpoint that stands, the others whose blobs it names."""
+    """Map each checkpoint to the others whose blobs it references."""
     shares = {}
     for name in catalog.names():
         try:
             blobs = catalog.manifest(name).blobs.values()
         except (NoCheckpointError, CorruptCheckpointError):
-            continue  # it does not stand, and never will by those bytes
+            continue  # it is no checkpoint, and these bytes never will be
         shares[name] = frozenset(checkpoint_of(blob.path) for blob in blobs) - {name}
     return shares
 
@@ -69,25 +70,25 @@ def _shares(catalog: Catalog) -> dict[CheckpointName, frozenset[CheckpointName]]
 def _unshared(
     candidates: Iterable[CheckpointName], shares: Mapping[CheckpointName, frozenset[CheckpointName]]
 ) -> tuple[CheckpointName, ...]:
-    """What of `candidates` may go, newest first: what nothing names that stays, or goes later."""
+    """Return the candidates that no checkpoint references which is kept or deleted later; newest first."""
     going = set(candidates)
     while True:
         needed = {
             other
             for name, others in shares.items()
             for other in others
-            if name not in going or other.order > name.order  # no writer names a newer one
+            if name not in going or other.order > name.order  # no writer references a newer one
         }
         if not going & needed:
             return tuple(sorted(going, key=lambda name: name.order, reverse=True))
         going -= needed
 
 
-def prune(storage: Storage, catalog: Catalog, attempt: Attempt, rule: retention.Rule) -> Plan:
-    """Carry the plan out, the manifest of each checkpoint first.
+def prune(storage: Storage, catalog: Catalog, attempt: Attempt, rule: retention.Rule) -> PrunePlan:
+    """Carry out the plan, and delete the manifest of each checkpoint first.
 
-    `FencedError` as soon as a newer attempt owns the run. One that cannot be deleted keeps no other from being deleted
-    but those whose blobs it names; its `StorageError` is raised at the end.
+    Raises `FencedError` as soon as a newer attempt owns the run. Where one checkpoint cannot be deleted, those whose
+    blobs it references are kept, all others are deleted, and its `StorageError` is raised at the end.
     """
     decided = plan(catalog, rule, attempt=attempt.number)
     failures: list[StorageError] = []
@@ -106,9 +107,9 @@ def prune(storage: Storage, catalog: Catalog, attempt: Attempt, rule: retention.
 
 
 def make_room(storage: Storage, catalog: Catalog, attempt: Attempt) -> None:
-    """On a full disk: remove at once what saves of earlier attempts left without a manifest. Raises as `prune`."""
+    """Delete, on a full disk, what saves of earlier attempts left without a manifest. Raises as `prune`."""
     earlier = [name for name in catalog.names() if name.attempt < attempt.number]
-    # A copy that is still arriving may lack the manifest of a checkpoint whose blobs another one shares.
+    # In a run that is being copied, a manifest may arrive after those of checkpoints that share its blobs.
     for name in _unshared([name for name in earlier if not _is_committed(catalog, name)], _shares(catalog)):
         delete(storage, attempt, name)
 
@@ -119,5 +120,5 @@ def _is_committed(catalog: Catalog, name: CheckpointName) -> bool:
     except NoCheckpointError:
         return False
     except CheckpointError:
-        pass  # damaged, or newer than we know: somebody may want to look at it
+        pass  # damaged, or of a newer format: kept for inspection
     return True

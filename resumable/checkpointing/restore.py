@@ -1,7 +1,7 @@
-"""Puts objects, gradients and random streams back to a checkpoint, in place, and proves it; knows no loop and no save.
+"""Restore objects, gradients and RNG streams to a checkpoint, in place, and verify it. Independent of loops and saves.
 
-What torch alone loads is read straight into its tensors: one pass that reads, verifies and fills. An error on the way
-leaves the objects undefined; nothing is ever trained with them, for it ends the launch.
+Objects that torch alone loads are read straight into their tensors, in one pass that reads, verifies and fills. An
+error in that pass leaves the objects undefined and ends the launch, so nothing is trained with them.
 """
 
 from __future__ import annotations
@@ -19,25 +19,29 @@ from resumable.utils.events import warn
 
 
 class Restoration:
-    """From one checkpoint into one program, as often as it has to be."""
+    """Restores one program to one checkpoint, as often as needed."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self._restored: set[str] = set()
 
     def position(self) -> Position:
-        """Where the run stands by the checkpoint."""
+        """Return the position of the run in the checkpoint."""
         try:
             return Position.from_tree(self.checkpoint.inline_tree("position"))
         except ValueError as error:
             raise CorruptCheckpointError(f"{self.checkpoint.name}: {error}") from error
 
     def restore(self, adapters: Mapping[str, Adapter], gradients: Gradients) -> None:
-        """Put these objects, the gradients and all RNG streams back, in place, and prove it.
+        """Restore these objects, the gradients and all RNG streams, in place, and verify them.
 
-        What has that state already is left alone; only what differs is read again. Raises `RunMismatchError`
-        naming what does not fit, `StateError` naming what did not come back as it was saved, `CorruptCheckpointError`
-        naming the tensor whose bytes are others by now, `NoCheckpointError` if the checkpoint is gone.
+        Objects that have this state already are left alone; only tensors that differ are read again.
+
+        Raises:
+            RunMismatchError: It names what does not match.
+            StateError: It names what did not come back as it was saved.
+            CorruptCheckpointError: It names the tensor whose bytes changed since they were verified.
+            NoCheckpointError: The checkpoint was deleted.
         """
         for name, adapter in adapters.items():
             self._restore(name, adapter)
@@ -48,18 +52,18 @@ class Restoration:
 
     def _restore(self, name: str, adapter: Adapter) -> None:
         document, records = self.checkpoint.document["objects"][name], self.checkpoint.manifest.objects[name].tensors
-        wanted, places = set(records), adapter.places()
+        needed, places = set(records), adapter.places()
         if name in self._restored or places is None:
             found = compare(adapter, document, records)
             if not found.differences:
                 return
-            wanted -= found.unchanged
-        if places is None:  # other code may do with tensors what it likes: it gets its own, all of them
+            needed -= found.unchanged
+        if places is None:  # code of the user's may keep or change the tensors: it gets a copy of all of them
             adapter.take(self.checkpoint.tree(name))
             verify_round_trip(adapter, document, records)
         else:
-            wanted |= records.keys() - places.keys()
-            tensors = self.checkpoint.tensors(name, into=places, keys=wanted)
+            needed |= records.keys() - places.keys()
+            tensors = self.checkpoint.tensors(name, into=places, keys=needed)
             adapter.take(self.checkpoint.decoded(name, tensors))
             verify_round_trip(adapter, document, records, proven=tensors)
         self._restored.add(name)

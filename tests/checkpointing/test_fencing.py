@@ -74,7 +74,7 @@ def test_one_that_ignores_the_condition_is_refused_where_it_is_required_and_no_r
     bucket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored(monkeypatch, bucket, CarelessStore)
-    with pytest.raises(StorageError, match="the config says fencing: require"):
+    with pytest.raises(StorageError, match="the config sets fencing: require"):
         opened(fencing="require")
     assert list(bucket.iterdir()) == []
 

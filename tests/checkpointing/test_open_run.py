@@ -110,7 +110,7 @@ def test_several_runs_in_one_program_do_not_disturb_each_other(tmp_path: Path) -
 
 
 def test_resume_must_refuses_to_begin_a_run(run: Path) -> None:
-    with pytest.raises(NoCheckpointError, match="no run here, and the config says resume: must"):
+    with pytest.raises(NoCheckpointError, match="no run here, and the config sets resume: must"):
         Tiny(run, resume="must").trainer()
     assert not (run / "run.json").exists()
 
@@ -124,7 +124,7 @@ def test_resume_must_continues_a_run(run: Path) -> None:
 def test_resume_never_refuses_a_run_that_is_there_and_deletes_nothing(run: Path) -> None:
     crashed(run, step=5)
     before = sorted(run.rglob("*"))
-    with pytest.raises(RunMismatchError, match="there is a run already, and the config says resume: never") as caught:
+    with pytest.raises(RunMismatchError, match="there is a run already, and the config sets resume: never") as caught:
         Tiny(run, resume="never").trainer()
     assert "nothing was deleted" in str(caught.value.hint)
     assert sorted(run.rglob("*")) == before
@@ -146,7 +146,7 @@ def test_another_data_seed_is_refused(run: Path) -> None:
     crashed(run, step=5)
     with pytest.raises(RunMismatchError, match=r"data_seed is 8 in the config, but .* created with 7") as caught:
         Tiny(run, data_seed=8).trainer()
-    assert "take data_seed out of the config" in str(caught.value.hint)
+    assert "remove data_seed from the config" in str(caught.value.hint)
 
 
 def test_a_run_keeps_its_data_seed_when_the_config_names_none(run: Path, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_world_that_is_no_number_is_refused(run: Path, monkeypatch: pytest.Mon
     assert not run.exists()
 
 
-@pytest.mark.parametrize("change", ["missing", "unexpected", "another sort"])
+@pytest.mark.parametrize("change", ["missing", "unexpected", "another kind"])
 def test_a_run_of_other_objects_is_refused_with_the_difference(run: Path, change: str) -> None:
     crashed(run, step=5)
     tiny = Tiny(run)
@@ -200,7 +200,7 @@ def test_a_run_of_other_objects_is_refused_with_the_difference(run: Path, change
     expected = {
         "missing": "missing: notes",
         "unexpected": "unexpected: more",
-        "another sort": r"optimizer: stored torch.optim.sgd.SGD, given torch.optim.adam.Adam",
+        "another kind": r"optimizer: expected torch.optim.sgd.SGD, found torch.optim.adam.Adam",
     }
     with pytest.raises(RunMismatchError, match=expected[change]) as caught:
         Trainer(tiny.config, **objects)

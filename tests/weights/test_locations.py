@@ -162,7 +162,7 @@ def test_a_tensor_that_the_index_does_not_name_is_taken_too(tmp_path: Path) -> N
 
 def test_a_file_has_no_objects_to_choose_from(tmp_path: Path) -> None:
     save_file(made().state_dict(), tmp_path / "a.safetensors")
-    with pytest.raises(RunMismatchError, match="name: 'ema', but .* holds the weights of one model"):
+    with pytest.raises(RunMismatchError, match=r"name: 'ema', but .* holds the weights of one model"):
         load_weights(made(), tmp_path / "a.safetensors", name="ema")
 
 

@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 
 from resumable.checkpointing import prune as pruning
-from resumable.checkpointing.prune import Plan
+from resumable.checkpointing.prune import PrunePlan
 from resumable.cli.options import Json, RunUrl, StorageOptions, open_run
 from resumable.cli.terminal import print_json, say
 from resumable.config.config import Keep
@@ -92,7 +92,7 @@ def _highest(storage: Storage) -> Attempt:
     return Attempt(number, read_attempt(storage, number).token, (), storage)
 
 
-def _refuse_damaged(catalog: Catalog, plan: Plan) -> None:
+def _refuse_damaged(catalog: Catalog, plan: PrunePlan) -> None:
     # What stays was chosen by the cheap checks; what goes may be all that is good.
     newest = plan.keep[0]
     try:
@@ -104,7 +104,7 @@ def _refuse_damaged(catalog: Catalog, plan: Plan) -> None:
         ) from error
 
 
-def _sizes(catalog: Catalog, plan: Plan) -> dict[CheckpointName, int]:
+def _sizes(catalog: Catalog, plan: PrunePlan) -> dict[CheckpointName, int]:
     return {name: _size(catalog, name) for name in plan.delete}
 
 
@@ -115,7 +115,7 @@ def _size(catalog: Catalog, name: CheckpointName) -> int:
         return 0  # unfinished or damaged: nobody can say
 
 
-def _report(run: str, plan: Plan, sizes: dict[CheckpointName, int], *, dry_run: bool, json: bool) -> None:
+def _report(run: str, plan: PrunePlan, sizes: dict[CheckpointName, int], *, dry_run: bool, json: bool) -> None:
     freed_bytes = sum(sizes[name] for name in plan.delete)
     if json:
         deleted = [{"name": str(name), "size_bytes": sizes[name]} for name in plan.delete]
