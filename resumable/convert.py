@@ -1,4 +1,4 @@
-"""Other people's files of `torch.save` into files of our own; runs nothing that is in them and knows no run."""
+"""Convert files of `torch.save` into safetensors files, without running their code. Independent of runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointError
-from resumable.serialization import Written, store
+from resumable.serialization import SavedFile, store
 from resumable.state.files.single_file import memory_bytes
 from resumable.store.storage.single_file import File
 from resumable.utils import pickles
@@ -23,7 +23,7 @@ from resumable.utils.messages import quoted
 
 PIECE_BYTES = 32 * 2**20
 
-# What torch says of that in a pickle which is neither a tensor nor a plain value.
+# torch's messages about a value in a pickle that is neither a tensor nor a plain value.
 _REFUSED = (
     re.compile(r"GLOBAL (\S+) was not an allowed global"),
     re.compile(r"unsupported GLOBAL (\S+) whose module"),
@@ -38,24 +38,34 @@ def convert(
     target: str | os.PathLike[str],
     *,
     storage_options: Mapping[str, Any] | None = None,
-) -> Written:
-    """Write what `torch.save` put into the file `source` into the file `target`, as `resumable.save` would.
+) -> SavedFile:
+    """Convert a file of `torch.save` into a safetensors file, as `resumable.save` writes it.
 
-    Both are paths or fsspec URLs. Read with `weights_only=True` alone, which runs nothing: tensors, containers and
-    plain values. Raises `CheckpointError` that names what else there is, and `StateError` with the path of what no file
-    of ours can hold; then nothing is written.
+    The source is read with `weights_only=True`, which runs no code of it.
+
+    Args:
+        source: A path or fsspec URL.
+        target: A path or fsspec URL; an existing file is replaced.
+        storage_options: Options for fsspec.
+
+    Returns:
+        The figures of the new file.
+
+    Raises:
+        CheckpointError: The source holds more than tensors, containers and plain values. Nothing is written.
+        StateError: A value cannot be stored; it names the path. Nothing is written.
     """
-    file, goal = File(source, storage_options), File(target, storage_options)
-    if file.url == goal.url or (file.local is not None and file.local == goal.local):
-        raise ConfigError(f"{goal.name}: the file itself would be replaced", "give the new file another name")
+    file, new = File(source, storage_options), File(target, storage_options)
+    if file.url == new.url or (file.local is not None and file.local == new.local):
+        raise ConfigError(f"{new.name}: source and target are the same file", "name another file as the target")
     with _fetched(file) as path:
         return store(_loaded(path, file.name), target, storage_options=storage_options)
 
 
 @contextmanager
 def _fetched(file: File) -> Iterator[str]:
-    """Where the file is on this machine; one from elsewhere only for as long as the block lasts."""
-    total = file.size  # where there is no file, this says so
+    """Return the local path of a file; a remote one is fetched, and exists only inside of the block."""
+    total = file.size  # raises where there is no file
     if file.local is not None:
         yield file.local
         return
@@ -75,14 +85,14 @@ def _loaded(path: str, name: str) -> Any:
         file.seek(0)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's own, about the age of what it reads
+                warnings.simplefilter("ignore")  # torch warns of old formats
                 return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
-        except Exception as error:  # whatever a file may make of torch's reader
+        except Exception as error:  # a hostile file may make torch's reader raise anything
             raise _refusal(name, error) from error
 
 
 def _may_be_mapped(head: bytes, path: str, name: str) -> bool:
-    """Whether tensors may stay in the file until they are written; `CheckpointError` for what is none of torch.save."""
+    """Return whether the file may be mapped into memory; `CheckpointError` for a file of another kind."""
     if pickles.is_archive(head):
         try:
             with zipfile.ZipFile(path) as archive:
@@ -90,14 +100,14 @@ def _may_be_mapped(head: bytes, path: str, name: str) -> bool:
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             raise _damaged(name, error) from error
         needed = sum(entry.file_size for entry in entries)
-        # Mapped, what is compressed would be taken for values; torch does not look.
+        # torch would map compressed bytes as if they were values.
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
         if packed and needed > memory_bytes():
             raise CheckpointError(f"{name}: {size(needed)} unpacked, more than the memory of this machine")
-        return not packed and not path.endswith(".safetensors")  # by such a name torch chooses another reader
+        return not packed and not path.endswith(".safetensors")  # for this suffix torch chooses another reader
     if pickles.is_pickle(head):
         return False
-    raise CheckpointError(f"{name}: no file of torch.save", "a safetensors file needs no converting: resumable.load")
+    raise CheckpointError(f"{name}: expected a file of torch.save", "load a safetensors file with resumable.load")
 
 
 def _refusal(name: str, error: Exception) -> CheckpointError:
@@ -109,7 +119,7 @@ def _refusal(name: str, error: Exception) -> CheckpointError:
         return _damaged(name, error)
     return CheckpointError(
         f"{name}: refused for {quoted(found)}: only tensors, containers and plain values are read; nothing was run",
-        "where it comes from somebody you trust, open it in a program of your own, and resumable.save what is no code",
+        "if you trust its author, load it with torch in a program of your own, and resumable.save its tensors",
     )
 
 
@@ -117,5 +127,5 @@ def _damaged(name: str, error: Exception) -> CorruptCheckpointError:
     reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().splitlines()
     return CorruptCheckpointError(
         f"{name}: torch.load cannot read it: {quoted(reason[0] if reason else type(error).__name__)}",
-        "was it written by torch.save, and copied whole? nothing of it was run",
+        "was it written by torch.save, and is the copy complete? nothing of it was run",
     )

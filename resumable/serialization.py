@@ -1,4 +1,4 @@
-"""Tensors and containers of them in one safe file on any storage; knows nothing of runs."""
+"""Save and load tensors, and containers of them, in one safetensors file on any storage. Independent of runs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from resumable.utils.events import size
 from resumable.utils.messages import quoted
 from resumable.utils.reread import UnsteadyError
 
-# How often a file is read anew that another program replaced meanwhile.
+# Attempts to read a file that another program replaces meanwhile.
 TRIES = 5
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was written into a file; a tensor that stands in several places counts once."""
+class SavedFile:
+    """The content of a new file; a tensor that the object holds several times counts once."""
 
     tensors: int
     elements: int
@@ -33,45 +33,63 @@ class Written:
 
 
 def save(obj: Any, url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> None:
-    """Write a tensor, or lists, tuples and dicts of them nested, with scalars, strings and NumPy arrays, into one file.
+    """Save tensors and plain values into one safetensors file, atomically.
 
-    `url` is a path or any fsspec URL; `storage_options` are handed to fsspec. What is there is replaced when the new
-    file is complete and durable, and folders are made. It is a safetensors file: every library for these reads its
-    tensors, under dotted keys (`layer.weight`, `optimizer.state.0.exp_avg`; a bare tensor is called `tensor`).
+    Every safetensors library reads the tensors, under dotted keys (`layer.weight`, `optimizer.state.0.exp_avg`; the key
+    of a bare tensor is `tensor`). `load` returns the same types, bits, memory formats and `requires_grad`. A tensor
+    that `obj` holds twice is stored once, and a `state_dict` keeps its `_metadata`. Devices are not kept, and tensors
+    that share a part of their memory do not share it after loading.
 
-    `load` gives the same types, bits, memory formats and `requires_grad`; a tensor in two places is stored once, and is
-    one afterwards; a `state_dict` keeps its `_metadata`. Tensors that share a part of their memory do not share it
-    afterwards, and devices are not kept. Raises `StateError` with the path of what cannot be stored (functions,
-    objects, tensors of an autograd graph) before a byte is written, and `StorageError` where the storage fails.
+    Args:
+        obj: A tensor, or nested lists, tuples and dicts of tensors, scalars, strings and NumPy arrays.
+        url: A path or any fsspec URL. Missing folders are created. An existing file is replaced once the new one is
+            complete and durable.
+        storage_options: Options for fsspec.
+
+    Raises:
+        StateError: A value cannot be stored (a function, an object, a tensor of an autograd graph). It names the path
+            of the value; nothing was written.
+        StorageError: The storage failed; an existing file is unchanged.
+        ConfigError: `url` does not name a file.
     """
     store(obj, url, storage_options=storage_options)
 
 
-def store(obj: Any, url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> Written:
-    """As `save`, and what was written."""
+def store(obj: Any, url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> SavedFile:
+    """Save like `save`, and return the figures of the new file."""
     target = File(url, storage_options)
     content = file_of(obj, where="obj")
     target.write(content, size=content.size)
     elements = sum(math.prod(facts.shape) for facts in content.plan.facts.values())
-    return Written(len(content.tensors), elements, content.size)
+    return SavedFile(len(content.tensors), elements, content.size)
 
 
 def load(
     url: str | os.PathLike[str], *, only: str | None = None, storage_options: Mapping[str, Any] | None = None
 ) -> Any:
-    """What `save` wrote there, tensors on the CPU; every byte that is read is verified, and nothing is executed.
+    """Load what `save` wrote, and verify every byte that is read. Nothing is executed.
 
-    `only` is a dotted path into it, `model.layer.weight` or `optimizer.state.0`: what stands there is returned, be it a
-    tensor or a container, and no other tensor is read. Keys that hold dots are read as if the dots were levels: of a
-    `state_dict`, `only="encoder"` is a dict of the entries that begin with `encoder.`, named by what follows.
+    Args:
+        url: A path or any fsspec URL.
+        only: A dotted path (`model.layer.weight`, `optimizer.state.0`): return the tensor or container at this path,
+            and read no other tensor. Dots in keys count as levels: of a `state_dict`, `only="encoder"` returns a dict
+            of the entries with the prefix `encoder.`, without that prefix.
+        storage_options: Options for fsspec.
 
-    A safetensors file that others wrote comes as a dict of its tensors. It has no digests, so damage to its values
-    cannot be found. Raises `NoCheckpointError` for no such file or nothing at `only`, `CorruptCheckpointError` that
-    names the tensor for damage, and `CheckpointError` for a file of another kind; pickles are never opened.
+    Returns:
+        The object that was saved, with its tensors on the CPU. A safetensors file of another library returns a dict of
+        its tensors. It has no digests, so damage to its values cannot be found.
+
+    Raises:
+        NoCheckpointError: There is no such file, or nothing at `only`.
+        CorruptCheckpointError: The file is damaged; it names the tensor.
+        FormatVersionError: A newer version of resumable wrote the file.
+        CheckpointError: The file is of another kind, such as a pickle, which is never opened.
+        StorageError: The storage failed.
     """
     if not isinstance(only, str | None):
         raise ConfigError(
-            f"only: a {type(only).__name__}, expected a path", 'write it with dots: only="model.0.weight"'
+            f"only: expected a dotted path, found {type(only).__name__}", 'write it as only="model.0.weight"'
         )
     for _ in range(TRIES):
         file = File(url, storage_options)
@@ -81,7 +99,7 @@ def load(
         except (CorruptCheckpointError, UnsteadyError):
             if not _replaced(url, storage_options, head):
                 raise
-    raise CheckpointError(f"{file.name}: replaced by another program {TRIES} times while it was read", "load it again")
+    raise CheckpointError(f"{file.name}: replaced by another program {TRIES} times during the load", "load it again")
 
 
 def _load(file: File, head: bytearray, only: str | None) -> Any:
@@ -97,7 +115,7 @@ def _load(file: File, head: bytearray, only: str | None) -> Any:
 
 
 def _replaced(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None, head: bytearray) -> bool:
-    """Whether another file is there by now, so that what was read may be of two."""
+    """Return whether the file was replaced meanwhile, so that the bytes read may be of two files."""
     return read_head(File(url, storage_options)) != head
 
 
@@ -119,8 +137,8 @@ def _part(file: File, contents: Contents, only: str) -> Part:
     if found is None:
         near = ", ".join(quoted(name) for name in document_paths.nearest_paths(contents.document, only))
         raise NoCheckpointError(
-            f"{file.name}: nothing is called {only!r}",
-            f"the nearest names are {near}" if near else "without `only`, all of it is loaded",
+            f"{file.name}: nothing at only={only!r}",
+            f"the nearest names are {near}" if near else "leave `only` out to load the whole file",
         )
     return found
 
@@ -135,4 +153,4 @@ def _refuse_more_than_memory(file: File, contents: Contents, keys: set[str]) -> 
 
 
 def _corrupt(file: File, error: Exception) -> CorruptCheckpointError:
-    return CorruptCheckpointError(f"{file.name}: {quoted(error)}", "restore it from a copy, or write it again")
+    return CorruptCheckpointError(f"{file.name}: {quoted(error)}", "restore it from a copy, or save it again")

@@ -1,4 +1,4 @@
-"""A known input and what the live model gives for it, for others to compare with; knows no file and no run."""
+"""A golden input and the live model's outputs for it, to compare an exported model with. Imports no file and no run."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from resumable.utils.messages import listed, quoted
 
 _KEYS = {"model", "inputs", "arguments", "outputs"}
 _DEVICES = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "maia", "ipu", "xla", "privateuseone")
-_BATCHES = "give a tensor for model(x), a tuple of tensors for model(*batch), a dict of them for model(**batch)"
+_BATCHES = "pass a tensor for model(x), a tuple of tensors for model(*batch), a dict of them for model(**batch)"
 
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """A known input and what the live model gave for it; tensors on the CPU, contiguous.
+    """An input and the live model's outputs for it; tensors on the CPU, contiguous.
 
-    `arguments` are the keyword names of the inputs in order, None where they are positional; `outputs` are empty where
-    none were taken yet.
+    `arguments` are the keyword names of the inputs in order, None where they are positional. `outputs` is empty before
+    the model has run.
     """
 
     inputs: tuple[Tensor, ...]
@@ -38,7 +38,7 @@ class Golden:
     outputs: tuple[Tensor, ...]
 
     def tree(self, model: str) -> dict[str, Any]:
-        """As it is stored; `model` is the name of the module that it was given to."""
+        """Return the tree to store; `model` is the name of the module that has run."""
         return {
             "model": model,
             "inputs": list(self.inputs),
@@ -48,55 +48,54 @@ class Golden:
 
     @classmethod
     def from_tree(cls, tree: Any) -> Golden:
-        """What `tree` made; `ValueError` for anything else."""
+        """Return the golden input in such a tree; `ValueError` where it holds none."""
         if not isinstance(tree, dict) or tree.keys() != _KEYS or type(tree["model"]) is not str:
-            raise ValueError("no golden input: expected model, inputs, arguments and outputs")
+            raise ValueError("a golden input: expected model, inputs, arguments and outputs")
         inputs, arguments, outputs = tree["inputs"], tree["arguments"], tree["outputs"]
         if not _are(Tensor, inputs) or not _are(Tensor, outputs) or not inputs:
-            raise ValueError("a golden input that is no list of tensors")
-        named = arguments is None or (_are(str, arguments) and len(set(arguments)) == len(arguments) == len(inputs))
-        if not named:
-            raise ValueError("a golden input that has not one name for each tensor")
+            raise ValueError("a golden input: expected lists of tensors")
+        has_names = arguments is None or (_are(str, arguments) and len(set(arguments)) == len(arguments) == len(inputs))
+        if not has_names:
+            raise ValueError("a golden input: expected one name for each tensor")
         return cls(tuple(inputs), None if arguments is None else tuple(arguments), tuple(outputs))
 
 
 @dataclass(frozen=True, eq=False)
 class GoldenInput:
-    """A golden input of a module that is being trained, and the name by which that is known."""
+    """A golden input with the live module, and the module's name in the run."""
 
     name: str
     module: nn.Module
     golden: Golden
 
     def capture(self) -> dict[str, Any]:
-        """The tree that is stored: the outputs are those of the module as it is now."""
+        """Return the tree to store, with the outputs of the module as it is now."""
         return outputs_of(self.module, self.golden).tree(self.name)
 
 
 def golden_input(modules: Mapping[str, nn.Module], batch: Any, *, model: str | None) -> GoldenInput:
-    """`batch` as a golden input of one of the modules, tried out at once.
+    """Make `batch` a golden input of one of the modules, and run it once.
 
-    Raises `ConfigError` where it is not clear which module, `StateError` as `inputs_of` and `outputs_of`, and where the
-    outputs prove nothing. Later ones may: a training that diverges is not ended by it.
+    Raises `ConfigError` where it is ambiguous which module, `StateError` as `inputs_of` and `outputs_of`, and where the
+    outputs hold no finite number. Later outputs may hold none: a training that diverges is not stopped by it.
     """
     golden = inputs_of(batch)
     name = model or _only(modules)
     if name not in modules:
-        raise ConfigError(f"golden(..., model={name!r}): no such module", f"modules here: {_listed(modules)}")
+        raise ConfigError(f"golden(..., model={name!r}): no such module", f"the modules are: {_listed(modules)}")
     found = nothing_in(outputs_of(modules[name], golden).outputs)
     if found is not None:
         raise StateError(
-            f"golden: {type(modules[name]).__name__} gives {found} in its outputs, so that any model would pass",
-            "give an input for which the model as it is now gives numbers; where every input gives none, look at its "
-            "weights",
+            f"golden: the outputs of {type(modules[name]).__name__} hold {found}, so that any model would pass",
+            "pass an input for which the model as it is now returns finite numbers; if none does, check its weights",
         )
     return GoldenInput(name, modules[name], golden)
 
 
 def inputs_of(batch: Any) -> Golden:
-    """A tensor, a tuple or list of tensors, or a dict of tensors by argument name, copied; without outputs.
+    """Copy a tensor, a tuple or list of tensors, or a dict of tensors by argument name; without outputs.
 
-    Raises `StateError` with the path of what is none of these.
+    Raises `StateError` with the path of any other value.
     """
     if isinstance(batch, Tensor):
         return Golden((_input(batch, "golden"),), None, ())
@@ -114,25 +113,24 @@ def inputs_of(batch: Any) -> Golden:
 
 
 def outputs_of(module: nn.Module, golden: Golden) -> Golden:
-    """The golden input with what `module` gives for it as it is now: in eval mode, without gradients and autocast.
+    """Run `module` on the golden input in eval mode, without gradients and autocast, and return it with the outputs.
 
-    Nested outputs are flattened in order, what is None is left out. Nothing of the module or the program is changed by
-    it, but for what hooks of others do, and what lies inside of other objects. Raises `StateError` where the forward
-    fails, where an output is no tensor, and where there is none.
+    Nested outputs are flattened in order; None is left out. The module and the program stay unchanged, except for
+    effects of the user's hooks, and inside of other objects. Raises `StateError` where the forward fails, where an
+    output is no tensor, and where there is none.
     """
     module = unwrapped(module)
-    _refuse_unfinished(module)
+    _refuse_lazy(module)
     with untouched(module), _as_served(module):
-        given = _forward(module, golden)
-        leaves, _ = pytree.tree_flatten(given)
+        leaves, _ = pytree.tree_flatten(_forward(module, golden))
         outputs = tuple(_output(leaf, number) for number, leaf in enumerate(leaves) if leaf is not None)
     if not outputs:
-        raise StateError("golden: the model gave no tensor", "return what is to be compared from its forward")
+        raise StateError("golden: the model returned no tensor", "return from its forward what is to be compared")
     return dataclasses.replace(golden, outputs=outputs)
 
 
 def nothing_in(outputs: Sequence[Tensor]) -> str | None:
-    """Why any model would pass by these outputs: they hold no finite number; None where there is one."""
+    """Describe what these outputs hold where they hold no finite number, so that any model would pass; else None."""
     count = sum(tensor.numel() for tensor in outputs)
     if not count:
         return "no number at all"
@@ -141,15 +139,15 @@ def nothing_in(outputs: Sequence[Tensor]) -> str | None:
 
 def _has_finite(tensor: Tensor) -> bool:
     name = str(tensor.dtype).removeprefix("torch.")
-    if not name.startswith(("float", "bfloat", "complex")) or name.startswith("float4"):  # which have no NaN
+    if not name.startswith(("float", "bfloat", "complex")) or name.startswith("float4"):  # these have no NaN
         return tensor.numel() > 0
-    narrow = name.startswith("float8")  # for which torch has no such test
+    narrow = name.startswith("float8")  # torch has no such test for them
     return bool(torch.isfinite(tensor.float() if narrow else tensor).any())
 
 
 def _forward(module: nn.Module, golden: Golden) -> Any:
     device = _device(module)
-    inputs = [_copy(tensor, device) for tensor in golden.inputs]  # which a forward may write to
+    inputs = [_copy(tensor, device) for tensor in golden.inputs]  # a forward may write to its inputs
     try:
         if golden.arguments is None:
             return module(*inputs)
@@ -158,21 +156,21 @@ def _forward(module: nn.Module, golden: Golden) -> Any:
         raise StateError(
             f"golden: {type(module).__name__} failed on the input {_described(golden)}: "
             f"{type(error).__name__}: {quoted(error)}",
-            f"{_BATCHES}, and nothing that its forward does not take, such as labels",
+            f"{_BATCHES}, without what its forward does not accept, such as labels",
         ) from error
 
 
 @contextmanager
 def _as_served(module: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))  # whose tensors could not be stored
+        stack.enter_context(torch.inference_mode(False))  # its tensors could not be stored
         stack.enter_context(torch.no_grad())
         for kind in filter(torch.is_autocast_enabled, _DEVICES):
             stack.enter_context(torch.autocast(kind, enabled=False))
-        if "torch._dynamo" in sys.modules:  # modules inside may be compiled, and would be so again for eval mode
+        if "torch._dynamo" in sys.modules:  # compiled submodules would be compiled again for eval mode
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for part in module.modules():
-            part.training = False  # not by eval(), which others override, and merge weights in
+            part.training = False  # not by eval(), which adapters override to merge weights
         yield
 
 
@@ -200,7 +198,7 @@ def _stored(value: Tensor, path: str) -> Tensor:
 
 
 def _copy(tensor: Tensor, device: torch.device) -> Tensor:
-    """A plain tensor of its own with the same bits, in row-major order."""
+    """Copy a tensor bit by bit into a plain one, in row-major order."""
     copy = empty(dataclasses.replace(facts_of(tensor), strides=None), device)
     fill(copy, tensor)
     return copy
@@ -212,7 +210,7 @@ def _argument(key: Any) -> str:
     return key
 
 
-def _refuse_unfinished(module: nn.Module) -> None:
+def _refuse_lazy(module: nn.Module) -> None:
     tensors = [*module.named_parameters(), *module.named_buffers()]
     lazy = [name for name, tensor in tensors if nn.parameter.is_lazy(tensor)]
     if lazy:
@@ -229,8 +227,8 @@ def _device(module: nn.Module) -> torch.device:
 def _only(modules: Mapping[str, nn.Module]) -> str:
     if len(modules) != 1:
         raise ConfigError(
-            f"golden(...): {len(modules)} modules were given ({_listed(modules)}), so it is not clear which",
-            "say which: golden(batch, model=...)",
+            f"golden(...): expected one module, found {len(modules)} ({_listed(modules)})",
+            "name one: golden(batch, model=...)",
         )
     return next(iter(modules))
 

@@ -58,7 +58,7 @@ class Restoration:
             if not found.differences:
                 return
             needed -= found.unchanged
-        if places is None:  # code of the user's may keep or change the tensors: it gets a copy of all of them
+        if places is None:  # the user's code may keep or change the tensors: it gets a copy of all of them
             adapter.take(self.checkpoint.tree(name))
             verify_round_trip(adapter, document, records)
         else:

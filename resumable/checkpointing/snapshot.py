@@ -1,4 +1,4 @@
-"""Takes a snapshot of everything at one boundary, as named tensors and plain values; knows no storage and no loop."""
+"""Take a snapshot of all state at one boundary, as named tensors and plain values. Imports no storage and no loop."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from resumable.utils.environment import environment
 
 @dataclass(frozen=True)
 class Captured:
-    """One object's state: the values that are no tensors as a document, its live tensors by the blob they belong to.
+    """One object's state: a document of its plain values, and its live tensors by blob.
 
-    `steady` are the keys of tensors that only optimizers write. `emptiness` is what to warn of where there is nothing.
+    `steady` holds the keys of tensors that only optimizers write. `emptiness` is the warning for a state that holds
+    nothing.
     """
 
     kind: str
@@ -42,9 +43,9 @@ class Captured:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything of one boundary. Its tensors are live, and must be staged before training writes to them.
+    """All state at one boundary. Its tensors are live, and must be staged before training writes to them.
 
-    `metrics` says of each metric logged so far what it is as a witness.
+    `metrics` holds the state of each metric as a witness.
     """
 
     position: Position
@@ -56,11 +57,11 @@ class Snapshot:
 
     @property
     def blobs(self) -> dict[str, Mapping[str, Tensor]]:
-        """All tensors, by file name and key."""
+        """Return all tensors, by file name and key."""
         return {name: tensors for captured in self.objects.values() for name, tensors in captured.blobs.items()}
 
     def document(self) -> bytes:
-        """The state file; `StateError` where it is beyond the bounds of readers."""
+        """Return the state file; `StateError` where it exceeds the limits of the format."""
         with readable("the state"):
             return strict_json.dumps(dict(self.values))
 
@@ -76,15 +77,16 @@ def snapshot(
     late: Collection[str],
     metrics: Mapping[str, State],
 ) -> Snapshot:
-    """Capture all objects, the gradients that wait to be used (with `everything` all of them) and the random streams.
+    """Capture all objects, the RNG streams, and the gradients that no optimizer has used (with `everything`, all).
 
-    A golden input is run through its module. `late` names the objects that a launch does not begin with, `metrics` are
-    the states of the metrics as witnesses. Raises `StateError` with the path of what cannot be stored.
+    A golden input is run through its module. `late` names the objects that the program creates only while it trains;
+    `metrics` are the states of the metrics as witnesses. Raises `StateError` with the path of a value that cannot be
+    stored.
     """
-    # First of all: should the module's code leave a trace where nobody can undo it, then it is captured, too.
-    beside = {} if golden is None else {GOLDEN: _beside(GOLDEN, golden.capture())}
+    # First, so that a side effect of the module's code that cannot be undone is captured, too.
+    golden_tree = {} if golden is None else {GOLDEN: _captured_tree(GOLDEN, golden.capture())}
     objects = {name: _captured(adapter) for name, adapter in adapters.items()}
-    objects |= {GRADIENTS: _beside(GRADIENTS, gradients.capture(everything=everything)), **beside}
+    objects |= {GRADIENTS: _captured_tree(GRADIENTS, gradients.capture(everything=everything)), **golden_tree}
     values = {
         "objects": {name: captured.encoded.document for name, captured in objects.items()},
         "rng": encode(global_rng.capture(), key_of=None, where="rng").document,
@@ -94,11 +96,11 @@ def snapshot(
     return Snapshot(position, reason, objects, values, facts, metrics)
 
 
-def split(taken: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """For copying late: all blobs, with copies in place of what more than optimizers may write; and the live rest."""
+def split(snapshot: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """Copy now what more than optimizers may write. Return all blobs, and the tensors in them that are still live."""
     blobs: dict[str, dict[str, Tensor]] = {}
     live: dict[str, Tensor] = {}
-    for owner, captured in taken.objects.items():
+    for owner, captured in snapshot.objects.items():
         for file_name, tensors in captured.blobs.items():
             late = {key for key in tensors if key in captured.steady and not tensors[key].is_inference()}
             blobs[file_name] = {key: value if key in late else copy_of(value) for key, value in tensors.items()}
@@ -107,7 +109,7 @@ def split(taken: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tens
 
 
 def object_record(captured: Captured, images: Mapping[str, Image]) -> ObjectRecord:
-    """What the manifest says of one object, once its tensors are in `images`."""
+    """Return the record of one object for the manifest; its tensors are in `images`."""
     digests = {key: value for name in captured.blobs for key, value in images[name].digests.items()}
     facts = {key: value for name in captured.blobs for key, value in images[name].facts.items()}
     aliases = captured.encoded.aliases
@@ -127,33 +129,33 @@ def object_record(captured: Captured, images: Mapping[str, Image]) -> ObjectReco
     return ObjectRecord(kind=captured.kind, type=captured.type, blobs=list(captured.blobs), tensors=tensors)
 
 
-def broken(taken: Snapshot, images: Mapping[str, Image]) -> list[str]:
+def broken(snapshot: Snapshot, images: Mapping[str, Image]) -> list[str]:
     """Return the names of the modules' tensors that are not finite, by their first elements alone."""
-    modules = {name: captured for name, captured in taken.objects.items() if captured.kind == "module"}
+    modules = {name: captured for name, captured in snapshot.objects.items() if captured.kind == "module"}
     return [f"{name}.{key}" for name, each in modules.items() for blob in each.blobs for key in images[blob].broken]
 
 
 @contextmanager
 def readable(what: str) -> Iterator[None]:
-    """Refuse to write what is beyond the bounds of readers."""
+    """Turn a `ValueError` into a `StateError`: the format's readers would refuse this state."""
     try:
         yield
     except ValueError as error:
         if isinstance(error, ResumableError):
             raise
         raise StateError(
-            f"{what}: no reader would take it: {error}",
-            "keep long lists in tensors, and few large tensors, not many",
+            f"{what} exceeds the limits of the format: {error}",
+            "keep long lists in tensors, and few large tensors in the place of many",
         ) from error
 
 
 def blob_name(owner: str) -> str:
-    """The file of an object's tensors."""
+    """Return the name of the file for an object's tensors."""
     return f"{owner}.safetensors"
 
 
 def is_frozen(file_name: str) -> bool:
-    """Whether a blob is that of tensors which training says it does not change."""
+    """Return whether a blob is of tensors with `requires_grad=False`."""
     return ".frozen." in file_name
 
 
@@ -161,18 +163,18 @@ def _captured(adapter: Adapter) -> Captured:
     tree = adapter.capture()
     encoded = encode(tree, key_of=adapter.key_of, where=adapter.name, advice=adapter.advice)
     blobs = _blobs(adapter.name, encoded, adapter.frozen())
-    nothing = emptiness(adapter, tree)
-    return Captured(adapter.kind, adapter.type, encoded, blobs, adapter.steady(encoded.tensors), nothing)
+    warning = emptiness(adapter, tree)
+    return Captured(adapter.kind, adapter.type, encoded, blobs, adapter.steady(encoded.tensors), warning)
 
 
-def _beside(name: str, tree: Any) -> Captured:
-    """What is stored beside the user's objects."""
+def _captured_tree(name: str, tree: Any) -> Captured:
+    """Capture a tree that is stored with the user's objects."""
     encoded = encode(tree, key_of=".".join, where=name)
     return Captured(name, name, encoded, _blobs(name, encoded, frozenset()), frozenset())
 
 
 def _blobs(name: str, encoded: Encoded, frozen: frozenset[str]) -> dict[str, dict[str, Tensor]]:
     trained = {key: tensor for key, tensor in encoded.tensors.items() if key not in frozen}
-    still = {key: tensor for key, tensor in encoded.tensors.items() if key in frozen}
-    named = {blob_name(name): trained, blob_name(f"{name}.frozen"): still}
+    untrained = {key: tensor for key, tensor in encoded.tensors.items() if key in frozen}
+    named = {blob_name(name): trained, blob_name(f"{name}.frozen"): untrained}
     return {file_name: tensors for file_name, tensors in named.items() if tensors}

@@ -1,7 +1,7 @@
-"""Verifies a checkpoint: every blob is whole, and is the one that the manifest's records of tensors describe.
+"""Verify a checkpoint: every blob is undamaged, and is the file that the manifest's records describe.
 
-A blob may be whole and still be the wrong one: shared by mistake, or beside the records of another save. Both questions
-are answered in one pass over the bytes, without torch.
+A blob may be undamaged and still be the wrong one: shared by mistake, or from another save. Both are checked in one
+pass over the bytes, without torch.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from resumable.utils.messages import quoted
 
 
 def verify(catalog: Catalog, manifest: Manifest, name: CheckpointName) -> None:
-    """Read every blob once, and compare sizes and digests: of the blobs, and of each tensor in them.
+    """Read every blob once, and compare sizes and digests of the blobs, and of each tensor in them.
 
     Raises:
-        CorruptCheckpointError: It names the blob, and the tensor where the blob itself is whole.
+        CorruptCheckpointError: It names the blob, and the tensor where the blob itself is undamaged.
         NoCheckpointError: The checkpoint was pruned meanwhile.
-        StorageError: The storage failed, which says nothing about the checkpoint.
+        StorageError: The storage failed; the checkpoint may be undamaged.
     """
     recorded = _recorded(manifest)
     passing = {blob: PassingFile(manifest.blobs[blob].size) for blob in recorded}

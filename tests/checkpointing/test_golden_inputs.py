@@ -253,8 +253,8 @@ def test_nested_outputs_are_flattened_in_order_and_what_is_none_is_left_out() ->
         (lambda x: (x, 3.0), "output 1 of the model: float, expected a tensor"),
         (lambda x: Answer(x), "output 0 of the model: Answer, expected a tensor"),
         (lambda x: x.to_sparse(), "output 0 of the model: a sparse_coo tensor cannot be stored"),
-        (lambda x: None, "the model gave no tensor"),
-        (lambda x: [], "the model gave no tensor"),
+        (lambda x: None, "the model returned no tensor"),
+        (lambda x: [], "the model returned no tensor"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(make: Callable[[Tensor], Any], said: str) -> None:
@@ -463,14 +463,12 @@ def test_a_save_that_is_copied_meanwhile_is_not_torn_by_it(run: Path, caplog: py
 def test_of_several_modules_one_has_to_be_named(run: Path) -> None:
     modules = {"student": nn.Linear(2, 1), "teacher": nn.Linear(2, 3)}
     with Trainer({"run": str(run)}, **modules) as trainer:
-        with pytest.raises(
-            ConfigError, match=r"2 modules were given \(student, teacher\), so it is not clear"
-        ) as caught:
+        with pytest.raises(ConfigError, match=r"expected one module, found 2 \(student, teacher\)") as caught:
             trainer.golden(X)
         assert "model=" in str(caught.value.hint)
         with pytest.raises(ConfigError, match=r"model='pupil'\): no such module") as caught:
             trainer.golden(X, model="pupil")
-        assert caught.value.hint == "modules here: student, teacher"
+        assert caught.value.hint == "the modules are: student, teacher"
         trainer.golden(X, model="teacher")
         for _ in trainer.steps(1):
             pass
@@ -516,9 +514,9 @@ def test_an_input_for_which_any_model_would_pass_is_refused_at_once(run: Path, n
     batch, said = NOTHING[name]
     tiny = Tiny(run)
     with tiny.trainer() as trainer:
-        with pytest.raises(StateError, match=f"golden: Sequential gives {said}") as caught:
+        with pytest.raises(StateError, match=f"golden: the outputs of Sequential hold {said}") as caught:
             trainer.golden(batch)
-        assert "give an input" in str(caught.value.hint)
+        assert "pass an input" in str(caught.value.hint)
         for _ in trainer.steps(1):
             pass
     assert "golden" not in Run(str(run)).latest().manifest.objects
