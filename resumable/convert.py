@@ -37,7 +37,7 @@ def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
-    storage_options: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, object] | None = None,
 ) -> SavedFile:
     """Convert a file of `torch.save` into a safetensors file, as `resumable.save` writes it.
 

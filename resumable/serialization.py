@@ -32,7 +32,7 @@ class SavedFile:
     size_bytes: int
 
 
-def save(obj: Any, url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> None:
+def save(obj: object, url: str | os.PathLike[str], *, storage_options: Mapping[str, object] | None = None) -> None:
     """Save tensors and plain values into one safetensors file, atomically.
 
     Every safetensors library reads the tensors, under dotted keys (`layer.weight`, `optimizer.state.0.exp_avg`; the key
@@ -55,7 +55,9 @@ def save(obj: Any, url: str | os.PathLike[str], *, storage_options: Mapping[str,
     store(obj, url, storage_options=storage_options)
 
 
-def store(obj: Any, url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> SavedFile:
+def store(
+    obj: object, url: str | os.PathLike[str], *, storage_options: Mapping[str, object] | None = None
+) -> SavedFile:
     """Save like `save`, and return the figures of the new file."""
     target = File(url, storage_options)
     content = file_of(obj, where="obj")
@@ -65,7 +67,7 @@ def store(obj: Any, url: str | os.PathLike[str], *, storage_options: Mapping[str
 
 
 def load(
-    url: str | os.PathLike[str], *, only: str | None = None, storage_options: Mapping[str, Any] | None = None
+    url: str | os.PathLike[str], *, only: str | None = None, storage_options: Mapping[str, object] | None = None
 ) -> Any:
     """Load what `save` wrote, and verify every byte that is read. Nothing is executed.
 
@@ -114,7 +116,7 @@ def _load(file: File, head: bytearray, only: str | None) -> Any:
         raise _corrupt(file, error) from error
 
 
-def _replaced(url: str | os.PathLike[str], storage_options: Mapping[str, Any] | None, head: bytearray) -> bool:
+def _replaced(url: str | os.PathLike[str], storage_options: Mapping[str, object] | None, head: bytearray) -> bool:
     """Return whether the file was replaced meanwhile, so that the bytes read may be of two files."""
     return read_head(File(url, storage_options)) != head
 
@@ -126,7 +128,7 @@ def _contents(file: File, head: bytearray) -> Contents:
         raise FormatVersionError(f"{file.name}: {error.message}", error.hint) from error
     except ValueError as error:
         if pickles.is_archive(head) or pickles.is_pickle(head):
-            raise pickles.refusal(file.name) from error
+            raise pickles.pickle_error(file.name) from error
         raise _corrupt(file, error) from error
 
 

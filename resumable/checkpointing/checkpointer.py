@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from typing import Any
 
 from resumable.checkpointing.commit import Commits
 from resumable.checkpointing.golden_input import GoldenInput, golden_input
@@ -35,7 +34,7 @@ class Checkpointer:
     attempt number. Raises a `ResumableError`; nothing is written into a run that does not match.
     """
 
-    def __init__(self, config: Config, objects: Mapping[str, Any], *, stager: Stager | None = None) -> None:
+    def __init__(self, config: Config, objects: Mapping[str, object], *, stager: Stager | None = None) -> None:
         started = time.monotonic()
         self.config = config
         self._adapters = adapt(objects)
@@ -64,13 +63,13 @@ class Checkpointer:
         """Return the names of objects in the checkpoint that a program creates only while it trains."""
         return late_objects(self.resumed.manifest) if self.resumed else frozenset()
 
-    def hold(self, objects: Mapping[str, Any], *, late: Collection[str]) -> None:
+    def hold(self, objects: Mapping[str, object], *, late: Collection[str]) -> None:
         """Save these objects from now on, and record those named in `late` as created while training."""
         self._adapters = adapt(objects)
         self._late = late
         self.gradients.follow(self._adapters)
 
-    def set_golden_input(self, batch: Any, *, model: str | None = None) -> None:
+    def set_golden_input(self, batch: object, *, model: str | None = None) -> None:
         """Store this input, and the live module's output for it, in every checkpoint from now on.
 
         The module is run once at once. Raises `ConfigError` where it is ambiguous which module, and `StateError` where

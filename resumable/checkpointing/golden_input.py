@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ class Golden:
     arguments: tuple[str, ...] | None
     outputs: tuple[Tensor, ...]
 
-    def tree(self, model: str) -> dict[str, Any]:
+    def tree(self, model: str) -> dict[str, object]:
         """Return the tree to store; `model` is the name of the module that has run."""
         return {
             "model": model,
@@ -47,7 +46,7 @@ class Golden:
         }
 
     @classmethod
-    def from_tree(cls, tree: Any) -> Golden:
+    def from_tree(cls, tree: object) -> Golden:
         """Return the golden input in such a tree; `ValueError` where it holds none."""
         if not isinstance(tree, dict) or tree.keys() != _KEYS or type(tree["model"]) is not str:
             raise ValueError("a golden input: expected model, inputs, arguments and outputs")
@@ -68,12 +67,12 @@ class GoldenInput:
     module: nn.Module
     golden: Golden
 
-    def capture(self) -> dict[str, Any]:
+    def capture(self) -> dict[str, object]:
         """Return the tree to store, with the outputs of the module as it is now."""
         return outputs_of(self.module, self.golden).tree(self.name)
 
 
-def golden_input(modules: Mapping[str, nn.Module], batch: Any, *, model: str | None) -> GoldenInput:
+def golden_input(modules: Mapping[str, nn.Module], batch: object, *, model: str | None) -> GoldenInput:
     """Make `batch` a golden input of one of the modules, and run it once.
 
     Raises `ConfigError` where it is ambiguous which module, `StateError` as `inputs_of` and `outputs_of`, and where the
@@ -92,7 +91,7 @@ def golden_input(modules: Mapping[str, nn.Module], batch: Any, *, model: str | N
     return GoldenInput(name, modules[name], golden)
 
 
-def inputs_of(batch: Any) -> Golden:
+def inputs_of(batch: object) -> Golden:
     """Copy a tensor, a tuple or list of tensors, or a dict of tensors by argument name; without outputs.
 
     Raises `StateError` with the path of any other value.
@@ -145,7 +144,7 @@ def _has_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.float() if narrow else tensor).any())
 
 
-def _forward(module: nn.Module, golden: Golden) -> Any:
+def _forward(module: nn.Module, golden: Golden) -> object:
     device = _device(module)
     inputs = [_copy(tensor, device) for tensor in golden.inputs]  # a forward may write to its inputs
     try:
@@ -174,13 +173,13 @@ def _as_served(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def _input(value: Any, path: str) -> Tensor:
+def _input(value: object, path: str) -> Tensor:
     if not isinstance(value, Tensor):
         raise StateError(f"{path}: {type(value).__name__}, expected a tensor", _BATCHES)
     return _stored(value.detach(), path)
 
 
-def _output(value: Any, number: int) -> Tensor:
+def _output(value: object, number: int) -> Tensor:
     path = f"golden: output {number} of the model"
     if not isinstance(value, Tensor):
         raise StateError(
@@ -204,7 +203,7 @@ def _copy(tensor: Tensor, device: torch.device) -> Tensor:
     return copy
 
 
-def _argument(key: Any) -> str:
+def _argument(key: object) -> str:
     if type(key) is not str:
         raise StateError(f"golden[{key!r}]: expected the name of an argument", _BATCHES)
     return key
@@ -244,5 +243,5 @@ def _described(golden: Golden) -> str:
     return f"({', '.join(shown)})"
 
 
-def _are(kind: type, values: Any) -> bool:
+def _are(kind: type, values: object) -> bool:
     return isinstance(values, list) and all(isinstance(value, kind) for value in values)

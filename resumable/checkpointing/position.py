@@ -30,7 +30,7 @@ class Position:
     finished: bool = False
     stopped: bool = False
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> dict[str, object]:
         """Return the position as a tree for the codec."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
@@ -46,7 +46,7 @@ class Position:
             raise ValueError(f"not a position: {', '.join(wrong)}")
         return position
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """Return the few numbers that people want to see."""
         shown = {"loop": self.loop, "pass": self.passes, "total": self.total}
         if self.loaders:
@@ -54,30 +54,30 @@ class Position:
         return shown
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     # The next step must have a name of at most 18 digits; no run gets that far.
     return type(value) is int and 0 <= value < 10**17
 
 
-def _is_flag(value: Any) -> bool:
+def _is_flag(value: object) -> bool:
     return type(value) is bool
 
 
-def _is_loader(value: Any) -> bool:
+def _is_loader(value: object) -> bool:
     return isinstance(value, dict) and _is_count(value.get("batches"))
 
 
-def _is_cycle(value: Any) -> bool:
+def _is_cycle(value: object) -> bool:
     if not isinstance(value, dict) or not {"number", "loader"} <= value.keys():
         return False
     return _is_count(value["number"]) and (value["loader"] is None or _is_loader(value["loader"]))
 
 
-def _is_table(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+def _is_table(fits: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, dict) and all(type(k) is str and fits(v) for k, v in value.items())
 
 
-_FITS: Mapping[str, Callable[[Any], bool]] = {
+_FITS: Mapping[str, Callable[[object], bool]] = {
     "loop": lambda value: value in ("epochs", "steps", "batches", "fit", ""),
     "step": _is_count,
     "epoch": _is_count,

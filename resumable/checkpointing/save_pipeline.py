@@ -18,7 +18,7 @@ from torch import Tensor
 
 from resumable.checkpointing.commit import Commits, DedupCandidates
 from resumable.checkpointing.save_state import SaveEvent, SaveState, next_state
-from resumable.checkpointing.snapshot import Snapshot, readable, split
+from resumable.checkpointing.snapshot import Snapshot, readable, split_for_late_copy
 from resumable.config.config import Config
 from resumable.errors import ResumableError
 from resumable.state.staging.late_copy import Gate, LateCopy, TornCopyError
@@ -54,7 +54,7 @@ class TornSaveError(Exception):
 
 
 @dataclass(frozen=True)
-class _Save:
+class _PendingSave:
     """One save: its snapshot, the records it may share, and the monotonic time before its capture."""
 
     snapshot: Snapshot
@@ -132,7 +132,7 @@ class SavePipeline:
         With `late`, and where the config allows it, the snapshot is copied late. Raises `StateError` for a state that
         cannot be stored.
         """
-        save = _Save(snapshot, self._commits.dedup_candidates(snapshot.blobs), started)
+        save = _PendingSave(snapshot, self._commits.dedup_candidates(snapshot.blobs), started)
         late = late and self._state is not SaveState.TORN and self._torn_in_a_row < MAX_TORN_COPIES
         if self._exceeds_memory(snapshot.blobs):
             event = self._stream(save)
@@ -152,14 +152,14 @@ class SavePipeline:
         with readable("the state"):
             return max_bytes is not None and self._stager.needed(blobs) > max_bytes
 
-    def _stream(self, save: _Save) -> SaveEvent:
+    def _stream(self, save: _PendingSave) -> SaveEvent:
         assert self._config.staging.max_bytes is not None
         images = self._stager.stream(save.snapshot.blobs, max_bytes=self._config.staging.max_bytes)
         self._background.submit(lambda: self._write(save, images, stalled=partial(_seconds_since, save.started)))
         self._background.wait()
         return SaveEvent.STREAM
 
-    def _stage(self, save: _Save) -> SaveEvent:
+    def _stage(self, save: _PendingSave) -> SaveEvent:
         self._stager.begin(save.snapshot.blobs)
         with readable("the state"):
             images = self._stager.stage(save.snapshot.blobs, threads=COPY_THREADS, likely_same=save.likely_same)
@@ -167,9 +167,9 @@ class SavePipeline:
         self._background.submit(lambda: self._write(save, images, stalled=lambda: stall_seconds))
         return SaveEvent.STAGE
 
-    def _copy_late(self, save: _Save, gate: Gate) -> SaveEvent:
+    def _copy_late(self, save: _PendingSave, gate: Gate) -> SaveEvent:
         before = self._stalled_seconds()
-        blobs, live = split(save.snapshot)
+        blobs, live = split_for_late_copy(save.snapshot)
         self._stager.begin(blobs)
         copy = LateCopy(live)
         gate.shut(copy)
@@ -195,7 +195,7 @@ class SavePipeline:
 
     def _write(
         self,
-        save: _Save,
+        save: _PendingSave,
         images: Mapping[str, Image],
         *,
         stalled: Callable[[], float],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -51,8 +50,8 @@ class Snapshot:
     position: Position
     reason: str
     objects: Mapping[str, Captured]
-    values: Mapping[str, Any]
-    environment: Mapping[str, Any]
+    values: Mapping[str, object]
+    environment: Mapping[str, object]
     metrics: Mapping[str, State]
 
     @property
@@ -96,7 +95,7 @@ def snapshot(
     return Snapshot(position, reason, objects, values, facts, metrics)
 
 
-def split(snapshot: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+def split_for_late_copy(snapshot: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
     """Copy now what more than optimizers may write. Return all blobs, and the tensors in them that are still live."""
     blobs: dict[str, dict[str, Tensor]] = {}
     live: dict[str, Tensor] = {}
@@ -167,7 +166,7 @@ def _captured(adapter: Adapter) -> Captured:
     return Captured(adapter.kind, adapter.type, encoded, blobs, adapter.steady(encoded.tensors), warning)
 
 
-def _captured_tree(name: str, tree: Any) -> Captured:
+def _captured_tree(name: str, tree: object) -> Captured:
     """Capture a tree that is stored with the user's objects."""
     encoded = encode(tree, key_of=".".join, where=name)
     return Captured(name, name, encoded, _blobs(name, encoded, frozenset()), frozenset())

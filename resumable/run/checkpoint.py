@@ -301,7 +301,7 @@ def is_golden(name: str, record: ObjectRecord) -> bool:
     return name == record.kind == GOLDEN
 
 
-def _is_state(document: Any, objects: Iterable[str]) -> bool:
+def _is_state(document: object, objects: Iterable[str]) -> bool:
     if not isinstance(document, dict) or document.keys() != {"objects", "rng", "position"}:
         return False
     return isinstance(document["objects"], dict) and document["objects"].keys() == set(objects)

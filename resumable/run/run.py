@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from resumable.errors import CorruptCheckpointError, NoCheckpointError
 from resumable.policy import suspicion
@@ -30,7 +29,7 @@ class Run:
         ConfigError: The URL's protocol is unknown, or its package is not installed.
     """
 
-    def __init__(self, url: str, *, storage_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, url: str, *, storage_options: Mapping[str, object] | None = None) -> None:
         self.url = str(url)
         self.location = location(self.url)
         """The URL without its secrets, for messages."""

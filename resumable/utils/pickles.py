@@ -22,7 +22,7 @@ def is_pickle(head: bytes | bytearray) -> bool:
     return len(head) > 1 and head[0] == _PROTO and 2 <= head[1] <= 5
 
 
-def refusal(name: str) -> CheckpointError:
+def pickle_error(name: str) -> CheckpointError:
     """Return the error for the file `name`, which holds a pickle."""
     return CheckpointError(
         f"{name}: a pickle of torch.save, which may run any code when it is opened: it was not opened",

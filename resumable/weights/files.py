@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,7 +24,7 @@ INDEX = "model.safetensors.index.json"
 COPY_AGAIN = "is the copy complete? Fetch or export it again"
 
 _PROGRAMS = (".onnx", ".pt2")
-Options = Mapping[str, Any] | None
+Options = Mapping[str, object] | None
 T = TypeVar("T")
 
 
@@ -33,7 +33,7 @@ class ShardIndex(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, object] = {}
     weight_map: dict[str, str]
 
 
@@ -55,7 +55,7 @@ def open_files(url: str, options: Options, proof: ProvedWeights | None = None) -
         raise _malformed(file, error) from error
 
 
-def parsed(file: File, parse: Callable[[bytes], T], *, max_bytes: int) -> T:
+def parse_small(file: File, parse: Callable[[bytes], T], *, max_bytes: int) -> T:
     """Parse the whole of a small file; `ValueError` where it is larger than `max_bytes`."""
     if file.size > max_bytes:
         raise ValueError(f"{file.size} bytes, more than the {max_bytes} allowed")
@@ -105,7 +105,7 @@ def _shards(file: File, url: str, options: Options, proof: ProvedWeights | None)
 
 def _index(file: File) -> ShardIndex:
     try:
-        return parsed(
+        return parse_small(
             file, lambda data: ShardIndex.model_validate(strict_json.loads(data)), max_bytes=strict_json.MAX_BYTES
         )
     except ValidationError as error:
@@ -127,5 +127,5 @@ def _malformed(file: File, error: ValueError) -> CheckpointError:
     head = bytearray(min(pickles.HEAD_BYTES, file.size))
     file.read(memoryview(head), 0)
     if pickles.is_archive(head) or pickles.is_pickle(head):
-        return pickles.refusal(file.name)
+        return pickles.pickle_error(file.name)
     return CorruptCheckpointError(f"{file.name}: {quoted(error)}", COPY_AGAIN)

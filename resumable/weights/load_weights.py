@@ -27,7 +27,7 @@ from resumable.utils import pickles
 from resumable.utils.location import location
 from resumable.utils.messages import listed, quoted
 from resumable.weights import proof as proofs
-from resumable.weights.files import COPY_AGAIN, INDEX, SINGLE, Options, open_files, parsed, refused_program
+from resumable.weights.files import COPY_AGAIN, INDEX, SINGLE, Options, open_files, parse_small, refused_program
 from resumable.weights.proof import GOLDEN_FILE, PROOF, ProvedWeights
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _proof(url: str, options: Options) -> ProvedWeights:
     file = File.existing(join(url, PROOF), options)
     where = location(url)
     try:
-        proof = proofs.parse(b"") if file is None else parsed(file, proofs.parse, max_bytes=proofs.MAX_BYTES)
+        proof = proofs.parse(b"") if file is None else parse_small(file, proofs.parse, max_bytes=proofs.MAX_BYTES)
     except (CheckpointError, ValueError) as error:
         raised = error if isinstance(error, CheckpointError) else proofs.damaged(error)
         hint = f"{raised.hint}; a file of weights that is named itself is read without a proof"
@@ -165,7 +165,7 @@ def _nothing(url: str, options: Options) -> StoredFiles:
     names = sorted(_names_in(url, options))
     pickled = [name for name in names if name.endswith(_PICKLES)]
     if pickled:
-        raise pickles.refusal(join(location(url), pickled[0]))
+        raise pickles.pickle_error(join(location(url), pickled[0]))
     shown = listed(map(quoted, names), most=_SHOWN)
     raise NoCheckpointError(
         f"{location(url)}: no weights here; expected a run ({RUN_FILE}, {CHECKPOINTS}/), a checkpoint ({MANIFEST}), "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -58,7 +58,7 @@ class WeightsProof(BaseModel):
     weights: ProvedWeights
 
 
-def document_of(data: bytes) -> Any:
+def document_of(data: bytes) -> object:
     """Return the JSON of an undamaged proof; `ValueError` for damage, `FormatVersionError` for a newer version."""
     document = strict_json.loads(undamaged(data), max_bytes=MAX_BYTES)
     version = document.get("proof_version") if isinstance(document, dict) else None
