@@ -222,7 +222,7 @@ def test_a_file_of_the_library_comes_as_a_dict_of_its_tensors(tmp_path: Path) ->
 @pytest.mark.parametrize("new_format", [True, False])
 def test_a_file_of_torch_save_is_not_opened_and_the_hint_names_the_converter(tmp_path: Path, new_format: bool) -> None:
     torch.save({"a": torch.rand(2)}, tmp_path / "x.pt", _use_new_zipfile_serialization=new_format)
-    with pytest.raises(CheckpointError, match=r"a file of torch\.save") as caught:
+    with pytest.raises(CheckpointError, match=r"a pickle of torch\.save") as caught:
         resumable.load(tmp_path / "x.pt")
     assert f"resumable convert {tmp_path / 'x.pt'}" in str(caught.value.hint)
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from resumable.checkpointing.commit import Commits, DedupCandidates
-from resumable.checkpointing.save_state import SaveEvent, SaveState, next_state
+from resumable.checkpointing.save_state import BUSY, TRANSITIONS, SaveEvent, SaveState, next_state
 from resumable.checkpointing.snapshot import Snapshot, readable, split_for_late_copy
 from resumable.config.config import Config
 from resumable.errors import ResumableError
@@ -33,7 +33,7 @@ MAX_TORN_COPIES = 3  # in a row; more than that, and the loop is not suited to s
 
 
 class SaveStatus(NamedTuple):
-    """The saves of one attempt at one instant; all times in seconds."""
+    """The saves of one attempt, as the training thread has noticed them; all times in seconds."""
 
     busy: bool
     """True while a save is written, or memory for one is prepared."""
@@ -99,9 +99,9 @@ class SavePipeline:
 
     @property
     def status(self) -> SaveStatus:
-        """Return the saves as of now."""
+        """Return the saves as of the last call of a method."""
         return SaveStatus(
-            busy=self._background.busy,  # first: once it is false, the rest is that of the save that ended
+            busy=self._state in BUSY,
             saved=self._saved,
             retake=self._reason if self._state is SaveState.TORN else None,
             saved_at_seconds=self._saved_at_seconds,
@@ -116,13 +116,14 @@ class SavePipeline:
 
     @property
     def may_prepare(self) -> bool:
-        """Return whether `prepare` may be called: nothing is in flight, unnoticed, or due again."""
-        return self._background.idle and self._state in (SaveState.IDLE, SaveState.FAILED)
+        """Return whether `prepare` may be called: nothing is in flight, or due again."""
+        return SaveEvent.PREPARE in TRANSITIONS[self._state]
 
     def prepare(self, blobs: Blobs) -> None:
         """Allocate the memory that staging these blobs takes, beside training."""
         if not self._exceeds_memory(blobs):
             self._background.submit(self._stager.prepare(blobs))
+            self._state = next_state(self._state, SaveEvent.PREPARE)
 
     # -- a save begins ------------------------------------------------------------------------------------------------
 
@@ -247,19 +248,21 @@ class SavePipeline:
         if not self._background.busy:
             failure = self._background.failure()
             if failure is None:
-                self._note_committed()
+                self._note_finished()
             elif isinstance(failure, TornSaveError):
                 self._note_torn(failure)
             else:
                 self._note_failed(failure)
         return self.status
 
-    def _note_committed(self) -> None:
-        if self._state in (SaveState.WRITING, SaveState.COPYING, SaveState.STREAMING):
-            if self._state is SaveState.COPYING:
-                self._torn_in_a_row = 0
+    def _note_finished(self) -> None:
+        if self._state not in BUSY:
+            return
+        if self._state is SaveState.COPYING:
+            self._torn_in_a_row = 0
+        if self._state is not SaveState.PREPARING:
             self._failed_in_a_row = 0
-            self._state = next_state(self._state, SaveEvent.COMMIT)
+        self._state = next_state(self._state, SaveEvent.FINISH)
 
     def _note_torn(self, failure: TornSaveError) -> None:
         self._state, self._saved = next_state(self._state, SaveEvent.TEAR), None

@@ -1,4 +1,4 @@
-"""The states of a save and their transitions, as one table. Imports nothing of a run."""
+"""The states of the saves of one attempt, and their transitions as one table. Imports nothing of a run."""
 
 from __future__ import annotations
 
@@ -7,49 +7,53 @@ from enum import Enum
 
 
 class SaveState(Enum):
-    """The state of the newest save, as the training thread has noticed it."""
+    """The work in flight, or the end of the last one, as the training thread has noticed it."""
 
-    IDLE = "idle"  # none is in flight; the last one, if any, is durable
-    WRITING = "writing"  # staged, and committed beside training
-    COPYING = "copying"  # copied late and committed, both beside training
-    STREAMING = "streaming"  # committed out of the live tensors
+    IDLE = "idle"  # nothing is in flight; the last save, if any, is durable
+    PREPARING = "preparing"  # memory for the next save is allocated
+    WRITING = "writing"  # a save is staged, and committed beside training
+    COPYING = "copying"  # a save is copied late and committed, both beside training
+    STREAMING = "streaming"  # a save is committed out of the live tensors
     TORN = "torn"  # training wrote to the tensors during the copy: the save is due again
-    FAILED = "failed"  # not durable; training goes on, and a later save tries again
+    FAILED = "failed"  # the save is not durable; training goes on, and a later save tries again
 
 
 class SaveEvent(Enum):
-    """An event that changes the state of the newest save."""
+    """An event that changes the state."""
 
+    PREPARE = "prepare"
     STAGE = "stage"
     COPY_LATE = "copy late"
     STREAM = "stream"
-    COMMIT = "commit"
+    FINISH = "finish"
     TEAR = "tear"
     FAIL = "fail"
 
 
-# Only a late copy can be torn, and a torn save is not copied late again. IDLE and FAILED can fail (again) where memory
-# for the next save could not be prepared.
+BUSY = frozenset({SaveState.PREPARING, SaveState.WRITING, SaveState.COPYING, SaveState.STREAMING})
+
+# Only a late copy can be torn, and a torn save is not copied late again.
 TRANSITIONS: Mapping[SaveState, Mapping[SaveEvent, SaveState]] = {
     SaveState.IDLE: {
+        SaveEvent.PREPARE: SaveState.PREPARING,
         SaveEvent.STAGE: SaveState.WRITING,
         SaveEvent.COPY_LATE: SaveState.COPYING,
         SaveEvent.STREAM: SaveState.STREAMING,
-        SaveEvent.FAIL: SaveState.FAILED,
     },
-    SaveState.WRITING: {SaveEvent.COMMIT: SaveState.IDLE, SaveEvent.FAIL: SaveState.FAILED},
+    SaveState.PREPARING: {SaveEvent.FINISH: SaveState.IDLE, SaveEvent.FAIL: SaveState.FAILED},
+    SaveState.WRITING: {SaveEvent.FINISH: SaveState.IDLE, SaveEvent.FAIL: SaveState.FAILED},
     SaveState.COPYING: {
-        SaveEvent.COMMIT: SaveState.IDLE,
+        SaveEvent.FINISH: SaveState.IDLE,
         SaveEvent.TEAR: SaveState.TORN,
         SaveEvent.FAIL: SaveState.FAILED,
     },
-    SaveState.STREAMING: {SaveEvent.COMMIT: SaveState.IDLE, SaveEvent.FAIL: SaveState.FAILED},
+    SaveState.STREAMING: {SaveEvent.FINISH: SaveState.IDLE, SaveEvent.FAIL: SaveState.FAILED},
     SaveState.TORN: {SaveEvent.STAGE: SaveState.WRITING, SaveEvent.STREAM: SaveState.STREAMING},
     SaveState.FAILED: {
+        SaveEvent.PREPARE: SaveState.PREPARING,
         SaveEvent.STAGE: SaveState.WRITING,
         SaveEvent.COPY_LATE: SaveState.COPYING,
         SaveEvent.STREAM: SaveState.STREAMING,
-        SaveEvent.FAIL: SaveState.FAILED,
     },
 }
 
@@ -59,4 +63,4 @@ def next_state(state: SaveState, event: SaveEvent) -> SaveState:
     try:
         return TRANSITIONS[state][event]
     except KeyError:
-        raise RuntimeError(f"a save that is {state.value} cannot {event.value}") from None
+        raise RuntimeError(f"saves in the state {state.value!r}: no transition for {event.value!r}") from None

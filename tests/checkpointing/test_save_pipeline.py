@@ -14,30 +14,32 @@ from torch import nn
 import resumable.checkpointing.checkpointer
 from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
-from resumable.checkpointing.save_state import TRANSITIONS, SaveEvent, SaveState, next_state
+from resumable.checkpointing.save_state import BUSY, TRANSITIONS, SaveEvent, SaveState, next_state
 from resumable.config.config import Config
 from resumable.errors import StorageError
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.retry import PatientStorage
 
 TABLE = {
+    ("idle", "prepare"): "preparing",
     ("idle", "stage"): "writing",
     ("idle", "copy late"): "copying",
     ("idle", "stream"): "streaming",
-    ("idle", "fail"): "failed",
-    ("writing", "commit"): "idle",
+    ("preparing", "finish"): "idle",
+    ("preparing", "fail"): "failed",
+    ("writing", "finish"): "idle",
     ("writing", "fail"): "failed",
-    ("copying", "commit"): "idle",
+    ("copying", "finish"): "idle",
     ("copying", "tear"): "torn",
     ("copying", "fail"): "failed",
-    ("streaming", "commit"): "idle",
+    ("streaming", "finish"): "idle",
     ("streaming", "fail"): "failed",
     ("torn", "stage"): "writing",
     ("torn", "stream"): "streaming",
+    ("failed", "prepare"): "preparing",
     ("failed", "stage"): "writing",
     ("failed", "copy late"): "copying",
     ("failed", "stream"): "streaming",
-    ("failed", "fail"): "failed",
 }
 
 
@@ -45,26 +47,29 @@ TABLE = {
 def test_a_save_moves_as_the_table_says_and_in_no_other_way(state: SaveState, event: SaveEvent) -> None:
     expected = TABLE.get((state.value, event.value))
     if expected is None:
-        with pytest.raises(RuntimeError, match=f"{state.value} cannot {event.value}"):
+        with pytest.raises(RuntimeError, match=f"'{state.value}': no transition for '{event.value}'"):
             next_state(state, event)
     else:
         assert next_state(state, event) is SaveState(expected)
 
 
-def test_from_every_state_a_save_can_become_durable() -> None:
+def test_from_every_state_a_save_can_become_durable_and_every_work_ends() -> None:
     durable = {SaveState.IDLE}
     for _ in SaveState:
         durable |= {state for state, row in TRANSITIONS.items() if durable & set(row.values())}
     assert durable == set(SaveState)
+    ends = {SaveEvent.FINISH, SaveEvent.FAIL}
+    assert {state for state, row in TRANSITIONS.items() if ends <= row.keys()} == BUSY
+    assert {state for state, row in TRANSITIONS.items() if ends & row.keys()} == BUSY
 
 
 class FailingStorage(LocalStorage):
-    """A disk whose writes of blobs fail while `failing` is set."""
+    """A disk whose writes of manifests fail while `failing` is set."""
 
     failing = False
 
     def write(self, path: str, chunks: Any) -> None:
-        if self.failing and path.endswith(".safetensors"):
+        if self.failing and path.endswith("manifest.json"):
             raise StorageError(f"cannot write {path}: no answer")
         super().write(path, chunks)
 
@@ -82,7 +87,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FailingStorage:
 def checkpointer(request: pytest.FixtureRequest, tmp_path: Path, disk: FailingStorage) -> Iterator[Checkpointer]:
     """A checkpointer whose saves are staged, copied late or streamed."""
     torch.manual_seed(1)
-    staging = {"max_bytes": "4KB"} if request.param == "streamed" else {"mode": request.param}
+    staging = {"max_bytes": 4096} if request.param == "streamed" else {"mode": request.param}
     config = Config.load({"run": str(tmp_path / "run"), "staging": staging, "max_failed_saves": 2})
     made = Checkpointer(config, {"model": nn.Linear(64, 64)})
     yield made
@@ -135,6 +140,17 @@ def test_a_failure_is_raised_at_once_while_there_is_no_checkpoint(
     save(checkpointer, 0)
     with pytest.raises(StorageError, match="no answer"):
         checkpointer.drain()
+
+
+def test_memory_is_prepared_where_nothing_is_in_flight(checkpointer: Checkpointer) -> None:
+    save(checkpointer, 1)
+    assert checkpointer.status.busy
+    checkpointer.prepare()
+    assert checkpointer.drain().saved == (1, 0)
+    checkpointer.prepare()
+    assert not checkpointer.drain().busy
+    save(checkpointer, 2)
+    assert checkpointer.drain().saved == (2, 0)
 
 
 def test_a_status_is_of_one_instant(checkpointer: Checkpointer) -> None:

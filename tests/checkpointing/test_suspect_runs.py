@@ -207,7 +207,7 @@ def test_a_run_of_which_all_is_suspect_says_so(run: Path) -> None:
         for file in path.iterdir():
             file.unlink()
         path.rmdir()
-    with pytest.raises(NoCheckpointError, match="every checkpoint is suspect: step-000000020"):
+    with pytest.raises(NoCheckpointError, match="every checkpoint is suspect, from step-000000020"):
         Run(str(run)).finite()
 
 

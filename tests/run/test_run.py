@@ -91,7 +91,7 @@ def test_a_folder_without_checkpoints_says_where_an_exported_model_is_proved(tmp
     with pytest.raises(NoCheckpointError) as caught:
         Run(str(tmp_path)).latest()
     hint = str(caught.value.hint)
-    assert hint.endswith("An exported model is proved by `resumable verify DIR` only where its proof.json is")
+    assert hint.endswith("`resumable verify DIR` proves an exported model only beside its proof.json")
 
 
 @pytest.mark.parametrize("selector", ["bset", "step_4", "4.5", "Best", ""])
@@ -132,7 +132,7 @@ def test_best_of_a_run_that_logged_nothing_is_an_error(tmp_path: Path) -> None:
 
 def test_best_of_a_run_that_names_no_metric_is_an_error(tmp_path: Path) -> None:
     Tiny(tmp_path / "run", keep={"best": None}).train(1)
-    with pytest.raises(NoCheckpointError, match=r"the run's config names no keep\.best\.metric"):
+    with pytest.raises(NoCheckpointError, match=r"the run's config sets no keep\.best\.metric"):
         Run(str(tmp_path / "run")).best()
 
 

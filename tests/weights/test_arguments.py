@@ -84,7 +84,7 @@ def test_a_program_is_told_from_a_file_of_weights(tmp_path: Path) -> None:
     for name in ("model.onnx", "model.pt2", "model.aoti.pt2"):
         with pytest.raises(CheckpointError) as caught:
             load_weights(nn.Linear(2, 2), tmp_path / name)
-        assert caught.value.message == f"{tmp_path}/{name}: a program, and no safetensors file"
+        assert caught.value.message == f"{tmp_path}/{name}: a program, expected a safetensors file"
         assert "--format safetensors" in str(caught.value.hint)
         assert "convert" not in str(caught.value.hint)
 

@@ -317,7 +317,7 @@ from resumable.state.loading import into_model
 def peak_kib():
     return int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
 
-loading.GROUP_BYTES = 16 * 2**20
+into_model.GROUP_BYTES = 16 * 2**20
 dtype = getattr(torch, sys.argv[2])
 load_weights(nn.ParameterList([torch.ones(1, dtype=dtype)]), sys.argv[3])  # so that everything is imported
 net = nn.ParameterList([torch.ones(2**21, dtype=dtype) for _ in range(24)])
