@@ -67,6 +67,7 @@ class FailingStorage(LocalStorage):
     """A disk whose writes of manifests fail while `failing` is set."""
 
     failing = False
+    patience_seconds = 0.0
 
     def write(self, path: str, chunks: Any) -> None:
         if self.failing and path.endswith("manifest.json"):
@@ -87,9 +88,9 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FailingStorage:
 def checkpointer(request: pytest.FixtureRequest, tmp_path: Path, disk: FailingStorage) -> Iterator[Checkpointer]:
     """A checkpointer whose saves are staged, copied late or streamed."""
     torch.manual_seed(1)
-    staging = {"max_bytes": 4096} if request.param == "streamed" else {"mode": request.param}
+    staging = {"max_bytes": 2**20} if request.param == "streamed" else {"mode": request.param}
     config = Config.load({"run": str(tmp_path / "run"), "staging": staging, "max_failed_saves": 2})
-    made = Checkpointer(config, {"model": nn.Linear(64, 64)})
+    made = Checkpointer(config, {"model": nn.Linear(600, 600)})
     yield made
     made.close()
 
