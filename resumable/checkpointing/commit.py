@@ -22,10 +22,11 @@ from resumable.store.catalog import Catalog
 from resumable.store.dedup import Sharing
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
-from resumable.store.publish import Background, Blob, publish
+from resumable.store.publish import Blob, publish
 from resumable.store.storage.retry import PatientStorage
 from resumable.utils.environment import versions
 from resumable.utils.events import warn
+from resumable.utils.threads import Background
 
 DedupCandidates = Mapping[str, BlobRecord | None]
 """By file name, the record in the previous checkpoint where the content is probably unchanged, else None."""

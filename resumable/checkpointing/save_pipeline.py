@@ -23,8 +23,8 @@ from resumable.config.config import Config
 from resumable.errors import ResumableError
 from resumable.state.staging.late_copy import Gate, LateCopy, TornCopyError
 from resumable.state.staging.stager import Image, Stager
-from resumable.store.publish import Background
 from resumable.utils.events import duration, emit, size, warn
+from resumable.utils.threads import Background
 
 Blobs = Mapping[str, Mapping[str, Tensor]]
 

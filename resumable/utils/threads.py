@@ -54,3 +54,55 @@ def in_lanes(action: Callable[[T], R], items: Sequence[T], lanes: int) -> list[R
     if failures:
         raise failures[0]
     return [results[number] for number in range(len(items))]
+
+
+class Background:
+    """One job at a time beside the program. A failure waits until somebody asks for it; none is lost."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is in flight."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def idle(self) -> bool:
+        """Whether a job may be submitted: none is in flight, and no failure waits to be asked for."""
+        return not self.busy and self._failure is None
+
+    def submit(self, job: Callable[[], object]) -> None:
+        """Start a job and return. `RuntimeError` if one is in flight, or if the last one's failure was not fetched."""
+        if not self.idle:
+            raise RuntimeError("a job is in flight, or its failure was never asked for")
+        # Held back until it is started, or whoever submits would wait for its turn: a switch takes 5 ms.
+        started = threading.Event()
+        try:
+            self._thread = thread_of(lambda: self._run(job, started), "resumable-writer")
+        finally:
+            started.set()
+        if self._thread is None:
+            self._run(job, started)
+
+    def wait(self) -> None:
+        """Block until no job is in flight."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def failure(self) -> BaseException | None:
+        """What the last job raised, once; None while it is in flight. Does not block."""
+        if self.busy:
+            return None
+        self._thread = None  # asked at each boundary: to ask an ended thread whether it lives takes longer
+        failure, self._failure = self._failure, None
+        return failure
+
+    def _run(self, job: Callable[[], object], started: threading.Event) -> None:
+        started.wait()
+        try:
+            job()
+        except BaseException as failure:
+            self._failure = failure

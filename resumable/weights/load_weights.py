@@ -22,7 +22,7 @@ from resumable.run.target import parse_target, selector_slip
 from resumable.state.loading.result import Loaded
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName
 from resumable.store.storage.open import local_path, open_storage
-from resumable.store.storage.single_file import File, join, split
+from resumable.store.storage.user_file import File, join, split
 from resumable.utils import pickles
 from resumable.utils.location import location
 from resumable.utils.messages import listed, quoted

@@ -14,8 +14,8 @@ import xxhash
 
 from resumable import Trainer
 from resumable.state.staging.late_copy import Gate
-from resumable.store.publish import Background
 from resumable.store.storage.fsspec_storage import FsspecStorage
+from resumable.utils.threads import Background
 
 DATA_SEED = 20_260_101
 SAVE_EVERY = 4

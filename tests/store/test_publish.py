@@ -14,7 +14,7 @@ from resumable.store.attempts import Attempt, begin
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName, checkpoint_path
 from resumable.store.manifest import Manifest
-from resumable.store.publish import Background, Blob, delete, publish
+from resumable.store.publish import Blob, delete, publish
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.open import open_storage
 from resumable.store.storage.protocol import storage_error
@@ -162,36 +162,6 @@ def test_a_run_in_memory_publishes_and_deletes_too(tmp_path: Path) -> None:
     assert line(place) == [str(second), str(first)]
     delete(place, attempt, first)
     assert line(place) == [str(second)]
-
-
-def test_a_job_runs_beside_the_program_and_its_end_can_be_waited_for() -> None:
-    background = Background()
-    go, done = threading.Event(), threading.Event()
-    background.wait()
-    background.submit(lambda: go.wait() and done.set())
-    assert background.busy
-    assert background.failure() is None
-    with pytest.raises(RuntimeError, match="in flight"):
-        background.submit(done.set)
-    go.set()
-    background.wait()
-    assert done.is_set()
-    assert not background.busy
-
-
-def test_a_failure_waits_until_it_is_fetched_and_blocks_the_next_job() -> None:
-    def fail() -> None:
-        raise SystemExit(3)
-
-    background = Background()
-    background.submit(fail)
-    background.wait()
-    with pytest.raises(RuntimeError, match="never asked for"):
-        background.submit(fail)
-    assert isinstance(background.failure(), SystemExit)
-    assert background.failure() is None
-    background.submit(lambda: None)
-    background.wait()
 
 
 # -- blobs that are still what they were ------------------------------------------------------------------------------

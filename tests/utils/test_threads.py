@@ -1,4 +1,4 @@
-"""Several things at once, and the first failure."""
+"""Several things at once, one job beside the program, and their failures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from resumable.utils.threads import in_lanes
+from resumable.utils.threads import Background, in_lanes
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 8])
@@ -42,3 +42,33 @@ def test_the_first_failure_is_raised_when_the_others_have_ended_and_no_other_is_
     with pytest.raises(SystemExit, match="of the first"):
         in_lanes(work, range(9), 2)
     assert ended == [1]
+
+
+def test_a_job_runs_beside_the_program_and_its_end_can_be_waited_for() -> None:
+    background = Background()
+    go, done = threading.Event(), threading.Event()
+    background.wait()
+    background.submit(lambda: go.wait() and done.set())
+    assert background.busy
+    assert background.failure() is None
+    with pytest.raises(RuntimeError, match="in flight"):
+        background.submit(done.set)
+    go.set()
+    background.wait()
+    assert done.is_set()
+    assert not background.busy
+
+
+def test_a_failure_waits_until_it_is_fetched_and_blocks_the_next_job() -> None:
+    def fail() -> None:
+        raise SystemExit(3)
+
+    background = Background()
+    background.submit(fail)
+    background.wait()
+    with pytest.raises(RuntimeError, match="never asked for"):
+        background.submit(fail)
+    assert isinstance(background.failure(), SystemExit)
+    assert background.failure() is None
+    background.submit(lambda: None)
+    background.wait()

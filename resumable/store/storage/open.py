@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +47,7 @@ def local_path(url: str) -> Path | None:
     """The path that a URL of this machine stands for; None for any other."""
     if _LOCAL.match(url):
         return Path(_LOCAL.sub("", url, count=1))
-    return Path(url).expanduser() if "://" not in url and "::" not in url else None
+    return Path(os.path.expanduser(url)) if "://" not in url and "::" not in url else None
 
 
 def _open_remote(url: str, options: dict[str, Any], *, probe: bool) -> Storage:
