@@ -21,7 +21,7 @@ from resumable.utils import pickles
 from resumable.utils.events import size
 from resumable.utils.messages import quoted
 
-PIECE_BYTES = 32 * 2**20
+FETCH_PIECE_BYTES = 32 * 2**20  # of a file from elsewhere, on its way to the disk
 
 # torch's messages about a value in a pickle that is neither a tensor nor a plain value.
 _REFUSED = (
@@ -70,8 +70,8 @@ def _fetched(file: File) -> Iterator[str]:
         yield file.local
         return
     with tempfile.NamedTemporaryFile(prefix="resumable-") as fetched:
-        buffer = memoryview(bytearray(min(PIECE_BYTES, total)))
-        for start in range(0, total, PIECE_BYTES):
+        buffer = memoryview(bytearray(min(FETCH_PIECE_BYTES, total)))
+        for start in range(0, total, FETCH_PIECE_BYTES):
             piece = buffer[: total - start]
             file.read(piece, start)
             fetched.write(piece)

@@ -100,7 +100,7 @@ def test_a_bare_tensor_and_tensors_that_require_grad_come_over(tmp_path: Path, t
 def test_urls_are_fetched_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fsspec
 
-    monkeypatch.setattr(converting, "PIECE_BYTES", 100)
+    monkeypatch.setattr(converting, "FETCH_PIECE_BYTES", 100)
     torch.save({"a": torch.arange(99.0)}, tmp_path / "x.pt")
     with fsspec.open("memory://tests-convert/x.pt", "wb") as file:
         file.write((tmp_path / "x.pt").read_bytes())

@@ -17,6 +17,7 @@ from resumable.errors import ConfigError, StateError
 from resumable.state.objects.adapter import unwrapped
 from resumable.state.objects.side_effects import untouched
 from resumable.state.tensors.facts import empty, facts_of, fill, refusal
+from resumable.utils.checks import no_finite_number
 from resumable.utils.messages import listed, quoted
 
 _KEYS = {"model", "inputs", "arguments", "outputs"}
@@ -129,11 +130,8 @@ def outputs_of(module: nn.Module, golden: Golden) -> Golden:
 
 
 def nothing_in(outputs: Sequence[Tensor]) -> str | None:
-    """Describe what these outputs hold where they hold no finite number, so that any model would pass; else None."""
-    count = sum(tensor.numel() for tensor in outputs)
-    if not count:
-        return "no number at all"
-    return None if any(map(_has_finite, outputs)) else f"no finite number among the {count}"
+    """Return in words why any model would pass by these outputs, or None if they hold a finite number."""
+    return no_finite_number([tensor.numel() for tensor in outputs], map(_has_finite, outputs))
 
 
 def _has_finite(tensor: Tensor) -> bool:

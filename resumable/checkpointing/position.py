@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from resumable.utils.checks import is_count
+
 
 @dataclass(frozen=True)
 class Position:
@@ -54,9 +56,9 @@ class Position:
         return shown
 
 
-def _is_count(value: object) -> bool:
+def _is_bounded_count(value: object) -> bool:
     # The next step must have a name of at most 18 digits; no run gets that far.
-    return type(value) is int and 0 <= value < 10**17
+    return is_count(value, below=10**17)
 
 
 def _is_flag(value: object) -> bool:
@@ -64,13 +66,13 @@ def _is_flag(value: object) -> bool:
 
 
 def _is_loader(value: object) -> bool:
-    return isinstance(value, dict) and _is_count(value.get("batches"))
+    return isinstance(value, dict) and _is_bounded_count(value.get("batches"))
 
 
 def _is_cycle(value: object) -> bool:
     if not isinstance(value, dict) or not {"number", "loader"} <= value.keys():
         return False
-    return _is_count(value["number"]) and (value["loader"] is None or _is_loader(value["loader"]))
+    return _is_bounded_count(value["number"]) and (value["loader"] is None or _is_loader(value["loader"]))
 
 
 def _is_table(fits: Callable[[object], bool]) -> Callable[[object], bool]:
@@ -79,11 +81,11 @@ def _is_table(fits: Callable[[object], bool]) -> Callable[[object], bool]:
 
 _FITS: Mapping[str, Callable[[object], bool]] = {
     "loop": lambda value: value in ("epochs", "steps", "batches", "fit", ""),
-    "step": _is_count,
-    "epoch": _is_count,
-    "total": lambda value: value is None or (type(value) is int and value >= 0),
+    "step": _is_bounded_count,
+    "epoch": _is_bounded_count,
+    "total": lambda value: value is None or is_count(value),
     "inside_epoch": _is_flag,
-    "passes": _is_count,
+    "passes": _is_bounded_count,
     "loaders": lambda value: isinstance(value, list) and all(map(_is_loader, value)),
     "samplers": _is_table(lambda states: isinstance(states, dict)),
     "cycles": _is_table(_is_cycle),

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from resumable.data.addresses import PassAddress, batch_keys, pass_key
-from resumable.errors import LoopError, ResumableError
-from resumable.utils.messages import quoted
+from resumable.errors import LoopError
+from resumable.utils.rejected_state import rejected_state
 
 Position = Mapping[str, Any]
 Skipping = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -48,18 +48,16 @@ class Opening:
         return batch_keys(self.data_seed, self.address)
 
 
-@contextlib.contextmanager
-def taking(address: object, what: str) -> Iterator[None]:
-    """Around a `load_state_dict` of the user's: whatever a state that is none of its own makes it raise, in words."""
-    try:
-        yield
-    except (ResumableError, MemoryError, torch.OutOfMemoryError, OSError):
-        raise  # these say nothing about the state
-    except Exception as error:
-        raise LoopError(
-            f"{address}: {what} did not take its state from the checkpoint: {type(error).__name__}: {quoted(error)}",
+def taking(address: object, what: str) -> contextlib.AbstractContextManager[None]:
+    """Turn whatever a user's `load_state_dict` raises for a foreign state into a `LoopError`."""
+
+    def refusal(reason: str) -> LoopError:
+        return LoopError(
+            f"{address}: {what} did not take its state from the checkpoint: {reason}",
             "load_state_dict must take what state_dict gave before",
-        ) from error
+        )
+
+    return rejected_state(refusal, passing=torch.OutOfMemoryError)
 
 
 class Pass(ABC):

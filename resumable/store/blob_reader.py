@@ -15,7 +15,7 @@ from resumable.store.manifest import BlobRecord
 from resumable.store.storage.protocol import Seen, Storage
 from resumable.utils.reread import reread
 
-PIECE_BYTES = 4 * 2**20  # some of them fit into a cache that cores share: what one thread reads another digests
+READ_PIECE_BYTES = 4 * 2**20  # some of them fit into a cache that cores share: what one thread reads another digests
 
 
 class BlobReader:
@@ -85,7 +85,7 @@ class BlobReader:
 
     @property
     def _step(self) -> int:
-        return max(PIECE_BYTES, self.range_bytes)
+        return max(READ_PIECE_BYTES, self.range_bytes)
 
     @property
     def _starts(self) -> range:

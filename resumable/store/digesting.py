@@ -12,7 +12,7 @@ from resumable.utils.threads import thread_of
 
 # Large, so that few times is waited for the interpreter's lock, which the training holds most of the time. What is
 # digested last is digested when all is written, so not larger.
-PIECE_BYTES = 32 * 2**20
+DIGEST_PIECE_BYTES = 32 * 2**20
 
 # Below, to ask another thread takes longer than the digest.
 BESIDE_BYTES = 2**20
@@ -46,11 +46,11 @@ class Digested:
 
 
 def pieces(chunks: Iterable[memoryview]) -> Iterator[memoryview]:
-    """The same bytes, at most `PIECE_BYTES` at once, none copied."""
+    """The same bytes, at most `DIGEST_PIECE_BYTES` at once, none copied."""
     for chunk in chunks:
         view = chunk.cast("B")
-        for start in range(0, len(view), PIECE_BYTES):
-            yield view[start : start + PIECE_BYTES]
+        for start in range(0, len(view), DIGEST_PIECE_BYTES):
+            yield view[start : start + DIGEST_PIECE_BYTES]
 
 
 def digest_of(chunks: Iterable[memoryview]) -> str:

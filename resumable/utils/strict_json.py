@@ -11,7 +11,7 @@ MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 64
 MAX_ITEMS = 4_000_000
 
-_PIECE_BYTES = 64 * 2**10
+_SCAN_PIECE_BYTES = 64 * 2**10  # see `_skeleton`
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
@@ -61,8 +61,8 @@ def _skeleton(data: bytes) -> bytes:
     """What is outside of strings. In pieces: a text of nothing but quotes would become millions of objects at once."""
     plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     outside, inside = [], 0
-    for start in range(0, len(plain), _PIECE_BYTES):
-        parts = plain[start : start + _PIECE_BYTES].split(b'"')
+    for start in range(0, len(plain), _SCAN_PIECE_BYTES):
+        parts = plain[start : start + _SCAN_PIECE_BYTES].split(b'"')
         outside.append(b"".join(parts[inside::2]))
         inside ^= (len(parts) - 1) % 2
     return b"".join(outside)

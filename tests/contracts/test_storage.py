@@ -86,7 +86,7 @@ def test_writing_again_replaces(place: Storage) -> None:
 
 def test_a_file_of_several_requests_is_whole(place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fsspec_storage, "SINGLE_REQUEST_BYTES", 1000)
-    monkeypatch.setattr(fsspec_storage, "PIECE_BYTES", 300)
+    monkeypatch.setattr(fsspec_storage, "REQUEST_BYTES", 300)
     data = bytes(range(256)) * 20
     place.write("a/big", [memoryview(data)[:1234], data[1234:]])
     buffer = bytearray(len(data))

@@ -114,7 +114,7 @@ def careless() -> Iterator[Place]:
 @pytest.fixture
 def _in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fsspec_storage, "SINGLE_REQUEST_BYTES", PART_BYTES)
-    monkeypatch.setattr(fsspec_storage, "PIECE_BYTES", PART_BYTES)
+    monkeypatch.setattr(fsspec_storage, "REQUEST_BYTES", PART_BYTES)
 
 
 def inject(place: Place, faults: Sequence[Injected], times: int | None = 3) -> list[Rule]:

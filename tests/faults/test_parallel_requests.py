@@ -86,7 +86,7 @@ class InThread(threading.Thread):
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr(fsspec_storage, "SINGLE_REQUEST_BYTES", PART_BYTES)
-    monkeypatch.setattr(fsspec_storage, "PIECE_BYTES", PART_BYTES)
+    monkeypatch.setattr(fsspec_storage, "REQUEST_BYTES", PART_BYTES)
     with WatchedProxy(shared_moto().port) as proxy:
         yield Place(shared_moto(), proxy)
 

@@ -133,7 +133,7 @@ def test_a_missing_blob_is_rejected_with_its_name(place: LocalStorage) -> None:
 
 
 def test_a_flipped_bit_is_found_with_the_file_name(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resumable.store.blob_reader.PIECE_BYTES", 100)
+    monkeypatch.setattr("resumable.store.blob_reader.READ_PIECE_BYTES", 100)
     monkeypatch.setattr(LocalStorage, "range_bytes", 100)
     name = save(launch(place), 100)
     catalog = Catalog(place)
@@ -159,7 +159,7 @@ def test_a_blob_that_shrinks_while_it_is_read_is_damage(place: LocalStorage, mon
 def test_pieces_that_are_read_ahead_come_in_order_and_a_failure_in_one_is_told(
     place: LocalStorage, monkeypatch: pytest.MonkeyPatch, readers: int
 ) -> None:
-    monkeypatch.setattr("resumable.store.blob_reader.PIECE_BYTES", 64)
+    monkeypatch.setattr("resumable.store.blob_reader.READ_PIECE_BYTES", 64)
     monkeypatch.setattr(LocalStorage, "range_bytes", 64)
     monkeypatch.setattr(LocalStorage, "readers", readers)
     data = bytes(range(256)) * 40 + b"end"

@@ -14,7 +14,7 @@ from resumable.store.digesting import Digested, digest_of
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digesting, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(digesting, "DIGEST_PIECE_BYTES", 1000)
     monkeypatch.setattr(digesting, "BESIDE_BYTES", 300)
 
 

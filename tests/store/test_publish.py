@@ -29,7 +29,7 @@ def place(tmp_path: Path) -> LocalStorage:
 
 
 def test_what_is_published_is_found_with_every_byte(place: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resumable.store.digesting.PIECE_BYTES", 7)
+    monkeypatch.setattr("resumable.store.digesting.DIGEST_PIECE_BYTES", 7)
     attempt = launch(place)
     name = CheckpointName(100, 1, attempt.number)
     data = bytes(range(256))

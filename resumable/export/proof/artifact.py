@@ -13,10 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-import xxhash
-
 from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.export.proof.document import FileRecord, Proof, parse
+from resumable.store.digesting import DIGEST_PIECE_BYTES, digest_of
 from resumable.store.storage.protocol import reported, storage_error
 from resumable.weights.proof import MAX_BYTES, PROOF
 
@@ -26,7 +25,6 @@ _HINTS: Mapping[int | None, str] = {
     errno.EDQUOT: "your quota there is used up: free some space, or name a folder on another disk: --to DIR",
     errno.EROFS: "it is mounted read-only: name a folder elsewhere: --to DIR",
 }
-PIECE_BYTES = 8 * 2**20
 
 _LOADABLE = ".index.json"  # of shards
 _TEXTS = (".md", ".txt", ".rst", ".html", ".pdf", ".png", ".jpg", ".svg", ".json", ".yaml", ".yml", ".csv", ".log")
@@ -99,11 +97,13 @@ def records(folder: Path) -> dict[str, FileRecord]:
 
 
 def _digest(path: Path) -> str:
-    seen = xxhash.xxh3_128()
     with reported("read", str(path)), _opened(path) as file:
-        while piece := file.read(PIECE_BYTES):
-            seen.update(piece)
-    return seen.hexdigest()
+        return digest_of(_pieces(file))
+
+
+def _pieces(file: BinaryIO) -> Iterator[memoryview]:
+    while piece := file.read(DIGEST_PIECE_BYTES):
+        yield memoryview(piece)
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from resumable.utils.checks import no_finite_number
+
 Values = np.ndarray[Any, Any]
 """Whole numbers as they are, since float64 does not tell all of 64 bits apart; all else in float64."""
 
@@ -53,11 +55,8 @@ def compare(found: Sequence[Output], expected: Sequence[Output]) -> Compared:
 
 
 def nothing_in(values: Sequence[np.ndarray[Any, Any]]) -> str | None:
-    """Why any model would pass by these outputs: they hold no finite number; None where there is one."""
-    count = sum(each.size for each in values)
-    if not count:
-        return "no number at all"
-    return None if any(np.isfinite(each).any() for each in values) else f"no finite number among the {count}"
+    """Return in words why any model would pass by these outputs, or None if they hold a finite number."""
+    return no_finite_number([each.size for each in values], (bool(np.isfinite(each).any()) for each in values))
 
 
 def _difference(found: Values, expected: Values) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from resumable.state.tensors.safetensors_layout import Slice, parse_head
 from resumable.state.tensors.tensor_views import placed
 from resumable.utils.reread import reread
 
-_PIECE_BYTES = 8 * 2**20
+_DIGEST_BUFFER_BYTES = 8 * 2**20  # for digesting a tensor without holding all of it
 
 Read = Callable[[Mapping[str, Tensor], Collection[str]], Mapping[str, Tensor]]
 """Of an object: `into` and `keys`, as `filling.read_tensors` has them."""
@@ -155,8 +155,8 @@ class StoredFiles:
     def _digest(self, key: str) -> str:
         file = self._home[key]
         place, digest = file.slices[key], xxhash.xxh3_128()
-        buffer = memoryview(bytearray(min(_PIECE_BYTES, place.end - place.start)))
-        for start in range(place.start, place.end, _PIECE_BYTES):
+        buffer = memoryview(bytearray(min(_DIGEST_BUFFER_BYTES, place.end - place.start)))
+        for start in range(place.start, place.end, _DIGEST_BUFFER_BYTES):
             piece = buffer[: place.end - start]
             file.source.read(piece, start)
             digest.update(piece)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from resumable.errors import ResumableError, RunMismatchError
+from resumable.errors import RunMismatchError
 from resumable.state.codec.encoder import advice
 from resumable.state.objects.tree_copies import Own, fresh, moved
 from resumable.state.tensors.facts import Recorded
 from resumable.utils import messages
-from resumable.utils.messages import quoted
+from resumable.utils.rejected_state import rejected_state
 
 _SHOWN = 20
 
@@ -116,18 +116,9 @@ def mismatch(name: str, reasons: Iterable[str]) -> RunMismatchError:
     )
 
 
-@contextmanager
-def taking(name: str) -> Iterator[None]:
-    """Around code that takes a stored tree as it is: whatever one of another shape makes it raise becomes a mismatch.
-
-    A checkpoint may come from anybody, so a tree that was decoded need not be one that this object ever gave.
-    """
-    try:
-        yield
-    except (ResumableError, MemoryError, torch.OutOfMemoryError, OSError):
-        raise  # these say nothing about the tree
-    except Exception as error:
-        raise mismatch(name, [f"{type(error).__name__}: {quoted(error)}"]) from error
+def taking(name: str) -> AbstractContextManager[None]:
+    """Turn whatever the block raises for the stored tree of another object into a mismatch."""
+    return rejected_state(lambda reason: mismatch(name, [reason]), passing=torch.OutOfMemoryError)
 
 
 def listed(what: str, names: Iterable[str]) -> list[str]:

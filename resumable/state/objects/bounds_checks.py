@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resumable.utils.checks import is_count
+
 # The head of torch's CPU generator: seed, words left, whether it was seeded, next word; then the words.
 _TORCH_HEAD = struct.Struct("<QiiQ")
 _TORCH_WORDS = 624
@@ -49,14 +51,10 @@ def check_numpy_seed(seed: Any) -> None:
     if not isinstance(seed, dict) or seed.keys() != {"entropy", "spawn_key", "pool_size", "n_children_spawned"}:
         raise ValueError("not the seed of a NumPy generator")
     entropy = seed["entropy"] if isinstance(seed["entropy"], list) else [seed["entropy"] or 0]
-    if type(seed["spawn_key"]) is not tuple or not all(map(_is_count, (*entropy, *seed["spawn_key"]))):
+    if type(seed["spawn_key"]) is not tuple or not all(map(is_count, (*entropy, *seed["spawn_key"]))):
         raise ValueError("the seed of a NumPy generator is made of other things than whole numbers")
     if not 1 <= seed["pool_size"] <= _MAX_POOL_WORDS or not 0 <= seed["n_children_spawned"] < 2**32:
         raise ValueError(f"the seed of a NumPy generator has a pool of {seed['pool_size']!r} words")
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
 
 
 def misshapen(parameter: Tensor, state: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ from resumable.state.tensors.facts import TensorFacts, raw, tensor_digest
 from resumable.utils.threads import in_lanes
 
 # Small enough to keep two threads busy to the end. One thread is fastest with whole tensors, which go past the caches.
-PIECE_BYTES = 4 * 2**20
+COPY_PIECE_BYTES = 4 * 2**20
 
 _ADVICE = ("MADV_HUGEPAGE", "MADV_DONTFORK")
 
@@ -84,7 +84,7 @@ class HostTransfer:
         pieces: list[_Piece] = []
         for copy in copies:
             if _lies_as_stored(copy):
-                pieces.extend(_pieces(copy, PIECE_BYTES if threads > 1 else copy.facts.nbytes))
+                pieces.extend(_pieces(copy, COPY_PIECE_BYTES if threads > 1 else copy.facts.nbytes))
             else:
                 _place(copy).copy_(raw(copy.source))
         in_lanes(lambda piece: ctypes.memmove(*piece), pieces, threads)
@@ -143,8 +143,8 @@ def changed(copies: Sequence[tuple[Copy, str]], *, threads: int) -> list[Copy]:
 
 def touch(memory: Tensor) -> None:
     """Have every page of fresh memory there before it is needed; holds no lock of Python's."""
-    for start in range(0, memory.numel(), PIECE_BYTES):
-        ctypes.memset(memory.data_ptr() + start, 0, min(PIECE_BYTES, memory.numel() - start))
+    for start in range(0, memory.numel(), COPY_PIECE_BYTES):
+        ctypes.memset(memory.data_ptr() + start, 0, min(COPY_PIECE_BYTES, memory.numel() - start))
 
 
 def _aligned(nbytes: int) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 ALIGNMENT_BYTES = 4096
 # Below, it measures no better.
 DIRECT_BYTES = 2**20
-PIECE_BYTES = 32 * 2**20
+SYSCALL_BYTES = 32 * 2**20  # at most, of one read or write
 
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
@@ -54,9 +54,9 @@ class _Output:
         aligned_bytes = len(rest) // ALIGNMENT_BYTES * ALIGNMENT_BYTES if self._offset % ALIGNMENT_BYTES == 0 else 0
         self._switch(direct=self._direct_goes and aligned_bytes >= DIRECT_BYTES)
         if not self._direct:
-            return os.write(self._file, rest[:PIECE_BYTES])
+            return os.write(self._file, rest[:SYSCALL_BYTES])
         try:
-            return os.write(self._file, rest[: min(aligned_bytes, PIECE_BYTES)])
+            return os.write(self._file, rest[: min(aligned_bytes, SYSCALL_BYTES)])
         except OSError as error:
             if error.errno not in _REFUSED:
                 raise

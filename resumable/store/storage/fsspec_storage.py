@@ -27,8 +27,8 @@ from resumable.utils.location import NONE, Secrets, file_location, scrubbed, tel
 
 T = TypeVar("T")
 
-SINGLE_REQUEST_BYTES = 32 * 2**20
-PIECE_BYTES = 16 * 2**20
+SINGLE_REQUEST_BYTES = 32 * 2**20  # up to here a file is written by one request
+REQUEST_BYTES = 16 * 2**20  # of one request for a range, or of one write to a file that the backend uploads in parts
 
 # One for the whole program: two instances may be about the same place, and exists-then-write is two calls.
 _creating = threading.Lock()
@@ -49,7 +49,7 @@ class FsspecStorage:
     ) -> None:
         self._backend = _backend_of(file_system)
         self.parallel = self._backend.parallel
-        self.range_bytes = PIECE_BYTES * self.parallel
+        self.range_bytes = REQUEST_BYTES * self.parallel
         self._root = root.rstrip("/")
         self._may_probe = probe
         # The same at each try, so that what one could not remove the next does.
@@ -90,8 +90,8 @@ class FsspecStorage:
 
     def read_into(self, path: str, buffer: memoryview, *, offset: int = 0, seen: Seen | None = None) -> int:
         target = buffer.cast("B")
-        starts = range(0, len(target), PIECE_BYTES)
-        pieces = [(offset + start, target[start : start + PIECE_BYTES]) for start in starts]
+        starts = range(0, len(target), REQUEST_BYTES)
+        pieces = [(offset + start, target[start : start + REQUEST_BYTES]) for start in starts]
         with looked_up("read", self._shown(path), Exception, hide=self._hide):
             got = self._backend.fill(self._at(path), pieces)
         if seen:
@@ -260,5 +260,5 @@ def _pieces(chunks: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
     """The same bytes in pieces that a backend may copy without doubling the memory of the program."""
     for chunk in chunks:
         view = memoryview(chunk).cast("B")
-        for start in range(0, len(view), PIECE_BYTES):
-            yield view[start : start + PIECE_BYTES]
+        for start in range(0, len(view), REQUEST_BYTES):
+            yield view[start : start + REQUEST_BYTES]

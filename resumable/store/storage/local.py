@@ -19,11 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from resumable.store.storage.direct_io import write_durably
+from resumable.store.storage.direct_io import SYSCALL_BYTES, write_durably
 from resumable.store.storage.own_files import temporary_name
 from resumable.store.storage.protocol import Entry, Seen, checked, looked_up, reported, storage_error
 
-PIECE_BYTES = 32 * 2**20
 SEEN_BYTES = 512 * 2**10  # as much as stays in the fastest of the large caches until it is looked at
 
 # To pass through a folder needs no right to list it.
@@ -323,7 +322,7 @@ def _regular(found: os.stat_result) -> os.stat_result:
 
 
 def _fill(file: int, buffer: memoryview, offset: int, seen: Seen | None = None) -> int:
-    done, step = 0, SEEN_BYTES if seen else PIECE_BYTES
+    done, step = 0, SEEN_BYTES if seen else SYSCALL_BYTES
     while done < len(buffer):
         got = os.preadv(file, [buffer[done : done + step]], offset + done)
         if not got:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resumable.state.staging.host_memory import PIECE_BYTES, Copy, HostTransfer
+from resumable.state.staging.host_memory import COPY_PIECE_BYTES, Copy, HostTransfer
 from resumable.state.staging.stager import Image, Stager
 from resumable.state.tensors.facts import DTYPES, TensorFacts, bytes_of, facts_of, tensor_digest
 from resumable.state.tensors.tensor_views import unstage
@@ -133,7 +133,7 @@ def test_what_is_staged_no_longer_follows_the_live_tensor() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_many_tensors_of_all_sizes_are_copied_by_several_threads(threads: int) -> None:
-    sizes = [0, 1, 3, 1000, PIECE_BYTES // 4, PIECE_BYTES // 4 + 1, 3 * PIECE_BYTES // 4 + 5]
+    sizes = [0, 1, 3, 1000, COPY_PIECE_BYTES // 4, COPY_PIECE_BYTES // 4 + 1, 3 * COPY_PIECE_BYTES // 4 + 5]
     live = {f"t{number}": torch.randn(size) for number, size in enumerate(sizes)}
     live["strided"] = torch.randn(30, 50)[::2, 1::3]
     image = stage(live, threads=threads)

@@ -20,7 +20,7 @@ PAGE = ALIGNMENT_BYTES
 @pytest.fixture(autouse=True)
 def _large_is_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct_io, "DIRECT_BYTES", PAGE)
-    monkeypatch.setattr(direct_io, "PIECE_BYTES", 4 * PAGE)
+    monkeypatch.setattr(direct_io, "SYSCALL_BYTES", 4 * PAGE)
 
 
 def aligned(size: int, *, off: int = 0) -> memoryview:
