@@ -1,47 +1,27 @@
-"""Storage in a folder of this machine, safe against power cuts; knows nothing of runs and checkpoints.
+"""Storage in a folder of this machine, safe against power cuts. Independent of runs and checkpoints.
 
-A file becomes visible whole and durable: temporary file beside it, write, fsync, rename, fsync of the folder. A folder
-that was made is not durable before the folder that names it is synced, so that happens too, once per folder.
+A file becomes visible atomically, whole and durable: temporary file beside it, write, fsync, rename, fsync of the
+folder. A new folder is durable only once the folder that names it is synced, so that happens too, once per folder.
 
-The bytes of a run may come from anybody, so no symbolic link inside it is ever followed: every path is walked by
-descriptors, from the root on (which may be a link: the user named it).
+No symbolic link inside a run is followed (`dir_fd`). The root may be one, since the user named it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import stat
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
-from resumable.store.storage.direct_io import SYSCALL_BYTES, write_durably
+from resumable.store.storage import dir_fd
+from resumable.store.storage.dir_fd import FOLDER_FLAGS, PathAt
+from resumable.store.storage.direct_io import write_durably
+from resumable.store.storage.file_lock import lock_file
 from resumable.store.storage.own_files import temporary_name
 from resumable.store.storage.protocol import Entry, Seen, checked, looked_up, reported, storage_error
 
-SEEN_BYTES = 512 * 2**10  # as much as stays in the fastest of the large caches until it is looked at
-
-# To pass through a folder needs no right to list it.
-_FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _STILL_IN_USE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR)
-
-# POSIX locks do not stop the program that holds them, so those held here are counted here. With the pid, because a
-# forked child inherits this set but no lock.
-_held: set[tuple[int, Path]] = set()
-_held_guard = threading.Lock()
-
-
-class Place(NamedTuple):
-    """A name in an open folder."""
-
-    name: str
-    folder: int
 
 
 class LocalStorage:
@@ -63,24 +43,24 @@ class LocalStorage:
         return True
 
     def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
-        with looked_up("read", self._shown(path)), self._place(path) as place, _opened(place) as file:
+        with looked_up("read", self._shown(path)), self._path_at(path) as at, dir_fd.opened(at) as file:
             size = os.fstat(file).st_size
             if max_bytes is not None and size > max_bytes:
                 raise ValueError(f"{size} bytes, more than the {max_bytes} allowed")
             buffer = bytearray(size)
-            return bytes(buffer[: _fill(file, memoryview(buffer), 0)])
+            return bytes(buffer[: dir_fd.read_at(file, memoryview(buffer), 0)])
 
     def read_into(self, path: str, buffer: memoryview, *, offset: int = 0, seen: Seen | None = None) -> int:
-        with looked_up("read", self._shown(path)), self._place(path) as place, _opened(place) as file:
-            return _fill(file, buffer.cast("B"), offset, seen)
+        with looked_up("read", self._shown(path)), self._path_at(path) as at, dir_fd.opened(at) as file:
+            return dir_fd.read_at(file, buffer.cast("B"), offset, seen)
 
     def size(self, path: str) -> int:
-        with looked_up("look at", self._shown(path)), self._place(path) as place:
-            return _regular(os.stat(place.name, dir_fd=place.folder, follow_symlinks=False)).st_size
+        with looked_up("look at", self._shown(path)), self._path_at(path) as at:
+            return dir_fd.size_at(at)
 
     def drop_cache(self, path: str) -> None:
         if hasattr(os, "posix_fadvise"):  # macOS has none
-            with suppress(OSError, ValueError), self._place(path) as place, _opened(place) as file:
+            with suppress(OSError, ValueError), self._path_at(path) as at, dir_fd.opened(at) as file:
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def list(self, path: str) -> list[Entry]:
@@ -88,51 +68,49 @@ class LocalStorage:
             reported("list", self._shown(path)),
             suppress(FileNotFoundError, NotADirectoryError),
             self._folder(path) as folder,
-            _listable(folder) as opened,
-            os.scandir(opened) as children,
         ):
-            return sorted(_entries(children))
+            return dir_fd.list_folder(folder)
         return []
 
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
-        with self._placing(path) as (temporary, target):
+        with self._temporary(path) as (temporary, target):
             write_durably(temporary.name, chunks, folder=temporary.folder)
-            _rename(temporary, target)
+            dir_fd.replace(temporary, target)
 
     def link(self, source: str, target: str) -> bool:
-        with looked_up("link", self._shown(source)), self._place(source) as old:
-            _regular(os.stat(old.name, dir_fd=old.folder, follow_symlinks=False))
-            with self._placing(target) as (temporary, new):
-                if not _link(old, temporary):
+        with looked_up("link", self._shown(source)), self._path_at(source) as old:
+            dir_fd.size_at(old)
+            with self._temporary(target) as (temporary, new):
+                if not dir_fd.link(old, temporary):
                     return False
-                with _opened(temporary) as file:  # once more no link, whatever took its place meanwhile
-                    os.fsync(file)  # some file systems keep how many names there are with the file
-                _rename(temporary, new)
+                with dir_fd.opened(temporary) as file:  # refuses what was exchanged for a symbolic link meanwhile
+                    os.fsync(file)  # some file systems keep the number of names with the file
+                dir_fd.replace(temporary, new)
         return True
 
     def create(self, path: str, data: bytes) -> None:
-        with self._placing(path) as (temporary, target):
+        with self._temporary(path) as (temporary, target):
             write_durably(temporary.name, [data], folder=temporary.folder)
             try:
-                if not _link(temporary, target):
+                if not dir_fd.link(temporary, target):
                     _create_unlinked(target, data)
             except FileExistsError:
                 if not _holds(target, data):
                     raise
-            _unlink(temporary)
-            _sync_folder(target.folder)
+            dir_fd.unlink(temporary)
+            dir_fd.sync_folder(target.folder)
 
     def remove(self, path: str) -> None:
-        with reported("remove", self._shown(path)), suppress(FileNotFoundError), self._place(path) as place:
-            _unlink(place)
-            _sync_folder(place.folder)
+        with reported("remove", self._shown(path)), suppress(FileNotFoundError), self._path_at(path) as at:
+            dir_fd.unlink(at)
+            dir_fd.sync_folder(at.folder)
 
     def remove_dir(self, path: str) -> None:
         self._durable.discard(path)
         with reported("remove", self._shown(path)):
             try:
-                with self._place(path) as place:
-                    os.rmdir(place.name, dir_fd=place.folder)
+                with self._path_at(path) as at:
+                    os.rmdir(at.name, dir_fd=at.folder)
             except OSError as error:
                 if error.errno not in _STILL_IN_USE:
                     raise
@@ -140,27 +118,27 @@ class LocalStorage:
     def free_bytes(self) -> int | None:
         with reported("look at", str(self._root)):
             found = os.statvfs(next(folder for folder in (self._root, *self._root.parents) if folder.exists()))
-        # With what is reserved for root, who may be writing: less than this is certainly too little. Some network
+        # Includes what is reserved for root, who may be writing: less than this is certainly too little. Some network
         # mounts count nothing.
         return found.f_bfree * found.f_frsize if found.f_blocks else None
 
     def lock(self, path: str) -> Callable[[], None]:
-        """Nothing else may ever open this file: closing any descriptor of it would release the lock."""
+        """Lock a file that nothing else opens."""
         target = self._root / checked(path)
         with reported("lock", str(target)):
             self._ensure_folder(path.rpartition("/")[0])
-            return _lock(target)
+            return lock_file(target)
 
     def _shown(self, path: str) -> str:
         return str(self._root / checked(path) if path else self._root)
 
     @contextmanager
     def _folder(self, path: str) -> Iterator[int]:
-        """A descriptor of a folder of the run, for naming what is in it."""
-        folder = os.open(self._root, _FOLDER)
+        """Open a folder of the run, for naming what is in it."""
+        folder = os.open(self._root, FOLDER_FLAGS)
         try:
             for part in path.split("/") if path else ():
-                inner = _open_inside(Place(part, folder))
+                inner = dir_fd.open_folder(PathAt(part, folder))
                 os.close(folder)
                 folder = inner
             yield folder
@@ -168,33 +146,33 @@ class LocalStorage:
             os.close(folder)
 
     @contextmanager
-    def _place(self, path: str) -> Iterator[Place]:
+    def _path_at(self, path: str) -> Iterator[PathAt]:
         above, _, name = checked(path).rpartition("/")
         with self._folder(above) as folder:
-            yield Place(name, folder)
+            yield PathAt(name, folder)
 
     @contextmanager
-    def _placing(self, path: str) -> Iterator[tuple[Place, Place]]:
-        """Where to write and where it belongs; what is left under the first name goes away."""
+    def _temporary(self, path: str) -> Iterator[tuple[PathAt, PathAt]]:
+        """Give a temporary file beside `path`, and `path`; remove the former if it is left at the end."""
         above = checked(path).rpartition("/")[0]
         try:
             with reported("write", self._shown(path)):
                 self._ensure_folder(above)
-                with self._place(path) as target:
-                    temporary = Place(temporary_name(), target.folder)
+                with self._path_at(path) as target:
+                    temporary = PathAt(temporary_name(), target.folder)
                     try:
                         yield temporary, target
                     finally:
                         with suppress(OSError):
-                            _unlink(temporary)
-        except FileNotFoundError as error:  # no answer here: somebody removed the folder under our hands
+                            dir_fd.unlink(temporary)
+        except FileNotFoundError as error:  # no answer here: another program removed the folder meanwhile
             self._durable.clear()
             raise storage_error("write", self._shown(path), error) from error
 
     def _ensure_folder(self, path: str) -> None:
         """Make a folder and those above it, and make their names durable, once.
 
-        A launch that was killed may have made one without syncing its name, so being there is not enough.
+        A killed launch may have made one without syncing its name, so it is synced also where it exists.
         """
         if path in self._durable:
             return
@@ -204,7 +182,7 @@ class LocalStorage:
             with self._folder(above) as folder:
                 with suppress(FileExistsError):
                     os.mkdir(name, dir_fd=folder)
-                _sync_folder(folder)
+                dir_fd.sync_folder(folder)
         else:
             with suppress(FileExistsError):
                 self._root.mkdir(parents=True)
@@ -213,147 +191,28 @@ class LocalStorage:
 
 
 def _sync_names_of(root: Path) -> None:
-    """Make the name of the root durable, and the names above it, as far as its file system goes and we may read."""
+    """Make the name of the root and the names above it durable, within its file system and where we may read."""
     device = root.stat().st_dev
     for folder in root.parents:
         if folder.stat().st_dev != device:
             return
         with suppress(PermissionError):
-            _sync_folder(folder)
+            dir_fd.sync_folder(folder)
 
 
-def _open_inside(place: Place) -> int:
-    try:
-        return os.open(place.name, _FOLDER | os.O_NOFOLLOW, dir_fd=place.folder)
-    except NotADirectoryError as error:
-        if stat.S_ISLNK(os.stat(place.name, dir_fd=place.folder, follow_symlinks=False).st_mode):
-            raise _is_a_link(place.name) from error
-        raise
-
-
-def _is_a_link(name: str) -> OSError:
-    return OSError(errno.ELOOP, f"{name} is a symbolic link")
-
-
-def _rename(temporary: Place, target: Place) -> None:
-    os.replace(temporary.name, target.name, src_dir_fd=target.folder, dst_dir_fd=target.folder)
-    _sync_folder(target.folder)
-
-
-def _link(source: Place, target: Place) -> bool:
-    """A second name for a file; False where there are none, `FileExistsError` if it is taken."""
-    try:
-        os.link(source.name, target.name, src_dir_fd=source.folder, dst_dir_fd=target.folder, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return False
-    return True
-
-
-def _create_unlinked(target: Place, data: bytes) -> None:
-    """Exclusive too, but not complete from the first moment."""
+def _create_unlinked(target: PathAt, data: bytes) -> None:
+    """Create a file without hard links: exclusively too, but readers may see a part of it."""
     try:
         write_durably(target.name, [data], folder=target.folder)
     except FileExistsError:
         raise
     except BaseException:
         with suppress(OSError):
-            _unlink(target)  # ours: it was not there before
+            dir_fd.unlink(target)  # ours: it did not exist before
         raise
 
 
-def _holds(place: Place, data: bytes) -> bool:
-    with _opened(place) as file:
+def _holds(path: PathAt, data: bytes) -> bool:
+    with dir_fd.opened(path) as file:
         found = bytearray(len(data) + 1)
-        return found[: _fill(file, memoryview(found), 0)] == data
-
-
-def _unlink(place: Place) -> None:
-    os.unlink(place.name, dir_fd=place.folder)
-
-
-def _sync_folder(folder: int | Path) -> None:
-    with _listable(folder) as file:
-        os.fsync(file)
-
-
-@contextmanager
-def _listable(folder: int | Path) -> Iterator[int]:
-    """A folder opened for reading: one that was opened to pass through can neither be listed nor synced."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    file = os.open(".", flags, dir_fd=folder) if isinstance(folder, int) else os.open(folder, flags)
-    try:
-        yield file
-    finally:
-        os.close(file)
-
-
-def _entries(children: Iterable[os.DirEntry[str]]) -> Iterator[Entry]:
-    for child in children:
-        # A link to a folder is shown as one, so that whoever opens it is told, and does not take it for nothing.
-        is_dir, size = child.is_dir() or child.is_symlink(), None
-        if child.is_file(follow_symlinks=False):
-            try:
-                size = child.stat(follow_symlinks=False).st_size
-            except FileNotFoundError:
-                continue  # removed meanwhile
-        yield Entry(child.name, is_dir, size)
-
-
-@contextmanager
-def _opened(place: Place) -> Iterator[int]:
-    # O_NONBLOCK: opening a FIFO that somebody put into a run must not wait for its other end.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-    file = os.open(place.name, flags, dir_fd=place.folder)
-    try:
-        _regular(os.fstat(file))
-        yield file
-    finally:
-        os.close(file)
-
-
-def _regular(found: os.stat_result) -> os.stat_result:
-    if stat.S_ISLNK(found.st_mode):
-        raise _is_a_link("it")
-    if not stat.S_ISREG(found.st_mode):
-        raise FileNotFoundError(errno.ENOENT, "not a regular file")
-    return found
-
-
-def _fill(file: int, buffer: memoryview, offset: int, seen: Seen | None = None) -> int:
-    done, step = 0, SEEN_BYTES if seen else SYSCALL_BYTES
-    while done < len(buffer):
-        got = os.preadv(file, [buffer[done : done + step]], offset + done)
-        if not got:
-            break
-        if seen:
-            seen(buffer[done : done + got], offset + done)
-        done += got
-    return done
-
-
-def _lock(path: Path) -> Callable[[], None]:
-    mine = (os.getpid(), path.resolve())
-    with _held_guard:
-        if mine in _held:
-            raise BlockingIOError(errno.EAGAIN, "this program holds the lock already")
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(file)
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise BlockingIOError(errno.EAGAIN, "another program holds the lock") from error
-            if error.errno in _NO_LOCKS:
-                return lambda: None
-            raise
-        _held.add(mine)
-
-    def release() -> None:
-        with _held_guard:
-            if mine in _held:
-                _held.discard(mine)
-                os.close(file)
-
-    return release
+        return found[: dir_fd.read_at(file, memoryview(found), 0)] == data

@@ -1,0 +1,142 @@
+"""File operations by name in an open folder, none of which follows a symbolic link. Independent of runs.
+
+The bytes of a run may come from anybody. So a path is never opened as a whole, but name by name, each in the descriptor
+of the folder before it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from resumable.store.storage.direct_io import SYSCALL_BYTES
+from resumable.store.storage.protocol import Entry, Seen
+
+SEEN_BYTES = 512 * 2**10  # stays in the fastest of the large caches until `seen` has looked at it
+
+# Passing through a folder needs no right to list it.
+FOLDER_FLAGS = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+
+
+class PathAt(NamedTuple):
+    """A name in an open folder."""
+
+    name: str
+    folder: int
+
+
+def open_folder(path: PathAt) -> int:
+    """Open a folder for naming what is in it; `OSError` with ELOOP for a symbolic link."""
+    try:
+        return os.open(path.name, FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=path.folder)
+    except NotADirectoryError as error:
+        if stat.S_ISLNK(os.stat(path.name, dir_fd=path.folder, follow_symlinks=False).st_mode):
+            raise _is_a_link(path.name) from error
+        raise
+
+
+@contextmanager
+def opened(path: PathAt) -> Iterator[int]:
+    """Open a regular file for reading."""
+    # O_NONBLOCK: opening a FIFO that somebody put into a run must not wait for its other end.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    file = os.open(path.name, flags, dir_fd=path.folder)
+    try:
+        _regular(os.fstat(file))
+        yield file
+    finally:
+        os.close(file)
+
+
+def size_at(path: PathAt) -> int:
+    """Return the size of a regular file in bytes."""
+    return _regular(os.stat(path.name, dir_fd=path.folder, follow_symlinks=False)).st_size
+
+
+def read_at(file: int, buffer: memoryview, offset: int, seen: Seen | None = None) -> int:
+    """Read an open file from `offset` on into `buffer`; return how many bytes there were."""
+    done, step = 0, SEEN_BYTES if seen else SYSCALL_BYTES
+    while done < len(buffer):
+        got = os.preadv(file, [buffer[done : done + step]], offset + done)
+        if not got:
+            break
+        if seen:
+            seen(buffer[done : done + got], offset + done)
+        done += got
+    return done
+
+
+def replace(temporary: PathAt, target: PathAt) -> None:
+    """Rename a file, also over another one, and make the new name durable."""
+    os.replace(temporary.name, target.name, src_dir_fd=temporary.folder, dst_dir_fd=target.folder)
+    sync_folder(target.folder)
+
+
+def link(source: PathAt, target: PathAt) -> bool:
+    """Give a file a second name; return False where there are no hard links. `FileExistsError` if it is taken."""
+    try:
+        os.link(source.name, target.name, src_dir_fd=source.folder, dst_dir_fd=target.folder, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        return False
+    return True
+
+
+def unlink(path: PathAt) -> None:
+    """Remove a file, not yet durably."""
+    os.unlink(path.name, dir_fd=path.folder)
+
+
+def sync_folder(folder: int | Path) -> None:
+    """Make the names in a folder durable."""
+    with _listable(folder) as file:
+        os.fsync(file)
+
+
+def list_folder(folder: int) -> list[Entry]:
+    """Return what is in an open folder, by name."""
+    with _listable(folder) as file, os.scandir(file) as children:
+        return sorted(_entries(children))
+
+
+@contextmanager
+def _listable(folder: int | Path) -> Iterator[int]:
+    """Open a folder for reading: one that was opened to pass through can neither be listed nor synced."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    file = os.open(".", flags, dir_fd=folder) if isinstance(folder, int) else os.open(folder, flags)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _entries(children: Iterable[os.DirEntry[str]]) -> Iterator[Entry]:
+    for child in children:
+        # A link to a folder is listed as a folder: opening it is an error, and it is not taken for an empty place.
+        is_dir, size = child.is_dir() or child.is_symlink(), None
+        if child.is_file(follow_symlinks=False):
+            try:
+                size = child.stat(follow_symlinks=False).st_size
+            except FileNotFoundError:
+                continue  # removed meanwhile
+        yield Entry(child.name, is_dir, size)
+
+
+def _regular(found: os.stat_result) -> os.stat_result:
+    if stat.S_ISLNK(found.st_mode):
+        raise _is_a_link("it")
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError(errno.ENOENT, "not a regular file")
+    return found
+
+
+def _is_a_link(name: str) -> OSError:
+    return OSError(errno.ELOOP, f"{name} is a symbolic link")
