@@ -15,7 +15,8 @@ from resumable.errors import CheckpointError, CorruptCheckpointError, FencedErro
 from resumable.store.catalog import Catalog
 from resumable.store.document import Document
 from resumable.store.layout import ATTEMPTS, LOCK, MAX_NUMBER, RUN_FILE, CheckpointName, attempt_path, parse_attempt
-from resumable.store.manifest import MAX_RECORD_BYTES, AttemptFile, RunFile, parse_attempt_file
+from resumable.store.manifest import MAX_RECORD_BYTES, AttemptFile, RunFile
+from resumable.store.parse_documents import parse_attempt_file
 from resumable.store.storage.protocol import Storage
 
 Lineage = tuple[tuple[int, str | None], ...]

@@ -10,7 +10,8 @@ from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpoi
 from resumable.store.blob_reader import BlobReader
 from resumable.store.document import Document
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName, checkpoint_path
-from resumable.store.manifest import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, Manifest, RunFile, parse, parse_run_file
+from resumable.store.manifest import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, Manifest, RunFile
+from resumable.store.parse_documents import parse_manifest, parse_run_file
 from resumable.store.pins import pinned
 from resumable.store.storage.protocol import Seen, Storage
 from resumable.utils.events import warn
@@ -81,7 +82,7 @@ class Catalog:
         if name not in self._manifests:
             try:
                 document = Document(self._storage, checkpoint_path(name, MANIFEST), MAX_MANIFEST_BYTES)
-                self._manifests[name] = document.read(parse)
+                self._manifests[name] = document.read(parse_manifest)
             except FileNotFoundError as error:
                 raise NoCheckpointError(f"{name}: no {MANIFEST}: this save never finished, or was pruned") from error
         return self._manifests[name]

@@ -7,7 +7,8 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from resumable.errors import CorruptCheckpointError, FormatVersionError
-from resumable.store.manifest import Digest, Dtype, Record, Sizes, first_fault, undamaged
+from resumable.store.sealed_json import unsealed
+from resumable.store.strict_record import Dtype, HexDigest, Sizes, StrictRecord, first_fault
 from resumable.utils import strict_json
 from resumable.utils.messages import quoted
 
@@ -23,19 +24,19 @@ Key = Annotated[str, Field(max_length=4096)]
 P = TypeVar("P", bound=BaseModel)
 
 
-class WeightRecord(Record):
+class WeightRecord(StrictRecord):
     """One tensor: XXH3-128 of its bytes in row-major order, little-endian."""
 
     dtype: Dtype
     shape: Sizes
-    digest: Digest
+    digest: HexDigest
 
     @property
     def strides(self) -> None:
         """Return None: the tensor is stored in row-major order."""
 
 
-class ProvedWeights(Record):
+class ProvedWeights(StrictRecord):
     """The tensors of the exported model by their names in its `state_dict`.
 
     `tied` maps each alias to the name that is stored. `identical` is true if the tensors in the artifact have the same
@@ -60,7 +61,7 @@ class WeightsProof(BaseModel):
 
 def document_of(data: bytes) -> object:
     """Return the JSON of an undamaged proof; `ValueError` for damage, `FormatVersionError` for a newer version."""
-    document = strict_json.loads(undamaged(data), max_bytes=MAX_BYTES)
+    document = strict_json.loads(unsealed(data), max_bytes=MAX_BYTES)
     version = document.get("proof_version") if isinstance(document, dict) else None
     if type(version) is int and version > PROOF_VERSION:
         raise FormatVersionError(

@@ -15,7 +15,7 @@ from resumable.errors import CorruptCheckpointError, FormatVersionError, Resumab
 from resumable.export import Exported, Proof
 from resumable.export.proof.artifact import read_proof
 from resumable.export.proof.document import Difference, parse
-from resumable.store.manifest import digest
+from resumable.store.sealed_json import digest
 from resumable.utils import strict_json
 from resumable.weights.proof import MAX_BYTES
 from tests.export.conftest import Artefact

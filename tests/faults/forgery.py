@@ -9,7 +9,7 @@ from typing import Any
 
 from resumable.run.checkpoint import STATE_BLOB
 from resumable.store.layout import CHECKPOINTS, MANIFEST
-from resumable.store.manifest import digest
+from resumable.store.sealed_json import digest
 
 Document = dict[str, Any]
 

@@ -28,7 +28,7 @@ from resumable.state.codec import decode
 from resumable.state.tensors.safetensors_layout import parse_header
 from resumable.state.tensors.tensor_views import unstage
 from resumable.store.layout import CheckpointName, is_blob_name, is_blob_path, is_object_name, parse_attempt
-from resumable.store.manifest import parse
+from resumable.store.parse_documents import parse_manifest
 from resumable.utils import strict_json
 from tests.faults.forgery import Forgery, sealed
 from tests.faults.mutations import mutated
@@ -144,10 +144,10 @@ def test_any_document_is_decoded_or_refused_with_a_value_error(random: Random) -
 def test_any_manifest_is_read_or_refused_as_a_checkpoint(original: Path, random: Random) -> None:
     document = mutated(Forgery(original).manifest(), random)
     try:
-        manifest = parse(sealed(document))
+        manifest = parse_manifest(sealed(document))
     except CheckpointError:
         return
-    assert parse(manifest.dump()) == manifest or "nan" in str(manifest.metrics)
+    assert parse_manifest(manifest.dump()) == manifest or "nan" in str(manifest.metrics)
     for blob in manifest.blobs.values():
         assert re.fullmatch(r"checkpoints/step-\d+\.e\d+\.a\d+/[^/\\\x00]+", blob.path)
 

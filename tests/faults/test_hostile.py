@@ -557,12 +557,12 @@ def test_a_million_of_something_is_refused_by_a_launch_too(run: Path, harm: Harm
 
 
 def test_a_manifest_of_a_hundred_thousand_tensors_is_none_of_this() -> None:
-    from resumable.store.manifest import parse
+    from resumable.store.parse_documents import parse_manifest
     from tests.store.test_manifest import example
 
     text = example().dump()
     body = many_tensors(100_000)(text[: text.rindex(b',"digest"')] + b"}")
-    spent = bounded(lambda: len(parse(sealed_bytes(body)).objects["b"].tensors), memory_bytes=512 * MIB)
+    spent = bounded(lambda: len(parse_manifest(sealed_bytes(body)).objects["b"].tensors), memory_bytes=512 * MIB)
     assert spent.result == 100_000
 
 

@@ -9,7 +9,8 @@ import pytest
 from resumable.store.attempts import Attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName, checkpoint_path
-from resumable.store.manifest import BlobRecord, digest
+from resumable.store.manifest import BlobRecord
+from resumable.store.sealed_json import digest
 from resumable.store.storage.retry import PatientStorage
 from tests.faults.servers import shared_moto
 from tests.faults.test_object_stores import Place, behind_proxy

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from resumable import Run, RunMismatchError
 from resumable.data.rng.find_generators import NEWEST_RULE
-from resumable.store.manifest import parse
+from resumable.store.parse_documents import parse_manifest
 from tests.golden.launch import EPOCHS, Golden
 from tests.tiny import Crash, Tiny, assert_equal_ends
 
@@ -52,7 +52,7 @@ def rules(run: Path) -> list[Any]:
 def name_rule(run: Path, rule: Any) -> None:
     """Let all checkpoints name this rule, or with None no rule, as those of an older version."""
     for path in run.glob("checkpoints/*/manifest.json"):
-        manifest = parse(path.read_bytes())
+        manifest = parse_manifest(path.read_bytes())
         others = {key: value for key, value in manifest.environment.items() if key != "generator_rule"}
         named = others if rule is None else {**others, "generator_rule": rule}
         path.write_bytes(manifest.model_copy(update={"environment": named}).dump())
@@ -107,7 +107,7 @@ def test_a_rule_that_is_not_known_is_refused(rule: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     launch(run, crash_at=4)
     for path in run.glob("checkpoints/*/manifest.json"):
-        manifest = parse(path.read_bytes())
+        manifest = parse_manifest(path.read_bytes())
         unknown = {**manifest.environment, "generator_rule": rule}
         path.write_bytes(manifest.model_copy(update={"environment": unknown}).dump())
     before = sorted(run.rglob("*"))

@@ -25,7 +25,7 @@ from resumable.errors import CorruptCheckpointError, FencedError, NoCheckpointEr
 from resumable.policy import retention
 from resumable.store.catalog import Catalog
 from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_of, checkpoint_path, parse_attempt
-from resumable.store.manifest import parse
+from resumable.store.parse_documents import parse_manifest
 from resumable.store.storage import fsspec_storage
 from resumable.store.storage.protocol import Storage
 from tests.store.interleaving import Actor, Change, Contents, Kind, seen_by
@@ -228,7 +228,7 @@ class World:
         if file == MANIFEST and change.kind == "put":
             assert name not in self.published_at, f"{name} is published twice"
             self.present.add(name)
-            self.named[name] = {blob.path for blob in parse(self.contents.files[change.path]).blobs.values()}
+            self.named[name] = {blob.path for blob in parse_manifest(self.contents.files[change.path]).blobs.values()}
             self.published_at[name] = self.now
         elif file == MANIFEST:
             self.present.discard(name)

@@ -10,19 +10,10 @@ from typing import Any
 import pytest
 
 from resumable.errors import CorruptCheckpointError, FormatVersionError, StateError
-from resumable.store import manifest as manifest_module
-from resumable.store.manifest import (
-    AttemptFile,
-    BlobRecord,
-    Manifest,
-    ObjectRecord,
-    RunFile,
-    TensorRecord,
-    digest,
-    parse,
-    parse_attempt_file,
-    parse_run_file,
-)
+from resumable.store import strict_record
+from resumable.store.manifest import AttemptFile, BlobRecord, Manifest, ObjectRecord, RunFile, TensorRecord
+from resumable.store.parse_documents import parse_attempt_file, parse_manifest, parse_run_file
+from resumable.store.sealed_json import digest
 
 FOLDER = "checkpoints/step-000000500.e0002.a0003"
 DIGEST = "0123456789abcdef" * 2
@@ -81,7 +72,7 @@ def changed(**fields: Any) -> bytes:
 
 
 def test_a_manifest_comes_back_as_it_was() -> None:
-    parsed = parse(example().dump())
+    parsed = parse_manifest(example().dump())
     assert math.isnan(parsed.metrics["bad"])
     assert parsed.metrics == pytest.approx(example().metrics, nan_ok=True, abs=0)
     assert parsed.model_dump(exclude={"metrics"}) == example().model_dump(exclude={"metrics"})
@@ -110,23 +101,23 @@ def test_every_flipped_bit_is_found() -> None:
         damaged = bytearray(data)
         damaged[position] ^= 1 << position % 8
         with pytest.raises(CorruptCheckpointError):
-            parse(bytes(damaged))
+            parse_manifest(bytes(damaged))
 
 
 def test_every_truncation_is_found() -> None:
     data = example().dump()
     for length in range(len(data)):
         with pytest.raises(CorruptCheckpointError, match=r"manifest\.json: "):
-            parse(data[:length])
+            parse_manifest(data[:length])
 
 
 def test_a_newer_version_is_told_from_damage() -> None:
     newer = sealed({"format_version": 3, "unheard": "of"})
     with pytest.raises(FormatVersionError, match="format version 3, expected at most 2") as caught:
-        parse(newer)
+        parse_manifest(newer)
     assert "upgrade" in str(caught.value.hint)
     with pytest.raises(CorruptCheckpointError, match="its digest differs"):
-        parse(newer.replace(b'"format_version":3', b'"format_version":4'))
+        parse_manifest(newer.replace(b'"format_version":3', b'"format_version":4'))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +160,7 @@ def test_a_newer_version_is_told_from_damage() -> None:
 )
 def test_a_well_sealed_document_is_still_checked_field_by_field(fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(CorruptCheckpointError) as caught:
-        parse(changed(**fields))
+        parse_manifest(changed(**fields))
     assert reason in str(caught.value)
 
 
@@ -182,8 +173,8 @@ def first_version(**part: Any) -> bytes:
 
 
 def test_the_first_version_is_read_as_if_the_present_one_had_written_it() -> None:
-    assert parse(first_version(blob="model.safetensors")) == parse(changed())
-    assert parse(first_version(blob=None, tensors={})).objects["model"].blobs == []
+    assert parse_manifest(first_version(blob="model.safetensors")) == parse_manifest(changed())
+    assert parse_manifest(first_version(blob=None, tensors={})).objects["model"].blobs == []
     run = RunFile.new(data_seed=1)
     assert parse_run_file(sealed({**run.model_dump(), "format_version": 1})) == run
 
@@ -205,7 +196,7 @@ def test_the_first_version_is_read_as_if_the_present_one_had_written_it() -> Non
 )
 def test_two_versions_are_never_mixed(data: bytes, reason: str) -> None:
     with pytest.raises(CorruptCheckpointError) as caught:
-        parse(data)
+        parse_manifest(data)
     assert reason in str(caught.value)
 
 
@@ -224,7 +215,7 @@ def test_the_blobs_of_an_object_are_there_and_each_once(blobs: Any, reason: str)
     del document["digest"]
     document["objects"]["model"]["blobs"] = blobs
     with pytest.raises(CorruptCheckpointError) as caught:
-        parse(sealed(document))
+        parse_manifest(sealed(document))
     assert reason in str(caught.value)
 
 
@@ -233,7 +224,7 @@ def test_a_document_of_this_version_with_the_key_of_the_first_is_malformed() -> 
     del document["digest"]
     document["objects"]["model"]["blob"] = "model.safetensors"
     with pytest.raises(CorruptCheckpointError, match=r"objects\.model\.blob"):
-        parse(sealed(document))
+        parse_manifest(sealed(document))
 
 
 def test_the_frozen_tensors_of_an_object_lie_in_a_blob_of_their_own() -> None:
@@ -241,14 +232,14 @@ def test_the_frozen_tensors_of_an_object_lie_in_a_blob_of_their_own() -> None:
     del document["digest"]
     document["objects"]["model"]["blobs"].append("model.frozen.safetensors")
     document["blobs"]["model.frozen.safetensors"] = blob(f"{FOLDER}/model.frozen.safetensors")
-    assert parse(sealed(document)).objects["model"].blobs == ["model.safetensors", "model.frozen.safetensors"]
+    assert parse_manifest(sealed(document)).objects["model"].blobs == ["model.safetensors", "model.frozen.safetensors"]
 
 
 @pytest.mark.parametrize("body", ["[]", "7", '"x"', "null", '{"a":1,"a":2}', "[" * 100 + "]" * 100, '{"a":NaN}'])
 def test_other_json_is_refused(body: str) -> None:
     data = body.encode()
     with pytest.raises(CorruptCheckpointError):
-        parse(data[:-1] + b',"digest":"' + digest(data[:-1] + b"}").encode() + b'"}')
+        parse_manifest(data[:-1] + b',"digest":"' + digest(data[:-1] + b"}").encode() + b'"}')
 
 
 def test_an_alias_must_lead_to_a_tensor_of_its_own() -> None:
@@ -273,19 +264,17 @@ def scalar_of(alias: str) -> TensorRecord:
 def test_a_blob_may_be_no_larger_than_what_is_recorded_of_it() -> None:
     most = 8 + 64 * 2**20 + 16 * (6 + 1)  # the header, and the tensors of `example` at 16 bytes an element
     record = blob(f"{FOLDER}/model.safetensors", size=most)
-    assert parse(changed(blobs={"model.safetensors": record})).blobs["model.safetensors"].size == most
-    with pytest.raises(
-        CorruptCheckpointError, match=f"{most + 1} bytes; what is recorded of it takes up {most} at most"
-    ):
-        parse(changed(blobs={"model.safetensors": {**record, "size": most + 1}}))
+    assert parse_manifest(changed(blobs={"model.safetensors": record})).blobs["model.safetensors"].size == most
+    with pytest.raises(CorruptCheckpointError, match=f"{most + 1} bytes, expected at most {most} for its tensors"):
+        parse_manifest(changed(blobs={"model.safetensors": {**record, "size": most + 1}}))
 
 
 @pytest.mark.parametrize("bound", ["MAX_TENSORS", "MAX_OBJECTS"])
 def test_what_no_reader_would_take_is_neither_read_nor_written(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = example().dump()
-    monkeypatch.setattr(manifest_module, bound, 0)
+    monkeypatch.setattr(strict_record, bound, 0)
     with pytest.raises(CorruptCheckpointError, match="more than the 0 allowed"):
-        parse(data)
+        parse_manifest(data)
     with pytest.raises(StateError, match=r"no reader would take this manifest: .* more than the 0 allowed"):
         example().dump()
 
@@ -304,12 +293,12 @@ def test_what_no_reader_would_take_is_neither_read_nor_written(bound: str, monke
 )
 def test_values_that_no_writer_would_write_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(CorruptCheckpointError):
-        parse(changed(**fields))
+        parse_manifest(changed(**fields))
 
 
 def test_a_reason_is_short_and_holds_nothing_that_steers_a_terminal() -> None:
     with pytest.raises(CorruptCheckpointError) as caught:
-        parse(changed(**{"\x1b[2J" + "x" * 10_000: 1}))
+        parse_manifest(changed(**{"\x1b[2J" + "x" * 10_000: 1}))
     assert caught.value.message.isprintable()
     assert len(caught.value.message) < 1000
 
@@ -321,7 +310,7 @@ def test_a_tensor_has_one_number_per_dimension() -> None:
 
 
 def test_the_format_document_names_every_field() -> None:
-    text = Path(manifest_module.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")
+    text = Path(strict_record.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")
     for record in (RunFile, AttemptFile, Manifest, ObjectRecord, BlobRecord, TensorRecord):
         for field in record.model_fields:
             assert f"`{field}`" in text

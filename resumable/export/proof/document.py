@@ -6,31 +6,42 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from resumable.store.manifest import Count, Digest, Dtype, Name, Natural, Number, Record, Seconds, Sizes, Text
+from resumable.store.strict_record import (
+    BoundedCount,
+    Dtype,
+    HexDigest,
+    Name,
+    Natural,
+    Number,
+    Seconds,
+    Sizes,
+    StrictRecord,
+    Text,
+)
 from resumable.weights.proof import PROOF_VERSION, Format, Key, ProvedWeights, Version, parsed
 
 Grade = Literal["weights-identical", "outputs-identical", "outputs-within-tolerance"]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 
 
-class Source(Record):
+class Source(StrictRecord):
     """The checkpoint, and the object in it, that was carried over."""
 
     run_id: Name
     checkpoint: Name
-    step: Count
-    epoch: Count
+    step: BoundedCount
+    epoch: BoundedCount
     object: Name
 
 
-class FileRecord(Record):
+class FileRecord(StrictRecord):
     """One file of the artefact: its bytes, and XXH3-128 of them."""
 
     size: Natural
-    digest: Digest
+    digest: HexDigest
 
 
-class Port(Record):
+class Port(StrictRecord):
     """One input or output: its key in the golden file, and how the program calls it."""
 
     key: Key
@@ -40,7 +51,7 @@ class Port(Record):
     shape: Sizes
 
 
-class Known(Record):
+class Known(StrictRecord):
     """The golden input, and what the live model gave for it."""
 
     file: FileName
@@ -52,27 +63,27 @@ class Known(Record):
     environment: dict[str, Any]
 
 
-class Tolerance(Record):
+class Tolerance(StrictRecord):
     """The largest absolute difference of an output that passes."""
 
     absolute: Annotated[float, Field(ge=0)]
 
 
-class Difference(Record):
+class Difference(StrictRecord):
     """The largest over all outputs: absolute, and relative to the largest number of that output."""
 
     absolute: Number
     relative: Number
 
 
-class Checked(Record):
+class Checked(StrictRecord):
     """Where the artefact was loaded again, and with what it was run; None where nothing was."""
 
     runtime: Text | None
     environment: dict[str, Any]
 
 
-class Proof(Record):
+class Proof(StrictRecord):
     """The whole document."""
 
     proof_version: Version = PROOF_VERSION
