@@ -1,1 +1,1 @@
-"""Bytes and names: where checkpoints lie and which of them count; knows no torch. The format is in FORMAT.md."""
+"""Store checkpoints as bytes under names, and find the valid ones. Imports no torch. FORMAT.md is the format."""

@@ -1,4 +1,4 @@
-"""Who may write: one numbered attempt per launch, and the highest owns the run; knows nothing of what is written."""
+"""Own a run: one numbered attempt per launch, of which only the highest may write. Independent of what is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from resumable.errors import CheckpointError, CorruptCheckpointError, FencedError, StorageError
 from resumable.store.catalog import Catalog
-from resumable.store.document import Document
+from resumable.store.json_file import JsonFile
 from resumable.store.layout import ATTEMPTS, LOCK, MAX_NUMBER, RUN_FILE, CheckpointName, attempt_path, parse_attempt
 from resumable.store.manifest import MAX_RECORD_BYTES, AttemptFile, RunFile
 from resumable.store.parse_documents import parse_attempt_file
@@ -31,14 +31,14 @@ class Attempt:
     lineage: Lineage
     storage: Storage = field(repr=False, compare=False)
     published: set[CheckpointName] = field(default_factory=set, repr=False, compare=False)
-    """What this attempt has told to be saved; what else is there under its number is of a save that failed."""
+    """The checkpoints that it has reported as saved; others under its number are of failed saves."""
 
     def check(self) -> None:
-        """Return if this attempt still owns the run, by a look at the storage.
+        """Read the storage, and return if this attempt still owns the run.
 
         Raises:
             FencedError: A newer attempt owns it, and is named; or the run was removed.
-            StorageError: The storage failed, or the own file is damaged, which says nothing about who owns the run.
+            StorageError: The storage failed, or the attempt's own file is damaged. Who owns the run is then unknown.
         """
         try:
             own = read_attempt(self.storage, self.number)
@@ -48,10 +48,10 @@ class Attempt:
                 "the next save tries again; check the disk, the network and the memory of this machine",
             ) from error
         if own.token != self.token:
-            raise FencedError(f"{describe(self.storage, self.number)} took the number of this attempt", _LOST)
-        highest = max(_numbers(self.storage), default=0)  # last: nothing comes between it and what it allows
+            raise FencedError(f"{describe_attempt(self.storage, self.number)} took the number of this attempt", _LOST)
+        highest = max(_numbers(self.storage), default=0)  # last: right before the write that it allows
         if highest > self.number:
-            newer = describe(self.storage, highest)
+            newer = describe_attempt(self.storage, highest)
             raise FencedError(f"{newer} owns this run now; this is attempt {self.number}", _LOST)
 
 
@@ -59,7 +59,7 @@ _LOST = "nothing of the newer attempt was touched; stop one of the two jobs, or 
 
 
 def displaced(storage: Storage, attempt: Attempt) -> AttemptFile | None:
-    """The launch before this one, which stops at its next save if it still lives; None if this is the first."""
+    """Return the previous launch, which stops at its next save if it still runs; None if this is the first."""
     before = max((number for number in _numbers(storage) if number < attempt.number), default=0)
     try:
         return read_attempt(storage, before) if before else None
@@ -68,15 +68,18 @@ def displaced(storage: Storage, attempt: Attempt) -> AttemptFile | None:
 
 
 def lock_run(storage: Storage) -> Callable[[], None]:
-    """Keep other programs of this machine off the run; returns the release. `FencedError` if one is on it.
+    """Lock the run against other programs of this machine; return the function that releases the lock.
 
-    A no-op where the storage has no locks: there the newer attempt takes over.
+    A no-op if the storage has no locks: then the newer attempt takes over.
+
+    Raises:
+        FencedError: Another program uses the run.
     """
     try:
         return storage.lock(LOCK)
     except BlockingIOError as error:
         highest = max(_numbers(storage), default=0)
-        who = f" ({describe(storage, highest)})" if highest else ""
+        who = f" ({describe_attempt(storage, highest)})" if highest else ""
         raise FencedError(
             f"another job is using this run: {storage.url}{who}",
             "wait for it, stop it, or name another folder in `run`",
@@ -84,14 +87,15 @@ def lock_run(storage: Storage) -> Callable[[], None]:
 
 
 def create_run(storage: Storage, *, data_seed: int) -> RunFile:
-    """`run.json`: the one that is there, or that of a new run, also where another launch writes one just now.
+    """Return `run.json`, and write it for a new run. Two launches that begin one run return the same file.
 
-    `CorruptCheckpointError` where there are checkpoints but no `run.json`: a copy that is still arriving is no new run.
+    Raises:
+        CorruptCheckpointError: There are checkpoints but no `run.json`: probably a copy that is still arriving.
     """
     catalog = Catalog(storage)
     existing = catalog.run_file()
     if existing is None and catalog.names():
-        existing = catalog.run_file()  # another launch may have begun the run in between: run.json comes first
+        existing = catalog.run_file()  # another launch may have begun the run meanwhile: run.json comes first
         if existing is None:
             raise CorruptCheckpointError(
                 f"{storage.url} has checkpoints but no {RUN_FILE}",
@@ -114,19 +118,19 @@ def begin(
     lineage_before: Sequence[tuple[int, str | None]],
     clock: Callable[[], float] = time.time,
 ) -> Attempt:
-    """Take the next free number; from here on every earlier attempt is fenced.
+    """Claim the next free number; from here on every earlier attempt is fenced.
 
-    `lineage_before` is that of the checkpoint resumed from, empty for None.
+    `lineage_before` is the lineage of the checkpoint resumed from; empty if there is none.
     """
     token = secrets.token_hex(16)
-    # Names of checkpoints count too: a copy may have left the attempts behind.
+    # Names of checkpoints count too: a copy may lack the attempts.
     number = max([*_numbers(storage), *(name.attempt for name in Catalog(storage).names())], default=0)
     while True:
         number += 1
         if number > MAX_NUMBER:
             raise CorruptCheckpointError(
-                f"{storage.url}: attempt {number - 1} leaves no number for another one",
-                "no run has that many: somebody made that file or folder; remove it",
+                f"{storage.url}: no number is left after attempt {number - 1}",
+                "no run has that many attempts: remove the file or folder of that number",
             )
         record = AttemptFile(attempt=number, token=token, host=socket.gethostname(), pid=os.getpid(), started=clock())
         try:
@@ -138,26 +142,26 @@ def begin(
 
 
 def read_attempt(storage: Storage, number: int) -> AttemptFile:
-    """The file of an attempt. `FencedError` if it is gone, `CorruptCheckpointError` if it is damaged."""
+    """Read the file of an attempt; `FencedError` if it is gone, `CorruptCheckpointError` if it is damaged."""
     path = attempt_path(number)
     try:
-        return _looked_at_twice(Document(storage, path, MAX_RECORD_BYTES))
+        return _read_twice(JsonFile(storage, path, MAX_RECORD_BYTES))
     except FileNotFoundError as error:
         raise FencedError(f"{storage.url}/{path} is gone: this run was removed or replaced", _LOST) from error
     except CorruptCheckpointError as error:
         raise CorruptCheckpointError(f"{path}: {error.message.partition(': ')[2]}") from error
 
 
-def _looked_at_twice(document: Document) -> AttemptFile:
-    """Read it. One answer that it is gone would end a training, so only the second one counts."""
+def _read_twice(file: JsonFile) -> AttemptFile:
+    """Read the file; a missing one counts only the second time, since it ends a training."""
     with suppress(FileNotFoundError):
-        return document.read(parse_attempt_file)
-    document.drop_cache()
-    return document.read(parse_attempt_file)
+        return file.read(parse_attempt_file)
+    file.drop_cache()
+    return file.read(parse_attempt_file)
 
 
-def describe(storage: Storage, number: int) -> str:
-    """An attempt in words: "attempt 3 (host gpu7, pid 4711, started 2026-01-31 12:00:00 UTC)"."""
+def describe_attempt(storage: Storage, number: int) -> str:
+    """Describe an attempt, as in "attempt 3 (host gpu7, pid 4711, started 2026-01-31 12:00:00 UTC)"."""
     try:
         record = read_attempt(storage, number)
     except (CheckpointError, FencedError):

@@ -1,4 +1,4 @@
-"""Reads one blob of a checkpoint, whole or in parts, and says what is wrong with it; knows nothing of what it means."""
+"""Read one blob of a checkpoint, whole or in parts, with errors that name it. Independent of its content."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from resumable.store.manifest import BlobRecord
 from resumable.store.storage.protocol import Seen, Storage
 from resumable.utils.reread import reread
 
-READ_PIECE_BYTES = 4 * 2**20  # some of them fit into a cache that cores share: what one thread reads another digests
+READ_PIECE_BYTES = 4 * 2**20  # several fit into a cache that cores share: one thread reads, another digests
 
 
 class BlobReader:
-    """The blob `name`. Every method raises `CorruptCheckpointError` that names it, once two reads agree.
+    """The blob `name`. Every method raises `CorruptCheckpointError` with that name, once two reads agree.
 
-    `refuse_pruned` raises instead where a blob is missing because its checkpoint is gone.
+    If a blob is missing because its checkpoint was pruned, `refuse_pruned` raises another error instead.
     """
 
     def __init__(self, storage: Storage, name: str, record: BlobRecord, refuse_pruned: Callable[[], None]) -> None:
@@ -35,19 +35,19 @@ class BlobReader:
         self.range_bytes = storage.range_bytes
 
     def check_size(self, size: int | None = None) -> None:
-        """Whether it has the size recorded; `size` is what a listing said of it, None asks."""
+        """Compare its size with the record: the `size` from a listing first, or else that of a request."""
         listed = [] if size is None else [size]
-        reread([self], lambda: listed.pop() if listed else self._asked_size(), self._check_size)
+        reread([self], lambda: listed.pop() if listed else self._stored_size(), self._check_size)
 
     def drop_cache(self) -> None:
-        """Make the next read come past the caches, as far as that goes."""
+        """Make the next read bypass the caches, as far as possible."""
         self._storage.drop_cache(self._record.path)
 
     def read(self, buffer: memoryview, offset: int, seen: Seen | None = None) -> None:
-        """Fill the whole of `buffer` from `offset` on; `seen` as `Storage.read_into` has it."""
+        """Fill the whole of `buffer` from `offset` on; `seen` as in `Storage.read_into`."""
 
         def read() -> int:
-            with self._judged():
+            with self._explained():
                 return offset + self._storage.read_into(self._record.path, buffer, offset=offset, seen=seen)
 
         def check(end: int) -> None:
@@ -57,7 +57,7 @@ class BlobReader:
         reread([self], read, check)
 
     def image(self) -> bytearray:
-        """All of it, read and verified in one pass."""
+        """Read all of it, and verify it in the same pass."""
         self.check_size()
         image = bytearray(self.size)
         with memoryview(image) as view:
@@ -65,15 +65,15 @@ class BlobReader:
         return image
 
     def verify(self, seen: Seen | None = None) -> None:
-        """Read it in pieces, which all go the same way, and compare its digest.
+        """Read it in pieces through a few buffers, and compare its digest.
 
-        `seen` looks at each piece in order; a read that is repeated shows all of them once more.
+        `seen` is called for each piece in order, and for all of them again if the read is repeated.
         """
         buffers = cycle([memoryview(bytearray(min(self._step, self.size))) for _ in range(self.readers + 1)])
         self._verify(lambda start: next(buffers)[: self.size - start], seen)
 
-    def _asked_size(self) -> int:
-        with self._judged():
+    def _stored_size(self) -> int:
+        with self._explained():
             return self._storage.size(self._record.path)
 
     def _check_size(self, size: int) -> None:
@@ -95,7 +95,7 @@ class BlobReader:
         reread([self], lambda: self._digest(room, seen), self._check_digest)
 
     def _digest(self, room: Callable[[int], memoryview], seen: Seen | None) -> str:
-        """Return the XXH3-128 of what is read into the `room` for each start."""
+        """Return the XXH3-128 of the blob, read piece by piece into the `room` for each start."""
         digest = xxhash.xxh3_128()
         for start, piece in zip(self._starts, self._filled(room), strict=True):
             digest.update(piece)
@@ -108,7 +108,7 @@ class BlobReader:
             raise CorruptCheckpointError(f"{self.name}: digest differs")
 
     def _filled(self, room: Callable[[int], memoryview]) -> Iterator[memoryview]:
-        """Each piece in order, filled. The next ones are read while the caller looks at it."""
+        """Yield each piece in order, filled, while further ones are read."""
         if len(self._starts) <= 1:
             for start in self._starts:
                 piece = room(start)
@@ -130,7 +130,7 @@ class BlobReader:
                     reading.cancel()
 
     @contextmanager
-    def _judged(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError as error:

@@ -1,6 +1,6 @@
-"""Which blobs of a save are likely to be what they were at the save before; knows no tensors and touches no file.
+"""Guess which blobs of a save are the same as at the previous save. Imports no torch and touches no file.
 
-Only digests say that a blob did not change; this says where it is worth asking first.
+Only digests show that a blob did not change; this shows where computing one first is worth it.
 """
 
 from __future__ import annotations
@@ -15,37 +15,38 @@ MAX_CHECKPOINTS = 10
 
 
 @dataclass(frozen=True)
-class _Known:
+class _PublishedBlob:
     record: BlobRecord
     checkpoints: int  # that name this file
-    changed: bool | None  # since the save before; None after the first
+    changed: bool | None  # since the previous save; None after the first
 
 
 class Sharing:
-    """Remembers, for one attempt, the blobs of the newest checkpoint that it published."""
+    """The blobs of the newest checkpoint that one attempt published."""
 
     def __init__(self) -> None:
-        self._known: dict[str, _Known] = {}
+        self._published: dict[str, _PublishedBlob] = {}
 
     def before(self, file_name: str, *, frozen: bool) -> BlobRecord | None:
-        """What a blob was at the save before, if it is likely to be that still: unchanged then, or said to be `frozen`.
+        """Return the record of a blob at the previous save if it is probably unchanged, else None.
 
-        None also where as many checkpoints share the file as may: then it is written anew.
+        It is if it was unchanged at that save, or `frozen`. None also if the most checkpoints allowed share the file:
+        then it is written again.
         """
-        known = self._known.get(file_name)
-        if known is None or known.checkpoints >= MAX_CHECKPOINTS:
+        blob = self._published.get(file_name)
+        if blob is None or blob.checkpoints >= MAX_CHECKPOINTS:
             return None
-        likely = frozen if known.changed is None else not known.changed
-        return known.record if likely else None
+        likely = frozen if blob.changed is None else not blob.changed
+        return blob.record if likely else None
 
     def published(self, blobs: Mapping[str, BlobRecord], *, offered: Mapping[str, BlobRecord | None]) -> None:
-        """Learn what a save wrote; `offered` is what `before` had said for it."""
-        self._known = {name: self._learned(name, record, offered.get(name)) for name, record in blobs.items()}
+        """Record the blobs of a save; `offered` is what `before` returned for each of them."""
+        self._published = {name: self._next(name, record, offered.get(name)) for name, record in blobs.items()}
 
-    def _learned(self, name: str, record: BlobRecord, offered: BlobRecord | None) -> _Known:
-        last = self._known.get(name)
+    def _next(self, name: str, record: BlobRecord, offered: BlobRecord | None) -> _PublishedBlob:
+        last = self._published.get(name)
         if last is None:
-            return _Known(record, 1, None)
+            return _PublishedBlob(record, 1, None)
         changed = record.digest != last.record.digest
         shared = offered is not None and not changed
-        return _Known(record, last.checkpoints + 1 if shared else 1, changed)
+        return _PublishedBlob(record, last.checkpoints + 1 if shared else 1, changed)

@@ -1,4 +1,4 @@
-"""Cuts what is written into pieces, and digests each of them while it is written; knows no storage and no names."""
+"""Cut bytes into pieces, and digest each piece while it is written. Independent of storages and names."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import xxhash
 
 from resumable.utils.threads import thread_of
 
-# Large, so that few times is waited for the interpreter's lock, which the training holds most of the time. What is
-# digested last is digested when all is written, so not larger.
+# Large, so that threads seldom wait for the interpreter's lock, which the training holds most of the time. Not larger,
+# since the last piece is digested when everything is written.
 DIGEST_PIECE_BYTES = 32 * 2**20
 
-# Below, to ask another thread takes longer than the digest.
+# For less, handing over to another thread takes longer than the digest.
 BESIDE_BYTES = 2**20
 
 
 class Digested:
-    """The pieces of `chunks`, each digested by a second thread until the next one is asked for.
+    """The pieces of `chunks`, each digested by a second thread until the next one is requested.
 
-    Iterating again begins again: a storage that tries once more asks for all of them once more.
+    Each iteration begins again: a storage that retries a write needs all of them again.
     """
 
     def __init__(self, chunks: Iterable[memoryview]) -> None:
         self._chunks = chunks
         self._seen = xxhash.xxh3_128()
         self.size = 0
-        """In bytes, of what was asked for last."""
+        """In bytes, of the last iteration."""
 
     def __iter__(self) -> Iterator[memoryview]:
-        # Its own, for an iteration that was given up may still be at its last piece.
+        # A new one, since an abandoned iteration may still digest its last piece.
         self._seen, self.size = xxhash.xxh3_128(), 0
         with _Beside(self._seen.update) as beside:
             for piece in pieces(self._chunks):
@@ -41,12 +41,12 @@ class Digested:
                 beside.finish()
 
     def hexdigest(self) -> str:
-        """XXH3-128 of what was asked for last."""
+        """Return the XXH3-128 of the last iteration."""
         return self._seen.hexdigest()
 
 
 def pieces(chunks: Iterable[memoryview]) -> Iterator[memoryview]:
-    """The same bytes, at most `DIGEST_PIECE_BYTES` at once, none copied."""
+    """Yield the same bytes in pieces of at most `DIGEST_PIECE_BYTES`, without copying."""
     for chunk in chunks:
         view = chunk.cast("B")
         for start in range(0, len(view), DIGEST_PIECE_BYTES):
@@ -54,7 +54,7 @@ def pieces(chunks: Iterable[memoryview]) -> Iterator[memoryview]:
 
 
 def digest_of(chunks: Iterable[memoryview]) -> str:
-    """XXH3-128 of all of it. Blocks, but lets other threads run."""
+    """Return the XXH3-128 of all chunks. Blocks, but lets other threads run."""
     seen = xxhash.xxh3_128()
     for piece in pieces(chunks):
         seen.update(piece)
@@ -62,11 +62,11 @@ def digest_of(chunks: Iterable[memoryview]) -> str:
 
 
 class _Beside:
-    """Calls `action` for one piece at a time: in a thread of its own, from the first large piece on."""
+    """Call `action` for one piece at a time: in a thread of its own, from the first large piece on."""
 
     def __init__(self, action: Callable[[memoryview], object]) -> None:
         self._action = action
-        self._asked: SimpleQueue[memoryview | None] = SimpleQueue()
+        self._pieces: SimpleQueue[memoryview | None] = SimpleQueue()
         self._outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._pending = False
@@ -76,8 +76,8 @@ class _Beside:
 
     def __exit__(self, *_: object) -> None:
         if self._thread is not None:
-            self._asked.put(None)
-            self._thread.join()  # whoever gave the piece may use its memory again
+            self._pieces.put(None)
+            self._thread.join()  # the caller may reuse the memory of the piece
 
     def begin(self, piece: memoryview) -> None:
         if len(piece) >= BESIDE_BYTES and self._thread is None:
@@ -86,7 +86,7 @@ class _Beside:
             self._action(piece)
             return
         self._pending = True
-        self._asked.put(piece)
+        self._pieces.put(piece)
 
     def finish(self) -> None:
         if self._pending:
@@ -96,7 +96,7 @@ class _Beside:
                 raise failure
 
     def _run(self) -> None:
-        while (piece := self._asked.get()) is not None:
+        while (piece := self._pieces.get()) is not None:
             try:
                 self._action(piece)
             except BaseException as failure:

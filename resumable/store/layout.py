@@ -1,4 +1,4 @@
-"""The names of a run's files and folders; knows nothing of what is in them and touches none."""
+"""The names of a run's files and folders. Independent of their content; touches none of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PINS = "pins"
 MANIFEST = "manifest.json"
 
 MAX_BLOB_NAME_BYTES = 200
-MAX_NUMBER = 10**18 - 1  # of steps, epochs and attempts: what their digits in a name can say
+MAX_NUMBER = 10**18 - 1  # of steps, epochs and attempts: a name has 18 digits at most
 
 _CHECKPOINT = re.compile(r"step-([0-9]{9,18})\.e([0-9]{4,18})\.a([0-9]{4,18})")
 _ATTEMPT = re.compile(r"([0-9]{6,18})\.json")
@@ -23,47 +23,49 @@ _BLOB = re.compile(r"([^.]+)(?:\.frozen)?(?:\.rank[0-9]{5})?\.safetensors|state\
 
 @dataclass(frozen=True)
 class CheckpointName:
-    """Where in which attempt a checkpoint was taken; unique within a run, because the attempt is."""
+    """The step, epoch and attempt of a checkpoint; unique within a run, because the attempt is."""
 
     step: int
     epoch: int
     attempt: int
 
     def __post_init__(self) -> None:
-        # A folder with more digits would be none of this format: what is saved there would never be found.
+        # A folder with more digits is not of this format, so a checkpoint in it would never be found.
         if not all(0 <= number <= MAX_NUMBER for number in (self.step, self.epoch, self.attempt)):
-            raise ValueError(f"step {self.step}, epoch {self.epoch}, attempt {self.attempt}: no name can say that")
+            raise ValueError(
+                f"step {self.step}, epoch {self.epoch}, attempt {self.attempt}: expected 0 to {MAX_NUMBER}"
+            )
 
     def __str__(self) -> str:
         return f"step-{self.step:09d}.e{self.epoch:04d}.a{self.attempt:04d}"
 
     @classmethod
     def parse(cls, text: str) -> CheckpointName | None:
-        """The name that `text` is the one spelling of, or None."""
+        """Return the name whose only spelling is `text`, or None."""
         match = _CHECKPOINT.fullmatch(text)
         name = cls(*map(int, match.groups())) if match else None
         return name if str(name) == text else None
 
     @property
     def place(self) -> tuple[int, int]:
-        """Its order within one attempt: a larger one is newer."""
+        """Return its order within one attempt: a larger one is newer."""
         return self.step, self.epoch
 
     @property
     def order(self) -> tuple[int, int, int]:
-        """Its order within a run: a higher attempt is newer, whatever its step."""
+        """Return its order within a run: a higher attempt is newer, at any step."""
         return self.attempt, self.step, self.epoch
 
 
 def checkpoint_path(name: CheckpointName, file: str = "") -> str:
-    """The folder of a checkpoint, or a file in it."""
+    """Return the path of the folder of a checkpoint, or of a file in it."""
     folder = f"{CHECKPOINTS}/{name}"
     return f"{folder}/{file}" if file else folder
 
 
 def attempt_path(number: int) -> str:
     if not 1 <= number <= MAX_NUMBER:
-        raise ValueError(f"attempt {number}: no name can say that")
+        raise ValueError(f"attempt {number}: expected 1 to {MAX_NUMBER}")
     return f"{ATTEMPTS}/{number:06d}.json"
 
 
@@ -72,14 +74,14 @@ def pin_path(name: CheckpointName) -> str:
 
 
 def parse_attempt(file_name: str) -> int | None:
-    """The number of the attempt whose file is called so, or None."""
+    """Return the number of the attempt whose file has this name, or None."""
     match = _ATTEMPT.fullmatch(file_name)
     number = int(match[1]) if match else 0
     return number if number and attempt_path(number) == f"{ATTEMPTS}/{file_name}" else None
 
 
 def is_blob_name(file_name: str) -> bool:
-    """Whether a blob may be called so: `OBJECT.safetensors` or `state.rank00000.json`.
+    """Return whether this is a valid name of a blob: `OBJECT.safetensors` or `state.rank00000.json`.
 
     The former also with `.frozen`, with `.rank00000`, or with both in this order behind OBJECT.
     """
@@ -90,19 +92,19 @@ def is_blob_name(file_name: str) -> bool:
 
 
 def is_object_name(name: str) -> bool:
-    """Whether an object may be called so."""
+    """Return whether this is a valid name of an object."""
     return name.isidentifier() and len(name.encode()) <= MAX_BLOB_NAME_BYTES
 
 
 def is_blob_path(path: str) -> bool:
-    """Whether `path` is that of a blob in some checkpoint of a run."""
+    """Return whether `path` is the path of a blob in a checkpoint of a run."""
     top, _, rest = path.partition("/")
     folder, _, file_name = rest.partition("/")
     return top == CHECKPOINTS and CheckpointName.parse(folder) is not None and is_blob_name(file_name)
 
 
 def checkpoint_of(path: str) -> CheckpointName:
-    """The checkpoint in whose folder the blob at `path` lies; `ValueError` if that is no path of a blob."""
+    """Return the checkpoint whose folder holds the blob at `path`; `ValueError` if that is no path of a blob."""
     name = CheckpointName.parse(path.split("/")[1]) if is_blob_path(path) else None
     if name is None:
         raise ValueError(f"{path!r} is not the path of a blob")

@@ -1,4 +1,4 @@
-"""Checkpoints that somebody wants to stay: one empty file named like each; knows nothing of what prunes."""
+"""Pin checkpoints so that they are never pruned: one empty file per pin. Independent of pruning."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from resumable.store.storage.protocol import Storage
 
 
 def pinned(storage: Storage) -> set[CheckpointName]:
-    """The checkpoints that are pinned, whether they are there or not. Asks the storage."""
+    """List the pinned checkpoints, whether they exist or not, by one request."""
     found = (CheckpointName.parse(entry.name) for entry in storage.list(PINS) if not entry.is_dir)
     return {name for name in found if name}
 
 
 def pin(storage: Storage, name: CheckpointName) -> None:
-    """From here on nothing prunes this checkpoint; pinning twice is fine."""
+    """Pin a checkpoint: from here on it is not pruned. Idempotent."""
     storage.write(pin_path(name), [])
 
 
 def unpin(storage: Storage, name: CheckpointName) -> None:
-    """Retention decides again; one that is not pinned is fine."""
+    """Remove the pin of a checkpoint, so that retention decides again. Idempotent."""
     storage.remove(pin_path(name))

@@ -1,4 +1,4 @@
-"""Publishes and deletes checkpoints, in the one order that a crash cannot spoil; knows nothing of what blobs mean."""
+"""Publish and delete checkpoints atomically, in an order that is safe at any crash. Independent of their content."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from resumable.utils.threads import in_lanes
 
 @dataclass(frozen=True)
 class Blob:
-    """A file to be: `size` bytes, those of `chunks`, one after the other.
+    """A file to publish: `size` bytes, those of `chunks`, one after the other.
 
-    `chunks` gives the same bytes each time it is iterated; the memory of one may be used again as soon as the next one
-    is asked for. `before` is what this blob was in a checkpoint of this run that is published, where it is likely to
-    be the same still: then it is digested first, and if it is, it is not written again but shared. `digest` is that of
-    the bytes, where it is known without reading them.
+    `chunks` yields the same bytes at each iteration; the memory of one may be reused once the next one is requested.
+    `before` is the record of this blob in a published checkpoint of this run, if it is probably unchanged. Then it is
+    digested first, and shared instead of written if the digests match. `digest` is that of the bytes, if it was
+    computed before.
     """
 
     file_name: str
@@ -48,18 +48,20 @@ def publish(
     *,
     lanes: int | None = None,
 ) -> Manifest:
-    """Write the blobs and then the manifest that `manifest` makes of their records: the checkpoint exists.
+    """Write the blobs, then the manifest that `manifest` makes of their records: this commits the checkpoint.
 
-    Blobs that are what they were `before` are not written but shared: by a link, or else by the path in their record.
-    As many are written at once as the storage wants, or as `lanes` says: 1 where their chunks share memory.
+    Blobs that did not change since `before` are shared instead of written: by a hard link, or by the path in their
+    record. `lanes` is how many are written at once: 1 if their chunks share memory, the storage's own number by
+    default. Blocks until everything is durable. After any failure but `FencedError` the files written so far are
+    removed, if the storage lets us.
 
-    Blocks until all is durable. `FencedError` if a newer attempt owns the run: then nothing more is touched. After any
-    other failure what was written is removed again, as far as the storage lets us. Where the storage can tell that
-    there is too little space, nothing is written at all.
+    Raises:
+        FencedError: A newer attempt owns the run. Nothing more is touched.
+        StorageError: The storage failed, or it reported too little space before anything was written.
     """
     attempt.check()
     _refuse_unpublishable(attempt, name, blobs)
-    _take_back(storage, name)
+    _clear_failed_save(storage, name)
     blobs = [_only_unchanged_before(blob) for blob in blobs]
     _refuse_without_space(storage, name, blobs)
     try:
@@ -72,8 +74,8 @@ def publish(
     except FencedError:
         raise
     except BaseException:
-        with suppress(Exception):  # the failure above is the one to tell
-            attempt.check()  # a newer attempt may have resumed from it: a publication that seemed to fail may not have
+        with suppress(Exception):  # the failure above is the one to report
+            attempt.check()  # a publication that seems to have failed may exist, and a newer attempt may resume from it
             _clear(storage, name)
         raise
     attempt.published.add(name)
@@ -82,11 +84,16 @@ def publish(
 
 
 def delete(storage: Storage, attempt: Attempt, name: CheckpointName) -> bool:
-    """Remove a checkpoint, or what an unfinished save left: the manifest first, and only names of this format.
+    """Remove a checkpoint, or the files of an unfinished save: the manifest first, and only names of this format.
 
-    The caller has seen that no manifest which stays names a blob in it. Blocks. One that is pinned stays, also if it
-    was pinned a moment ago: False. `FencedError` if a newer attempt owns the run. A crash in between leaves a folder
+    The caller has checked that no manifest that stays names a blob in it. Blocks. A crash meanwhile leaves a folder
     without a manifest.
+
+    Returns:
+        False if the checkpoint is pinned, also if it was pinned just now: then it stays.
+
+    Raises:
+        FencedError: A newer attempt owns the run.
     """
     if name in pinned(storage):
         return False
@@ -104,8 +111,8 @@ def _clear(storage: Storage, name: CheckpointName) -> None:
     storage.remove_dir(checkpoint_path(name))
 
 
-def _take_back(storage: Storage, name: CheckpointName) -> None:
-    """What an earlier save of this name left that failed, and could not be removed then: nobody was told of it."""
+def _clear_failed_save(storage: Storage, name: CheckpointName) -> None:
+    """Remove the files of an earlier save of this name, which failed, was never reported, and could not be removed."""
     if storage.list(checkpoint_path(name)):
         _clear(storage, name)
 
@@ -115,11 +122,11 @@ def _refuse_unpublishable(attempt: Attempt, name: CheckpointName, blobs: Sequenc
         if not is_blob_name(blob.file_name):
             raise ValueError(f"{blob.file_name!r} is not the name of a blob")
     if len({blob.file_name.casefold() for blob in blobs}) != len(blobs):
-        raise ValueError(f"blobs of {name} differ in upper and lower case only, and some filesystems see no difference")
+        raise ValueError(f"blobs of {name}: names differ only in case, which some filesystems ignore")
     if name.attempt != attempt.number:
         raise ValueError(f"{name} does not belong to attempt {attempt.number}")
     if name in attempt.published:
-        raise ValueError(f"{name} is published already, and nothing published is rewritten")
+        raise ValueError(f"{name} is published already: nothing published is rewritten")
 
 
 def _refuse_without_space(storage: Storage, name: CheckpointName, blobs: Sequence[Blob]) -> None:
@@ -142,7 +149,7 @@ def _put(storage: Storage, name: CheckpointName, blob: Blob) -> BlobRecord:
 
 
 def _only_unchanged_before(blob: Blob) -> Blob:
-    """The blob, with a `before` only if it is still the same, byte for byte."""
+    """Return the blob, with its `before` only if it is the same, byte for byte."""
     before = blob.before
     if before is None or (before.size == blob.size and before.digest == (blob.digest or digest_of(blob.chunks))):
         return blob
@@ -150,7 +157,7 @@ def _only_unchanged_before(blob: Blob) -> Blob:
 
 
 def _shared(storage: Storage, path: str, blob: Blob) -> BlobRecord | None:
-    """The file that holds these bytes already: under a name of its own, or where it is. None: it is gone."""
+    """Share the file that holds these bytes already: by a hard link, or by its path. Return None if it is gone."""
     before = blob.before
     if before is None:
         return None
@@ -167,5 +174,5 @@ def _written(storage: Storage, path: str, blob: Blob) -> BlobRecord:
     content = Digested(blob.chunks)
     storage.write(path, content)
     if content.size != blob.size:
-        raise ValueError(f"{blob.file_name}: {content.size} bytes came, {blob.size} were announced")
+        raise ValueError(f"{blob.file_name}: {content.size} bytes in its chunks, expected {blob.size}")
     return BlobRecord(path=path, rank=blob.rank, size=blob.size, digest=content.hexdigest())

@@ -1,4 +1,4 @@
-"""Reads one of the format's documents, and reads it again before damage is believed; knows none of them."""
+"""Read one JSON document of the format, and read it again before it counts as damaged. Independent of its fields."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Document:
+class JsonFile:
     """The document at `path`, of at most `max_bytes`."""
 
     storage: Storage
@@ -29,17 +29,17 @@ class Document:
         self.storage.drop_cache(self.path)
 
     def read(self, parse: Callable[[bytes], R]) -> R:
-        """Return what `parse` makes of it.
+        """Return the result of `parse` for its bytes.
 
         Raises:
             FileNotFoundError: There is no such file.
             CorruptCheckpointError: Two reads agree that it is damaged.
-            StorageError: The storage failed, or each read gave other bytes.
+            StorageError: The storage failed, or each read returned other bytes.
         """
         return reread([self], self._bytes, lambda found: self._parsed(found, parse))
 
     def _bytes(self) -> bytes | str:
-        """Read its bytes, or return in words why there is no document."""
+        """Read its bytes, or return the reason why there is no document."""
         try:
             return self.storage.read(self.path, max_bytes=self.max_bytes)
         except ValueError as error:
