@@ -236,7 +236,7 @@ def test_a_name_of_a_checkpoint_has_one_spelling(text: str) -> None:
 @pytest.mark.parametrize("numbers", [(10**18, 0, 1), (0, 10**18, 1), (0, 0, 10**18), (-1, 0, 1)])
 def test_a_number_that_no_name_can_say_makes_no_name(numbers: tuple[int, int, int]) -> None:
     """What is saved under one would never be found again."""
-    with pytest.raises(ValueError, match="expected 0 to 9{18}"):
+    with pytest.raises(ValueError, match=r"expected 0 to 9{18}"):
         CheckpointName(*numbers)
 
 

@@ -1,6 +1,6 @@
-"""Writes the bytes of one new file and makes them durable, past the page cache where that goes; knows no run.
+"""Write one new file durably, past the page cache where possible. Independent of runs.
 
-Direct writes leave the training its memory bandwidth and its cache, and the disk is at work from the first byte on.
+Direct writes spare the training's memory bandwidth and cache, and keep the disk busy from the first byte on.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import fcntl
 import os
 from collections.abc import Iterable
 
-# Of the place in the file, of the length and of the memory: a page suffices everywhere.
+# Of the offset in the file, of the length and of the memory: a page is enough everywhere.
 ALIGNMENT_BYTES = 4096
-# Below, it measures no better.
+# For less, direct writes measured no better.
 DIRECT_BYTES = 2**20
 SYSCALL_BYTES = 32 * 2**20  # at most, of one read or write
 
@@ -21,13 +21,13 @@ _O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 def write_durably(name: str, chunks: Iterable[bytes | memoryview], *, folder: int) -> None:
-    """Make the file `name` in the open `folder`; on return its bytes are durable, its name is not.
+    """Create the file `name` in the open `folder`; on return its bytes are durable, its name is not yet.
 
-    `FileExistsError` if there is one. The memory of a chunk is not looked at after the next one was asked for.
+    The memory of a chunk may be reused once the next one is requested. `FileExistsError` if the file exists.
     """
     file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder)
     try:
-        output = _Output(file)
+        output = _DirectFile(file)
         for chunk in chunks:
             output.write(memoryview(chunk).cast("B"))
         os.fsync(file)
@@ -35,14 +35,14 @@ def write_durably(name: str, chunks: Iterable[bytes | memoryview], *, folder: in
         os.close(file)
 
 
-class _Output:
-    """A file written from its start to its end: what is large and aligned directly, the rest through the cache."""
+class _DirectFile:
+    """A file written from start to end: large aligned parts directly, the rest through the page cache."""
 
     def __init__(self, file: int) -> None:
         self._file = file
         self._offset = 0
         self._direct = False
-        self._direct_goes = bool(_O_DIRECT)
+        self._may_be_direct = bool(_O_DIRECT)
 
     def write(self, rest: memoryview) -> None:
         while rest:
@@ -52,7 +52,7 @@ class _Output:
 
     def _write_some(self, rest: memoryview) -> int:
         aligned_bytes = len(rest) // ALIGNMENT_BYTES * ALIGNMENT_BYTES if self._offset % ALIGNMENT_BYTES == 0 else 0
-        self._switch(direct=self._direct_goes and aligned_bytes >= DIRECT_BYTES)
+        self._switch(direct=self._may_be_direct and aligned_bytes >= DIRECT_BYTES)
         if not self._direct:
             return os.write(self._file, rest[:SYSCALL_BYTES])
         try:
@@ -60,8 +60,8 @@ class _Output:
         except OSError as error:
             if error.errno not in _REFUSED:
                 raise
-        # This file system does not do it after all, or not from this memory.
-        self._direct_goes = False
+        # This file system has no direct writes after all, or none from this memory.
+        self._may_be_direct = False
         return 0
 
     def _switch(self, *, direct: bool) -> None:
@@ -73,6 +73,6 @@ class _Output:
         except OSError as error:
             if not direct or error.errno not in _REFUSED:
                 raise
-            self._direct_goes = False
+            self._may_be_direct = False
         else:
             self._direct = direct

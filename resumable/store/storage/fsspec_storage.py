@@ -1,7 +1,8 @@
-"""Storage behind any fsspec filesystem; knows nothing of runs and checkpoints, and believes no cache.
+"""Storage on any fsspec filesystem, without caches. Independent of runs and checkpoints.
 
-Object stores show a file when it is complete, and so does sftp, by a rename. Some others (ftp) show it while it grows,
-and keep the torn piece after a crash: readers must judge by what is in a file, never by its being there.
+In object stores a file becomes visible when it is complete, and over sftp by a rename. On some others (ftp) it is
+visible while it grows, and a torn one stays after a crash. So readers rely on the content of a file, never on its being
+there.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ T = TypeVar("T")
 SINGLE_REQUEST_BYTES = 32 * 2**20  # up to here a file is written by one request
 REQUEST_BYTES = 16 * 2**20  # of one request for a range, or of one write to a file that the backend uploads in parts
 
-# One for the whole program: two instances may be about the same place, and exists-then-write is two calls.
+# One for the whole program: two instances may share one location, and exists-then-write is two calls.
 _creating = threading.Lock()
 
 
 class FsspecStorage:
     """`Storage` below `root` of a filesystem that nothing else uses (its listing cache is turned off).
 
-    Without `probe` it is never tried out whether create is exclusive, and taken that it is not.
+    Without `probe` it never tries out whether create is exclusive, and counts as not exclusive.
     """
 
     patience_seconds = 60.0
     locks = False
-    readers = 1  # the backend asks for the parts of one read at once
+    readers = 1  # the backend requests the parts of one read at once
 
     def __init__(
         self, file_system: AbstractFileSystem, root: str, url: str, *, probe: bool = True, hide: Secrets = NONE
@@ -52,14 +53,14 @@ class FsspecStorage:
         self.range_bytes = REQUEST_BYTES * self.parallel
         self._root = root.rstrip("/")
         self._may_probe = probe
-        # The same at each try, so that what one could not remove the next does.
+        # The same at each try, so that the next one removes what this one could not.
         self._probe = probe_path()
         self.url = url.rstrip("/")
         self._hide = hide
 
     @cached_property
     def exclusive(self) -> bool:
-        """Found out by trying: servers that ignore the condition answer as if all were well."""
+        """Try it out: servers that ignore the condition of a write report success."""
         if not self._may_probe or not self._backend.conditional:
             return False
         with reported("write", self._shown(self._probe), Exception, hide=self._hide):
@@ -73,7 +74,7 @@ class FsspecStorage:
             self._in_folder(self._probe, lambda: self._backend.put_new(self._at(self._probe), b"first"))
             self._backend.put_new(self._at(self._probe), b"second")
         except FileExistsError:
-            return True  # also where it refuses the first, whose answer was lost
+            return True  # also if it refuses the first one, whose answer was lost
         except (NotImplementedError, TypeError):
             pass
         return False
@@ -82,7 +83,7 @@ class FsspecStorage:
         if max_bytes is None:
             buffer = bytearray(self.size(path))
             return bytes(buffer[: self.read_into(path, memoryview(buffer))])
-        # One question: how long it is shows when there is one byte too many.
+        # One request: one byte more than allowed shows that the file is too long.
         data = self._range(path, 0, max_bytes + 1)
         if len(data) > max_bytes:
             raise ValueError(f"{self.size(path)} bytes, more than the {max_bytes} allowed")
@@ -121,7 +122,7 @@ class FsspecStorage:
 
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         pieces = _pieces(chunks)
-        head = io.BytesIO()  # a copy: what a piece lies in may be used for the next
+        head = io.BytesIO()  # a copy: the memory of a piece may be reused for the next
         with reported("write", self._shown(path), Exception, hide=self._hide):
             for piece in pieces:
                 if head.tell() + len(piece) > SINGLE_REQUEST_BYTES:
@@ -141,7 +142,7 @@ class FsspecStorage:
             raise
 
     def link(self, source: str, target: str) -> bool:
-        """There are none: what a blob shares with another checkpoint is in the manifest."""
+        """Return False: there are no hard links, so a shared blob is named by its path in the manifest."""
         checked(source), checked(target)
         return False
 
@@ -159,7 +160,7 @@ class FsspecStorage:
                 raise
 
     def _create_politely(self, path: str, data: bytes) -> None:
-        """Look, write, read back."""
+        """Look, write and read back, which is not exclusive."""
         with suppress(FileNotFoundError):
             self.size(path)
             if self._is_own(path, data):
@@ -170,7 +171,7 @@ class FsspecStorage:
             raise FileExistsError(errno.EEXIST, f"{self._shown(path)} was written by another program at the same time")
 
     def _is_own(self, path: str, data: bytes) -> bool:
-        """Whether it is there because of this very call: a request whose answer was lost is refused when repeated."""
+        """Return whether the file has this very content: a retry is refused if only the first answer was lost."""
         try:
             return self.read(path, max_bytes=len(data)) == data
         except ValueError:
@@ -182,7 +183,7 @@ class FsspecStorage:
 
     def remove_dir(self, path: str) -> None:
         folder = self._at(path)
-        if not self._backend.has_folders or self.list(path):  # some backends would remove what is in it
+        if not self._backend.has_folders or self.list(path):  # some filesystems remove its content too
             return
         with suppress(OSError, NotImplementedError):
             self._backend.remove_folder(folder)
@@ -191,7 +192,7 @@ class FsspecStorage:
         return None
 
     def lock(self, path: str) -> Callable[[], None]:
-        """There is none: here the newer attempt takes over."""
+        """Do nothing: there are no locks, so the newer attempt takes over."""
         checked(path)
         return lambda: None
 
@@ -202,7 +203,7 @@ class FsspecStorage:
         return file_location(self.url, checked(path)) if path else self.url
 
     def _in_folder(self, path: str, action: Callable[[], T]) -> T:
-        """`action`, which writes `path`; once more with the folders made, where the backend has and wants them."""
+        """Call `action`, which writes `path`; if a folder is missing, make it and call `action` again."""
         try:
             return action()
         except FileNotFoundError:
@@ -210,12 +211,12 @@ class FsspecStorage:
         try:
             return action()
         except FileNotFoundError as error:
-            raise self._nowhere(path, error) from tellable(error, self._hide)
+            raise self._no_bucket(path, error) from tellable(error, self._hide)
 
     def _make_folder(self, folder: str) -> None:
         parent = folder.rpartition("/")[0]
         if not parent.strip("/"):
-            return  # a bucket, or a share: the user's to make
+            return  # a bucket, or a share, which the user makes
         try:
             self._backend.make_folder(folder)
         except FileExistsError:
@@ -225,7 +226,7 @@ class FsspecStorage:
             with suppress(FileNotFoundError, FileExistsError):
                 self._backend.make_folder(folder)
 
-    def _nowhere(self, path: str, error: Exception) -> StorageError:
+    def _no_bucket(self, path: str, error: Exception) -> StorageError:
         reason = scrubbed(getattr(error, "strerror", None) or str(error), self._hide)
         result = StorageError(
             f"cannot write {self._shown(path)}: {reason}",
@@ -236,7 +237,7 @@ class FsspecStorage:
 
 
 def _backend_of(file_system: AbstractFileSystem) -> Backend:
-    """The backend that knows this filesystem best."""
+    """Return the most specific backend for this filesystem."""
     protocols = {file_system.protocol} if isinstance(file_system.protocol, str) else set(file_system.protocol)
     if "s3" in protocols and hasattr(file_system, "call_s3"):
         return S3(file_system)
@@ -250,14 +251,14 @@ def _entries(children: Iterable[dict[str, Any]], folder: str) -> Iterator[Entry]
     for child in children:
         path = child["name"].strip("/")
         name = path.removeprefix(inside)
-        # Stores without folders list a marker named like the folder itself, or a file that has its name.
+        # Stores without folders may list a marker, or a file, named like the folder itself.
         if path.startswith(inside) and name and "/" not in name:
             is_dir = child["type"] == "directory"
             yield Entry(name, is_dir, None if is_dir else child.get("size"))
 
 
 def _pieces(chunks: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
-    """The same bytes in pieces that a backend may copy without doubling the memory of the program."""
+    """Yield the same bytes in pieces that a backend may copy without doubling the memory of the program."""
     for chunk in chunks:
         view = memoryview(chunk).cast("B")
         for start in range(0, len(view), REQUEST_BYTES):

@@ -32,10 +32,15 @@ _PACKAGES = {
 
 
 def open_storage(url: str, options: Mapping[str, Any] | None = None, *, probe: bool = True) -> PatientStorage:
-    """The storage at a path or any fsspec URL; `options` go to fsspec. Writes nothing.
+    """Open the storage at a path or any fsspec URL, with retries. Writes nothing.
 
-    Without `probe` it is never tried out whether create is exclusive; where that is not known it counts as not.
-    Raises `ConfigError` for a protocol that is unknown, whose package is missing, or that does not take `options`.
+    Args:
+        url: A path, or a URL for fsspec.
+        options: Passed to the filesystem of fsspec.
+        probe: Whether it may try out if create is exclusive. Without, an uncertain one counts as not exclusive.
+
+    Raises:
+        ConfigError: The protocol is unknown, its package is missing, or it does not accept `options`.
     """
     path = local_path(url)
     if path is not None:
@@ -44,7 +49,7 @@ def open_storage(url: str, options: Mapping[str, Any] | None = None, *, probe: b
 
 
 def local_path(url: str) -> Path | None:
-    """The path that a URL of this machine stands for; None for any other."""
+    """Return the path that a URL on this machine names; None for any other URL."""
     if _LOCAL.match(url):
         return Path(_LOCAL.sub("", url, count=1))
     return Path(os.path.expanduser(url)) if "://" not in url and "::" not in url else None
@@ -58,7 +63,7 @@ def _open_remote(url: str, options: dict[str, Any], *, probe: bool) -> Storage:
     shown = location(url)
     protocol = re.split(r"://|::", url, maxsplit=1)[0]
     if protocol in _CACHES:
-        raise ConfigError(f"{shown}: {protocol} answers from a cache", "name the storage behind it instead")
+        raise ConfigError(f"{shown}: expected a storage, found a cache: {protocol}", "name the storage behind it")
     hide = Secrets(url, options)
     with reported("open", shown, Exception, hide=hide):
         try:

@@ -1,8 +1,8 @@
-"""What the rest of the store asks of a place that keeps bytes; knows nothing of runs and checkpoints.
+"""The interface of a storage, and the errors that all storages raise. Independent of runs and checkpoints.
 
-Paths are relative POSIX paths below the storage's root. Every failure that is not an answer (`FileNotFoundError`,
-`FileExistsError`, `BlockingIOError`, and `ValueError` for what no run holds) leaves as a `StorageError` that names the
-place. Nothing here is asked twice: `patience` does that.
+Paths are relative POSIX paths below the storage's root. Some errors are answers: `FileNotFoundError`,
+`FileExistsError`, `BlockingIOError`, and `ValueError` for what no run holds. Every other failure is raised as a
+`StorageError` that names the location. Nothing is retried here: `retry` does that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NUMBERS: dict[type[OSError], int] = {
     BlockingIOError: errno.EAGAIN,
 }
 _HINTS = {
-    errno.ENOENT: "its folder was removed meanwhile: does another job, or a clean-up, work on this run?",
+    errno.ENOENT: "its folder was removed meanwhile: check whether another job, or a clean-up, works on this run",
     errno.ENOSPC: "free some space there, or keep fewer checkpoints (keep.last)",
     errno.EDQUOT: "your quota there is used up: free some space, or keep fewer checkpoints (keep.last)",
     errno.EACCES: "check who owns it and who may write there",
@@ -34,7 +34,7 @@ _HINTS = {
 
 
 Seen = Callable[[memoryview, int], None]
-"""Looks at a part of a file that was just read, and where it begins."""
+"""Called with a part of a file that was just read, and its offset."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -44,110 +44,114 @@ class Entry:
     name: str
     is_dir: bool
     size: int | None = field(default=None, compare=False)
-    """Of a file, in bytes; None of a folder, of what is no regular file, and where a listing does not tell."""
+    """In bytes; None for a folder, for what is no regular file, and if the listing has no size."""
 
 
 class Storage(Protocol):
-    """A place that keeps bytes. All calls block; all but `lock` may be repeated without harm."""
+    """Files by relative paths. All calls block; all but `lock` are idempotent, so that they may be retried."""
 
     url: str
-    """Its `location`, for messages; nothing can be opened by it."""
+    """Its `location` without secrets, for messages; it cannot be opened."""
 
     patience_seconds: float
-    """How long failing may go on before it is told: disks that fail seldom recover, networks mostly do."""
+    """How long failing calls are retried before it is an error: networks mostly recover, disks seldom do."""
 
     locks: bool
-    """Whether `lock` keeps the other programs of this machine away."""
+    """Whether `lock` excludes the other programs of this machine."""
 
     parallel: int
-    """How many files may be written at once to advantage."""
+    """How many files are best written at once."""
 
     readers: int
-    """How many threads may read at once to advantage."""
+    """How many threads are best used for reading at once."""
 
     range_bytes: int
-    """How much a read should ask for at least, where there is a choice: what a call costs is then little beside it."""
+    """How much a read should request at least, so that the cost of a call is small beside it."""
 
     @property
     def exclusive(self) -> bool:
-        """Whether of several `create` calls for one path exactly one succeeds, whoever makes them. May probe."""
+        """Return whether exactly one of several `create` calls for one path succeeds, in any program. May probe."""
         ...
 
     def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
-        """The whole file.
+        """Read the whole file.
 
-        `FileNotFoundError`, also for what is not a regular file; `ValueError` when it is larger than `max_bytes`, or
-        reached through a symbolic link.
+        Raises:
+            FileNotFoundError: There is no such file, or no regular one.
+            ValueError: It is larger than `max_bytes`, or reached through a symbolic link.
         """
         ...
 
     def read_into(self, path: str, buffer: memoryview, *, offset: int = 0, seen: Seen | None = None) -> int:
-        """Fill `buffer` from `offset` on; how many bytes there were, at most `len(buffer)`. Raises as `read`.
+        """Fill `buffer` from `offset` on; return how many bytes there were, at most `len(buffer)`. Raises as `read`.
 
-        `seen` is shown each part right after it was read, in order, while it is in the cache. A call that is repeated
-        reads, and shows, everything once more from `offset` on.
+        `seen` is called with each part right after it was read, in order, while it is in the cache. A retry reads, and
+        passes to `seen`, everything again from `offset` on.
         """
         ...
 
     def size(self, path: str) -> int:
-        """In bytes. Raises as `read`."""
+        """Return the size in bytes. Raises as `read`."""
         ...
 
     def drop_cache(self, path: str) -> None:
-        """Make the next read of a file come past the caches, as far as that goes. Never raises."""
+        """Make the next read of a file bypass the caches, as far as possible. Never raises."""
         ...
 
     def list(self, path: str) -> list[Entry]:
-        """The direct children of a folder, never from a cache; empty where there is no such folder."""
+        """List the direct children of a folder, never from a cache; none if there is no such folder."""
         ...
 
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
-        """Put a whole file there, with the folders it needs. Durable on return, never half visible.
+        """Write a whole file atomically, with the folders it needs. It is durable on return.
 
-        `chunks` is iterated from its start at each try, and gives the same bytes each time. The memory of one may be
-        used again as soon as the next one is asked for.
+        `chunks` is iterated from its start at each try, and yields the same bytes each time. The memory of one may be
+        reused once the next one is requested.
         """
         ...
 
     def link(self, source: str, target: str) -> bool:
-        """Give a file a second name, durably, as `write` would put it there; False where there are no such names.
+        """Give a file a second name, atomically and durably as by `write`; return False without hard links.
 
-        `FileNotFoundError` where `source` is none, or no regular file; `ValueError` where it is a symbolic link.
+        Raises:
+            FileNotFoundError: `source` does not exist, or is no regular file.
+            ValueError: It is a symbolic link.
         """
         ...
 
     def create(self, path: str, data: bytes) -> None:
-        """As `write`, but `FileExistsError` if the file is there.
+        """Write a new file as by `write`; `FileExistsError` if it exists with other content.
 
-        `data` must hold something that no other caller writes (a token): a request whose answer was lost is repeated,
-        and then refused because of itself; only the content tells. So of what is there already, this very `data` is
-        no failure.
+        `data` must hold a token that no other caller writes. If the answer to a request was lost, its retry is refused
+        because of itself, and only the content shows that. So a file with this very `data` is no failure.
         """
         ...
 
     def remove(self, path: str) -> None:
-        """Remove a file, durably; one that is not there is fine."""
+        """Remove a file durably. A missing one is no failure."""
         ...
 
     def remove_dir(self, path: str) -> None:
-        """Remove an empty folder; nothing happens where it is not empty, or where there are no folders."""
+        """Remove an empty folder. Do nothing if it is not empty, or if the storage has no folders."""
         ...
 
     def free_bytes(self) -> int | None:
-        """How much may still be written; None where the storage cannot tell."""
+        """Return how many bytes may still be written; None if the storage does not report it."""
         ...
 
     def lock(self, path: str) -> Callable[[], None]:
-        """Hold a lock that ends with this program at the latest; returns what releases it.
+        """Take a lock that ends with this program at the latest; return the function that releases it.
 
-        `BlockingIOError` while anyone on this machine, also this very program, holds it. Where the storage has no
-        such locks this does nothing.
+        Without locks in the storage this does nothing.
+
+        Raises:
+            BlockingIOError: A program of this machine holds it, be it this one.
         """
         ...
 
 
 def checked(path: str) -> str:
-    """`path`, if it stays below the root: relative, canonical, printable; otherwise `ValueError`."""
+    """Return `path` if it stays below the root: relative, canonical, printable. Raise `ValueError` otherwise."""
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts) or "\\" in path or not path.isprintable():
         raise ValueError(f"{path!r} is not a path inside a run")
@@ -156,7 +160,7 @@ def checked(path: str) -> str:
 
 @contextmanager
 def reported(action: str, where: str, caught: type[Exception] = OSError, *, hide: Secrets = NONE) -> Iterator[None]:
-    """Let answers pass, and turn every other failure into a `StorageError`: "cannot ACTION WHERE: REASON"."""
+    """Turn every failure but answers into a `StorageError`: "cannot ACTION WHERE: REASON"."""
     try:
         yield
     except ResumableError:
@@ -172,9 +176,9 @@ def reported(action: str, where: str, caught: type[Exception] = OSError, *, hide
 
 @contextmanager
 def looked_up(action: str, where: str, caught: type[Exception] = OSError, *, hide: Secrets = NONE) -> Iterator[None]:
-    """As `reported`, around reading: what is found instead of a file is an answer too.
+    """Do as `reported` for a read, where anything else in the place of the file is an answer too.
 
-    A folder where a file was expected, or the reverse, is a `FileNotFoundError`; a symbolic link a `ValueError`.
+    A folder in the place of a file, or the reverse, is a `FileNotFoundError`; a symbolic link is a `ValueError`.
     """
     with reported(action, where, caught, hide=hide):
         try:
@@ -190,7 +194,7 @@ def looked_up(action: str, where: str, caught: type[Exception] = OSError, *, hid
 
 
 def storage_error(action: str, where: str, error: Exception, *, hide: Secrets = NONE) -> StorageError:
-    """Return "cannot ACTION WHERE: REASON", with what `error` says for the reason, without the secrets in it."""
+    """Return the error "cannot ACTION WHERE: REASON", with the reason of `error` without its secrets."""
     number = getattr(error, "errno", None)
     reason = scrubbed(getattr(error, "strerror", None) or str(error), hide) or type(error).__name__
     result = StorageError(f"cannot {action} {where}: {reason}", _HINTS.get(number) if number else None)

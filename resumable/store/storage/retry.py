@@ -1,7 +1,7 @@
-"""A storage that is asked again while failing may pass; knows nothing of what is asked, nor of what it asks.
+"""Retry the calls of a storage with exponential backoff and full jitter. Independent of the storage and its content.
 
-Delays grow exponentially with full jitter, so that many jobs that one outage hit do not come back at one instant
-(M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+The jitter keeps many jobs that one outage hit from coming back at one instant (M. Brooker, "Exponential Backoff And
+Jitter", AWS Architecture Blog, 2015).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 FIRST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 10.0
 
-# Answers in the shape of a failure: asking again changes nothing.
+# Errors that a retry does not change.
 _FINAL = frozenset(
     {
         errno.EACCES,
@@ -42,17 +42,17 @@ _FINAL_CAUSES = (PermissionError, NotImplementedError)
 
 
 class Outages:
-    """How long there was failing, as time on a clock: seconds in which several calls failed at once count once.
+    """The time during which calls failed: a second in which several calls failed at once counts once.
 
-    Otherwise a save that writes eight files side by side would give up after an eighth of an outage. Not the calls are
-    summed up but what they cover, in whatever order they end.
+    Otherwise a save that writes eight files side by side would give up after an eighth of an outage. The result is the
+    time that the calls cover, in any order, not their sum.
     """
 
     def __init__(self) -> None:
         self._covered: list[tuple[float, float]] = []
 
     def cover(self, start: float, stop: float) -> None:
-        """From `start` to `stop` a call failed, or waited to be made again."""
+        """Add the time from `start` to `stop`, in which a call failed or waited for its retry."""
         apart = [span for span in self._covered if span[1] < start or stop < span[0]]
         touching = [span for span in self._covered if span not in apart]
         for low, high in touching:
@@ -61,17 +61,17 @@ class Outages:
 
     @property
     def seconds(self) -> float:
-        """In all."""
+        """Return the time in all."""
         return sum(stop - start for start, stop in self._covered)
 
 
 class PatientStorage:
-    """`Storage` that repeats what fails, until failing has taken `patience_seconds` in all since `renew`.
+    """`Storage` that retries failed calls, for `patience_seconds` of failing in all since `renew`.
 
-    What counts are the failed calls and the waits between them, not the calls that succeed: one budget bounds how long
-    a whole save goes on against a storage that is gone, and a slow upload is no failure. Any number of threads may call
-    at once, and share the budget. What a client that never answered makes a `TypeError` or `ValueError` of is a
-    `ConfigError` at once: it is a mistake in the URL or the options, which no waiting mends.
+    Failed calls and the waits between them count, calls that succeed do not. So one budget bounds how long a whole save
+    goes on against a lost storage, and a slow upload is no failure. Any number of threads may call at once, and share
+    the budget. A `TypeError` or `ValueError` before the first success becomes a `ConfigError` at once: it is a mistake
+    in the URL or the options, which no retry mends.
     """
 
     def __init__(
@@ -96,59 +96,59 @@ class PatientStorage:
         self.renew()
 
     def renew(self) -> None:
-        """Begin a new budget: a new save, a new start."""
+        """Begin a new budget, for a new save or a new start."""
         with self._lock:
             self._outages = Outages()
-            self._told = False
+            self._reported = False
 
     @property
     def exclusive(self) -> bool:
-        return self._patiently(lambda: self._inner.exclusive)
+        return self._retried(lambda: self._inner.exclusive)
 
     def read(self, path: str, *, max_bytes: int | None = None) -> bytes:
-        return self._patiently(lambda: self._inner.read(path, max_bytes=max_bytes))
+        return self._retried(lambda: self._inner.read(path, max_bytes=max_bytes))
 
     def read_into(self, path: str, buffer: memoryview, *, offset: int = 0, seen: Seen | None = None) -> int:
-        return self._patiently(lambda: self._inner.read_into(path, buffer, offset=offset, seen=seen))
+        return self._retried(lambda: self._inner.read_into(path, buffer, offset=offset, seen=seen))
 
     def size(self, path: str) -> int:
-        return self._patiently(lambda: self._inner.size(path))
+        return self._retried(lambda: self._inner.size(path))
 
     def drop_cache(self, path: str) -> None:
         self._inner.drop_cache(path)
 
     def list(self, path: str) -> list[Entry]:
-        return self._patiently(lambda: self._inner.list(path))
+        return self._retried(lambda: self._inner.list(path))
 
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         if iter(chunks) is chunks:
-            raise TypeError("chunks can be iterated only once, and a repeated write needs them again")
-        self._patiently(lambda: self._inner.write(path, chunks))
+            raise TypeError("chunks: expected an iterable that can be iterated again for a retry, found an iterator")
+        self._retried(lambda: self._inner.write(path, chunks))
 
     def link(self, source: str, target: str) -> bool:
-        return self._patiently(lambda: self._inner.link(source, target))
+        return self._retried(lambda: self._inner.link(source, target))
 
     def create(self, path: str, data: bytes) -> None:
-        self._patiently(lambda: self._inner.create(path, data))
+        self._retried(lambda: self._inner.create(path, data))
 
     def remove(self, path: str) -> None:
-        self._patiently(lambda: self._inner.remove(path))
+        self._retried(lambda: self._inner.remove(path))
 
     def remove_dir(self, path: str) -> None:
-        self._patiently(lambda: self._inner.remove_dir(path))
+        self._retried(lambda: self._inner.remove_dir(path))
 
     def free_bytes(self) -> int | None:
-        return self._patiently(self._inner.free_bytes)
+        return self._retried(self._inner.free_bytes)
 
     def lock(self, path: str) -> Callable[[], None]:
         return self._inner.lock(path)
 
-    def _patiently(self, question: Callable[[], T]) -> T:
+    def _retried(self, call: Callable[[], T]) -> T:
         tries = 0
         while True:
             started = self._clock()
             try:
-                answer = question()
+                answer = call()
                 self._answered = True
                 return answer
             except StorageError as error:
@@ -159,19 +159,19 @@ class PatientStorage:
                 delay_seconds = self._jitter.uniform(0, min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2**tries))
                 if not self._may_wait(started, self._clock() + delay_seconds):
                     raise
-                self._tell(error)
+                self._report(error)
             self._sleep(delay_seconds)
             tries += 1
 
     def _may_wait(self, started: float, until: float) -> bool:
-        """Whether the budget allows for what failed since `started`, and for waiting `until` then."""
+        """Return whether the budget covers the failure since `started` and a wait `until` then."""
         with self._lock:
             self._outages.cover(started, until)
             return self._outages.seconds <= self.patience_seconds
 
-    def _tell(self, error: StorageError) -> None:
-        """Once a budget: who waits must know for what."""
+    def _report(self, error: StorageError) -> None:
+        """Log the first failure of a budget, which explains the wait."""
         with self._lock:
-            told, self._told = self._told, True
-        if not told:
-            warn(f"{error.message}; asking again, for up to {duration(self.patience_seconds)} of failing")
+            reported, self._reported = self._reported, True
+        if not reported:
+            warn(f"{error.message}; retrying, for up to {duration(self.patience_seconds)} of failing")

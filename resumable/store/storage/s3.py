@@ -1,9 +1,9 @@
-"""What is particular to s3fs; knows no runs.
+"""The backend for s3fs: parallel requests, conditional writes, abandoned uploads. Independent of runs.
 
-One request among many of a large file is repeated here, by botocore; all other patience is the caller's.
+Single requests of a large file are retried here, by botocore; all other retries are the caller's.
 
-A large file goes up and comes down in several requests at once, as coroutines of the one loop that s3fs has: a real
-object store gives one connection a fraction of what it gives the machine, and waits tens of milliseconds before.
+A large file is uploaded and read by several requests at once, as coroutines of the one loop of s3fs: an object store
+gives one connection a fraction of the machine's bandwidth, after tens of milliseconds of latency.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
 from resumable.store.storage.backends import Backend, Unconditional, Upload
 
-# For botocore, below what the user says: a lost part must not cost the whole of a large file, and no silence may last.
+# For botocore, unless the user sets them: a lost part must not cost a whole large file, and no silence may last.
 CONFIG = {
     "retries": {"total_max_attempts": 3, "mode": "standard"},
     "connect_timeout": 5,
     "read_timeout": 20,
 }
-REQUEST_SECONDS = 600  # with its repetitions; the timeouts above do not see a server that reads no more
+REQUEST_SECONDS = 600  # with its retries; the timeouts above do not notice a server that stops reading
 
 # Behind a proxy that gives each connection 30 ms and 80 MB/s, 1, 2, 4, 8 requests at once publish 120 MB in 4.4, 3.3,
 # 2.8, 2.9 s and load them in 2.8, 2.1, 1.7, 1.5 s; they publish 32 blobs of 64 KiB in 1.6, 1.1, 0.8, 0.6 s. Parts of 8,
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class S3(Backend):
-    """s3fs: no request without an end, none that is not needed, and no upload left behind."""
+    """s3fs: every request has a time limit, and no upload is left behind."""
 
     has_folders = False
 
@@ -56,17 +56,17 @@ class S3(Backend):
         file_system.config_kwargs = _config() | file_system.config_kwargs
         file_system.retries = 1  # a second round around botocore's
         file_system.call_s3 = partial(file_system.call_s3, timeout=REQUEST_SECONDS)
-        options = file_system.storage_options  # what the user says; s3fs's own defaults are for other uses
+        options = file_system.storage_options  # of the user; s3fs's own defaults are for other uses
         self.parallel = int(options.get("max_concurrency") or PARALLEL)
         self.part_bytes = int(options.get("default_block_size") or PART_BYTES)
         self.room = asyncio.Semaphore(self.parallel)
-        """For the requests that are under way at once, of all large files together."""
+        """Limits the requests in flight, of all large files together."""
         self._abandoned: set[str] = set()
         self._in_progress: set[str] = set()
         self._sweeping = threading.Lock()
 
     def get(self, at: str, start: int, stop: int) -> bytes:
-        # The client compares what comes with the length that the server announced; a range spares it another question.
+        # The client compares the answer with the length that the server announced; a range saves it another request.
         try:
             with _translated():
                 return bytes(self._fs.cat_file(at, start=start, end=stop, timeout=REQUEST_SECONDS))
@@ -76,7 +76,7 @@ class S3(Backend):
             raise
 
     def fill(self, at: str, pieces: Sequence[tuple[int, memoryview]]) -> int:
-        """As `Backend.fill`, by several requests at once, straight into the memory."""
+        """Do as `Backend.fill`, by several requests at once, straight into the memory."""
         bucket, key, _ = self._fs.split_path(at)
         with _translated():
             counts = self.run(_all([self._fill(bucket, key, start, target) for start, target in pieces]))
@@ -89,32 +89,32 @@ class S3(Backend):
 
     async def _fill(self, bucket: str, key: str, start: int, target: memoryview) -> int:
         async with self.room, asyncio.timeout(REQUEST_SECONDS):
-            asked = f"bytes={start}-{start + len(target) - 1}"
+            byte_range = f"bytes={start}-{start + len(target) - 1}"
             try:
-                answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, Range=asked)
+                answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, Range=byte_range)
             except OSError as error:
                 if _code(error) in _BEYOND_THE_END:
                     return 0
                 raise
-            # What comes is compared with the length that the server announced.
+            # The client compares the answer with the length that the server announced.
             return await _read_into(answer["Body"], target)
 
     def children(self, folder: str) -> list[dict[str, Any]]:
-        # Not `ls`: where a folder is empty that looks whether it is a file.
+        # Not `ls`: for an empty folder that also requests whether it is a file.
         bucket, key, _ = self._fs.split_path(folder)
-        question = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": "/"}
+        query = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": "/"}
         found: list[dict[str, Any]] = []
         while True:
             with _translated():
-                page = self._fs.call_s3("list_objects_v2", **question)
+                page = self._fs.call_s3("list_objects_v2", **query)
             found += [_child(bucket, below["Prefix"], "directory") for below in page.get("CommonPrefixes", [])]
             found += [_child(bucket, file["Key"], "file") | {"size": file["Size"]} for file in page.get("Contents", [])]
             if not page.get("IsTruncated"):
                 return found
-            question["ContinuationToken"] = page["NextContinuationToken"]
+            query["ContinuationToken"] = page["NextContinuationToken"]
 
     def put(self, at: str, data: bytes) -> None:
-        if self._sweeping.acquire(blocking=False):  # otherwise another thread is at it
+        if self._sweeping.acquire(blocking=False):  # otherwise another thread sweeps
             try:
                 self._sweep()
             finally:
@@ -132,7 +132,7 @@ class S3(Backend):
             raise
 
     def begin(self, at: str) -> Upload:
-        with self._sweeping:  # a sweep of this very file, begun before, must not find what is begun now
+        with self._sweeping:  # a sweep of this file that began before must not find the new upload
             self._sweep()
             self._in_progress.add(at)
         upload = S3Upload(self, at)
@@ -144,12 +144,12 @@ class S3(Backend):
         return upload
 
     def call(self, method: str, **arguments: Any) -> Any:
-        """One request, and its answer."""
+        """Make one request, and return its answer."""
         with _translated():
             return self._fs.call_s3(method, **arguments)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Block until it is done, on the loop of the filesystem; whoever is interrupted meanwhile stops it."""
+        """Run a coroutine on the loop of the filesystem; an interrupt of the caller cancels it."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._fs.loop)
         try:
             return future.result()
@@ -166,18 +166,18 @@ class S3(Backend):
             yield self._fs
 
     def ended(self, at: str, *, left: bool) -> None:
-        """No upload of this file is in progress any more.
+        """Record that no upload of this file is in progress any more.
 
-        Where one is `left` it may be on the server still, where nobody sees it and somebody pays for it.
+        If one is `left`, the server may still hold it, where it is invisible and costs money.
         """
         if left:
-            self._abandoned.add(at)  # for the next write: this one has waited long enough for a server that is ill
+            self._abandoned.add(at)  # for the next write: this one has waited long enough for a failing server
         self._in_progress.discard(at)
 
     def _sweep(self) -> None:
-        """Abort the uploads that failed, also such whose very beginning was never answered. Never raises.
+        """Abort the uploads that failed, also if even their first request had no answer. Never raises.
 
-        Other threads may be uploading meanwhile: what they have begun is left alone, and comes later if it must.
+        Other threads may be uploading meanwhile: files with an upload in progress are left for later.
         """
         for at in self._abandoned - self._in_progress:
             bucket, key, _ = self._fs.split_path(at)
@@ -188,9 +188,9 @@ class S3(Backend):
                         ending = {"Bucket": bucket, "Key": key, "UploadId": upload["UploadId"]}
                         self._fs.call_s3("abort_multipart_upload", **ending)
             except (FileNotFoundError, PermissionError):
-                pass  # some servers say so when there is none, and some users may not ask
+                pass  # some servers report that there is none, and some users lack the permission
             except Exception:
-                return  # later, then
+                return  # the next write tries again
             self._abandoned.discard(at)
 
 
@@ -201,18 +201,17 @@ def _child(bucket: str, key: str, kind: str) -> dict[str, Any]:
 def _config() -> dict[str, Any]:
     from botocore.config import Config  # type: ignore[import-untyped]
 
-    # Some servers answer a range with the checksum of the whole; what is read is checked by digests of ours anyway.
-    known = "response_checksum_validation" in Config.OPTION_DEFAULTS
-    return CONFIG | ({"response_checksum_validation": "when_required"} if known else {})
+    # Some servers answer a range with the checksum of the whole; our own digests check what is read anyway.
+    has_option = "response_checksum_validation" in Config.OPTION_DEFAULTS
+    return CONFIG | ({"response_checksum_validation": "when_required"} if has_option else {})
 
 
 class S3Upload:
-    """`Upload` in parts, several at once, of which nothing is visible before the last request.
+    """`Upload` in parts, several at once; the file becomes visible with the last request.
 
-    What is written is copied into one part after the other, each of which is sent as soon as it is full. When
-    `PARALLEL` are under way, of this and of all other files, writing blocks until one has arrived. So memory for that
-    many parts is in use, and for the one that each upload is filling. A part that fails is told by the next `write` or
-    `commit`.
+    Bytes are copied into one part after the other, each of which is sent as soon as it is full. While `PARALLEL` parts
+    are in flight, of this and of all other files, writing blocks. So memory is used for that many parts, and for the
+    one that each upload is filling. The next `write` or `commit` raises the error of a part that failed.
     """
 
     def __init__(self, backend: S3, at: str) -> None:
@@ -225,15 +224,15 @@ class S3Upload:
         self._over = False
 
     def begin(self) -> None:
-        """Ask for it. `FileNotFoundError` where there is no bucket."""
+        """Request the upload. `FileNotFoundError` if there is no bucket."""
         self._upload["UploadId"] = self._backend.call("create_multipart_upload", **self._upload)["UploadId"]
 
     def write(self, piece: memoryview) -> None:
         while piece:
             room_bytes = self._part_bytes() - self._part.tell()
-            taken_bytes = self._part.write(piece[: min(room_bytes, COPIED_AT_ONCE_BYTES)])
-            piece = piece[taken_bytes:]
-            if taken_bytes == room_bytes:
+            copied_bytes = self._part.write(piece[: min(room_bytes, COPIED_AT_ONCE_BYTES)])
+            piece = piece[copied_bytes:]
+            if copied_bytes == room_bytes:
                 self._send()
 
     def commit(self) -> None:
@@ -254,10 +253,10 @@ class S3Upload:
         self._backend.ended(self._at, left=left)
 
     def _part_bytes(self) -> int:
-        """How large the next part is to be.
+        """Return the size of the next part.
 
-        An upload has at most 10,000. All are equal, as some servers want it, unless a file is so large (64 GB) that
-        they must grow.
+        An upload has at most 10,000 parts. All are equal, which some servers require, unless a file is so large (64 GB)
+        that they must grow.
         """
         doublings = max(0, len(self._parts) - MAX_EQUAL_PARTS) // MAX_DOUBLING_PARTS
         return int(self._backend.part_bytes << doublings)
@@ -268,7 +267,7 @@ class S3Upload:
             self._backend.run(self._sent(part.getvalue()))
 
     async def _sent(self, data: bytes) -> None:
-        """Wait for room, and have it sent beside all that follows."""
+        """Wait until fewer than `PARALLEL` parts are in flight, and start sending this one."""
         room = self._backend.room
         await room.acquire()
         if self._over:
@@ -285,7 +284,7 @@ class S3Upload:
         arguments = {"PartNumber": number, **self._upload, "Body": data}
         async with asyncio.timeout(REQUEST_SECONDS):
             answer = await self._backend._fs._call_s3("upload_part", **arguments)
-        checksum = {key: answer[key] for key in ("ChecksumSHA256",) if key in answer}  # where the user asks for it
+        checksum = {key: answer[key] for key in ("ChecksumSHA256",) if key in answer}  # if the user requests it
         return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
     async def _stop(self) -> None:
@@ -294,7 +293,7 @@ class S3Upload:
 
 
 async def _all(coroutines: Sequence[Coroutine[Any, Any, T] | asyncio.Task[T]]) -> list[T]:
-    """What all give, at once; when one fails the others are stopped, and have come to their end, when it is raised."""
+    """Run all at once and return their results; the first failure is raised when the others are cancelled and ended."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)
@@ -325,23 +324,23 @@ async def _read_into(body: Any, target: memoryview) -> int:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Failures of s3fs in the words of the rest."""
+    """Translate the errors of s3fs into those that `Backend` documents."""
     try:
         yield
     except Exception as error:
-        if type(error).__name__ in _NO_CREDENTIALS:  # waiting brings none
+        if type(error).__name__ in _NO_CREDENTIALS:  # no retry brings any
             raise PermissionError(errno.EACCES, str(error)) from error
         if not isinstance(error, OSError):
             raise
         code = _code(error)
-        if code in _REFUSED:  # not every server names the condition, as s3fs expects
-            raise FileExistsError(errno.EEXIST, "refused by the server: it is there already") from error
-        if code in _DAMAGED_ON_THE_WAY:  # these are worth another try, and their number would say they are not
+        if code in _REFUSED:  # not every server names the condition as s3fs expects
+            raise FileExistsError(errno.EEXIST, "refused by the server: it exists already") from error
+        if code in _DAMAGED_ON_THE_WAY:  # worth a retry, which their own errno would rule out
             raise OSError(errno.EIO, f"{code}: {error.strerror or error}") from error
         raise
 
 
 def _code(error: BaseException) -> str | None:
-    """What the server called it."""
+    """Return the error code of the server."""
     response = getattr(error.__cause__, "response", None) or {}
     return cast(str | None, response.get("Error", {}).get("Code"))

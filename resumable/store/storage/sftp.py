@@ -1,4 +1,4 @@
-"""What is particular to fsspec's SFTP; knows no runs."""
+"""The backend for the SFTP of fsspec: atomic writes and lost connections. Independent of runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SILENCE_SECONDS = 60
 
 
 class Sftp(Backend):
-    """fsspec's SFTP: files appear whole, by a rename, and a connection that is lost is made anew."""
+    """fsspec's SFTP: files become visible whole, by a rename, and a lost connection is opened again."""
 
     def __init__(self, file_system: AbstractFileSystem) -> None:
         super().__init__(file_system)
@@ -34,7 +34,7 @@ class Sftp(Backend):
             _replace(file_system, temporary, at)
 
     def put_new(self, at: str, data: bytes) -> None:
-        # The protocol's own rename refuses where the name is taken; that of OpenSSH does it with a hard link.
+        # The protocol's own rename fails if the name is taken; OpenSSH does it with a hard link.
         with self._written(at, data) as (file_system, temporary):
             try:
                 file_system.ftp.rename(temporary, at)
@@ -47,7 +47,7 @@ class Sftp(Backend):
         return SftpUpload(self, at)
 
     def temporary(self, at: str) -> str:
-        """One for each file, so that the next try writes over what a lost connection left."""
+        """Return one name for each file, so that a retry overwrites what a lost connection left."""
         digits = xxhash.xxh3_64_hexdigest(self._token + at.encode())
         return f"{at.rpartition('/')[0]}/{temporary_name(digits)}"
 
@@ -64,12 +64,12 @@ class Sftp(Backend):
         try:
             yield self._fs
         except (EOFError, TimeoutError) as error:
-            # Half an answer may still be under way, and the next would be taken for it.
+            # Half of the answer may still arrive, and would be taken for the next one.
             self._fs.client.close()
             raise ConnectionResetError(errno.ECONNRESET, "the connection was lost") from error
         except OSError as error:
-            if str(error) == "Failure":  # all that the protocol can say
-                raise OSError("the server says only: failure (is there space left?)") from error
+            if str(error) == "Failure":  # the protocol has no more detail
+                raise OSError("the server reports no more than: failure (is there space left?)") from error
             raise
 
     def _set_up(self) -> None:
@@ -90,7 +90,7 @@ class Sftp(Backend):
 
 
 class SftpUpload(FileUpload):
-    """Beside the file, and then renamed."""
+    """`Upload` into a temporary file beside the target, which is then renamed."""
 
     _backend: Sftp
 
@@ -105,11 +105,11 @@ class SftpUpload(FileUpload):
         self._size_bytes += len(piece)
 
     def close(self) -> None:
-        """Everything is with the server."""
+        """Finish the temporary file, and compare its size with what was written."""
         super().commit()
-        kept = self._backend.size(self.temporary)
-        if kept != self._size_bytes:
-            raise OSError(errno.EIO, f"the server kept {kept} of {self._size_bytes} bytes")
+        stored = self._backend.size(self.temporary)
+        if stored != self._size_bytes:
+            raise OSError(errno.EIO, f"the server stored {stored} of {self._size_bytes} bytes")
 
     def commit(self) -> None:
         self.close()

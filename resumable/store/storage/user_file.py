@@ -1,4 +1,4 @@
-"""One file anywhere, named by its user: in which storage it is, and under which name; knows nothing of its content."""
+"""Read and write one file that a user named by a path or a URL. Independent of its content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from resumable.utils.location import location
 
 _PROTOCOL = re.compile(r"[A-Za-z0-9+.-]+://")
 
-# Those of the storage speak of runs.
+# The hints of the storage are about runs.
 _HINTS = {
     errno.ENOSPC: "free some space there: a file that is replaced stays until the new one is complete",
     errno.EDQUOT: "your quota there is used up: free some space",
@@ -27,24 +27,26 @@ _HINTS = {
 
 
 class File:
-    """The file at a path or any fsspec URL. Opening looks at nothing.
+    """The file at a path or any fsspec URL. Opening makes no request.
 
-    A symbolic link that a local path ends in or leads through is followed: the user named it. `ConfigError` for what
-    cannot be the name of a file.
+    A symbolic link that a local path ends in or leads through is followed, since the user named it.
+
+    Raises:
+        ConfigError: The URL cannot be the name of a file.
     """
 
     def __init__(self, url: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> None:
         path = _text(url)
         self.name = self.where = location(path)
-        """For messages, without secrets: two files may have one."""
+        """For messages, without secrets; two files may share one."""
         self.url = path
-        here = local_path(path)
-        self.local = None if here is None else os.path.realpath(os.path.expanduser(here))
-        """Where it is on this machine; None where it is elsewhere."""
+        local = local_path(path)
+        self.local = None if local is None else os.path.realpath(os.path.expanduser(local))
+        """Its path on this machine; None if it is elsewhere."""
         folder, self._path = os.path.split(self.local) if self.local else split(path)
         if not path or path.endswith("/") or not self._path or not self._path.isprintable() or "\\" in self._path:
             raise ConfigError(
-                f"{self.name!r}: no name of a file", "add one: a folder, and a name such as x.safetensors"
+                f"{self.name!r}: expected the name of a file", "add one: a folder, and a name such as x.safetensors"
             )
         self._storage: PatientStorage = open_storage(folder, options, probe=False)
         self.readers = self._storage.readers
@@ -52,7 +54,7 @@ class File:
 
     @classmethod
     def existing(cls, url: str, options: Mapping[str, Any] | None) -> File | None:
-        """Return the file at `url`; None where there is none, or `url` names no file."""
+        """Return the file at `url`; None if there is none, or `url` cannot name a file."""
         name = split(url)[1]
         if not name or not name.isprintable() or "\\" in name:
             return None
@@ -64,12 +66,12 @@ class File:
         return file
 
     def write(self, chunks: Iterable[bytes | memoryview], *, size: int) -> None:
-        """Put a whole file there, in place of one that is there: durable on return, never half visible.
+        """Write the whole file atomically, replacing one that exists. It is durable on return.
 
-        `chunks` give `size` bytes, and are iterated from their start at each try.
+        `chunks` yields `size` bytes, and is iterated from its start at each try.
         """
         if self.local and os.path.exists(self.local) and not os.path.isfile(self.local):
-            raise StorageError(f"cannot write {self.name}: no regular file is there", "choose another name")
+            raise StorageError(f"cannot write {self.name}: it exists and is no regular file", "choose another name")
         try:
             self._refuse_without_space(size)
             self._storage.write(self._path, chunks)
@@ -79,12 +81,12 @@ class File:
 
     @cached_property
     def size(self) -> int:
-        """In bytes, when it was first asked for. `NoCheckpointError` where there is no file."""
-        return self._judged(lambda: self._storage.size(self._path))
+        """Return the size in bytes at the first request; `NoCheckpointError` if there is no file."""
+        return self._explained(lambda: self._storage.size(self._path))
 
     def read(self, buffer: memoryview, offset: int, seen: Seen | None = None) -> None:
-        """Fill the whole of `buffer` from `offset` on; `seen` as `Storage.read_into` has it."""
-        got = self._judged(lambda: self._storage.read_into(self._path, buffer, offset=offset, seen=seen))
+        """Fill the whole of `buffer` from `offset` on; `seen` as in `Storage.read_into`."""
+        got = self._explained(lambda: self._storage.read_into(self._path, buffer, offset=offset, seen=seen))
         if got != len(buffer):
             raise CorruptCheckpointError(f"{self.name}: {offset + got} bytes, expected {self.size}")
 
@@ -92,7 +94,7 @@ class File:
         self._storage.drop_cache(self._path)
 
     def image(self) -> bytearray:
-        """The whole file."""
+        """Read the whole file."""
         image = bytearray(self.size)
         self.read(memoryview(image), 0)
         return image
@@ -104,16 +106,16 @@ class File:
             error.errno = errno.ENOSPC
             raise error
 
-    def _judged(self, question: Callable[[], int]) -> int:
+    def _explained(self, call: Callable[[], int]) -> int:
         try:
-            return question()
+            return call()
         except FileNotFoundError as error:
             if self._storage.list(self._path):
                 raise NoCheckpointError(
                     f"{self.name}: a folder, expected a file", "the checkpoints of a run are read by resumable.Run"
                 ) from error
             raise NoCheckpointError(f"{self.name}: no such file", "check the path") from error
-        except ValueError as error:  # what was looked up as a file is none by now
+        except ValueError as error:  # it was a file before, and is none any more
             raise NoCheckpointError(f"{self.name}: {error}", "check the path") from error
 
 
@@ -132,9 +134,9 @@ def split(url: str) -> tuple[str, str]:
     """
     first, chain, rest = url.partition("::")
     protocol = _PROTOCOL.match(first)
-    place = protocol[0] if protocol else ""
-    folder, slash, name = first.removeprefix(place).rstrip("/").rpartition("/")
-    return place + (folder or ("" if place else slash)) + chain + rest, name
+    scheme = protocol[0] if protocol else ""
+    folder, slash, name = first.removeprefix(scheme).rstrip("/").rpartition("/")
+    return scheme + (folder or ("" if scheme else slash)) + chain + rest, name
 
 
 def join(folder: str, name: str) -> str:

@@ -208,7 +208,7 @@ def test_without_probing_nothing_is_tried_and_create_looks_first(tmp_path: Path)
     ("url", "options", "message", "hint"),
     [
         ("nosuch://bucket/x", {}, "Protocol not known: nosuch", "check the URL"),
-        ("simplecache::memory://x", {}, "answers from a cache", "name the storage behind it"),
+        ("simplecache::memory://x", {}, "expected a storage, found a cache: simplecache", "name the storage behind it"),
         ("flatten://x", {}, "Protocol not known", "check the URL"),
     ],
 )

@@ -201,7 +201,7 @@ def test_who_waits_is_told_once_for_what(
     failing.failures = [away()]
     patient.read("f")
     [told] = [record.getMessage() for record in caplog.records]
-    assert told.endswith("cannot read f: Input/output error; asking again, for up to 60.0s of failing")
+    assert told.endswith("cannot read f: Input/output error; retrying, for up to 60.0s of failing")
 
 
 # -- several threads --------------------------------------------------------------------------------------------------
