@@ -102,7 +102,7 @@ class Commits:
             raise
         self._catalog.add(name, manifest)
         self.witnesses = suspicion.known([manifest])
-        self._sharing.published(manifest.blobs, offered=candidates)
+        self._sharing.published(manifest.blobs, candidates=candidates)
         shared = [blob.size for name, blob in manifest.blobs.items() if _is_shared(blob, candidates.get(name))]
         total_bytes = sum(blob.size for blob in manifest.blobs.values())
         pruned = self._prune()

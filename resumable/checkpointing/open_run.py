@@ -89,7 +89,7 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
         lineage = resumed.manifest.lineage if resumed else []
         name = CheckpointName.parse(resumed.name) if resumed else None
         attempt = begin(storage, resumed_from=name, lineage_before=lineage)
-        resumed, attempt = _newest_after_claim(config, catalog.anew(), refuse, resumed, attempt)
+        resumed, attempt = _newest_after_claim(config, catalog.refreshed(), refuse, resumed, attempt)
         if resumed is None or not resumed.manifest.finished:
             _log_displaced(storage, attempt)
     except BaseException:

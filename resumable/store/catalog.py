@@ -138,7 +138,7 @@ class Catalog:
         self._manifests[name] = manifest
         self._checked.add(name)
 
-    def anew(self) -> Catalog:
+    def refreshed(self) -> Catalog:
         """Return a catalog that lists and checks everything again, and keeps only the content of manifests."""
         fresh = Catalog(self._storage)
         fresh._manifests.update(self._manifests)

@@ -39,14 +39,14 @@ class Sharing:
         likely = frozen if blob.changed is None else not blob.changed
         return blob.record if likely else None
 
-    def published(self, blobs: Mapping[str, BlobRecord], *, offered: Mapping[str, BlobRecord | None]) -> None:
-        """Record the blobs of a save; `offered` is what `before` returned for each of them."""
-        self._published = {name: self._next(name, record, offered.get(name)) for name, record in blobs.items()}
+    def published(self, blobs: Mapping[str, BlobRecord], *, candidates: Mapping[str, BlobRecord | None]) -> None:
+        """Record the blobs of a save; `candidates` is what `before` returned for each of them."""
+        self._published = {name: self._next(name, record, candidates.get(name)) for name, record in blobs.items()}
 
-    def _next(self, name: str, record: BlobRecord, offered: BlobRecord | None) -> _PublishedBlob:
+    def _next(self, name: str, record: BlobRecord, candidate: BlobRecord | None) -> _PublishedBlob:
         last = self._published.get(name)
         if last is None:
             return _PublishedBlob(record, 1, None)
         changed = record.digest != last.record.digest
-        shared = offered is not None and not changed
+        shared = candidate is not None and not changed
         return _PublishedBlob(record, last.checkpoints + 1 if shared else 1, changed)

@@ -75,8 +75,8 @@ class TensorRecord(StrictRecord):
 
     @model_validator(mode="after")
     def _one_number_per_dimension(self) -> TensorRecord:
-        others = [self.global_shape, self.offsets, self.shape if self.strides is None else self.strides]
-        if any(len(other) != len(self.shape) for other in others):
+        lists = [self.global_shape, self.offsets, self.shape if self.strides is None else self.strides]
+        if any(len(each) != len(self.shape) for each in lists):
             raise ValueError("shape, global_shape, offsets and strides differ in length")
         return self
 
@@ -112,7 +112,7 @@ class ObjectRecord(StrictRecord):
     @model_validator(mode="after")
     def _blobs_for_tensors(self) -> ObjectRecord:
         if len(set(self.blobs)) != len(self.blobs):
-            raise ValueError("blobs: one of them stands twice")
+            raise ValueError("blobs: duplicate name")
         if self.tensors and not self.blobs:
             raise ValueError(f"{len(self.tensors)} tensors, and no blob for them")
         return self

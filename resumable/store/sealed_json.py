@@ -1,6 +1,6 @@
-"""Seal a JSON document with a digest of its own bytes, and open it again. Independent of what it says.
+"""Seal a JSON document with a digest of its own bytes, and open it again. Independent of its content.
 
-The digest tells damage from a newer version of the format: a reader looks at the version only if the digest matches.
+The digest separates damage from a newer version of the format: a reader looks at the version only if it matches.
 """
 
 from __future__ import annotations

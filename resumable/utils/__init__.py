@@ -1,1 +1,1 @@
-"""What every room may import: events, threads, strict JSON, failpoints. Independent of training."""
+"""Small tools that every package may import: events, threads, messages, strict JSON, failpoints."""

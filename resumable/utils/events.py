@@ -1,4 +1,4 @@
-"""One greppable log line per event of a run, through `logging`; knows nothing of when they happen."""
+"""Log one greppable line per event of a run, through `logging`. Independent of when events happen."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Iterable, Mapping
 from resumable.utils.messages import printable
 
 log = logging.getLogger("resumable")
-_witness = logging.getLogger("resumable.witness")  # logs nothing; see `_log`
+_unused = logging.getLogger("resumable.witness")  # logs nothing; see `_log`
 
 _WARNINGS = {"WARN", "REJECT", "CHANGED"}
 _OURS = "resumable"  # the name of our handler
-# Each says what becomes of the whole run. Libraries and notebooks set the root logger up at WARNING, unasked.
-_ALOUD = {"NEW", "RESUME", "TAKEOVER", "DONE", "PREEMPT"}
+# Each is about the whole run. Libraries and notebooks set the root logger to WARNING on their own.
+_ALWAYS_SHOWN = {"NEW", "RESUME", "TAKEOVER", "DONE", "PREEMPT"}
 
 
 def emit(event: str, /, *subject: str, **fields: object) -> None:
     """Log `EVENT subject key=value ...`; warnings at WARNING, the rest at INFO. Values with spaces are quoted.
 
-    What nobody may miss comes at WARNING where INFO would be hidden.
+    Events that must not be missed are logged at WARNING if INFO would be hidden.
     """
     _emit(_level(event), event, subject, fields)
 
 
 def emit_aloud(event: str, /, *subject: str, **fields: object) -> None:
-    """As `emit`, at WARNING: of an event that is none by itself, and is this time. Python shows it in any script."""
+    """Log an event as `emit` does, but at WARNING, which Python shows in any script. For events usually at INFO."""
     _emit(logging.WARNING, event, subject, fields)
 
 
@@ -36,20 +36,20 @@ def _emit(level: int, event: str, subject: Iterable[str], fields: Mapping[str, o
 
 
 def warn(message: str) -> None:
-    """Log one WARN line that is a sentence."""
+    """Log a sentence as one WARN line."""
     _log(logging.WARNING, "WARN", message)
 
 
 def _log(level: int, event: str, words: str) -> None:
-    if log.disabled and _witness.disabled:
-        # `dictConfig` disables every logger that it does not name, which nobody means. Who means this one disables it
-        # alone.
-        log.disabled = _witness.disabled = False
+    if log.disabled and _unused.disabled:
+        # `dictConfig` disables every logger that it does not name, which is hardly intended. A program that means this
+        # one disables it alone.
+        log.disabled = _unused.disabled = False
     log.log(level, "%-7s %s", event, words)
 
 
 def show_events() -> None:
-    """Print the lines on stderr as long as the program has no handler of its own for them, also a later one."""
+    """Print the lines on stderr until the program has a handler of its own for them."""
     for former in [handler for handler in log.handlers if handler.name == _OURS]:  # also from before a reload
         log.removeHandler(former)
     log.addHandler(_StderrHandler())
@@ -58,23 +58,23 @@ def show_events() -> None:
 def _level(event: str) -> int:
     if event in _WARNINGS:
         return logging.WARNING
-    return logging.WARNING if (event in _ALOUD or _nobody_chose()) and not _shows_info() else logging.INFO
+    return logging.WARNING if (event in _ALWAYS_SHOWN or _is_unconfigured()) and not _shows_info() else logging.INFO
 
 
 def _shows_info() -> bool:
-    """Whether a line at INFO reaches any handler."""
+    """Return whether a line at INFO reaches any handler."""
     hidden = max(log.getEffectiveLevel(), log.manager.disable + 1) > logging.INFO
-    return not hidden and any(handler.level <= logging.INFO for handler in _theirs() or log.handlers)
+    return not hidden and any(handler.level <= logging.INFO for handler in _program_handlers() or log.handlers)
 
 
-def _nobody_chose() -> bool:
-    """Whether only our handler prints the lines, at a level that nobody set: then it prints all of them."""
+def _is_unconfigured() -> bool:
+    """Return whether only our handler prints the lines and no level is set: then it prints all of them."""
     ours = any(handler.name == _OURS for handler in log.handlers)
-    return ours and not _theirs() and log.level == logging.NOTSET and log.manager.disable < logging.INFO
+    return ours and not _program_handlers() and log.level == logging.NOTSET and log.manager.disable < logging.INFO
 
 
-def _theirs() -> list[logging.Handler]:
-    """The handlers of the program that a line reaches: ours is none of them."""
+def _program_handlers() -> list[logging.Handler]:
+    """Return the program's own handlers that a line reaches, without ours."""
     found: list[logging.Handler] = []
     at: logging.Logger | None = log
     while at is not None:
@@ -84,7 +84,7 @@ def _theirs() -> list[logging.Handler]:
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Looks `sys.stderr` up at each line, so that a progress bar can put itself below."""
+    """Write to the `sys.stderr` of the moment, so that a progress bar can stay below the lines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         self.setFormatter(logging.Formatter("resumable: %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not _theirs():
+        if not _program_handlers():
             self.stream = sys.stderr
             super().emit(record)
 
@@ -106,7 +106,7 @@ def _word(value: object) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration for people: 41ms, 9.8s, 6m, 3.2h."""
+    """Format a duration for people: 41ms, 9.8s, 6m, 3.2h."""
     if seconds < 1:
         return f"{seconds * 1000:.0f}ms"
     if seconds < 120:
@@ -117,7 +117,7 @@ def duration(seconds: float) -> str:
 
 
 def size(size_bytes: int) -> str:
-    """A size for people, in binary units: 512B, 3.1GiB."""
+    """Format a size for people, in binary units: 512B, 3.1GiB."""
     value = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":

@@ -1,9 +1,9 @@
-"""Named instants at which a drill ends this very program with SIGKILL; knows nothing of what happens there.
+"""Failpoints: named instants at which a drill kills this program with SIGKILL. Independent of the code around them.
 
 `RESUMABLE_KILL=POINT:STEP[+SECONDS][@RUN]` arms one kill: at the first `reach(POINT, step)` with `step >= STEP`, at
-once or `SECONDS` later from a thread, that is, at any instruction. With RUN, the name of a run's folder, that waits
-until the loops of that run are made. It is read at import and when loops are made (`arm`): a look into the environment
-at every point of every step would cost microseconds each.
+once or `SECONDS` later from a thread, that is, at any instruction. With RUN, the name of a run's folder, it fires only
+once the loops of that run are made. The variable is read at import and when loops are made (`arm`), since reading the
+environment at every failpoint of every step would cost microseconds each.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ _fired = False
 
 
 def arm(run: str | None = None) -> None:
-    """Look again whether this program is to be killed, now that the loops of `run` are made."""
+    """Read again which kill is armed, now that the loops of `run` are made."""
     global _armed, _run, _last_step
     _armed, _last_step = os.environ.get("RESUMABLE_KILL"), 0
     _run = run.rstrip("/").rpartition("/")[2] if run else None
 
 
 def reach(point: str, step: int) -> None:
-    """Say that the program is at `point` in `step`; returns, unless a kill is armed for it."""
+    """Kill the program if a kill is armed for `point` in `step`; return otherwise."""
     global _fired, _last_step
     if _armed is None:
         return

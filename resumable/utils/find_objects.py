@@ -1,4 +1,4 @@
-"""Objects inside of others, through attributes, items and closures; knows nothing of what they are."""
+"""Find objects inside of others, through attributes, items and closures. Independent of their types."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MAX_ITEMS = 256  # a longer collection is data
 _PLAIN = (str, bytes, int, float, complex, range, type, types.ModuleType, type(None))
 
 
-def find_objects(root: Any, wanted: Callable[[Any], bool]) -> list[Any]:
-    """Every object that is `wanted` and can be reached from `root`, itself included; nothing inside of those."""
+def find_objects(root: object, wanted: Callable[[Any], bool]) -> list[Any]:
+    """Return every object reachable from `root`, itself included, that is `wanted`; do not search inside of those."""
     found: list[Any] = []
     seen: set[int] = set()
     waiting = deque([(root, 0)])
@@ -33,7 +33,7 @@ def find_objects(root: Any, wanted: Callable[[Any], bool]) -> list[Any]:
     return found
 
 
-def _inside(item: Any) -> Iterator[Any]:
+def _inside(item: object) -> Iterator[object]:
     if isinstance(item, Mapping):
         yield from item.values() if len(item) <= MAX_ITEMS else ()
     elif isinstance(item, list | tuple | set | frozenset | deque):
@@ -47,14 +47,14 @@ def _inside(item: Any) -> Iterator[Any]:
         for cell in item.__closure__ or ():
             try:
                 yield cell.cell_contents
-            except ValueError:  # a variable that is not assigned yet
+            except ValueError:  # a variable without a value yet
                 continue
     elif hasattr(item, "__dict__"):
         yield from list(vars(item).values())
 
 
-def _named(item: Any) -> Iterator[Any]:
-    """The module variables that a function, or the methods of an object, name."""
+def _named(item: object) -> Iterator[object]:
+    """Yield the module variables that a function, or the methods of an object, refer to."""
     functions = [item] if isinstance(item, types.FunctionType) else []
     if not functions and hasattr(item, "__dict__"):
         functions = [value for kind in type(item).__mro__ for value in vars(kind).values()]

@@ -1,19 +1,18 @@
-"""Imports a public name of a package when it is first used, and keeps the reason where that fails."""
+"""Import a public name of a package when it is first used, and keep the reason if that fails."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
 
 
-def attribute(package: str, homes: Mapping[str, str], name: str) -> Any:
-    """Return what a package's `__getattr__` must: the name from its home, which is a module of the package.
+def attribute(package: str, homes: Mapping[str, str], name: str) -> object:
+    """Return a public name from its home, a module of the package, for the package's `__getattr__`.
 
     Raises:
         AttributeError: The package has no such name.
-        ImportError: The import of the home failed. `from package import name` would replace an `AttributeError` of
-            it by "cannot import name", and the reason would be lost.
+        ImportError: The import of the home failed. An `AttributeError` would not do: `from package import name`
+            replaces it by "cannot import name", without the reason.
     """
     if name not in homes:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Names a place without its secrets, for whatever is printed or stored about it; opens nothing."""
+"""Show a URL without its secrets, for messages and for what is stored about it. Opens nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import quote, quote_plus, unquote
 HIDDEN = "***"
 
 _NEXT_LINK = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*://)")
-_LINK = re.compile(r"(.*?)://(.*)", re.DOTALL)  # also where what stands before is no protocol
+_LINK = re.compile(r"(.*?)://(.*)", re.DOTALL)  # the part before :// need not be a protocol
 _URL = re.compile(r"[A-Za-z0-9+.-]{0,20}://[^\s'\"<>]+")  # bounded: the text may be a megabyte of letters
 _HOST_AND_PORT = re.compile(r"(\[[^]]*\]|[^:@\[\]]*)(:\d{0,5})?")
 _SELECTED = re.compile(r"(.*@[^@]*/[^@]*)(@(?:latest|best|finite|\d+|step-[0-9.ea]+))", re.DOTALL)
@@ -26,8 +26,8 @@ _SHORTEST = 3
 def location(url: object) -> str:
     """Return `url` without user info, query and fragment; a path of this machine stays as it is.
 
-    Each link of a chain (`simplecache::s3://...`) is treated alike. A password that should have been quoted may hold
-    any character. Where it is not clear how far it goes, more is left out rather than less.
+    Each link of a chain (`simplecache::s3://...`) is treated alike. An unquoted password may hold any character. If
+    its end is not clear, more is left out rather than less.
     """
     if isinstance(url, os.PathLike):
         url = os.fspath(url)
@@ -46,7 +46,7 @@ def file_location(folder: str, path: str) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Secrets:
-    """What must not be printed of one storage: parts of its URL, and every value of its options at any depth."""
+    """The secrets of one storage: parts of its URL, and every value of its options at any depth."""
 
     url: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -56,7 +56,7 @@ NONE = Secrets()
 
 
 def scrubbed(text: str, secrets: Secrets = NONE) -> str:
-    """Return `text`, which another library made, without `secrets` and with the `location` of each URL in it."""
+    """Return the text of another library without `secrets`, and with the `location` of each URL in it."""
     if secrets.url:
         text = text.replace(secrets.url, location(secrets.url))
     for secret in sorted({*_in_url(secrets.url), *_in_options(secrets.options)}, key=len, reverse=True):
@@ -65,10 +65,10 @@ def scrubbed(text: str, secrets: Secrets = NONE) -> str:
     return _URL.sub(lambda found: location(found[0]), text)
 
 
-def tellable(error: BaseException, secrets: Secrets = NONE) -> BaseException | None:
-    """Return `error` where a traceback may show it as a cause; None where it, or a cause of it, quotes a secret."""
-    told = "\n".join(f"{each}\n{each.args}" for each in _chain(error))
-    return error if scrubbed(told, secrets) == told else None
+def showable(error: BaseException, secrets: Secrets = NONE) -> BaseException | None:
+    """Return `error` if a traceback may show it as a cause; None if it, or a cause of it, quotes a secret."""
+    shown = "\n".join(f"{each}\n{each.args}" for each in _chain(error))
+    return error if scrubbed(shown, secrets) == shown else None
 
 
 # ---- one link
@@ -99,7 +99,7 @@ def _behind_password(rest: str, head: str) -> str:
     if _before_query(before) == before:
         return _before_query(behind)
     if _HOST_AND_PORT.fullmatch(head):
-        return _before_query(rest)  # the @ stands in the query
+        return _before_query(rest)  # the @ is in the query
     return _before_query(behind) if rest.count("@") == 1 else HIDDEN
 
 
@@ -111,7 +111,7 @@ def _before_query(text: str) -> str:
 
 
 def _in_url(url: str) -> Iterator[str]:
-    """What stands in a URL and not in its location, whole and in the pieces that a parser may make of it."""
+    """Yield what a URL holds and its location does not: whole, and in the pieces that a parser may make of it."""
     for link in _NEXT_LINK.split(url):
         shown, match = _link(link), _LINK.fullmatch(link)
         if match is None or shown == link:
@@ -140,7 +140,7 @@ def _in_options(options: object) -> Iterator[str]:
 
 
 def _forms(secret: str) -> Iterable[str]:
-    """A secret as it stands, and as the quoting of URLs, of Python and of JSON write it."""
+    """Return a secret as it is, and as URLs, Python and JSON quote it."""
     forms = {secret, unquote(secret), quote(secret, safe=""), quote_plus(secret)}
     return {
         written

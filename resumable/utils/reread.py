@@ -1,7 +1,7 @@
-"""Reads a file again before wrong bytes are taken for damage; knows neither what is in a file nor where it lies.
+"""Read a file again before wrong bytes count as damage. Independent of the file's content and storage.
 
-One bit that memory, a network card or a proxy flips makes one read wrong, and the file is right all the same. So what
-was read and is wrong is read again, past the caches, and only two reads that agree decide.
+A bit flipped by memory, a network card or a proxy makes one read wrong, although the file is right. So after wrong
+bytes the file is read again, past the caches, and only two reads that agree decide.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ class Cached(Protocol):
 
     @property
     def where(self) -> str:
-        """What messages call it."""
+        """Return its name in messages."""
 
     def drop_cache(self) -> None:
-        """Make the next read come past the caches, as far as that goes. Never raises."""
+        """Make the next read bypass the caches, as far as possible. Never raises."""
 
 
 class UnsteadyError(StorageError):
-    """Every read of one file gave other bytes, so none of them says anything about the file."""
+    """Every read of one file returned other bytes, so it is unknown whether the file is damaged."""
 
 
 def reread(files: Sequence[Cached], read: Callable[[], E], judge: Callable[[E], T]) -> T:
-    """Return what `judge` makes of what `read` found in `files`, once it raises nothing.
+    """Return the result of `judge` for what `read` returned, once it raises no error.
 
-    What `read` returns is equal for equal bytes, such as the bytes or their digest. An error of `judge` is believed
-    when two reads agree; until then the files are read again. One WARN line reports a read that was wrong.
+    The result of `read` is equal for equal bytes, such as the bytes or their digest. An error of `judge` counts once
+    two reads agree; until then the files are read again. One WARN line reports a read that was wrong.
 
     Args:
-        files: What is read, to drop its caches and to name it.
+        files: The files that `read` reads, to drop their caches and to name them.
         read: Reads the files. Its own errors pass through.
         judge: Returns a result, or raises `ValueError` or a `ResumableError` for wrong bytes.
 
@@ -72,13 +72,13 @@ def _named(files: Sequence[Cached]) -> str:
 
 def _report(where: str) -> None:
     warn(
-        f"a read of {where} gave other bytes than the next read, which gave the right ones: the file is right, and the "
+        f"a read of {where} returned other bytes than the next read, which were right: the file is right, and the "
         "memory, the network or a cache of this machine may be faulty"
     )
 
 
 def _unsteady(where: str) -> UnsteadyError:
     return UnsteadyError(
-        f"cannot read {where}: {READS} reads gave other bytes each, and none the right ones",
+        f"cannot read {where}: {READS} reads returned other bytes each, and none the right ones",
         "check the memory and the network of this machine; the file itself may be right, and was left alone",
     )

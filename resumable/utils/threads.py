@@ -1,4 +1,4 @@
-"""Does one thing to several items at once; knows nothing of what is done."""
+"""Run functions on plain threads: one over several items, or one job in the background."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 def thread_of(work: Callable[[], None], name: str) -> threading.Thread | None:
-    """A thread that does this; None where the interpreter ends and starts none any more (Python 3.12)."""
+    """Start a thread; return None if the interpreter is ending and starts none any more (Python 3.12)."""
     thread = threading.Thread(target=work, name=name, daemon=True)
     try:
         thread.start()
@@ -22,10 +22,10 @@ def thread_of(work: Callable[[], None], name: str) -> threading.Thread | None:
 
 
 def in_lanes(action: Callable[[T], R], items: Sequence[T], lanes: int) -> list[R]:
-    """What `action` gives for each item, in their order; at most `lanes` are in work at any instant.
+    """Return the result of `action` for each item, in their order; run at most `lanes` calls at once.
 
-    Blocks. The first failure is raised when those in work then have ended; no other is begun. With one lane all is
-    done by the calling thread.
+    Blocks. After the first failure no further call begins; it is raised when the running calls have ended. With one
+    lane the calling thread makes all calls.
     """
     if min(lanes, len(items)) < 2:
         return [action(item) for item in items]
@@ -45,7 +45,7 @@ def in_lanes(action: Callable[[T], R], items: Sequence[T], lanes: int) -> list[R
             except BaseException as failure:
                 failures.append(failure)
 
-    # No pool, and this thread if need be: while the interpreter ends pools take nothing, and some start no thread.
+    # No pool, and this thread if need be: while the interpreter ends, pools accept no work, and some start no thread.
     started = [thread for _ in range(min(lanes, len(items))) if (thread := thread_of(work, "resumable-lane"))]
     if not started:
         work()
@@ -57,7 +57,7 @@ def in_lanes(action: Callable[[T], R], items: Sequence[T], lanes: int) -> list[R
 
 
 class Background:
-    """One job at a time beside the program. A failure waits until somebody asks for it; none is lost."""
+    """One job at a time in a thread of its own. Its failure is kept until it is fetched; none is lost."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -65,19 +65,19 @@ class Background:
 
     @property
     def busy(self) -> bool:
-        """Whether a job is in flight."""
+        """Return whether a job is in flight."""
         return self._thread is not None and self._thread.is_alive()
 
     @property
     def idle(self) -> bool:
-        """Whether a job may be submitted: none is in flight, and no failure waits to be asked for."""
+        """Return whether a job may be submitted: none is in flight, and no failure waits to be fetched."""
         return not self.busy and self._failure is None
 
     def submit(self, job: Callable[[], object]) -> None:
-        """Start a job and return. `RuntimeError` if one is in flight, or if the last one's failure was not fetched."""
+        """Start a job and return. `RuntimeError` if one is in flight, or the last one's failure was not fetched."""
         if not self.idle:
-            raise RuntimeError("a job is in flight, or its failure was never asked for")
-        # Held back until it is started, or whoever submits would wait for its turn: a switch takes 5 ms.
+            raise RuntimeError("a job is in flight, or its failure was never fetched")
+        # The job waits until its thread has started. Otherwise it may run first, and `submit` waits 5 ms for its turn.
         started = threading.Event()
         try:
             self._thread = thread_of(lambda: self._run(job, started), "resumable-writer")
@@ -93,10 +93,10 @@ class Background:
             self._thread = None
 
     def failure(self) -> BaseException | None:
-        """What the last job raised, once; None while it is in flight. Does not block."""
+        """Fetch the exception of the last job, once; None while it is in flight. Does not block."""
         if self.busy:
             return None
-        self._thread = None  # asked at each boundary: to ask an ended thread whether it lives takes longer
+        self._thread = None  # called at each boundary: testing an ended thread takes longer
         failure, self._failure = self._failure, None
         return failure
 

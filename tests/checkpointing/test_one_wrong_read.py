@@ -24,7 +24,7 @@ from tests.tiny import Tiny, assert_equal_ends, crashed, steps_of, until_written
 
 EVENT = re.compile(r"^(WARN|REJECT|RESUME)")
 NEWEST = "step-000000006.e0001.a0001"
-TOLD = "gave other bytes than the next read"
+TOLD = "returned other bytes than the next read"
 
 
 @pytest.fixture(autouse=True)

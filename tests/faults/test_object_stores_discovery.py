@@ -54,7 +54,7 @@ def test_a_second_look_asks_for_no_manifest_again(place: Place) -> None:
     catalog = Catalog(place.patient(probe=False))
     next(iter(catalog.line()))
     before = len(place.proxy.requests)
-    assert next(iter(catalog.anew().line()))[0] == newest
+    assert next(iter(catalog.refreshed().line()))[0] == newest
     assert not [request for request in asked(place, before) if "manifest.json" in request]
 
 

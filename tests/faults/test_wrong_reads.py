@@ -41,7 +41,7 @@ def test_a_wrong_read_that_the_kernel_keeps_in_its_cache_rejects_nothing(forks: 
     [resumed] = events(output, "RESUME")
     assert "step=3 " in resumed
     [warning] = events(output, "WARN")
-    assert "gave other bytes than the next read" in warning
+    assert "returned other bytes than the next read" in warning
     assert file in warning
 
 
@@ -59,4 +59,4 @@ def test_a_wrong_download_rejects_nothing(tmp_path: Path, file: str) -> None:
     assert not events(output, "REJECT")
     [resumed] = events(output, "RESUME")
     assert "step=4 " in resumed
-    assert len([line for line in events(output, "WARN") if "gave other bytes than the next read" in line]) == 1
+    assert len([line for line in events(output, "WARN") if "returned other bytes than the next read" in line]) == 1

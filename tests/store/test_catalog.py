@@ -210,7 +210,7 @@ def test_a_checkpoint_that_is_known_is_looked_for_anew_after_a_claim(place: Loca
     catalog = Catalog(place)
     assert next(iter(catalog.line()))[0] == newest
     place.remove(checkpoint_path(newest, "manifest.json"))
-    assert next(iter(catalog.anew().line()))[0] == older
+    assert next(iter(catalog.refreshed().line()))[0] == older
 
 
 def test_the_manifests_of_checkpoints_that_are_gone_are_forgotten(place: LocalStorage) -> None:

@@ -16,7 +16,7 @@ def record(content: str, step: int = 1) -> BlobRecord:
 def save(sharing: Sharing, written: BlobRecord, *, frozen: bool) -> BlobRecord | None:
     """One save that writes, or shares, what `written` says; what had been offered for it."""
     offered = sharing.before(NAME, frozen=frozen)
-    sharing.published({NAME: written}, offered={NAME: offered})
+    sharing.published({NAME: written}, candidates={NAME: offered})
     return offered
 
 
@@ -50,5 +50,5 @@ def test_a_save_that_came_to_nothing_changes_nothing() -> None:
     sharing = Sharing()
     save(sharing, record("a"), frozen=True)
     assert sharing.before(NAME, frozen=True) == sharing.before(NAME, frozen=True) == record("a")
-    sharing.published({}, offered={})
+    sharing.published({}, candidates={})
     assert sharing.before(NAME, frozen=True) is None, "what one checkpoint lacks is not offered to the next"

@@ -203,7 +203,7 @@ def test_two_versions_are_never_mixed(data: bytes, reason: str) -> None:
 @pytest.mark.parametrize(
     ("blobs", "reason"),
     [
-        (["model.safetensors", "model.safetensors"], "one of them stands twice"),
+        (["model.safetensors", "model.safetensors"], "duplicate name"),
         (["model.safetensors", "model.frozen.safetensors"], "'model.frozen.safetensors' is not among the blobs"),
         ([], "3 tensors, and no blob for them"),
         (None, "objects.model.blobs"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resumable.utils.location import Secrets, file_location, location, scrubbed, tellable
+from resumable.utils.location import Secrets, file_location, location, scrubbed, showable
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,6 @@ def test_a_cause_that_quotes_a_secret_is_not_told() -> None:
     secrets = Secrets("", {"secret": "hunter2"})
     outer = OSError("no")
     outer.__cause__ = ValueError("hunter2")
-    assert tellable(outer, secrets) is None
-    assert tellable(OSError("no"), secrets) is not None
+    assert showable(outer, secrets) is None
+    assert showable(OSError("no"), secrets) is not None
     assert "hunter2" not in repr(secrets)

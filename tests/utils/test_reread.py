@@ -55,7 +55,7 @@ def test_what_was_wrong_and_then_is_right_is_told_once(caplog: pytest.LogCapture
     assert outcome(file) == "right"
     assert file.calls == ["read", *["drop", "read"] * len(wrong)]
     [line] = warnings(caplog)
-    assert "a read of run/x gave other bytes than the next read" in line
+    assert "a read of run/x returned other bytes than the next read" in line
 
 
 @pytest.mark.parametrize("reads", [[b"one", b"one"], [b"one", b"two", b"one"], [b"one", b"two", b"two"]])
@@ -69,7 +69,7 @@ def test_two_reads_that_agree_are_damage(caplog: pytest.LogCaptureFixture, reads
 
 def test_reads_that_never_agree_say_nothing_about_the_file() -> None:
     file = Cached(b"one", b"two", b"three", b"right")
-    with pytest.raises(StorageError, match=f"cannot read run/x: {READS} reads gave other bytes each") as caught:
+    with pytest.raises(StorageError, match=f"cannot read run/x: {READS} reads returned other bytes each") as caught:
         outcome(file)
     assert isinstance(caught.value.__cause__, CorruptCheckpointError)
     assert "the file itself may be right" in str(caught.value)

@@ -66,7 +66,7 @@ def test_a_failure_waits_until_it_is_fetched_and_blocks_the_next_job() -> None:
     background = Background()
     background.submit(fail)
     background.wait()
-    with pytest.raises(RuntimeError, match="never asked for"):
+    with pytest.raises(RuntimeError, match="never fetched"):
         background.submit(fail)
     assert isinstance(background.failure(), SystemExit)
     assert background.failure() is None

@@ -24,7 +24,7 @@ from resumable.store.storage.own_files import probe_path
 from resumable.store.storage.protocol import Entry, Seen, checked, looked_up, reported
 from resumable.store.storage.s3 import S3
 from resumable.store.storage.sftp import Sftp
-from resumable.utils.location import NONE, Secrets, file_location, scrubbed, tellable
+from resumable.utils.location import NONE, Secrets, file_location, scrubbed, showable
 
 T = TypeVar("T")
 
@@ -211,7 +211,7 @@ class FsspecStorage:
         try:
             return action()
         except FileNotFoundError as error:
-            raise self._no_bucket(path, error) from tellable(error, self._hide)
+            raise self._no_bucket(path, error) from showable(error, self._hide)
 
     def _make_folder(self, folder: str) -> None:
         parent = folder.rpartition("/")[0]

@@ -12,7 +12,7 @@ from resumable.errors import ConfigError
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.protocol import Storage, reported
 from resumable.store.storage.retry import PatientStorage
-from resumable.utils.location import Secrets, location, scrubbed, tellable
+from resumable.utils.location import Secrets, location, scrubbed, showable
 
 _LOCAL = re.compile(r"(file|local)://")
 _CACHES = ("simplecache", "filecache", "blockcache")
@@ -71,7 +71,7 @@ def _open_remote(url: str, options: dict[str, Any], *, probe: bool) -> Storage:
         except (ImportError, ValueError, TypeError) as error:
             missing = isinstance(error, ImportError)
             hint = _install_hint(protocol) if missing else "check the URL and `storage_options`"
-            raise ConfigError(f"{shown}: {scrubbed(str(error), hide)}", hint) from tellable(error, hide)
+            raise ConfigError(f"{shown}: {scrubbed(str(error), hide)}", hint) from showable(error, hide)
     return FsspecStorage(file_system, root, shown, probe=probe, hide=hide)
 
 

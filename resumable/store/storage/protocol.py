@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from resumable.errors import ResumableError, StorageError
-from resumable.utils.location import NONE, Secrets, scrubbed, tellable
+from resumable.utils.location import NONE, Secrets, scrubbed, showable
 
 _NUMBERS: dict[type[OSError], int] = {
     FileNotFoundError: errno.ENOENT,
@@ -166,12 +166,12 @@ def reported(action: str, where: str, caught: type[Exception] = OSError, *, hide
     except ResumableError:
         raise
     except (FileNotFoundError, FileExistsError, BlockingIOError) as error:
-        if tellable(error, hide) is not None:
+        if showable(error, hide) is not None:
             raise
         number = _NUMBERS[next(kind for kind in _NUMBERS if isinstance(error, kind))]
         raise OSError(number, os.strerror(number)) from None  # Python makes the same kind of it
     except caught as error:
-        raise storage_error(action, where, error, hide=hide) from tellable(error, hide)
+        raise storage_error(action, where, error, hide=hide) from showable(error, hide)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
@@ -44,6 +44,9 @@ _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")  # of botoco
 _DAMAGED_ON_THE_WAY = ("IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "NoSuchUpload", "RequestTimeout")
 
 T = TypeVar("T")
+
+Requests: TypeAlias = Coroutine[Any, Any, T]
+"""A coroutine on the loop of the filesystem."""
 
 
 class S3(Backend):
@@ -148,7 +151,7 @@ class S3(Backend):
         with _translated():
             return self._fs.call_s3(method, **arguments)
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Requests[T]) -> T:
         """Run a coroutine on the loop of the filesystem; an interrupt of the caller cancels it."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._fs.loop)
         try:
@@ -292,7 +295,7 @@ class S3Upload:
         await _stopped(self._parts)
 
 
-async def _all(coroutines: Sequence[Coroutine[Any, Any, T] | asyncio.Task[T]]) -> list[T]:
+async def _all(coroutines: Sequence[Requests[T] | asyncio.Task[T]]) -> list[T]:
     """Run all at once and return their results; the first failure is raised when the others are cancelled and ended."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
