@@ -91,23 +91,19 @@ class SavePipeline:
         self._background = Background()
         self._gate = Gate(stager.hold) if config.staging.mode == "overlap" else None
         self._state = SaveState.IDLE
+        self._status = SaveStatus(  # without the waits at the gate
+            busy=False, saved=resumed_at, retake=None, saved_at_seconds=started, save_seconds=0.0, stalled_seconds=0.0
+        )
         self._reason = ""  # of the newest save
-        self._saved = resumed_at
         self._saves = self._failed_in_a_row = self._torn_in_a_row = 0
-        self._saved_at_seconds = started
-        self._save_seconds = self._waited_seconds = 0.0
+        self._save_seconds = 0.0  # written in the background, and noticed with the end of the save
 
     @property
     def status(self) -> SaveStatus:
         """Return the saves as of the last call of a method."""
-        return SaveStatus(
-            busy=self._state in BUSY,
-            saved=self._saved,
-            retake=self._reason if self._state is SaveState.TORN else None,
-            saved_at_seconds=self._saved_at_seconds,
-            save_seconds=self._save_seconds,
-            stalled_seconds=self._stalled_seconds(),
-        )
+        if self._gate is None:  # the very object: this is read at every boundary
+            return self._status
+        return self._status._replace(stalled_seconds=self._stalled_seconds())
 
     @property
     def is_first(self) -> bool:
@@ -123,7 +119,7 @@ class SavePipeline:
         """Allocate the memory that staging these blobs takes, beside training."""
         if not self._exceeds_memory(blobs):
             self._background.submit(self._stager.prepare(blobs))
-            self._state = next_state(self._state, SaveEvent.PREPARE)
+            self._move(SaveEvent.PREPARE)
 
     # -- a save begins ------------------------------------------------------------------------------------------------
 
@@ -141,11 +137,15 @@ class SavePipeline:
             event = self._copy_late(save, self._gate)
         else:
             event = self._stage(save)
-        self._state, self._reason = next_state(self._state, event), snapshot.reason
+        self._move(event)
+        self._reason = snapshot.reason
         self._saves += 1
-        self._saved = (snapshot.position.step, snapshot.position.epoch)
-        self._saved_at_seconds = time.monotonic()
-        self._waited_seconds += self._saved_at_seconds - started
+        now = time.monotonic()
+        self._status = self._status._replace(
+            saved=(snapshot.position.step, snapshot.position.epoch),
+            saved_at_seconds=now,
+            stalled_seconds=self._status.stalled_seconds + now - started,
+        )
 
     def _exceeds_memory(self, blobs: Blobs) -> bool:
         """Return whether the files of these blobs are larger than the memory that staging may use."""
@@ -233,7 +233,8 @@ class SavePipeline:
         """Wait until the save in flight is durable, then `notice`."""
         before, started = self._stalled_seconds(), time.monotonic()
         self.wait()
-        self._waited_seconds += _seconds_since(started) - (self._stalled_seconds() - before)
+        waited_seconds = _seconds_since(started) - (self._stalled_seconds() - before)
+        self._status = self._status._replace(stalled_seconds=self._status.stalled_seconds + waited_seconds)
         return self.notice()
 
     def notice(self) -> SaveStatus:
@@ -245,7 +246,7 @@ class SavePipeline:
         """
         if self._gate is not None:
             self._gate.settle_if_copied()
-        if not self._background.busy:
+        if self._status.busy and not self._background.busy:
             failure = self._background.failure()
             if failure is None:
                 self._note_finished()
@@ -256,16 +257,15 @@ class SavePipeline:
         return self.status
 
     def _note_finished(self) -> None:
-        if self._state not in BUSY:
-            return
         if self._state is SaveState.COPYING:
             self._torn_in_a_row = 0
         if self._state is not SaveState.PREPARING:
             self._failed_in_a_row = 0
-        self._state = next_state(self._state, SaveEvent.FINISH)
+        self._move(SaveEvent.FINISH)
+        self._status = self._status._replace(save_seconds=self._save_seconds)
 
     def _note_torn(self, failure: TornSaveError) -> None:
-        self._state, self._saved = next_state(self._state, SaveEvent.TEAR), None
+        self._move(SaveEvent.TEAR)
         self._torn_in_a_row += 1
         is_last = self._torn_in_a_row == MAX_TORN_COPIES
         warn(
@@ -274,7 +274,7 @@ class SavePipeline:
         )
 
     def _note_failed(self, failure: BaseException) -> None:
-        self._state, self._saved = next_state(self._state, SaveEvent.FAIL), None
+        self._move(SaveEvent.FAIL)
         self._failed_in_a_row += 1
         is_fatal = not isinstance(failure, OSError) or (self._is_fresh and self._saves == 1)
         limit = self._config.max_failed_saves
@@ -294,8 +294,17 @@ class SavePipeline:
             if self._gate is not None:
                 self._gate.close()
 
+    def _move(self, event: SaveEvent) -> None:
+        self._state = next_state(self._state, event)
+        has_failed = self._state in (SaveState.TORN, SaveState.FAILED)
+        self._status = self._status._replace(
+            busy=self._state in BUSY,
+            saved=None if has_failed else self._status.saved,
+            retake=self._reason if self._state is SaveState.TORN else None,
+        )
+
     def _stalled_seconds(self) -> float:
-        return self._waited_seconds + (self._gate.waited_seconds if self._gate else 0.0)
+        return self._status.stalled_seconds + (self._gate.waited_seconds if self._gate else 0.0)
 
 
 def _seconds_since(started: float) -> float:
