@@ -139,7 +139,7 @@ class Checkpointer:
         )
 
     def best_values(self) -> tuple[float, ...]:
-        """Return the durable values of `keep.best.metric` that stand for being best; seldom reads the storage."""
+        """Return the durable values of `keep.best.metric` that count as best; seldom reads the storage."""
         if not self._commits.has_best:
             self.drain()
         return self._commits.best_values()

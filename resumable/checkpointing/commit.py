@@ -76,6 +76,24 @@ class Commits:
         and as `publish`, and `StateError` for a state beyond the limits of the format. Then what was written is
         removed again, as far as the storage allows it.
         """
+        manifest = self._published(snapshot, images, candidates, confirm_copy)
+        self._catalog.add(manifest.name, manifest)
+        self.witnesses = suspicion.known([manifest])
+        self._sharing.published(manifest.blobs, candidates=candidates)
+        shared = [blob.size for name, blob in manifest.blobs.items() if _is_shared(blob, candidates.get(name))]
+        total_bytes = sum(blob.size for blob in manifest.blobs.values())
+        pruned = self._prune()
+        self._remember_best(manifest, pruned)
+        self._report_suspect(pruned)
+        return Committed(total_bytes, total_bytes - sum(shared), len(pruned.keep) if pruned else None)
+
+    def _published(
+        self,
+        snapshot: Snapshot,
+        images: Mapping[str, Image],
+        candidates: DedupCandidates,
+        confirm_copy: Callable[[], None],
+    ) -> Manifest:
         self._storage.renew()
         document = snapshot.document()
         blobs = [Blob(STATE_BLOB, [memoryview(document)], len(document))]
@@ -89,7 +107,7 @@ class Commits:
 
         name = CheckpointName(snapshot.position.step, snapshot.position.epoch, self._attempt.number)
         try:
-            manifest = publish(
+            return publish(
                 self._storage,
                 self._attempt,
                 name,
@@ -100,15 +118,6 @@ class Commits:
         except BaseException as failure:
             self._clean_up(failure)
             raise
-        self._catalog.add(name, manifest)
-        self.witnesses = suspicion.known([manifest])
-        self._sharing.published(manifest.blobs, candidates=candidates)
-        shared = [blob.size for name, blob in manifest.blobs.items() if _is_shared(blob, candidates.get(name))]
-        total_bytes = sum(blob.size for blob in manifest.blobs.values())
-        pruned = self._prune()
-        self._remember_best(manifest, pruned)
-        self._report_suspect(pruned)
-        return Committed(total_bytes, total_bytes - sum(shared), len(pruned.keep) if pruned else None)
 
     @property
     def has_best(self) -> bool:
