@@ -477,7 +477,7 @@ def test_of_several_modules_one_has_to_be_named(run: Path) -> None:
 
 
 def test_without_a_module_there_is_nothing_to_run_it_on(run: Path) -> None:
-    nothing = pytest.raises(ConfigError, match=r"0 modules were given \(none\)")
+    nothing = pytest.raises(ConfigError, match=r"expected one module, found 0 \(none\)")
     with Trainer({"run": str(run)}, notes={"n": 1}) as trainer, nothing:
         trainer.golden(X)
 
@@ -503,9 +503,9 @@ def test_a_forward_that_fails_later_ends_the_training_with_its_reason(run: Path)
 
 
 NOTHING: dict[str, tuple[Tensor, str]] = {
-    "NaN": (torch.full((3, 2), torch.nan), "no finite number among the 3 in its outputs"),
-    "infinite": (torch.full((3, 2), torch.inf), "no finite number among the 3 in its outputs"),
-    "empty": (torch.zeros(0, 2), "no number at all in its outputs"),
+    "NaN": (torch.full((3, 2), torch.nan), "no finite number among the 3, so that any model would pass"),
+    "infinite": (torch.full((3, 2), torch.inf), "no finite number among the 3, so that any model would pass"),
+    "empty": (torch.zeros(0, 2), "no number at all, so that any model would pass"),
 }
 
 
