@@ -1,32 +1,32 @@
-"""The public face of a training run; the loops themselves, and what happens between their turns, are elsewhere."""
+"""The public face of a training run. The loops, and what happens between their turns, are in `loop`."""
 
 from __future__ import annotations
 
-import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.config.config import Config
 from resumable.data.accelerate import AccumulationCheck
-from resumable.data.open_passes import Data
 from resumable.errors import ConfigError, LoopError
-from resumable.loop.boundary import Boundary
-from resumable.loop.claims import Claim
 from resumable.loop.cycle import Cycle
-from resumable.loop.launch import announce, refuse_several_processes, refuse_while_building, skipping, tell_unsaved
-from resumable.loop.loop_exit import Leaving
+from resumable.loop.launch import Launch
+from resumable.loop.launch_checks import refuse_several_processes, refuse_while_building
+from resumable.loop.loop_exit import LoopExit
+from resumable.loop.loop_iterator import Loop, LoopIterator
 from resumable.loop.loops import Loops
-from resumable.loop.preemption import Preemption
-from resumable.loop.progress_bar import TrainingBar
-from resumable.loop.turns import Loop, Turns
 from resumable.utils.events import show_events, warn
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 
 
 class Trainer:
@@ -50,27 +50,11 @@ class Trainer:
             )
         refuse_several_processes()
         self.config = Config.load(config)
-        self._claim = Claim(self.config)
-        self._checkpointer = Checkpointer(self.config, objects)
-        resumed = self._checkpointer.resumed
-        self._bar = TrainingBar(self.config.progress, resumed_from=resumed.step if resumed else None)
-        self._preemption = Preemption(self.config.signals, warn)
-        self._boundary = Boundary(self.config, self._checkpointer, self._preemption)
-        self._data = Data(
-            self._checkpointer.data_seed,
-            signals=self._preemption.numbers,
-            warn=warn,
-            skipping=skipping(self._bar, self._boundary),
-            generator_rule=self._checkpointer.generator_rule,
-            restored_elsewhere=objects.values(),
-        )
-        accumulation = AccumulationCheck(objects, warn)
-        self._loops = Loops(self._checkpointer, self._boundary, self._data, self._preemption, self._bar, accumulation)
-        self._leaving = leaving = Leaving(self._loops)
-        parts = (self._loops, leaving, self._checkpointer, self._data, self._preemption, self._bar, self._claim)
-        self._finalizer = weakref.finalize(self, _close, os.getpid(), *parts)
-        self._claim.hold(self._checkpointer.attempt.number, idle=lambda: leaving.idle, let_go=self._finalizer)
-        announce(self.config, self._checkpointer)
+        self._launch = launch = Launch(self.config, objects, restored_elsewhere=objects.values())
+        self._loops = Loops(launch, AccumulationCheck(objects, warn))
+        self._exit = loop_exit = LoopExit(self._loops)
+        self._finalizer = weakref.finalize(self, _close, launch, self._loops, loop_exit)
+        launch.start(idle=lambda: loop_exit.idle, close=self._finalizer)
 
     # -- where the run stands -----------------------------------------------------------------------------------------
 
@@ -88,45 +72,70 @@ class Trainer:
     @property
     def resumed_from(self) -> str | None:
         """The name of the checkpoint where this attempt started; None for a fresh run."""
-        return self._checkpointer.resumed.name if self._checkpointer.resumed else None
+        resumed = self._launch.checkpointer.resumed
+        return resumed.name if resumed else None
 
     # -- the loops ----------------------------------------------------------------------------------------------------
 
-    def epochs(self, n: int) -> Turns[int]:
+    def epochs(self, n: int) -> LoopIterator[int]:
         """Epoch numbers below `n`, from where the run stands; the end of each turn is a boundary."""
-        return self._turns("epochs", self._ours.epochs(n))
+        return self._iterator("epochs", self._ours.epochs(n))
 
-    def steps(self, n: int) -> Turns[int]:
+    def steps(self, n: int) -> LoopIterator[int]:
         """Step numbers below `n`, from where the run stands, for loops without a loader."""
-        return self._turns("steps", self._ours.steps(n))
+        return self._iterator("steps", self._ours.steps(n))
 
-    def batches(self, loader: Any, *more: Any) -> Turns[Any]:
+    @overload
+    def batches(self, loader: Iterable[T]) -> LoopIterator[T]: ...
+    @overload
+    def batches(self, loader: Iterable[A], second: Iterable[B], /) -> LoopIterator[tuple[A, B]]: ...
+    @overload
+    def batches(
+        self, loader: Iterable[A], second: Iterable[B], third: Iterable[C], /
+    ) -> LoopIterator[tuple[A, B, C]]: ...
+    @overload
+    def batches(
+        self, loader: Iterable[T], second: Iterable[T], third: Iterable[T], fourth: Iterable[T], /, *more: Iterable[T]
+    ) -> LoopIterator[tuple[T, ...]]: ...
+    def batches(self, loader: Iterable[Any], *more: Iterable[Any]) -> LoopIterator[Any]:
         """The batches of one pass, from the exact batch on; with several loaders tuples, as `zip`.
 
         Its `len()` is what is left, where the loaders have a length; so `tqdm(trainer.batches(loader))` shows the time.
         Python's own `enumerate` around it would count from 0 again after a resume: use `trainer.enumerate`.
         """
         loop = self._ours.batches(loader, *more)
-        return self._turns("batches", Loop((batch for _, batch in loop.turns), loop.remaining))
+        return self._iterator("batches", Loop((batch for _, batch in loop.turns), loop.remaining))
 
-    def enumerate(self, loader: Any, *more: Any) -> Turns[tuple[int, Any]]:
+    @overload
+    def enumerate(self, loader: Iterable[T]) -> LoopIterator[tuple[int, T]]: ...
+    @overload
+    def enumerate(self, loader: Iterable[A], second: Iterable[B], /) -> LoopIterator[tuple[int, tuple[A, B]]]: ...
+    @overload
+    def enumerate(
+        self, loader: Iterable[A], second: Iterable[B], third: Iterable[C], /
+    ) -> LoopIterator[tuple[int, tuple[A, B, C]]]: ...
+    @overload
+    def enumerate(
+        self, loader: Iterable[T], second: Iterable[T], third: Iterable[T], fourth: Iterable[T], /, *more: Iterable[T]
+    ) -> LoopIterator[tuple[int, tuple[T, ...]]]: ...
+    def enumerate(self, loader: Iterable[Any], *more: Iterable[Any]) -> LoopIterator[tuple[int, Any]]:
         """As `batches`, with the index of the batch in its pass, also after a resume."""
-        return self._turns("batches", self._ours.batches(loader, *more))
+        return self._iterator("batches", self._ours.batches(loader, *more))
 
-    def cycle(self, loader: Any, *, name: str | None = None) -> Cycle:
+    def cycle(self, loader: Iterable[T], *, name: str | None = None) -> Cycle[T]:
         """An endless iterator for `next()` inside another loop; its position is saved with that loop's.
 
         `name` tells several cycles apart in the checkpoint; by default they are counted in the order of creation.
         """
         return self._ours.cycle(loader, name)
 
-    def evaluate(self, loader: Any) -> Turns[Any]:
+    def evaluate(self, loader: Iterable[T]) -> LoopIterator[T]:
         """The batches of `loader` for validation: counts no step and leaves the global RNG streams as they were."""
-        return self._turns("evaluate", self._ours.evaluate(loader), refuse=self._claim.refuse_lost)
+        return self._iterator("evaluate", self._ours.evaluate(loader), refuse=self._launch.claim.refuse_lost)
 
     # -- what the loop's body may say ---------------------------------------------------------------------------------
 
-    def log(self, **metrics: Any) -> None:
+    def log(self, **metrics: float | Tensor) -> None:
         """Record numbers or 0-d tensors of this step, or of this epoch when called after its batches.
 
         Tensors are detached and copied at once, without waiting for a device.
@@ -142,7 +151,7 @@ class Trainer:
         bit of the training depends on it. A second call replaces the input. Best called before the loop.
         """
         self._refuse_closed()
-        self._checkpointer.set_golden_input(batch, model=model)
+        self._launch.checkpointer.set_golden_input(batch, model=model)
 
     def stop(self) -> None:
         """End all loops at the next boundary, write the final checkpoint and mark the run finished.
@@ -154,8 +163,8 @@ class Trainer:
 
     def request_save(self) -> None:
         """Save at the next boundary, whatever the policy says."""
-        self._claim.refuse_lost()
-        self._boundary.save_requested = True
+        self._launch.claim.refuse_lost()
+        self._launch.boundary.save_requested = True
 
     def restore(self) -> None:
         """Restore the objects now instead of when the first loop starts; nothing to do for a fresh run."""
@@ -183,17 +192,17 @@ class Trainer:
     @property
     def _ours(self) -> Loops:
         """The loops, unless a later launch of this program has taken the run over."""
-        self._claim.refuse_lost()
+        self._launch.claim.refuse_lost()
         return self._loops
 
-    def _turns(self, name: str, loop: Loop[T], *, refuse: Callable[[], None] | None = None) -> Turns[T]:
-        # The bound method holds the trainer: one that nobody holds would be closed under its own loop.
+    def _iterator(self, name: str, loop: Loop[T], *, refuse: Callable[[], None] | None = None) -> LoopIterator[T]:
+        # The bound method holds the trainer: one that nothing else holds would be closed under its own loop.
         refuse = refuse or self._refuse_closed
-        entered, left = partial(self._leaving.entered, name), partial(self._leaving.left, name)
-        return Turns(loop, entered=entered, refuse=refuse, left=left)
+        entered, left = partial(self._exit.entered, name), partial(self._exit.left, name)
+        return LoopIterator(loop, entered=entered, refuse=refuse, left=left)
 
     def _refuse_closed(self) -> None:
-        self._claim.refuse_lost()
+        self._launch.claim.refuse_lost()
         if not self._finalizer.alive:
             raise LoopError(
                 "this trainer is closed: it has let go of the run",
@@ -201,24 +210,10 @@ class Trainer:
             )
 
 
-def _close(
-    owner: int,
-    loops: Loops,
-    leaving: Leaving,
-    checkpointer: Checkpointer,
-    data: Data,
-    preemption: Preemption,
-    bar: TrainingBar,
-    claim: Claim,
-) -> BaseException | None:
-    """Let go of everything; returns what could not be raised where a loop was left."""
-    if os.getpid() != owner:
-        return None  # a forked child that ends normally owns neither the run nor the loader workers
-    owed = leaving.close()
-    bar.stop()
-    preemption.uninstall()
-    data.close()
-    checkpointer.close()
-    claim.release()
-    tell_unsaved(checkpointer, trained=loops.trained, keep="call trainer.stop() before a break or a return")
+def _close(launch: Launch, loops: Loops, loop_exit: LoopExit) -> BaseException | None:
+    """Release everything; returns what could not be raised where a loop was left. Does nothing in a forked child."""
+    if not launch.is_owner:
+        return None
+    owed = loop_exit.close()
+    launch.close(trained=loops.trained, keep="call trainer.stop() before a break or a return")
     return owed

@@ -24,7 +24,7 @@ def made_by(factory: str) -> Any:
     The current folder is where modules are looked for first, as in `python -m`. Nothing trains meanwhile. `ConfigError`
     where there is no such function or where it would train, `ExportError` for what it raises.
     """
-    from resumable.loop.launch import building
+    from resumable.loop.launch_checks import building
 
     module, path = _parsed(factory)
     with building(factory):

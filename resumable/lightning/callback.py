@@ -12,7 +12,7 @@ from resumable.errors import CheckpointError, ConfigError
 from resumable.lightning import loggers, private
 from resumable.lightning.session import Session
 from resumable.lightning.trainer_state import BESIDE, NAME, place
-from resumable.loop.launch import refuse_several_processes, refuse_while_building
+from resumable.loop.launch_checks import refuse_several_processes, refuse_while_building
 from resumable.run.run import Run
 from resumable.utils.events import show_events, warn
 

@@ -12,7 +12,7 @@ from resumable.policy.retention import is_best
 from resumable.utils.events import warn
 
 
-class Bests:
+class BestSaves:
     """Bound the saves of one attempt for better values: each at the end of an epoch, few in the middle of it.
 
     A value is compared with those that are durable. A better value that was skipped is gone: later steps no longer

@@ -11,7 +11,7 @@ from resumable.checkpointing.position import Position
 from resumable.checkpointing.save_pipeline import SaveStatus
 from resumable.config.config import Config
 from resumable.errors import Interrupted, Preempted
-from resumable.loop.best_saves import Bests
+from resumable.loop.best_saves import BestSaves
 from resumable.loop.metrics import Watch
 from resumable.loop.preemption import Preemption, exit_code
 from resumable.policy import save_policy
@@ -44,7 +44,7 @@ class Boundary:
         self._preemption = preemption
         self._config = config
         self._schedule = config.every.schedule()
-        self._bests = Bests(config, checkpointer)
+        self._best_saves = BestSaves(config, checkpointer)
         self._watch = Watch(checkpointer.witnesses)
         self._place = checkpointer.status.saved or (0, 0)  # (step, epoch) of the last boundary
         self._due: str | None = None
@@ -146,7 +146,7 @@ class Boundary:
 
     def _is_best(self, now: float, instant: Instant) -> bool:
         # A best that is not saved here cannot be kept: the next boundary no longer has the metric.
-        return self._bests.wants_save(
+        return self._best_saves.wants_save(
             instant.logged(),
             step=instant.step,
             now=now,
@@ -160,7 +160,7 @@ class Boundary:
             if not self._is_saved():
                 self._save(instant, asked, late=asked == "request" and not instant.epoch_ended)
                 if asked == "best":
-                    self._bests.saved(instant.step)
+                    self._best_saves.saved(instant.step)
             self.save_requested = False
         elif self._due and not instant.pass_over and self._may_save():
             # With no batch left, the epoch's own boundary is next: resuming there runs the body at least once, so that
@@ -169,7 +169,7 @@ class Boundary:
         elif not self._due:
             self._checkpointer.prepare()
         if not self._is_saved() and not instant.pass_over:  # or the boundary of the epoch is next, and saves it
-            self._bests.report_skipped()
+            self._best_saves.report_skipped()
 
     def _may_save(self) -> bool:
         # One save in flight; and gradients that no optimizer has used yet are better waited out than stored.

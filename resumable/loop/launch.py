@@ -1,71 +1,141 @@
-"""What every launch does, whoever drives the loop: refuses several processes, announces itself, watches replays."""
+"""One launch of a training, whoever drives its loop: all that lives from its start to its end, and the end itself."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
-import torch
-
 from resumable.checkpointing.checkpointer import Checkpointer
+from resumable.checkpointing.position import Position
 from resumable.config.config import Config
+from resumable.data.addresses import PassAddress
+from resumable.data.open_passes import Data
 from resumable.data.pass_base import Skipping
-from resumable.errors import ConfigError
-from resumable.loop.boundary import Boundary
+from resumable.loop.boundary import Boundary, Instant
+from resumable.loop.metrics import as_numbers
+from resumable.loop.preemption import Preemption
 from resumable.loop.progress_bar import TrainingBar
+from resumable.loop.restore_progress import RestoreProgress
+from resumable.loop.run_claims import RunClaim
 from resumable.utils.environment import environment, versions
 from resumable.utils.events import duration, emit, warn
 
 
-def refuse_several_processes() -> None:
-    """`ConfigError` where this process is one of several that train together."""
-    declared = os.environ.get("WORLD_SIZE", "").strip() or "1"
-    if not declared.isdigit():
-        raise ConfigError(
-            f"WORLD_SIZE={declared!r} in the environment: expected a whole number", "unset it for a single process"
-        )
-    world = int(declared)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        world = torch.distributed.get_world_size()
-    if world > 1:
-        raise ConfigError(
-            f"the world has {world} processes; this version trains in one",
-            "run one process per run folder; distributed training is refused until it is exact",
-        )
+class EvaluationAddresses:
+    """The addresses of evaluation passes: numbered by loop since the last boundary, with the step as their epoch."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def take(self, loop: str, *, step: int) -> PassAddress:
+        """Return the address of the next pass of `loop`."""
+        number = self._counts.get(loop, 0)
+        self._counts[loop] = number + 1
+        return PassAddress(loop=loop, number=number, epoch=step)
+
+    def clear(self) -> None:
+        """Count from 0 again: a boundary was reached, or a resume is about to stand at one."""
+        self._counts.clear()
 
 
-_BUILDING: ContextVar[str | None] = ContextVar("building", default=None)
+class Launch:
+    """Own what one launch is made of: the claim on its run, the checkpointer, signals, progress bar, boundary and data.
 
-
-@contextmanager
-def building(factory: str) -> Iterator[None]:
-    """While it lasts the user's code is run for nothing but the model that it builds: whatever launches is refused."""
-    token = _BUILDING.set(factory)
-    try:
-        yield
-    finally:
-        _BUILDING.reset(token)
-
-
-def refuse_while_building() -> None:
-    """`ConfigError` where this code is run because an export or its proof needs a model.
-
-    The run that it would go on with may be the very one that is exported: it would claim it, train and prune.
+    Making it opens the run, and refuses what does not fit; nothing is trained or restored yet. Drivers of a loop
+    (`Trainer`, the Lightning session) build on it, call `start` when they can be closed, and `close` at their end.
+    What all of them are to have one day (ranks, a journal, a heartbeat) is made here and nowhere else.
     """
-    factory = _BUILDING.get()
-    if factory is not None:
-        raise ConfigError(
-            f"{factory} was named as the function that builds the model, and began to train",
-            "what trains belongs behind `if __name__ == '__main__':`",
+
+    def __init__(self, config: Config, objects: Mapping[str, Any], *, restored_elsewhere: Collection[Any] = ()) -> None:
+        """`restored_elsewhere` are objects that are restored before the data is; samplers may be among them."""
+        self.config = config
+        self.claim = RunClaim(config)
+        self.checkpointer = Checkpointer(config, objects)
+        resumed = self.checkpointer.resumed
+        self.bar = TrainingBar(config.progress, resumed_from=resumed.step if resumed else None)
+        self.preemption = Preemption(config.signals, warn)
+        self.boundary = Boundary(config, self.checkpointer, self.preemption)
+        self.data = Data(
+            self.checkpointer.data_seed,
+            signals=self.preemption.numbers,
+            warn=warn,
+            skipping=_skipping(self.bar, self.boundary),
+            generator_rule=self.checkpointer.generator_rule,
+            restored_elsewhere=restored_elsewhere,
         )
+        self.progress = RestoreProgress(self.checkpointer.position(), resumes=resumed is not None)
+        self.evaluations = EvaluationAddresses()
+        self.begun = False  # whether a loop of this launch has begun
+        self._reported_unsaved = False
+        self._owner = os.getpid()
+
+    # -- from its start to its end ------------------------------------------------------------------------------------
+
+    def start(self, *, idle: Callable[[], bool], close: Callable[[], object]) -> None:
+        """Claim the run, and log where it starts. `close` ends the driver when a later launch finds it `idle`."""
+        self.claim.hold(self.checkpointer.attempt.number, idle=idle, close=close)
+        _log_start(self.config, self.checkpointer)
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether this is the process that was launched: a forked child owns neither the run nor loader workers."""
+        return os.getpid() == self._owner
+
+    def close(self, *, trained: int | None, keep: str) -> None:
+        """Finish the save in flight, release everything, and warn once of steps that are in no checkpoint.
+
+        `trained` is the number of the last step that was trained, None where none was; `keep` is the hint of the
+        warning. Safe to call twice.
+        """
+        self.bar.stop()
+        self.preemption.uninstall()
+        self.data.close()
+        self.checkpointer.close()
+        self.claim.release()
+        if not self._reported_unsaved:
+            self._reported_unsaved = True
+            if trained is not None and not self.boundary.preempted:
+                _warn_unsaved(self.checkpointer, trained, keep)
+
+    # -- where it stands ----------------------------------------------------------------------------------------------
+
+    def begin(self, instant: Callable[[], Instant]) -> None:
+        """Note that a loop begins; the first one of a new run saves its very beginning, which is `instant()`."""
+        if self.checkpointer.resumed is None and not self.begun:
+            self.evaluations.clear()  # as after a resume from here
+            self.boundary.save_start(instant())
+        self.begun = True
+
+    def instant(
+        self,
+        position: Callable[[], Position],
+        logged: Callable[[], Mapping[str, Any]],
+        *,
+        step: int,
+        epoch: int,
+        inside_epoch: bool,
+        exhausted: bool = False,
+        epoch_ended: bool = False,
+        last: bool = False,
+    ) -> Instant:
+        """Return the boundary of now. A save calls `position`, and completes it with samplers, metrics and `finished`.
+
+        `exhausted` says that the pass in progress has no batch left, `last` that the loop ends with this boundary.
+        """
+
+        def completed(finished: bool) -> Position:
+            samplers, metrics = self.data.state(), as_numbers(logged())
+            return replace(position(), samplers=samplers, metrics=metrics, finished=finished)
+
+        return Instant(step, epoch, inside_epoch, logged, completed, exhausted, epoch_ended, last)
 
 
-def announce(config: Config, checkpointer: Checkpointer) -> None:
-    """The first log line: a new run, or where it goes on; and what changed since that could change bits."""
+def _log_start(config: Config, checkpointer: Checkpointer) -> None:
+    """Log that the run is new or where it resumes, and what changed since that could change bits."""
     resumed, attempt = checkpointer.resumed, checkpointer.attempt.number
     if resumed is None:
         emit("NEW", run=config.location, data_seed=checkpointer.data_seed, attempt=attempt)
@@ -88,22 +158,21 @@ def announce(config: Config, checkpointer: Checkpointer) -> None:
         emit("CHANGED", **changed, note="bits may differ from those of an uninterrupted run")
 
 
-def tell_unsaved(checkpointer: Checkpointer, *, trained: int | None, keep: str) -> None:
-    """At the close: one WARN where steps were trained that are in no checkpoint; `keep` says what would keep them."""
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    return {key: f"{before.get(key)}->{now[key]}" for key in now if before.get(key) != now[key]}
+
+
+def _warn_unsaved(checkpointer: Checkpointer, trained: int, keep: str) -> None:
     newest = checkpointer.newest_step or 0
-    if trained is not None and trained > newest:
+    if trained > newest:
         warn(
             f"{checkpointer.config.location}: trained up to step {trained}, but the newest checkpoint is of step "
             f"{newest}: the same command trains the rest again; to keep such steps, {keep}"
         )
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    return {key: f"{before.get(key)}->{now[key]}" for key in now if before.get(key) != now[key]}
-
-
-def skipping(bar: TrainingBar, boundary: Boundary) -> Skipping:
-    """How a replay shows its progress, and is left when a signal asks for it."""
+def _skipping(bar: TrainingBar, boundary: Boundary) -> Skipping:
+    """Return what a replay shows its progress with; the replay is left when a signal requests it."""
 
     @contextmanager
     def skipping(what: str, total: int) -> Iterator[Callable[[int], None]]:

@@ -78,7 +78,7 @@ class Loop:
     def __init__(self, training: Training, folder: Path, *, mode: str) -> None:
         self._folder = folder
         self._trainer = Trainer(config(folder, mode), **training.objects())
-        self._checkpointer = self._trainer._checkpointer
+        self._checkpointer = self._trainer._launch.checkpointer
         self._turns = iter(self._trainer.steps(10**9))
         self.turn()
         self._checkpointer.drain()

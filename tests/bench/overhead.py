@@ -84,7 +84,7 @@ def _train(size: str, folder: Path, percent: float, run_seconds: float) -> Seen:
     every = {"steps": None, "minutes": None, "overhead_percent": percent or None}
     config = {"run": str(folder), "every": every, "keep": {"last": 1, "best": None}, "progress": "never"}
     with Trainer(config, **trained.objects()) as trainer:
-        checkpointer = trainer._checkpointer
+        checkpointer = trainer._launch.checkpointer
         before = waited_before = saved_before = began = 0.0
         beside = False
         for step in trainer.steps(10**9):

@@ -50,7 +50,7 @@ def train(place: str, steps: int, **config: Any) -> Iterator[tuple[Trainer, Adap
             model(torch.randn(2, 400)).square().mean().backward()
             optimizer.step()
             model.zero_grad()
-            trainer._checkpointer.drain()
+            trainer._launch.checkpointer.drain()
             yield trainer, model
 
 

@@ -47,7 +47,7 @@ for epoch in epochs:
             raise ValueError("a typo")
         if trainer.step == stops_at:
             pathlib.Path("here").write_text(str(os.getpid()))  # and now the stop button is pressed
-            while not trainer._preemption.pending:
+            while not trainer._launch.preemption.pending:
                 time.sleep(0.01)
 print("at", trainer.step)
 """

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resumable.loop.turns import Loop, Turns, Use
+from resumable.loop.loop_iterator import Iteration, Loop, LoopIterator
 
 
 class Bar:
@@ -33,13 +33,13 @@ class Driven:
     def __init__(self, wrapped: type[Bar] | None) -> None:
         self.wrapped = wrapped
         self.left: list[bool] = []
-        self.uses: list[Use] = []
+        self.uses: list[Iteration] = []
 
     def turns(self) -> Any:
         def loop() -> Generator[int, None, None]:
             yield from range(3)
 
-        turns = Turns(
+        turns = LoopIterator(
             Loop(loop(), lambda begun: None),
             entered=self.uses.append,
             refuse=lambda: None,
@@ -121,7 +121,7 @@ def deletes_an_iterator(loop: Driven) -> Any:
 
 def closes(loop: Driven) -> Any:
     turns = loop.turns()
-    with contextlib.closing(turns if isinstance(turns, Turns) else turns.iterable) as kept:
+    with contextlib.closing(turns if isinstance(turns, LoopIterator) else turns.iterable) as kept:
         next(kept)
 
 
@@ -209,7 +209,7 @@ def a_generator_raises(loop: Driven) -> Any:
 
 def fails_while_it_is_closed(loop: Driven) -> Any:
     turns = loop.turns()
-    with contextlib.closing(turns if isinstance(turns, Turns) else turns.iterable) as kept:
+    with contextlib.closing(turns if isinstance(turns, LoopIterator) else turns.iterable) as kept:
         next(kept)
         fails()
 

@@ -1,4 +1,4 @@
-"""Hands the turns of a loop to a `for`, and notices when that was left, and how; knows nothing of training."""
+"""What `for` iterates over: hands out the turns of a loop, and detects how it was left. Independent of training."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 from weakref import ref
 
-from resumable.loop.frames import Driver, driver, let_go
+from resumable.loop.frame_inspection import DrivingFrame, driving_frame, is_left_on_purpose
 
 T = TypeVar("T")
 
 
-class Use:
-    """What is known of one loop's use: who drives it now, while its body has control."""
+class Iteration:
+    """One `for` over a loop: the frame that drives it while its body has control."""
 
     def __init__(self, loop: Iterator[object]) -> None:
         self._loop = ref(loop)
-        self.driver: Driver | None = None
+        self.driver: DrivingFrame | None = None
 
     @property
     def loop(self) -> Iterator[object] | None:
@@ -33,26 +33,26 @@ class Use:
 
     @property
     def failed(self) -> bool:
-        """Whether an exception ended the frame that drove the loop, as far as the interpreter still knows it."""
+        """Whether an exception ended the frame that drove the loop, as far as the interpreter still holds it."""
         last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
         return self.driver is not None and any(map(self.driver.failed_with, (sys.exception(), last)))
 
 
 @dataclass(frozen=True)
 class Loop(Generic[T]):
-    """A loop that nobody drives yet: the generator of its turns, and how many of them are to come.
+    """A loop that nothing drives yet: the generator of its turns, and how many of them are to come.
 
-    `remaining` gets whether the loop has begun. It returns None where the number of turns is not known.
+    `remaining` gets whether the loop has begun. It returns None where the number of turns is unknown.
     """
 
     turns: Generator[T, None, None]
     remaining: Callable[[bool], int | None]
 
 
-class Turns(Iterator[T], Generic[T]):
-    """The turns of a loop, for one `for` or several one after the other, or for `next`; `len()` is what is left.
+class LoopIterator(Iterator[T], Generic[T]):
+    """The turns of a loop, for one `for`, several in a row, or `next`; `len()` is the number of turns that remain.
 
-    Every `for` gets an iterator of its own, which dies when that `for` is left, also where somebody holds the turns.
+    Every `for` gets an iterator of its own, which dies when that `for` is left, even while a name holds this object.
     `entered` is called when one begins, `refuse` before each turn and after it. `left` is called with whether it was
     left on purpose (by `break` or `return`) and not by an exception; it must not raise.
     """
@@ -61,9 +61,9 @@ class Turns(Iterator[T], Generic[T]):
         self,
         loop: Loop[T],
         *,
-        entered: Callable[[Use], None],
+        entered: Callable[[Iteration], None],
         refuse: Callable[[], None],
-        left: Callable[[Use, bool], None],
+        left: Callable[[Iteration, bool], None],
     ) -> None:
         self._loop = loop.turns
         self._remaining = loop.remaining
@@ -71,13 +71,13 @@ class Turns(Iterator[T], Generic[T]):
         self._refuse = refuse
         self._left = left
         self._own: Iterator[T] | None = None
-        self._use: Use | None = None
+        self._iteration: Iteration | None = None
 
     def __iter__(self) -> Iterator[T]:
         self._refuse()
-        self._use = use = Use(self._loop)
-        self._entered(use)
-        return _turning(self._loop, use, self._refuse, self._left)
+        self._iteration = iteration = Iteration(self._loop)
+        self._entered(iteration)
+        return _turns(self._loop, iteration, self._refuse, self._left)
 
     def __next__(self) -> T:
         if self._own is None:
@@ -85,40 +85,43 @@ class Turns(Iterator[T], Generic[T]):
         return next(self._own)
 
     def __len__(self) -> int:
-        """Return how many turns are to come. `TypeError` where that is not known, as of any iterator without length."""
+        """Return how many turns are to come. Raises `TypeError` where that is unknown."""
         state = inspect.getgeneratorstate(self._loop)
         remaining = 0 if state == inspect.GEN_CLOSED else self._remaining(state != inspect.GEN_CREATED)
         if remaining is None:
-            raise TypeError("a loader without a length does not say how many batches are left")
+            raise TypeError("a loader without a length: how many batches are left is unknown")
         return remaining
 
     def __bool__(self) -> bool:
         return True  # as every iterator
 
     def close(self) -> None:
-        """Go no further, as a generator that is closed; left on purpose unless an exception is being handled."""
-        if self._use is not None and self._use.loop is not None:
-            self._left(self._use, sys.exception() is None)
-            self._use.driver = None
+        """Go no further, as a generator that is closed. It is left on purpose unless an exception is being handled."""
+        if self._iteration is not None and self._iteration.loop is not None:
+            self._left(self._iteration, sys.exception() is None)
+            self._iteration.driver = None
         self._loop.close()
 
 
-def _turning(
-    loop: Generator[T, None, None], use: Use, refuse: Callable[[], None], left: Callable[[Use, bool], None]
+def _turns(
+    loop: Generator[T, None, None],
+    iteration: Iteration,
+    refuse: Callable[[], None],
+    left: Callable[[Iteration, bool], None],
 ) -> Iterator[T]:
     refuse()
-    use.driver = driver()
+    iteration.driver = driving_frame()
     try:
         for turn in loop:
-            use.driver = driver()
+            iteration.driver = driving_frame()
             try:
                 yield turn
             except GeneratorExit:
-                if use.driver is not None:
-                    left(use, let_go(use.driver))
+                if iteration.driver is not None:
+                    left(iteration, is_left_on_purpose(iteration.driver))
                 raise
             if inspect.getgeneratorstate(loop) == inspect.GEN_CLOSED:
                 return  # it was ended from its own body, by `stop()` and the close of the run
             refuse()
     finally:
-        use.driver = None
+        iteration.driver = None

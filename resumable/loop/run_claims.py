@@ -1,4 +1,4 @@
-"""Keeps which launches of this program hold which runs: the one place with rules across several launches."""
+"""Which launch of this program holds which run: the one place with rules across several launches."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from resumable.utils.events import emit
 from resumable.utils.location import location
 
 _guard = threading.Lock()
-_held: dict[str, Claim] = {}  # by the place of the run
-_moved: dict[str, str | None] = {}  # by the place where RESUMABLE_RUN puts it: the run that the code names
+_holders: dict[str, RunClaim] = {}  # by the canonical location of the run
+_moved: dict[str, str | None] = {}  # by the location that RESUMABLE_RUN names: the run that the code names
 
 
-class Claim:
-    """One launch's hold on a run, against other launches of this program.
+class RunClaim:
+    """The claim of one launch on a run, against other launches of this program.
 
-    Making it closes a launch that holds the run and is idle, which can then be used no more. One that is in its loop
-    stays. Raises `ConfigError` where `RESUMABLE_RUN` would put two different runs into one.
+    Making it closes a launch that holds the run and is idle; that one cannot be used afterwards. A launch that is in
+    its loop stays. Raises `ConfigError` where `RESUMABLE_RUN` would put two different runs into one.
     """
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._run, self._place = location(config.run), _place(config.run)
+        self._run, self._key = location(config.run), _canonical(config.run)
         self._attempt: int | None = None
         self._idle: Callable[[], bool] = lambda: False
-        self._let_go: Callable[[], object] = self.release
-        self._successor: Claim | None = None
+        self._close: Callable[[], object] = self.release
+        self._successor: RunClaim | None = None
         self._pid = os.getpid()
         self._refuse_other_run()
-        self._before = self._take_over()
+        self._predecessor = self._take_over()
 
-    def hold(self, attempt: int, *, idle: Callable[[], bool], let_go: Callable[[], object]) -> None:
-        """From here on the run is this launch's, until `release`; `let_go` ends the launch where another comes."""
-        self._attempt, self._idle, self._let_go = attempt, idle, let_go
+    def hold(self, attempt: int, *, idle: Callable[[], bool], close: Callable[[], object]) -> None:
+        """Hold the run until `release`; `close` is called when a later launch claims it while this one is idle."""
+        self._attempt, self._idle, self._close = attempt, idle, close
         with _guard:
-            _held[self._place] = self
+            _holders[self._key] = self
             if self._config.moved_by is not None:
-                _moved.setdefault(self._place, self._named())
-        if self._before is not None:
+                _moved.setdefault(self._key, self._configured())
+        if self._predecessor is not None:
             emit(
                 "TAKEOVER",
                 run=self._run,
-                **{"from": f"attempt {self._before._attempt}"},
+                **{"from": f"attempt {self._predecessor._attempt}"},
                 attempt=attempt,
             )
-            self._before = None
+            self._predecessor = None
 
     def release(self) -> None:
-        """The launch is over; safe to call twice."""
+        """Give the run up: the launch is over. Safe to call twice."""
         with _guard:
-            if _held.get(self._place) is self:
-                del _held[self._place]
+            if _holders.get(self._key) is self:
+                del _holders[self._key]
 
     def refuse_lost(self) -> None:
-        """`LoopError` where another launch has taken the run over."""
+        """Raise `LoopError` where another launch has taken the run over."""
         if self._successor is None:
             return
         attempt = self._successor._attempt
@@ -69,15 +69,15 @@ class Claim:
         )
         raise LoopError(f"{self._run}: this Trainer's attempt {self._attempt} is over: {by} took the run over", hint)
 
-    def _take_over(self) -> Claim | None:
+    def _take_over(self) -> RunClaim | None:
         with _guard:
-            holder = _held.get(self._place)
+            holder = _holders.get(self._key)
         if holder is None or holder._pid != self._pid:
             return None
         if not holder._idle():
             return None  # the lock of the run refuses this launch, or its fence stops the older one
         holder._successor = self
-        holder._let_go()
+        holder._close()
         return holder
 
     def _refuse_other_run(self) -> None:
@@ -85,7 +85,7 @@ class Claim:
         if variable is None:
             return
         with _guard:
-            first, here = _moved.get(self._place, self._named()), self._named()
+            first, here = _moved.get(self._key, self._configured()), self._configured()
         if first != here:
             shown = location(variable)
             raise ConfigError(
@@ -94,16 +94,16 @@ class Claim:
                 "unset RESUMABLE_RUN where one program trains several runs, or launch a program for each",
             )
 
-    def _named(self) -> str | None:
+    def _configured(self) -> str | None:
         run = self._config.configured
-        return None if run is None else _place(run)
+        return None if run is None else _canonical(run)
 
 
 def _shown(run: str | None) -> str:
     return "that of a config without `run`" if run is None else location(run)
 
 
-def _place(run: str) -> str:
-    """The same for every way to write one place."""
+def _canonical(run: str) -> str:
+    """Return one name for all ways to write the location of a run."""
     path = local_path(run)
     return run.rstrip("/") if path is None else os.path.realpath(path)

@@ -1,0 +1,24 @@
+"""Methods of Lightning's objects that are replaced for one fit, and put back at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+class Patches:
+    """Replace methods on instances. Whatever the class defines shows again after `undo`."""
+
+    def __init__(self) -> None:
+        self._patched: list[tuple[object, str]] = []
+
+    def set(self, owner: object, name: str, value: Callable[..., Any]) -> None:
+        """Have `owner.name` be `value` until `undo`."""
+        setattr(owner, name, value)
+        self._patched.append((owner, name))
+
+    def undo(self) -> None:
+        """Remove every replacement, the newest first. Safe to call twice."""
+        while self._patched:
+            owner, name = self._patched.pop()
+            vars(owner).pop(name, None)

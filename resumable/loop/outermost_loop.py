@@ -1,0 +1,50 @@
+"""The one outermost loop of a run: which it is, and what begins and ends around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from resumable.loop import loop_errors
+from resumable.loop.launch import Launch
+
+
+class OutermostLoop:
+    """Refuse a second loop for the run, except passes without `epochs()`, which follow each other."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self.running: str | None = None
+        self.used: str | None = None  # the one that this run is made of
+        self.total: int | None = None  # the turns that were requested
+
+    def refuse_second(self, loop: str) -> None:
+        """Raise `LoopError` where `loop` is nested in another one, or follows one."""
+        if self.running is not None:
+            raise loop_errors.nested(loop, running=self.running)
+        if self.used is not None and (loop, self.used) != ("batches", "batches"):
+            raise loop_errors.second(loop, after=self.used)
+
+    @contextmanager
+    def run(self, loop: str, total: int | None) -> Iterator[None]:
+        """Watch signals and draw the progress bar around `loop`; at its end what is in flight becomes durable."""
+        self.refuse_second(loop)
+        pending = self._launch.progress.pending
+        if pending is not None and pending.loop != loop:
+            raise loop_errors.other_loop(loop, before=pending.loop)
+        self.running, self.used, self.total = loop, loop, total
+        self._launch.preemption.install()
+        self._launch.bar.start()
+        try:
+            yield
+            self._launch.checkpointer.drain()
+        except BaseException:
+            self._launch.checkpointer.wait()  # durable while the program can still do all that this needs
+            if loop != "batches":  # a break there is not the end: the next pass follows, and cycles go on
+                self._launch.data.close()
+            raise
+        finally:
+            self.running = None
+            self._launch.bar.stop()
+            if loop != "batches":  # between bare passes signals are still the run's, until the trainer is closed
+                self._launch.preemption.uninstall()
