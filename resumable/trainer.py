@@ -30,14 +30,23 @@ C = TypeVar("C")
 
 
 class Trainer:
-    """Wraps a training loop so that the same command, run again after any crash, continues at the exact batch.
+    """Make a training loop resumable: the same command, run again after any crash, continues at the exact batch.
 
-    `config` is the folder or URL of the run, the path of a YAML file, a mapping or a `Config`. `objects` is everything
-    that changes while training: modules, optimizers, schedulers and anything else with `state_dict`/`load_state_dict`;
-    `torch.Generator`, `numpy.random.Generator`, `random.Random`; plain dicts and lists, which are filled in place.
+    The newest checkpoint is found and verified at once, so that a mismatch is refused before anything is trained or
+    deleted. It is a context manager: leaving the `with` block closes it.
 
-    Discovers and verifies the newest checkpoint at once, so that what does not fit is refused early. Raises the tree
-    under `ResumableError`; nothing is trained and nothing is deleted before that.
+    Args:
+        config: The folder or URL of the run, the path of a YAML file, a mapping or a `Config`.
+        **objects: Everything that changes while training, by name: modules, optimizers, schedulers and anything else
+            with `state_dict` and `load_state_dict`; `torch.Generator`, `numpy.random.Generator` and `random.Random`;
+            plain dicts and lists, which are filled in place.
+
+    Raises:
+        ConfigError: `config` or the environment is not valid, or this is one of several processes.
+        StateError: An object cannot be stored.
+        RunMismatchError: The checkpoint does not fit the objects.
+        CheckpointError: No checkpoint of the run is whole, or its format is newer.
+        StorageError: The run cannot be read or written.
     """
 
     def __init__(self, config: str | Path | Mapping[str, Any] | Config | None = None, /, **objects: Any) -> None:
@@ -60,7 +69,7 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Steps completed in the whole run; right from the first line after `Trainer(...)`."""
+        """Steps completed in the whole run, also before the first loop."""
         self._loops.settle()
         return self._loops.step
 
@@ -71,18 +80,38 @@ class Trainer:
 
     @property
     def resumed_from(self) -> str | None:
-        """The name of the checkpoint where this attempt started; None for a fresh run."""
+        """The name of the checkpoint from which this attempt resumed; None for a new run."""
         resumed = self._launch.checkpointer.resumed
         return resumed.name if resumed else None
 
     # -- the loops ----------------------------------------------------------------------------------------------------
 
     def epochs(self, n: int) -> LoopIterator[int]:
-        """Epoch numbers below `n`, from where the run stands; the end of each turn is a boundary."""
+        """Iterate over the epochs of the run that remain. The end of each epoch is a boundary.
+
+        Args:
+            n: The number of epochs of the whole run; a larger one continues a finished run.
+
+        Returns:
+            The epoch numbers below `n`, from the current one on.
+
+        Raises:
+            LoopError: `n` is not a whole number, another loop runs, or the run was trained with another kind of loop.
+        """
         return self._iterator("epochs", self._ours.epochs(n))
 
     def steps(self, n: int) -> LoopIterator[int]:
-        """Step numbers below `n`, from where the run stands, for loops without a loader."""
+        """Iterate over the steps of the run that remain, for loops without a loader.
+
+        Args:
+            n: The number of steps of the whole run; a larger one continues a finished run.
+
+        Returns:
+            The step numbers below `n`, from the current one on.
+
+        Raises:
+            LoopError: `n` is not a whole number, another loop runs, or the run was trained with another kind of loop.
+        """
         return self._iterator("steps", self._ours.steps(n))
 
     @overload
@@ -98,10 +127,20 @@ class Trainer:
         self, loader: Iterable[T], second: Iterable[T], third: Iterable[T], fourth: Iterable[T], /, *more: Iterable[T]
     ) -> LoopIterator[tuple[T, ...]]: ...
     def batches(self, loader: Iterable[Any], *more: Iterable[Any]) -> LoopIterator[Any]:
-        """The batches of one pass, from the exact batch on; with several loaders tuples, as `zip`.
+        """Iterate over the batches of one pass, after a resume from the exact batch on. Each batch is a step.
 
-        Its `len()` is what is left, where the loaders have a length; so `tqdm(trainer.batches(loader))` shows the time.
+        `len()` is the number of batches that remain, so that `tqdm(trainer.batches(loader))` shows the remaining time.
         Python's own `enumerate` around it would count from 0 again after a resume: use `trainer.enumerate`.
+
+        Args:
+            loader: A `DataLoader` or any other iterable that yields the same items in each launch.
+            *more: Further loaders, side by side as in `zip`: the shortest one ends the pass.
+
+        Returns:
+            The items of `loader`, or tuples of one item of each loader.
+
+        Raises:
+            LoopError: Passes are nested, or data, order or loaders are not those of the checkpoint.
         """
         loop = self._ours.batches(loader, *more)
         return self._iterator("batches", Loop((batch for _, batch in loop.turns), loop.remaining))
@@ -119,36 +158,72 @@ class Trainer:
         self, loader: Iterable[T], second: Iterable[T], third: Iterable[T], fourth: Iterable[T], /, *more: Iterable[T]
     ) -> LoopIterator[tuple[int, tuple[T, ...]]]: ...
     def enumerate(self, loader: Iterable[Any], *more: Iterable[Any]) -> LoopIterator[tuple[int, Any]]:
-        """As `batches`, with the index of the batch in its pass, also after a resume."""
+        """Iterate as `batches` does, with the index of the batch in its pass, also after a resume.
+
+        Args:
+            loader: As for `batches`.
+            *more: As for `batches`.
+
+        Returns:
+            Tuples of the index, from 0 on, and what `batches` returns.
+        """
         return self._iterator("batches", self._ours.batches(loader, *more))
 
     def cycle(self, loader: Iterable[T], *, name: str | None = None) -> Cycle[T]:
-        """An endless iterator for `next()` inside another loop; its position is saved with that loop's.
+        """Create an endless iterator for `next()` inside another loop; its position is saved with that loop's.
 
-        `name` tells several cycles apart in the checkpoint; by default they are counted in the order of creation.
+        Args:
+            loader: As for `batches`; it is iterated over again and again.
+            name: Identifies the cycle in checkpoints; by default cycles are numbered in the order of creation.
+
+        Returns:
+            The iterator, at the position of the checkpoint.
+
+        Raises:
+            LoopError: A loop runs, or the name is used.
         """
         return self._ours.cycle(loader, name)
 
     def evaluate(self, loader: Iterable[T]) -> LoopIterator[T]:
-        """The batches of `loader` for validation: counts no step and leaves the global RNG streams as they were."""
+        """Iterate over the batches of `loader` for validation: counts no step, and restores the global RNG streams.
+
+        Args:
+            loader: As for `batches`; a pass always begins with its first batch.
+
+        Returns:
+            The items of `loader`.
+        """
         return self._iterator("evaluate", self._ours.evaluate(loader), refuse=self._launch.claim.refuse_lost)
 
-    # -- what the loop's body may say ---------------------------------------------------------------------------------
+    # -- what the loop's body may call --------------------------------------------------------------------------------
 
     def log(self, **metrics: float | Tensor) -> None:
-        """Record numbers or 0-d tensors of this step, or of this epoch when called after its batches.
+        """Record metrics of this step, or of this epoch when called after its batches.
 
-        Tensors are detached and copied at once, without waiting for a device.
+        Args:
+            **metrics: Numbers or tensors of one element, by name. Tensors are detached and copied at once, without
+                waiting for a device.
+
+        Raises:
+            StateError: A value is not one number.
         """
         self._ours.log(metrics)
 
     def golden(self, batch: Any, *, model: str | None = None) -> None:
-        """A known input: from here on each checkpoint carries it, and what the live module gives for it right then.
+        """Store a golden input, and the live module's output for it, in every checkpoint from now on.
 
-        `batch` is a tensor for `model(x)`, a tuple of tensors for `model(*batch)`, or a dict of them for
-        `model(**batch)`; `model` is the name of the module, where there are several. It is run once now, so that what
-        does not fit shows at once, and once per save, in eval mode and without gradients; that leaves no trace, and no
-        bit of the training depends on it. A second call replaces the input. Best called before the loop.
+        The module is run once now, so that a mismatch shows at once, and once per save, in eval mode and without
+        gradients. That leaves no trace: no bit of the training depends on it. A second call replaces the input. Best
+        called before the loop.
+
+        Args:
+            batch: A tensor for `model(x)`, a tuple of tensors for `model(*batch)`, or a dict of tensors for
+                `model(**batch)`.
+            model: The name of the module among the objects; needed where there are several modules.
+
+        Raises:
+            ConfigError: `model` does not name a module, or is missing among several.
+            StateError: The module does not accept the input, or returns no tensor.
         """
         self._refuse_closed()
         self._launch.checkpointer.set_golden_input(batch, model=model)
@@ -158,22 +233,25 @@ class Trainer:
 
         The loops end by themselves. A `break` or `return` after it is a boundary, too: the step counts as complete,
         and its state is saved before the code behind the loop runs. After an exception nothing is saved.
+
+        Raises:
+            LoopError: No loop has begun.
         """
         self._ours.stop()
 
     def request_save(self) -> None:
-        """Save at the next boundary, whatever the policy says."""
+        """Request a save at the next boundary, whatever the policy decides."""
         self._launch.claim.refuse_lost()
         self._launch.boundary.save_requested = True
 
     def restore(self) -> None:
-        """Restore the objects now instead of when the first loop starts; nothing to do for a fresh run."""
+        """Restore the objects now instead of when the first loop starts. No-op for a new run."""
         self._ours.restore_early()
 
     def close(self) -> None:
-        """Wait until the last save is durable and let go of the run; safe to call twice.
+        """Wait until the last save is durable, and release the run. Safe to call twice.
 
-        Warns of steps that were trained and are in no checkpoint.
+        Logs a warning for steps that were trained and are in no checkpoint.
         """
         owed = self._finalizer()
         if owed is not None:
@@ -191,7 +269,7 @@ class Trainer:
 
     @property
     def _ours(self) -> Loops:
-        """The loops, unless a later launch of this program has taken the run over."""
+        """The loops. Raises `LoopError` where a later launch of this program has taken the run over."""
         self._launch.claim.refuse_lost()
         return self._loops
 
@@ -205,7 +283,7 @@ class Trainer:
         self._launch.claim.refuse_lost()
         if not self._finalizer.alive:
             raise LoopError(
-                "this trainer is closed: it has let go of the run",
+                "this trainer is closed: it has released the run",
                 "loop inside the `with` block, and before close()",
             )
 

@@ -82,7 +82,7 @@ class Resume(_Callback):  # type: ignore[misc]
             return
         self._session = Session(self.config, trainer)
         if self._golden is not None:
-            self._session.know(self._golden)
+            self._session.set_golden_input(self._golden)
         self._session.restore(self._found)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

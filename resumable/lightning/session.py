@@ -1,7 +1,7 @@
-"""One fit under exact resume: opens the run, stands in the checkpoint's instant at the first fetch, sees boundaries.
+"""Drive one Lightning fit under exact resume: open the run, restore at the first fetch, reach the boundaries.
 
 The boundary is inside the fetch of the next batch: the only instant after the module's hooks, a due validation and
-the schedulers of a step. Knows what a `Boundary` wants to know of Lightning; what it asks of it stands in `private`.
+the schedulers of a step. What is read of Lightning is in `private`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOOP = "fit"
 
 
 class Session:
-    """From `on_fit_start` to the end of the fit, whichever it is. Opening it restores nothing yet."""
+    """One fit, from `on_fit_start` to its end, whatever ends it. Creating it opens the run and restores nothing yet."""
 
     def __init__(self, config: Config, trainer: Any) -> None:
         self.trainer = trainer
@@ -62,12 +62,12 @@ class Session:
 
     # -- what Lightning calls -----------------------------------------------------------------------------------------
 
-    def know(self, golden: Any) -> None:
-        """Have every checkpoint carry this input of the module."""
+    def set_golden_input(self, golden: Any) -> None:
+        """Store this input of the module, and the output for it, in every checkpoint."""
         self._launch.checkpointer.set_golden_input(golden, model=MODEL)
 
     def restore(self, found: loggers.Found) -> None:
-        """Of a run that goes on: hooks and loggers see it as it stood from here on; its exact instant comes later."""
+        """Restore what hooks and loggers see of a run that resumes. Its exact instant comes with the first fetch."""
         resumed = self._launch.checkpointer.resumed
         if resumed is None:
             return
@@ -78,7 +78,7 @@ class Session:
             )
         self._restore()
         beside = resumed.tree(NAME)[BESIDE]
-        nothing_left = self._start.finished and not self._goes_on()
+        nothing_left = self._start.finished and not self._trains_more()
         loggers.cut_back(self.trainer.loggers, beside["loggers"], found, keep=nothing_left)
         if place(beside["run"]) != place(self._launch.config.run):
             return
@@ -86,17 +86,17 @@ class Session:
             self._patches.set(callback, "file_exists", checkpoint_files.overwriting(callback, beside["files"]))
 
     def begin(self) -> None:
-        """At the start of training, when Lightning has made up its mind about a restart."""
+        """Start training, once Lightning has decided whether it restarts a loop."""
         if private.gives_iterator(private.fetcher(self.trainer)):
             raise LoopError(
                 "training_step(dataloader_iter) fetches batches by itself, so there is no instant between two steps",
-                "let Lightning hand over the batches: training_step(batch, batch_idx)",
+                "have Lightning pass the batches: training_step(batch, batch_idx)",
             )
         self._launch.preemption.install()
         pending = self._progress.pending
-        if pending is not None:  # of a new run with a `ckpt_path`, Lightning's own restart is what was asked for
+        if pending is not None:  # a new run with a `ckpt_path` keeps Lightning's own restart
             private.start_epoch_loop_afresh(self.trainer)
-        if pending is not None and pending.finished:  # more is asked for than before, and it begins with hooks
+        if pending is not None and pending.finished:  # it is to train more than before, which begins with hooks
             self._rebuild()
             self._restore()
             private.go_on(self.trainer)
@@ -105,13 +105,13 @@ class Session:
             self._place = (self._counters.step, self._counters.epoch)
 
     def end(self) -> None:
-        """At the end of training, behind every hook of it: the final boundary."""
+        """Reach the final boundary, at the end of training and behind every hook of it."""
         self._loaders.close()
-        self._look_again()
+        self._refresh_objects()
         self._boundary.reached(self._instant(last=True))
 
     def done(self) -> None:
-        """At the end of the fit. Of a run that was finished before nothing was trained: stand where it ended."""
+        """End the fit. A run that was finished before has trained nothing, and is restored to where it ended."""
         if self._progress.pending is not None:
             self._rebuild()
             self._restore()
@@ -124,7 +124,7 @@ class Session:
         self.close()
 
     def abort(self, error: BaseException) -> None:
-        """After an exception: what is in flight becomes durable, nothing new is begun."""
+        """End the fit after an exception: what is in flight becomes durable, nothing new is saved."""
         if isinstance(error, Interrupted):
             self._launch.preemption.take_back(signal.SIGINT)  # Lightning ignores it from here on, also behind the fit
             private.leave_with(self.trainer, error)
@@ -134,7 +134,7 @@ class Session:
             self.close()
 
     def close(self) -> None:
-        """Let go of the run, the loader workers and the signals; safe to call twice."""
+        """Release the run, the loader workers and the signals. Safe to call twice; no-op in a forked child."""
         if self._launch.is_owner:
             self._patches.undo()
             trained = self._counters.trained if self._launch.begun else None
@@ -158,13 +158,13 @@ class Session:
     # -- the boundary -------------------------------------------------------------------------------------------------
 
     def _wanted(self, loader: TrainLoader) -> bool:
-        """A batch is about to be fetched for training; returns whether Lightning reads one batch ahead."""
+        """Reach the boundary before a training batch is fetched. Returns whether Lightning reads one batch ahead."""
         data_fetcher = private.fetcher(self.trainer)
         ahead = data_fetcher.length is None
         if loader.index == 0 and not (ahead and data_fetcher.fetched == 0):
             step = self._counters.step
             failpoints.reach("fetch", step)
-            if len(self._loaders.train) > 1:  # one alone has turned itself
+            if len(self._loaders.train) > 1:  # a single loader does that itself
                 for one, turns in zip(self._loaders.train, private.turns(self.trainer.fit_loop), strict=True):
                     one.turn_to(turns)  # a new epoch begins for all of them with the first fetch of the first
             self._reached(step, self._counters.epoch)
@@ -172,7 +172,7 @@ class Session:
 
     def _wanted_in_validation(self) -> None:
         failpoints.reach("evaluate", self._counters.step)
-        self._boundary.leave_if_asked()
+        self._boundary.leave_if_requested()
 
     def _reached(self, step: int, epoch: int) -> None:
         if not self._launch.begun:
@@ -181,7 +181,7 @@ class Session:
         elif step == self._place[0]:
             return  # one of several loaders began again within one fetch
         else:
-            self._look_again()
+            self._refresh_objects()
             self._boundary.reached(self._instant())
         self._place = step, epoch
         self._seen = dict(private.callback_metrics(self.trainer))
@@ -191,7 +191,7 @@ class Session:
     def _begin(self) -> None:
         pending = self._progress.pending
         if pending is None:
-            self._look_again()
+            self._refresh_objects()
         self._launch.begin(self._instant)
         if pending is None:
             return
@@ -205,12 +205,12 @@ class Session:
             self._restore_objects()  # what was replayed may have drawn from, or changed, what was restored
         private.go_on(self.trainer)
         self._state.go_on_accumulating()
-        self._stand_in_epoch()
+        self._set_epoch_progress()
         if "validate" not in self._requests.made:
             private.forget_loaders(self.trainer.fit_loop.epoch_loop.val_loop)
         self._progress.reached()
 
-    def _stand_in_epoch(self) -> None:
+    def _set_epoch_progress(self) -> None:
         trained = int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
         data_fetcher = private.fetcher(self.trainer)
         data_fetcher.fetched = trained + (data_fetcher.length is None)
@@ -233,7 +233,7 @@ class Session:
         )
 
     def _logged(self) -> dict[str, Any]:
-        """The numbers that became known since the last boundary."""
+        """Return the metrics that were logged since the last boundary."""
         metrics = private.callback_metrics(self.trainer)
         return {name: value for name, value in metrics.items() if self._seen.get(name) is not value}
 
@@ -254,8 +254,8 @@ class Session:
     def _objects(self) -> dict[str, Any]:
         return objects_of(self.trainer) | {NAME: self._state}
 
-    def _look_again(self) -> None:
-        """Have the checkpointer hold what is in place now: a hook may have put other optimizers there."""
+    def _refresh_objects(self) -> None:
+        """Pass the current optimizers and schedulers to the checkpointer: a hook may have replaced them."""
         self._changes.refuse_unseen()
         now = self._changes.known
         if not now.is_same(self._held):
@@ -264,31 +264,31 @@ class Session:
             self._launch.checkpointer.hold(objects, late=self._names)
 
     def _rebuild(self) -> None:
-        """Put in place, once, what hooks had put in place before the checkpoint: only now can it be restored."""
+        """Call, once, the hooks that had replaced optimizers before the checkpoint, so that those can be restored."""
         if not self._rebuilt:
             self._rebuilt = True
             self._changes.make_again()
-            self._look_again()
+            self._refresh_objects()
 
     # -- restoring ----------------------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
-        """What hooks may see first, then everything bit by bit; called again whenever other code ran since."""
+        """Restore everything, bit by bit. Repeated whenever other code ran since."""
         self._restore_objects()
         self._launch.data.load(self._start.samplers)
 
     def _restore_objects(self) -> None:
-        """All but the data: passes that are open stand where they are to."""
+        """Restore all but the data: passes that are open stand where they should."""
         resumed = self._launch.checkpointer.resumed
         assert resumed is not None
         self._state.load(resumed)
         self._launch.checkpointer.restore(without=() if self._rebuilt else self._launch.checkpointer.late)
         self._progress.restored()
         self._boundary.forget(stopping=False)
-        self.trainer.should_stop = self._start.stopped and not self._goes_on()
+        self.trainer.should_stop = self._start.stopped and not self._trains_more()
 
-    def _goes_on(self) -> bool:
-        """Whether a run that had finished is asked for more than before."""
+    def _trains_more(self) -> bool:
+        """Return whether a run that had finished is to train more than before."""
         if not self._start.finished:
             return False
         before, now = self._state.limits_before, self._state.limits()

@@ -55,7 +55,7 @@ class StandIns:
         return LoopError(
             f"fit() was given {what} training loaders than the {len(self._launch.progress.start.loaders)} of the "
             "checkpoint",
-            "give it the same loaders in the same order",
+            "pass the same loaders in the same order",
         )
 
     def close_validation(self) -> None:

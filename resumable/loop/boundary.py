@@ -1,10 +1,13 @@
-"""What is asked between two steps or two epochs: has a save failed, must we leave, is a save due; knows no loop."""
+"""Decide, between two steps or epochs: report a failed save, leave on a signal, start a due save.
+
+Independent of the kind of loop.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
@@ -12,7 +15,7 @@ from resumable.checkpointing.save_pipeline import SaveStatus
 from resumable.config.config import Config
 from resumable.errors import Interrupted, Preempted
 from resumable.loop.best_saves import BestSaves
-from resumable.loop.metrics import Watch
+from resumable.loop.metrics import FiniteWatch, Metric
 from resumable.loop.preemption import Preemption, exit_code
 from resumable.policy import save_policy
 from resumable.policy.save_cost import Cost
@@ -20,24 +23,24 @@ from resumable.utils import failpoints
 from resumable.utils.events import emit, warn
 
 MAX_UNCLEAN_BOUNDARIES = 16
-TOO_SOON = 2  # saves in a row that cost more than their share: one alone may have been unlucky
+TOO_SOON = 2  # consecutive saves over their share of the time: one alone may have been an outlier
 
 
 class Instant(NamedTuple):
-    """One boundary: the counters as of now, what was logged, and how to write the whole position down."""
+    """One boundary: the counters as of now, what was logged, and a function that returns the whole position."""
 
     step: int
     epoch: int
     inside_epoch: bool
-    logged: Callable[[], Mapping[str, Any]]
+    logged: Callable[[], Mapping[str, Metric]]
     position: Callable[[bool], Position]
-    pass_over: bool
+    exhausted: bool  # no batch of the pass is left
     epoch_ended: bool
     last: bool
 
 
 class Boundary:
-    """Decides at each boundary, with the policy, the signals and the user's own requests, and saves."""
+    """Decide at each boundary, by the policy, the signals and the user's requests, and save."""
 
     def __init__(self, config: Config, checkpointer: Checkpointer, preemption: Preemption) -> None:
         self._checkpointer = checkpointer
@@ -45,31 +48,31 @@ class Boundary:
         self._config = config
         self._schedule = config.every.schedule()
         self._best_saves = BestSaves(config, checkpointer)
-        self._watch = Watch(checkpointer.witnesses)
+        self._watch = FiniteWatch(checkpointer.witnesses)
         self._place = checkpointer.status.saved or (0, 0)  # (step, epoch) of the last boundary
         self._due: str | None = None
         self._unclean = 0
         self._cost = Cost()
-        self._elsewhere = True  # whether control was also elsewhere than in a step since the last boundary
-        self._after_save = 0  # boundaries since the last save became durable, while its cost is not known
-        self._too_soon = 0  # saves in a row that cost more than their share; none is counted once it was told
+        self._elsewhere = True  # whether the time since the last boundary includes more than one training step
+        self._after_save = 0  # boundaries since the last save became durable, while its cost is being measured
+        self._too_soon = 0  # consecutive saves over their share; frozen once the warning was logged
         self.stopping = False
         self.save_requested = False
         self.preempted = False  # whether a PREEMPT line already reports what is saved
 
     def forget(self, *, stopping: bool) -> None:
-        """After a restore: what the code asked for since did not happen; what it had asked for before did."""
+        """Reset after a restore: drop requests made after the checkpoint, reinstate those that it recorded."""
         self.stopping, self.save_requested = stopping, False
-        self._watch = Watch(self._checkpointer.witnesses)
+        self._watch = FiniteWatch(self._checkpointer.witnesses)
         self._due = None
         self._elsewhere = True
 
-    def see(self, logged: Mapping[str, Any], *, step: int) -> None:
-        """Observe metrics that no boundary will have: they were logged before the first step of a pass."""
+    def see(self, logged: Mapping[str, Metric], *, step: int) -> None:
+        """Observe metrics that no boundary gets: they were logged before the first step of a pass."""
         self._watch.see(logged, step=step)
 
     def reached(self, instant: Instant) -> None:
-        """Save if something asks for it, leave if a signal did. Raises `Preempted`, and what a save failed with."""
+        """Save if that is due or requested, leave after a signal. Raises `Preempted` and what a save failed with."""
         failpoints.reach("epoch" if instant.epoch_ended else "step", instant.step)
         self._watch.see(instant.logged(), step=instant.step)
         status = self._checkpointer.notice_failure()
@@ -81,20 +84,20 @@ class Boundary:
         if finished and self._preemption.pending is None:
             self._save_final(instant)
         elif self._preemption.pending is None:
-            self._save_if_asked(now, instant)
-        if self._preemption.pending is not None:  # asked once more: it may have come while a save was written
+            self._save_if_due(now, instant)
+        if self._preemption.pending is not None:  # read again: a signal may have come while a save was written
             self._save_before_leaving(instant, finished=finished)
-            self.leave_if_asked()
+            self.leave_if_requested()
 
     def save_start(self, instant: Instant) -> None:
-        """The checkpoint before the first batch: refusals, permissions and full disks show at second 0."""
+        """Save before the first batch, so that refusals, permissions and full disks show at second 0."""
         self._watch.see(instant.logged(), step=instant.step)
         self._save(instant, "start")
         self._cost.first(self._checkpointer.status.stalled_seconds)
         self._checkpointer.drain()
 
-    def leave_if_asked(self) -> None:
-        """Raise `Preempted` if a signal came; for places that are no boundary, with what was saved before."""
+    def leave_if_requested(self) -> None:
+        """Raise `Preempted` if a signal came. For places that are no boundary: the last save is what remains."""
         self._elsewhere = True
         signal = self._preemption.pending
         if signal is None:
@@ -114,7 +117,7 @@ class Boundary:
             return
         # What lies between two passes or epochs, an evaluation and a replay are no step, however long they take.
         is_step = not self._elsewhere and instant.step == self._place[0] + 1 and not instant.epoch_ended
-        self._elsewhere = instant.epoch_ended or instant.pass_over
+        self._elsewhere = instant.epoch_ended or instant.exhausted
         self._cost.reached(
             now,
             is_step=is_step,
@@ -145,7 +148,7 @@ class Boundary:
         )
 
     def _is_best(self, now: float, instant: Instant) -> bool:
-        # A best that is not saved here cannot be kept: the next boundary no longer has the metric.
+        # A better value that is not saved here is lost: the next boundary no longer has the metric.
         return self._best_saves.wants_save(
             instant.logged(),
             step=instant.step,
@@ -154,25 +157,25 @@ class Boundary:
             cost_seconds=self._cost.estimated_seconds,
         )
 
-    def _save_if_asked(self, now: float, instant: Instant) -> None:
-        asked = "best" if self._is_best(now, instant) else "request" if self.save_requested else None
-        if asked is not None:
+    def _save_if_due(self, now: float, instant: Instant) -> None:
+        reason = "best" if self._is_best(now, instant) else "request" if self.save_requested else None
+        if reason is not None:
             if not self._is_saved():
-                self._save(instant, asked, late=asked == "request" and not instant.epoch_ended)
-                if asked == "best":
+                self._save(instant, reason, late=reason == "request" and not instant.epoch_ended)
+                if reason == "best":
                     self._best_saves.saved(instant.step)
             self.save_requested = False
-        elif self._due and not instant.pass_over and self._may_save():
+        elif self._due and not instant.exhausted and self._may_save():
             # With no batch left, the epoch's own boundary is next: resuming there runs the body at least once, so that
             # what it leaves behind (the last loss, say) exists in the code behind the loop.
             self._save(instant, self._due, late=not instant.epoch_ended)
         elif not self._due:
             self._checkpointer.prepare()
-        if not self._is_saved() and not instant.pass_over:  # or the boundary of the epoch is next, and saves it
+        if not self._is_saved() and not instant.exhausted:  # or the boundary of the epoch is next, and saves it
             self._best_saves.report_skipped()
 
     def _may_save(self) -> bool:
-        # One save in flight; and gradients that no optimizer has used yet are better waited out than stored.
+        # Only one save is in flight; and waiting is better than storing gradients that no optimizer has used yet.
         if self._checkpointer.status.busy:
             return False
         if self._clean():
@@ -188,7 +191,7 @@ class Boundary:
         return self._config.gradients == "always" or not gradients.ever_stepped or gradients.clean()
 
     def _save_final(self, instant: Instant) -> None:
-        # No save comes due after this one, so it is tried again until a failure in a row too many is raised.
+        # No save comes due after this one, so it is retried until one consecutive failure too many is raised.
         while True:
             self._save(instant, "final", finished=True)
             self._checkpointer.drain()

@@ -48,7 +48,7 @@ def _evaluate(
         with closing(launch.data.open(loader, address, None, set_epoch=here.epoch)) as batches:
             for batch in batches:
                 failpoints.reach("evaluate", counters().step)
-                launch.boundary.leave_if_asked()
+                launch.boundary.leave_if_requested()
                 handed_out.batches += 1
                 yield batch
     finally:

@@ -27,7 +27,7 @@ class DrivingFrame(NamedTuple):
 
     @property
     def on_a_stack(self) -> bool:
-        """Whether the frame is on the stack of a living thread."""
+        """True while the frame is on the stack of a living thread."""
         for frame in sys._current_frames().values():
             at: FrameType | None = frame
             while at is not None:

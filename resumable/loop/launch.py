@@ -16,7 +16,7 @@ from resumable.data.addresses import PassAddress
 from resumable.data.open_passes import Data
 from resumable.data.pass_base import Skipping
 from resumable.loop.boundary import Boundary, Instant
-from resumable.loop.metrics import as_numbers
+from resumable.loop.metrics import Metric, as_numbers
 from resumable.loop.preemption import Preemption
 from resumable.loop.progress_bar import TrainingBar
 from resumable.loop.restore_progress import RestoreProgress
@@ -50,7 +50,9 @@ class Launch:
     What all of them are to have one day (ranks, a journal, a heartbeat) is made here and nowhere else.
     """
 
-    def __init__(self, config: Config, objects: Mapping[str, Any], *, restored_elsewhere: Collection[Any] = ()) -> None:
+    def __init__(
+        self, config: Config, objects: Mapping[str, Any], *, restored_elsewhere: Collection[object] = ()
+    ) -> None:
         """`restored_elsewhere` are objects that are restored before the data is; samplers may be among them."""
         self.config = config
         self.claim = RunClaim(config)
@@ -82,7 +84,7 @@ class Launch:
 
     @property
     def is_owner(self) -> bool:
-        """Whether this is the process that was launched: a forked child owns neither the run nor loader workers."""
+        """True in the process that was launched: a forked child owns neither the run nor loader workers."""
         return os.getpid() == self._owner
 
     def close(self, *, trained: int | None, keep: str) -> None:
@@ -113,7 +115,7 @@ class Launch:
     def instant(
         self,
         position: Callable[[], Position],
-        logged: Callable[[], Mapping[str, Any]],
+        logged: Callable[[], Mapping[str, Metric]],
         *,
         step: int,
         epoch: int,
@@ -179,7 +181,7 @@ def _skipping(bar: TrainingBar, boundary: Boundary) -> Skipping:
         with bar.skipping(what, total) as show:
 
             def advance(batches: int) -> None:
-                boundary.leave_if_asked()  # a replay may take longer than the grace of a preemption
+                boundary.leave_if_requested()  # a replay may take longer than the grace of a preemption
                 show(batches)
 
             yield advance

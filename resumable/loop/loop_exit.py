@@ -25,7 +25,7 @@ class LoopExit:
 
     @property
     def idle(self) -> bool:
-        """Whether no frame that drives one of the loops is on the stack of a living thread."""
+        """True while no frame that drives one of the loops is on the stack of a living thread."""
         return not any(iteration.driven for iteration in self._iterations.values())
 
     def entered(self, loop: str, iteration: Iteration) -> None:

@@ -28,12 +28,12 @@ class Iteration:
 
     @property
     def driven(self) -> bool:
-        """Whether a frame that drives the loop is on the stack of a living thread."""
+        """True while a frame that drives the loop is on the stack of a living thread."""
         return self.driver is not None and self.driver.on_a_stack
 
     @property
     def failed(self) -> bool:
-        """Whether an exception ended the frame that drove the loop, as far as the interpreter still holds it."""
+        """True if an exception ended the frame that drove the loop, as far as the interpreter still holds it."""
         last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
         return self.driver is not None and any(map(self.driver.failed_with, (sys.exception(), last)))
 

@@ -8,7 +8,7 @@ fetch, so that code which ran again in between leaves no trace.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any, TypeVar
 
 from resumable.checkpointing.position import Position
@@ -19,7 +19,7 @@ from resumable.loop.cycle import Cycle, Cycles
 from resumable.loop.evaluation import Counters, evaluation
 from resumable.loop.launch import Launch
 from resumable.loop.loop_iterator import Loop
-from resumable.loop.metrics import copied
+from resumable.loop.metrics import Metric, copied
 from resumable.loop.outermost_loop import OutermostLoop
 from resumable.loop.pass_cursor import PassCursor
 from resumable.loop.restore_progress import RestoreState
@@ -28,6 +28,7 @@ from resumable.utils import failpoints
 from resumable.utils.events import emit
 
 T = TypeVar("T")
+_Loaders = tuple[Iterable[object], ...]
 _END = object()
 
 
@@ -52,7 +53,7 @@ class Loops:
         self.closed = False  # whether the run is released
         self.step: int
         self.epoch: int  # epochs completed, which is the number of the one in progress
-        self._logged: dict[str, Any]  # since this step began
+        self._logged: dict[str, Metric]  # since this step began
         self._unseen: bool  # whether something was logged since the last boundary
         self._stand_at(self._start)
 
@@ -68,7 +69,7 @@ class Loops:
         turns = self._steps(loop_errors.whole("steps", n))
         return Loop(turns, lambda begun: self._left(n, self.step + begun))
 
-    def batches(self, *loaders: Any) -> Loop[tuple[int, Any]]:
+    def batches(self, *loaders: Iterable[object]) -> Loop[tuple[int, Any]]:
         return Loop(self._pass(*loaders), lambda begun: self._left_inside() if begun else self._left_of(loaders))
 
     def cycle(self, loader: Iterable[T], name: str | None) -> Cycle[T]:
@@ -81,7 +82,7 @@ class Loops:
         self.settle()
         return evaluation(self._launch, loader, lambda: Counters(self.step, self.epoch, self.closed))
 
-    def log(self, metrics: dict[str, Any]) -> None:
+    def log(self, metrics: Mapping[str, object]) -> None:
         self.settle()
         self._unseen = True
         for name, value in metrics.items():
@@ -124,7 +125,7 @@ class Loops:
                 self.count()
                 self._reached(last=self.step >= n)
 
-    def _pass(self, *loaders: Any) -> Generator[tuple[int, Any]]:
+    def _pass(self, *loaders: Iterable[object]) -> Generator[tuple[int, Any]]:
         self.settle()
         if self._loop.running == "epochs" and not self._cursor.in_pass:
             yield from self._epoch_pass(loaders)
@@ -133,7 +134,7 @@ class Loops:
         else:
             raise loop_errors.nested_batches("another batches()" if self._cursor.in_pass else f"{self._loop.running}()")
 
-    def _epoch_pass(self, loaders: tuple[Any, ...]) -> Generator[tuple[int, Any]]:
+    def _epoch_pass(self, loaders: _Loaders) -> Generator[tuple[int, Any]]:
         cursor = self._cursor
         number = cursor.request()
         if number < cursor.finished:  # before the crash
@@ -156,7 +157,7 @@ class Loops:
         finally:
             cursor.release(mine)
 
-    def _bare_pass(self, loaders: tuple[Any, ...]) -> Generator[tuple[int, Any]]:
+    def _bare_pass(self, loaders: _Loaders) -> Generator[tuple[int, Any]]:
         """Make a pass without `epochs()` around it an epoch of its own; the user's own `for` counts them."""
         call, self._bare_calls = self._bare_calls, self._bare_calls + 1
         with self._loop.run("batches", None):
@@ -172,7 +173,7 @@ class Loops:
             self._end_epoch()
             self._reached(epoch_ended=True, last=True)
 
-    def _return_to_end_of(self, call: int, loaders: tuple[Any, ...]) -> None:
+    def _return_to_end_of(self, call: int, loaders: _Loaders) -> None:
         # The boundary after a bare pass lies before the user's code between two passes, which runs again.
         self.restore_early()
         pending = self._progress.pending
@@ -183,7 +184,7 @@ class Loops:
 
     # -- steps and passes ---------------------------------------------------------------------------------------------
 
-    def _open(self, loaders: tuple[Any, ...], number: int) -> ZippedPass:
+    def _open(self, loaders: _Loaders, number: int) -> ZippedPass:
         pending = self._progress.pending
         if pending is None:
             return self._cursor.open(loaders, [], number=number, epoch=self.epoch)
@@ -238,7 +239,7 @@ class Loops:
     def _left_inside(self) -> int | None:
         return 0 if self._boundary.stopping else self._cursor.remaining
 
-    def _left_of(self, loaders: tuple[Any, ...]) -> int | None:
+    def _left_of(self, loaders: _Loaders) -> int | None:
         """Return what is left of a pass that is not begun, which may be the one that a resume goes on in."""
         if self._boundary.stopping or self._is_next_over():
             return 0

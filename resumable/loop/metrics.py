@@ -1,11 +1,11 @@
-"""Take what a loop logs, and find out whether it is finite without waiting for a device; knows no file and no save."""
+"""Copy what a loop logs, and track whether it is finite without waiting for a device. Independent of saves."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor
@@ -13,38 +13,42 @@ from torch import Tensor
 from resumable.errors import StateError
 from resumable.policy.suspicion import State, note
 
+Metric = float | Tensor
+
 CHUNK = 64  # values of one metric that lie on a device one by one
 MAX_WAITING = 2**16  # values of one metric that wait there for a save
 
 
-def copied(name: str, value: Any) -> Any:
-    """The number that is logged, untouched by what happens to `value` later; never waits for a device.
+def copied(name: str, value: object) -> Metric:
+    """Return a copy of the logged number, which later writes to `value` do not reach. Never waits for a device.
 
     Raises `StateError` for what is not one number.
     """
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
+    if isinstance(value, Tensor) and value.numel() == 1:
         return value.detach().reshape(()).clone()
-    if isinstance(value, int | float) or (hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0):
+    if isinstance(value, int | float):  # before the look at a protocol, which is slow
+        return float(value)
+    if isinstance(value, SupportsFloat) and getattr(value, "ndim", 0) == 0:
         return float(value)
     raise StateError(
         f"log({name}=...): expected a number or a 0-d tensor, found {type(value).__name__}", "log one number per name"
     )
 
 
-def as_numbers(logged: Mapping[str, Any]) -> dict[str, float]:
-    """The logged values as floats; waits for the devices that hold them."""
+def as_numbers(logged: Mapping[str, Metric]) -> dict[str, float]:
+    """Return the logged values as floats. Waits for the devices that hold them."""
     return {name: float(value) for name, value in logged.items()}
 
 
-class Watch:
-    """Observe which metrics are finite, at each step that logs them; `settled` waits for devices, `see` does not."""
+class FiniteWatch:
+    """Track which metrics are finite, at each step that logs them; `settled` waits for devices, `see` does not."""
 
     def __init__(self, metrics: Mapping[str, State]) -> None:
         self._states = dict(metrics)
         self._waiting: dict[str, _Waiting] = {}
 
-    def see(self, logged: Mapping[str, Any], *, step: int) -> None:
-        """Observe what was logged; the same values once more change nothing."""
+    def see(self, logged: Mapping[str, Metric], *, step: int) -> None:
+        """Observe what was logged. Idempotent: the same values once more change nothing."""
         for name, value in logged.items():
             if self._states.get(name) is False:
                 continue  # no witness any more
@@ -109,7 +113,7 @@ class _Waiting:
             self.values.clear()
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: Metric) -> bool:
     if not isinstance(value, Tensor):
         return math.isfinite(value)
     value = value.detach()

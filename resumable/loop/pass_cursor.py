@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -98,18 +98,18 @@ class PassCursor:
         number, self.requested = self.requested, self.requested + 1
         return number
 
-    def skip(self, loaders: Sequence[Any], *, number: int, epoch: int) -> None:
+    def skip(self, loaders: Sequence[Iterable[object]], *, number: int, epoch: int) -> None:
         """Pass over a pass that was finished before the checkpoint."""
         pass_over(self._data, loaders, number=number, epoch=epoch)
 
     @property
     def in_pass(self) -> bool:
-        """Whether a pass is in progress; one that was left is, until control comes back."""
+        """True while a pass is in progress, also after it was left, until control comes back."""
         return self.state in _IN_A_PASS
 
     @property
     def left(self) -> bool:
-        """Whether the pass in progress was left, and ends when control comes back."""
+        """True if the pass in progress was left, so that it ends when control comes back."""
         return self.state in _LEFT
 
     # -- one pass -----------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class PassCursor:
         return self._generator
 
     def open(
-        self, loaders: Sequence[Any], resume: Sequence[Mapping[str, Any]], *, number: int, epoch: int
+        self, loaders: Sequence[Iterable[object]], resume: Sequence[Mapping[str, Any]], *, number: int, epoch: int
     ) -> ZippedPass:
         """Open the loaders of the pass that was begun."""
         self._opened = ZippedPass(self._data, loaders, resume, number=number, epoch=epoch)
@@ -183,7 +183,7 @@ class PassCursor:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the open pass has no batch left, as far as its loaders have a length."""
+        """True if the open pass has no batch left, as far as its loaders have a length."""
         return self._opened is not None and self._opened.batches == self._opened.length
 
     def positions(self) -> list[dict[str, Any]]:

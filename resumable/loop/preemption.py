@@ -1,4 +1,4 @@
-"""Turns preemption signals into a flag that the training looks at; knows nothing of training and saves nothing."""
+"""Turn preemption signals into a flag that the training polls. Independent of training, and saves nothing."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import Any
 
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run me again
+_Handler = Callable[[int, FrameType | None], object] | int | None  # what `signal.getsignal` returns
+
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run the program again
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
-# `timeout`, and launchers that pass a signal on, deliver it twice within microseconds: that is one request, not two.
+# `timeout`, and launchers that forward a signal, deliver it twice within microseconds: that is one request, not two.
 _SAME_REQUEST_SECONDS = 0.2
 
 
 def exit_code(number: signal.Signals | int) -> int:
-    """The exit status of a training that leaves on this signal: 130 for SIGINT, otherwise 75 (run me again)."""
+    """Return the exit status of a training that leaves on this signal: 130 for SIGINT, otherwise 75 (run again)."""
     return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_PREEMPTED
 
 
 class Preemption:
-    """The first signal only sets `pending`; a second one leaves at once. Children that were forked never act on either.
+    """Handle signals: the first one only sets `pending`, a second one exits at once. Forked children act on neither.
 
-    `names` are signal names such as "SIGTERM"; `warn` is told, once, when the signals cannot be watched.
+    `names` are signal names such as "SIGTERM"; `warn` is called, once, when the signals cannot be watched.
     """
 
     def __init__(
@@ -39,21 +40,21 @@ class Preemption:
         self._pending_since_seconds = 0.0
         self._active = False
         self._pid = os.getpid()
-        self._earlier: dict[int, Any] = {}
-        self._ours = self._receive  # one object: every access to a bound method makes another
+        self._previous: dict[int, _Handler] = {}
+        self._handler = self._receive  # one object: every access to a bound method creates another
 
     @property
     def pending(self) -> signal.Signals | None:
-        """The first signal that arrived, or None."""
+        """The first signal that arrived, None before."""
         return self._pending
 
     @property
     def active(self) -> bool:
-        """Whether the signals are being watched."""
+        """True while the signals are watched."""
         return self._active
 
     def install(self) -> None:
-        """Watch the signals from now on; off the main thread, where Python forbids it, warn and do nothing."""
+        """Watch the signals from now on. Off the main thread, where Python forbids it, only warn."""
         if self._active or not self.numbers:
             return
         if threading.current_thread() is not threading.main_thread():
@@ -62,28 +63,28 @@ class Preemption:
         self._pid = os.getpid()
         self._active = True
         for number in self.numbers:
-            self._earlier[number] = signal.getsignal(number)
-            signal.signal(number, self._ours)
+            self._previous[number] = signal.getsignal(number)
+            signal.signal(number, self._handler)
 
     def uninstall(self) -> None:
-        """Put back what was there before, except where someone else has taken the signal over since."""
+        """Restore the handlers of before, except where another one was set since."""
         self._active = False
         if threading.current_thread() is not threading.main_thread():
-            return  # Left in place, ours now only passes signals on to what was there before.
+            return  # left in place, it now only forwards signals to the handler of before
         for number in self.numbers:
-            if number in self._earlier and signal.getsignal(number) is self._ours:
-                signal.signal(number, _settable(self._earlier[number]))
+            if number in self._previous and signal.getsignal(number) is self._handler:
+                signal.signal(number, _settable(self._previous[number]))
 
     def take_back(self, number: int) -> None:
-        """Watch a signal again that somebody known has taken over, so that `uninstall` puts back what was before."""
+        """Watch a signal again whose handler a library has replaced, so that `uninstall` restores that of before."""
         if self._active and number in self.numbers and threading.current_thread() is threading.main_thread():
-            signal.signal(number, self._ours)
+            signal.signal(number, self._handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
             self._receive_in_a_child(number, frame)
         elif not self._active:
-            self._pass_on(number, frame)
+            self._forward(number, frame)
         elif self._pending is None:
             self._pending_since_seconds = self._clock()
             self._pending = signal.Signals(number)
@@ -92,16 +93,16 @@ class Preemption:
             os._exit(exit_code(number))
 
     def _receive_in_a_child(self, number: int, frame: FrameType | None) -> None:
-        # SIGTERM is also how a parent ends its children (multiprocessing.Pool.terminate waits for it to work), so it
-        # does what it would have done without us. Everything else is meant for the training, which needs its children.
+        # SIGTERM is also how a parent ends its children (multiprocessing.Pool.terminate waits for it to work), so it is
+        # handled as without this class. Every other signal is for the training, which needs its children.
         if number == signal.SIGTERM:
-            self._pass_on(number, frame)
+            self._forward(number, frame)
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        earlier = _settable(self._earlier[number])
-        if callable(earlier):
-            earlier(number, frame)
-        elif earlier == signal.SIG_DFL:
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        previous = _settable(self._previous[number])
+        if callable(previous):
+            previous(number, frame)
+        elif previous == signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
@@ -116,6 +117,6 @@ class Preemption:
             )
 
 
-def _settable(earlier: Any) -> Any:
-    # None stands for a handler that was not set from Python, which cannot be set again from here.
-    return signal.SIG_DFL if earlier is None else earlier
+def _settable(handler: _Handler) -> Callable[[int, FrameType | None], object] | int:
+    # None stands for a handler that was not set from Python, which cannot be set again from Python.
+    return signal.SIG_DFL if handler is None else handler

@@ -1,4 +1,4 @@
-"""What a person sees while training runs: one line on a terminal, nothing in a pipe; knows no checkpointer."""
+"""The progress bar: one line on a terminal while training runs, nothing in a pipe. Independent of checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REDRAW_SECONDS = 0.05  # the terminal is drawn ten times a second; steps may be
 
 
 class TrainingBar:
-    """Epoch, step, time left, rate, last checkpoint and the step that this attempt resumed from.
+    """Show epoch, step, time left, rate, age of the last checkpoint and the step that this attempt resumed from.
 
     `mode` is the config's `progress`: `auto` draws where stderr is a terminal.
     """
@@ -32,11 +32,11 @@ class TrainingBar:
 
     @property
     def running(self) -> bool:
-        """Whether anybody sees what `update` is told."""
+        """True while the bar is drawn, so that `update` has an effect."""
         return self._bar is not None
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Start to draw."""
         if self._shown and self._bar is None:
             self._bar = Progress(
                 TextColumn("[bold]{task.description}"),
@@ -49,7 +49,7 @@ class TrainingBar:
             self._bar.start()
 
     def update(self, *, step: int, epoch: int, total_steps: int | None, saved_seconds: float) -> None:
-        """Show a boundary, unless one was shown just now; `saved_seconds` is the age of the last checkpoint."""
+        """Show a boundary, unless one was shown just before; `saved_seconds` is the age of the last checkpoint."""
         if self._bar is None:
             return
         self._undrawn = step, epoch, total_steps, saved_seconds
@@ -82,7 +82,7 @@ class TrainingBar:
 
     @contextmanager
     def skipping(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar of its own while batches are replayed; yields what is called with the number of batches just done."""
+        """Draw another bar while batches are replayed; yields a function that takes the number of batches just done."""
         if not self._shown:
             yield lambda done: None
             return

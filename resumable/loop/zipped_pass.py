@@ -1,8 +1,8 @@
-"""One pass over one or several loaders, side by side as `zip`; knows no boundary and no storage."""
+"""One pass over one or several loaders, side by side as `zip`. Independent of boundaries and storage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from resumable.data.addresses import PassAddress
@@ -11,8 +11,8 @@ from resumable.data.pass_base import length_of
 from resumable.errors import LoopError
 
 
-def pass_over(data: Data, loaders: Sequence[Any], *, number: int, epoch: int) -> None:
-    """Of a pass that was over before the checkpoint, and is not opened again: have its samplers known."""
+def pass_over(data: Data, loaders: Sequence[Iterable[object]], *, number: int, epoch: int) -> None:
+    """Register the samplers of a pass that was over before the checkpoint, and is not opened again."""
     for loader, address in zip(loaders, _addresses(len(loaders), number, epoch), strict=True):
         data.passed(loader, address)
 
@@ -23,18 +23,25 @@ def _addresses(count: int, number: int, epoch: int) -> list[PassAddress]:
 
 
 class ZippedPass:
-    """An iterator of batches, of tuples of them where there are several loaders.
+    """An iterator of batches, or of tuples of batches for several loaders.
 
-    `resume` holds what `positions()` gave, or nothing. `batches` counts those handed out since the start of the pass.
+    `resume` holds what `positions()` returned, or nothing. `batches` counts those handed out since the start of the
+    pass.
     """
 
     def __init__(
-        self, data: Data, loaders: Sequence[Any], resume: Sequence[Mapping[str, Any]], *, number: int, epoch: int
+        self,
+        data: Data,
+        loaders: Sequence[Iterable[object]],
+        resume: Sequence[Mapping[str, Any]],
+        *,
+        number: int,
+        epoch: int,
     ) -> None:
         if resume and len(resume) != len(loaders):
             raise LoopError(
-                f"batches() was given {len(loaders)} loaders; the checkpoint was taken in a pass over {len(resume)}",
-                "give it the same loaders in the same order",
+                f"batches(): given {len(loaders)} loaders; the checkpoint was taken in a pass over {len(resume)}",
+                "pass the same loaders in the same order",
             )
         self.batches: int = resume[0]["batches"] if resume else 0
         self._passes: list[Pass] = []
@@ -59,21 +66,21 @@ class ZippedPass:
 
     @property
     def left(self) -> int | None:
-        """Batches to come, where every loader knows its length."""
+        """Batches to come; None unless every loader has a length."""
         return _less(self.length, self.batches)
 
     def positions(self) -> list[dict[str, Any]]:
-        """Where each loader stands, as plain values."""
+        """Return where each loader stands, as plain values."""
         return [opened.position() | {"length": opened.length} for opened in self._passes]
 
     def close(self) -> None:
-        """Let go of workers and iterators; safe to call again."""
+        """Release workers and iterators. Safe to call again."""
         while self._passes:
             self._passes.pop().close()
 
 
-def remaining(loaders: Sequence[Any], batches: int) -> int | None:
-    """What is left of a pass over these loaders after so many batches, where every loader knows its length."""
+def remaining(loaders: Sequence[Iterable[object]], batches: int) -> int | None:
+    """Return how many batches are left of a pass after `batches` of them; None unless every loader has a length."""
     return _less(_shortest([length_of(loader) for loader in loaders]), batches)
 
 
@@ -82,5 +89,5 @@ def _less(length: int | None, batches: int) -> int | None:
 
 
 def _shortest(lengths: Sequence[int | None]) -> int | None:
-    known = [length for length in lengths if length is not None]
-    return min(known) if len(known) == len(lengths) else None
+    finite = [length for length in lengths if length is not None]
+    return min(finite) if len(finite) == len(lengths) else None

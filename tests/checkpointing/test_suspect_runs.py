@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from resumable import NoCheckpointError, Run, Trainer
 from resumable.cli import app
-from resumable.loop.metrics import CHUNK, MAX_WAITING, Watch
+from resumable.loop.metrics import CHUNK, MAX_WAITING, FiniteWatch
 from resumable.store.layout import CHECKPOINTS, CheckpointName
 from resumable.store.pins import pin
 from resumable.store.sealed_json import digest
@@ -270,7 +270,7 @@ def test_where_no_metric_that_shows_it_is_a_witness_the_weights_are(
 
 
 def test_values_on_a_device_are_read_when_all_must_be_known_and_not_before() -> None:
-    watch = Watch({})
+    watch = FiniteWatch({})
     for step in range(10 * CHUNK):
         watch.see({"loss": torch.empty((), device="meta")}, step=step)  # a device of which nothing can be read
     with pytest.raises(NotImplementedError):
@@ -287,7 +287,7 @@ class Away(Tensor):
 
 @pytest.mark.parametrize("bad_at", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
 def test_of_values_that_waited_each_counts_at_its_step(bad_at: int) -> None:
-    watch = Watch({"loss": True})
+    watch = FiniteWatch({"loss": True})
     for step in range(4 * CHUNK + 3):
         value = torch.tensor(NAN if step >= bad_at else 1.0)
         watch.see({"loss": value.as_subclass(Away), "host": 1.0}, step=step)
@@ -296,7 +296,7 @@ def test_of_values_that_waited_each_counts_at_its_step(bad_at: int) -> None:
 
 
 def test_a_metric_that_moves_between_devices_and_types_is_seen_in_order() -> None:
-    watch = Watch({})
+    watch = FiniteWatch({})
     values = [1.0, torch.tensor(1.0).as_subclass(Away), torch.tensor(NAN, dtype=torch.float64).as_subclass(Away), NAN]
     for step, value in enumerate(values):
         watch.see({"loss": value}, step=step)
@@ -307,7 +307,7 @@ def test_a_metric_that_moves_between_devices_and_types_is_seen_in_order() -> Non
 
 
 def test_what_waits_is_bounded() -> None:
-    watch = Watch({})
+    watch = FiniteWatch({})
     for step in range(MAX_WAITING + 1):
         watch.see({"loss": torch.tensor(1.0).as_subclass(Away)}, step=step)
     assert [len(waiting.steps) for waiting in watch._waiting.values()] == [1]

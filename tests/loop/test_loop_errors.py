@@ -258,7 +258,7 @@ def stop_before_the_loop(tiny: Tiny, trainer: Trainer) -> None:
     list(trainer.epochs(2))
 
 
-MAKE_BEFORE = "hint: make cycles before the loop, and call next() on them inside it"
+MAKE_BEFORE = "hint: create cycles before the loop, and call next() on them inside it"
 COUNTED_TWICE = "steps would be counted twice"
 SIDE_BY_SIDE = "hint: use trainer.batches(a, b) for two loaders side by side, trainer.cycle(loader)"
 LOOPS: dict[Callable[[Tiny, Trainer], None], list[str]] = {
@@ -272,8 +272,11 @@ LOOPS: dict[Callable[[Tiny, Trainer], None], list[str]] = {
     second_epochs: ["epochs() after epochs(): this run's loop is over", "hint: a larger n continues a finished run"],
     batches_after_epochs: ["batches() after epochs()", "hint: use one loop for the whole run"],
     after_close: ["this trainer is closed", "hint: loop inside the `with` block"],
-    batches_of_another_epoch: ["was left in an earlier epoch", "hint: call trainer.batches(loader) anew in each epoch"],
-    epochs_of_a_loader: ["epochs(n): expected a whole number, found DataLoader", "hint: say how many epochs"],
+    batches_of_another_epoch: [
+        "was left in an earlier epoch",
+        "hint: call trainer.batches(loader) again in each epoch",
+    ],
+    epochs_of_a_loader: ["epochs(n): expected a whole number, found DataLoader", "hint: pass the number of epochs"],
     negative_steps: ["steps(n): expected a whole number, found -3"],
     batches_of_a_number: ["int cannot be iterated", "hint: pass a DataLoader or another iterable"],
     endless_nothing: ["cycle 'cycle0': a whole pass over the loader gave no batch", "hint: is the dataset smaller"],
