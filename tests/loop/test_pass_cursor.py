@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import product
 
 import pytest
 
-from resumable.loop.pass_cursor import TRANSITIONS, PassEvent, PassState
+from resumable.data.open_passes import Data
+from resumable.errors import LoopError
+from resumable.loop.pass_cursor import TRANSITIONS, PassCursor, PassEvent, PassState
 from resumable.loop.transitions import next_state
 
 EXPECTED = """
@@ -45,3 +48,59 @@ def test_every_state_can_be_reached_and_left() -> None:
     reached = {after for row in TRANSITIONS.values() for after in row.values()}
     assert reached == set(PassState)
     assert all(any(after is not state for after in TRANSITIONS[state].values()) for state in PassState)
+
+
+@pytest.fixture
+def cursor() -> PassCursor:
+    return PassCursor(Data(7, warn=print, skipping=lambda what, total: nullcontext(print)))
+
+
+def test_a_step_counts_once(cursor: PassCursor) -> None:
+    cursor.begin()
+    cursor.hand_out()
+    assert [cursor.count(), cursor.count()] == [True, False]
+    assert (cursor.state, cursor.finished) == (PassState.FETCHING, 0)
+    cursor.end()
+    assert (cursor.in_pass, cursor.finished, cursor.count()) == (False, 1, False)
+
+
+def test_a_pass_that_was_left_is_in_progress_until_control_is_back(cursor: PassCursor) -> None:
+    mine = cursor.begin()
+    cursor.hand_out()
+    cursor.leave(mine)
+    cursor.release(mine)
+    assert (cursor.in_pass, cursor.left) == (True, True)
+    assert cursor.count()
+    cursor.end()
+    assert (cursor.in_pass, cursor.left, cursor.finished) == (False, False, 1)
+
+
+def test_a_pass_that_failed_is_not_finished(cursor: PassCursor) -> None:
+    mine = cursor.begin()
+    cursor.hand_out()
+    cursor.release(mine)
+    assert (cursor.state, cursor.finished) == (PassState.CLOSED, 0)
+
+
+def test_an_iterator_that_is_kept_from_an_earlier_epoch_moves_nothing(cursor: PassCursor) -> None:
+    kept = cursor.begin()
+    cursor.hand_out()
+    cursor.abandon()
+    cursor.count()
+    cursor.end()
+    cursor.begin()
+    cursor.hand_out()
+    with pytest.raises(LoopError, match="was left in an earlier epoch"):
+        cursor.refuse_left(kept)
+    cursor.leave(kept)
+    cursor.release(kept)
+    assert cursor.state is PassState.IN_BODY
+
+
+def test_a_step_of_steps_is_in_no_pass(cursor: PassCursor) -> None:
+    cursor.hand_out_step()
+    assert not cursor.in_pass
+    with pytest.raises(RuntimeError, match="IN_STEP does not allow BEGIN"):
+        cursor.begin()
+    assert cursor.count()
+    assert cursor.state is PassState.CLOSED
