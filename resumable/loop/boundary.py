@@ -214,15 +214,15 @@ class Boundary:
 
     def _save(self, instant: Instant, reason: str, *, finished: bool = False, late: bool = False) -> None:
         status = self._checkpointer.status
-        self._tell_conflict(reason, status)
+        self._warn_of_conflict(reason, status)
         self._cost.begin(stalled_seconds=status.stalled_seconds, save_seconds=status.save_seconds)
         self._checkpointer.save(instant.position(finished), reason=reason, late=late, metrics=self._watch.settled())
         self._due, self.save_requested = None, False
 
-    def _tell_conflict(self, reason: str, status: SaveStatus) -> None:
-        """Once, when saves come too soon for their share again and again, because another key asks for them."""
-        told, retaken = self._too_soon == TOO_SOON, status.retake is not None
-        if told or retaken or reason not in ("steps", "epochs", "minutes", "overhead"):
+    def _warn_of_conflict(self, reason: str, status: SaveStatus) -> None:
+        """Log once that another key of `every` makes saves come too soon for their share, again and again."""
+        warned, retaken = self._too_soon == TOO_SOON, status.retake is not None
+        if warned or retaken or reason not in ("steps", "epochs", "minutes", "overhead"):
             return
         seconds = time.monotonic() - status.saved_at_seconds
         cost = self._cost.measured_seconds
