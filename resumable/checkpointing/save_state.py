@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
+from resumable.utils import transitions
+
 
 class SaveState(Enum):
     """The work in flight, or the end of the last one, as the training thread has noticed it."""
@@ -60,7 +62,4 @@ TRANSITIONS: Mapping[SaveState, Mapping[SaveEvent, SaveState]] = {
 
 def next_state(state: SaveState, event: SaveEvent) -> SaveState:
     """Return the state after `event`; `RuntimeError` where the table has no such transition."""
-    try:
-        return TRANSITIONS[state][event]
-    except KeyError:
-        raise RuntimeError(f"saves in the state {state.value!r}: no transition for {event.value!r}") from None
+    return transitions.next_state(TRANSITIONS, state, event)

@@ -86,15 +86,18 @@ class Resume(_Callback):  # type: ignore[misc]
         self._session.restore(self._found)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Watch signals, and begin where the run stands."""
         if self._session is not None:
             self._session.begin()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Wait until the save in flight is durable, and release the run."""
         if self._session is not None:
             session, self._session = self._session, None
             session.abort(exception)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Release the run."""
         if self._session is not None:
             self._session.done()
             self._session = None

@@ -8,8 +8,8 @@ from typing import Any
 
 from resumable.data.open_passes import Data
 from resumable.loop import loop_errors
-from resumable.loop.transitions import next_state
 from resumable.loop.zipped_pass import ZippedPass, pass_over
+from resumable.utils.transitions import next_state
 
 
 class PassState(StrEnum):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from resumable.checkpointing.position import Position
-from resumable.loop.transitions import next_state
+from resumable.utils.transitions import next_state
 
 
 class RestoreState(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from itertools import product
 
@@ -10,7 +11,7 @@ import pytest
 from resumable.data.open_passes import Data
 from resumable.errors import LoopError
 from resumable.loop.pass_cursor import TRANSITIONS, PassCursor, PassEvent, PassState
-from resumable.loop.transitions import next_state
+from resumable.utils.transitions import next_state
 
 EXPECTED = """
                 BEGIN     HAND_OUT  HAND_OUT_STEP  COUNT     LEAVE         END     RELEASE
@@ -40,7 +41,7 @@ def test_each_event_leads_where_the_table_says_or_raises(state: PassState, event
     if after is not None:
         assert next_state(TRANSITIONS, state, event) is after
         return
-    with pytest.raises(RuntimeError, match=rf"PassState\.{state.name} does not allow {event.name}"):
+    with pytest.raises(RuntimeError, match=re.escape(f"{state.value!r}: no transition for {event.value!r}")):
         next_state(TRANSITIONS, state, event)
 
 
@@ -100,7 +101,7 @@ def test_an_iterator_that_is_kept_from_an_earlier_epoch_moves_nothing(cursor: Pa
 def test_a_step_of_steps_is_in_no_pass(cursor: PassCursor) -> None:
     cursor.hand_out_step()
     assert not cursor.in_pass
-    with pytest.raises(RuntimeError, match="IN_STEP does not allow BEGIN"):
+    with pytest.raises(RuntimeError, match="no transition for 'a pass begins'"):
         cursor.begin()
     assert cursor.count()
     assert cursor.state is PassState.CLOSED

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import pytest
 
 from resumable.checkpointing.position import Position
 from resumable.loop.restore_progress import TRANSITIONS, RestoreEvent, RestoreProgress, RestoreState
-from resumable.loop.transitions import next_state
+from resumable.utils.transitions import next_state
 
 EXPECTED = {
     (RestoreState.FRESH, RestoreEvent.RESTORE): RestoreState.OBJECTS,
@@ -22,7 +23,7 @@ def test_each_event_leads_where_the_table_says_or_raises(state: RestoreState, ev
     if (state, event) in EXPECTED:
         assert next_state(TRANSITIONS, state, event) is EXPECTED[state, event]
         return
-    with pytest.raises(RuntimeError, match=rf"RestoreState\.{state.name} does not allow {event.name}"):
+    with pytest.raises(RuntimeError, match=re.escape(f"{state.value!r}: no transition for {event.value!r}")):
         next_state(TRANSITIONS, state, event)
 
 
@@ -39,5 +40,5 @@ def test_a_resume_is_pending_until_its_instant() -> None:
 def test_a_new_run_has_nothing_to_restore() -> None:
     progress = RestoreProgress(Position(), resumes=False)
     assert progress.pending is None
-    with pytest.raises(RuntimeError, match="INSTANT does not allow RESTORE"):
+    with pytest.raises(RuntimeError, match="no transition for 'restore'"):
         progress.restored()
