@@ -1,4 +1,4 @@
-"""The one line that a Lightning user adds; what it does at each hook is in `session`."""
+"""The callback that makes a Lightning fit resume exactly; `session` does the work of each hook."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from resumable.config.config import Config
 from resumable.errors import CheckpointError, ConfigError
 from resumable.lightning import loggers, private
+from resumable.lightning.protocols import Hook, SavedState, Trainer
 from resumable.lightning.session import Session
 from resumable.lightning.trainer_state import BESIDE, NAME, place
 from resumable.loop.launch_checks import refuse_several_processes, refuse_while_building
@@ -20,48 +21,53 @@ _Callback: Any = private.package().Callback
 
 
 class Resume(_Callback):  # type: ignore[misc]
-    """Makes `trainer.fit(...)` continue at the exact batch when the same command is run again after any crash.
+    """Make `trainer.fit(...)` continue at the exact batch when the same command runs again after a crash.
 
-    `config` is the folder or URL of the run, the path of a YAML file, a mapping or a `Config`, as for
-    `resumable.Trainer`; a step is one trained batch, counted over the whole run. Script, module and data module stay
-    as they are, and so may `ModelCheckpoint`.
-    `golden` is a known input of the module's `forward`, as for `Trainer.golden`: every checkpoint carries it, and what
-    the module gives for it.
+    A step is one trained batch, counted over the whole run. Script, module, data module and `ModelCheckpoint` may stay
+    as they are. Outside of `fit` the callback does nothing.
 
-    Raises the tree under `ResumableError` at the start of `fit`: `ConfigError` for more than one process,
-    `RunMismatchError` where the checkpoint does not fit. Outside of `fit` it does nothing.
+    Args:
+        config: The folder or URL of the run, the path of a YAML file, a mapping or a `Config`, as for
+            `resumable.Trainer`.
+        golden: A golden input of the module's `forward`, as for `Trainer.golden`: every checkpoint stores it with the
+            module's output.
+
+    Raises:
+        ConfigError: At the start of `fit`, for more than one process.
+        RunMismatchError: At the start of `fit`, if the checkpoint has other objects.
+        ResumableError: Any other error of a run or its storage.
     """
 
-    # Lightning opens a record of its profiler around each hook of each callback, whether or not it does anything, but
-    # passes over what cannot be called. These six come in every step.
+    # Lightning opens a profiler record around each hook of each callback, even an empty one, but skips what is not
+    # callable. These six would run in every step.
     on_train_batch_start = on_train_batch_end = on_before_zero_grad = None
     on_before_backward = on_after_backward = on_before_optimizer_step = None
 
-    def __init__(self, config: str | Path | Mapping[str, Any] | Config, *, golden: Any = None) -> None:
+    def __init__(self, config: str | Path | Mapping[str, Any] | Config, *, golden: object = None) -> None:
         self.config = Config.load(config)
         self._golden = golden
         self._session: Session | None = None
         self._found: loggers.Found = []
-        self._log: Any = None
+        self._log: Hook | None = None
 
     @property
     def log(self) -> Any:
-        """`LightningModule.log`, which Lightning gives to every callback."""
+        """Return `LightningModule.log`, which Lightning assigns to every callback."""
         return self._log
 
     @log.setter
     def log(self, log: Any) -> None:
-        # This is the last thing that Lightning does before it opens the writers of its loggers, which happens before
-        # any hook; and a writer removes what is there, or begins another version.
+        # Lightning does this right before it opens the writers of its loggers, which is before any hook; and a writer
+        # removes the existing files, or starts another version.
         self._log = log
         trainer = log.__self__.trainer
         if trainer.state.fn == "fit":
             refuse_while_building()
         if trainer.state.fn == "fit" and not trainer.fast_dev_run:
-            self._found = loggers.go_on_in(trainer.loggers, _logged_before(self.config))
+            self._found = loggers.continue_versions(trainer.loggers, _logged_before(self.config))
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse what cannot be exact; have loggers go on where they were."""
+    def setup(self, trainer: Trainer, pl_module: object, stage: str) -> None:
+        """Refuse a fit that cannot resume exactly."""
         if stage != "fit":
             return
         refuse_while_building()
@@ -75,8 +81,8 @@ class Resume(_Callback):  # type: ignore[misc]
                 "compare a resumed run with an uninterrupted one before you rely on it (`resumable drill`)"
             )
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Open the run and restore: hooks and loggers from here on see it as it stood."""
+    def on_fit_start(self, trainer: Trainer, pl_module: object) -> None:
+        """Open the run and restore it, so that later hooks and loggers see the state of the checkpoint."""
         if trainer.fast_dev_run:
             warn("fast_dev_run: nothing is saved or resumed")
             return
@@ -85,25 +91,28 @@ class Resume(_Callback):  # type: ignore[misc]
             self._session.set_golden_input(self._golden)
         self._session.restore(self._found)
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: object) -> None:
+        """Begin training."""
         """Watch signals, and begin where the run stands."""
         if self._session is not None:
             self._session.begin()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: object, exception: BaseException) -> None:
+        """Make the save in flight durable, and close the run."""
         """Wait until the save in flight is durable, and release the run."""
         if self._session is not None:
             session, self._session = self._session, None
             session.abort(exception)
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: object) -> None:
+        """Finish and close the run."""
         """Release the run."""
         if self._session is not None:
             self._session.done()
             self._session = None
 
 
-def _refuse_several(trainer: Any) -> None:
+def _refuse_several(trainer: Trainer) -> None:
     refuse_several_processes()
     sharded = [kind.__name__ for kind in type(trainer.strategy).__mro__ if kind.__name__ in _SHARDING]
     if trainer.world_size > 1 or sharded:
@@ -116,8 +125,8 @@ def _refuse_several(trainer: Any) -> None:
 _SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy", "XLAFSDPStrategy")
 
 
-def _logged_before(config: Config) -> list[Any]:
-    """Where the loggers of the run stood, by its newest checkpoint; whether that is whole is looked at later."""
+def _logged_before(config: Config) -> list[SavedState | None]:
+    """Return the loggers' positions in the newest checkpoint, which is verified later."""
     with suppress(CheckpointError, KeyError, TypeError):
         beside = Run(config.run, storage_options=config.storage_options).latest().tree(NAME)[BESIDE]
         return list(beside["loggers"]) if place(beside["run"]) == place(config.run) else []

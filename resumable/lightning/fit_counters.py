@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from resumable.lightning.protocols import Trainer
 
 
 class FitCounters:
-    """Read where a Lightning trainer stands, in the whole run."""
+    """The counters of a Lightning trainer, over the whole run."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._fit_loop = trainer.fit_loop
 
     @property
     def step(self) -> int:
-        """The number of batches that were trained."""
+        """Return the number of trained batches."""
         return int(self._fit_loop.epoch_loop.batch_progress.total.ready)
 
     @property
     def trained(self) -> int:
-        """The number of batches that were trained and whose hooks have run, too."""
+        """Return the number of trained batches whose hooks have run, too."""
         return int(self._fit_loop.epoch_loop.batch_progress.total.completed)
 
     @property
     def epoch(self) -> int:
-        """Epochs completed, which is the number of the one in progress."""
+        """Return the number of completed epochs, which is the index of the one in progress."""
         return int(self._fit_loop.epoch_progress.current.processed)

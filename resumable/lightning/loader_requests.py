@@ -1,22 +1,22 @@
-"""In which state Lightning's loaders were requested, and how a resume requests them in the same; knows no loader."""
+"""Request Lightning's loaders on a resume in the same state as before: random streams and epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+from resumable.lightning.protocols import State, Trainer
 from resumable.state.objects import global_rng
 
 
 class Requests:
-    """The random streams and the epoch of each request, by what it was for: code that makes loaders may draw."""
+    """The random streams and the epoch at each request, by its purpose: code that creates loaders may draw numbers."""
 
-    def __init__(self, trainer: Any) -> None:
-        self.made: dict[str, Any] = {}
+    def __init__(self, trainer: Trainer) -> None:
+        self.made: State = {}
         self._trainer = trainer
 
     def make(self, slot: str, setup_data: Callable[[], None], *, again: bool) -> None:
-        """Have the loop request its loaders; with `again` in the state in which it was done before the checkpoint."""
+        """Let the loop request its loaders; with `again`, in the state in which it did before the checkpoint."""
         current = self._trainer.fit_loop.epoch_progress.current
         before = self.made.get(slot) if again else None
         if before is None:

@@ -1,66 +1,67 @@
-"""The loaders of a fit, each pass over them by address; knows neither Lightning's loops nor storage.
+"""Stand-ins for the loaders of a fit: each pass is read by address. Independent of Lightning's loops.
 
-Lightning asks an iterable for an iterator before it knows the epoch, and reads one batch ahead where it cannot know
-the length. So a pass is opened when its first batch is wanted, and a position is that of the batches *trained*.
+Lightning requests an iterator before it knows the epoch, and reads one batch ahead of an iterable without a length.
+So a pass is opened when its first batch is requested, and a position is that of the *trained* batches.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 from resumable.data.addresses import PassAddress
 from resumable.data.open_passes import Data, Pass
+from resumable.lightning.protocols import SavedState, State
 
 
-class Standing:
-    """What stands in for one of the user's loaders: everything of the loader but its iteration and its state."""
+class StandInLoader:
+    """Stands in for one of the user's loaders: the attributes of the loader, without its iteration and its state."""
 
-    def __init__(self, loader: Any, asks: Callable[[Iterator[Any]], bool]) -> None:
-        """`asks` tells whether an iterator is the one that Lightning's loop reads from."""
+    def __init__(self, loader: Iterable[object], is_read_by_loop: Callable[[Iterator[object]], bool]) -> None:
+        """Wrap `loader`; `is_read_by_loop` returns whether Lightning's loop reads from an iterator."""
         self._loader = loader
-        self._asks = asks
+        self._is_read_by_loop = is_read_by_loop
 
     def __getattr__(self, name: str) -> Any:
-        # Lightning would save and load the state of what has one, by its own rules.
-        if name in ("state_dict", "load_state_dict", "_loader", "_asks"):
+        # Lightning would save and load the state of an object that has one, by its own rules.
+        if name in ("state_dict", "load_state_dict", "_loader", "_is_read_by_loop"):
             raise AttributeError(name)
         return getattr(self._loader, name)
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return len(self._loader)  # type: ignore[arg-type]  # a loader without a length raises TypeError
 
-    def __iter__(self) -> Iterator[Any]:
-        return _Turns(self._reading)
+    def __iter__(self) -> Iterator[object]:
+        return _StandInIterator(self._reading)
 
-    def _reading(self, turns: Iterator[Any]) -> Callable[[], Any]:
-        """What gives one batch after the other to `turns`."""
-        if self._asks(turns):
+    def _reading(self, turns: Iterator[object]) -> Callable[[], object]:
+        """Return the function that fetches the next batch for the iterator `turns`."""
+        if self._is_read_by_loop(turns):
             return partial(self._fetch, turns)
-        # A callback that has a look at a batch gets it from the user's own loader, and changes no position.
+        # A callback that reads a batch gets it from the user's own loader, and changes no position.
         return partial(next, iter(self._loader))
 
-    def _fetch(self, turns: Iterator[Any]) -> Any:
+    def _fetch(self, turns: Iterator[object]) -> object:
         raise NotImplementedError
 
 
-class TrainLoader(Standing):
-    """One loader of the training; `epoch()` tells the one in progress, `wanted(self)` is told before each batch."""
+class TrainLoader(StandInLoader):
+    """One loader of the training. `epoch()` is the one in progress; `wanted(self)` is called before each batch."""
 
     def __init__(
         self,
-        loader: Any,
+        loader: Iterable[object],
         data: Data,
         *,
         index: int,
         epoch: Callable[[], int],
-        asks: Callable[[Iterator[Any]], bool],
+        is_read_by_loop: Callable[[Iterator[object]], bool],
         wanted: Callable[[TrainLoader], bool],
-        resume: Mapping[str, Any] | None,
+        resume: SavedState | None,
     ) -> None:
-        super().__init__(loader, asks)
+        super().__init__(loader, is_read_by_loop)
         self.index = index
         self.replayed = False
         self.number = 0  # of the pass in its epoch
@@ -70,11 +71,11 @@ class TrainLoader(Standing):
         self._wanted = wanted
         self._resume = resume
         self._pass: Pass | None = None
-        self._turns: Iterator[Any] | None = None  # whose batches these are
-        self._before: dict[str, Any] | None = None  # the position before the batch that was read ahead
+        self._turns: Iterator[object] | None = None  # the iterator that reads the open pass
+        self._before: State | None = None  # the position before the batch that was read ahead
 
     def open(self) -> Pass:
-        """The pass that the next batch comes from; opening one that resumes may replay it."""
+        """Return the pass of the next batch; opening a resumed one may replay it."""
         if self._pass is None:
             epoch, resume = self._epoch(), self._resume
             self._resume = None
@@ -90,60 +91,61 @@ class TrainLoader(Standing):
             self.replayed = self._pass.replayed
         return self._pass
 
-    def turn_to(self, turns: Iterator[Any]) -> None:
-        """From here on batches are for `turns`; if they were for others, those had the pass in progress."""
+    def turn_to(self, turns: Iterator[object]) -> None:
+        """Read for the iterator `turns` from now on; a pass that another iterator had open is closed."""
         if self._turns is not turns:
             if self._turns is not None:
                 self.close()
             self._turns = turns
 
-    def _fetch(self, turns: Iterator[Any]) -> Any:
+    def _fetch(self, turns: Iterator[object]) -> object:
         self.turn_to(turns)
         ahead = self._wanted(self)
         opened = self.open()
         self._before = copy.deepcopy(self._standing(opened)) if ahead else None
         return next(opened)
 
-    def position(self) -> dict[str, Any]:
-        """Where the training stands in this loader."""
+    def position(self) -> State:
+        """Return the position of the training in this loader."""
         if self._before is None:
             return self._standing(self.open())
         if self._pass is None or "drawn" not in self._before:
             return self._before
-        # The states of samplers are captured as of now, and so is how far they were drawn.
+        # The states of samplers are captured now, and so is the number of draws.
         return self._before | {"drawn": self._pass.position()["drawn"]}
 
-    def _standing(self, opened: Pass) -> dict[str, Any]:
+    def _standing(self, opened: Pass) -> State:
         return opened.position() | {"length": opened.length, "number": self.number}
 
     def close(self) -> None:
+        """Close the open pass, if any."""
         if self._pass is not None:
             self._pass.close()
         self._pass = None
 
 
-class ValidationLoader(Standing):
-    """One loader of the validation; `address()` says where in the run it is asked, `wanted()` is told before each."""
+class ValidationLoader(StandInLoader):
+    """One loader of the validation. `address()` is that of the next pass; `wanted()` is called before each batch."""
 
     def __init__(
         self,
-        loader: Any,
+        loader: Iterable[object],
         data: Data,
         *,
         address: Callable[[], PassAddress],
         epoch: Callable[[], int],
-        asks: Callable[[Iterator[Any]], bool],
+        is_read_by_loop: Callable[[Iterator[object]], bool],
         wanted: Callable[[], None],
     ) -> None:
-        super().__init__(loader, asks)
+        super().__init__(loader, is_read_by_loop)
         self._data = data
         self._address = address
         self._epoch = epoch
         self._wanted = wanted
         self._pass: Pass | None = None
-        self._turns: Iterator[Any] | None = None
+        self._turns: Iterator[object] | None = None
 
-    def _fetch(self, turns: Iterator[Any]) -> Any:
+    def _fetch(self, turns: Iterator[object]) -> object:
         self._wanted()
         if self._turns is not turns or self._pass is None:
             self.close()
@@ -152,17 +154,18 @@ class ValidationLoader(Standing):
         return next(self._pass)
 
     def close(self) -> None:
+        """Close the open pass, if any."""
         if self._pass is not None:
             self._pass.close()
         self._pass = None
 
 
-class _Turns(Iterator[Any]):
-    """The batches of one pass; who reads them is known with the first one only."""
+class _StandInIterator(Iterator[object]):
+    """The batches of one pass; its reader is known only at the first one."""
 
-    def __init__(self, reading: Callable[[Iterator[Any]], Callable[[], Any]]) -> None:
+    def __init__(self, reading: Callable[[Iterator[object]], Callable[[], object]]) -> None:
         self._reading = reading
-        self._read: Callable[[], Any] | None = None
+        self._read: Callable[[], object] | None = None
 
     def __next__(self) -> Any:
         if self._read is None:

@@ -1,7 +1,7 @@
-"""Where the files of CSVLogger and TensorBoardLogger stood at a boundary, and how they are cut back to it.
+"""Truncate the files of CSVLogger and TensorBoardLogger to the checkpoint that a run resumes from.
 
-A launch goes on in the version of the run that it resumes, so there is one curve. Whatever was logged after the
-checkpoint is logged again, so it is cut off first. Loggers of other kinds are left alone.
+A launch continues in the version of the run that it resumes, so there is one curve. Rows after the checkpoint are
+logged again, so they are cut off first. Loggers of other kinds are left alone.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from resumable.lightning import private
+from resumable.lightning.protocols import Logger, SavedState, State
 
 _EVENTS = "events.out.tfevents."
 _CSV = "metrics.csv"
-_ASIDE = "metrics.csv.aside"  # from before Lightning opens its writer, which removes the table, until it is cut back
+_ASIDE = "metrics.csv.aside"  # the table, from before Lightning's writer would remove it until it is truncated
 
 
-def capture(loggers: Sequence[Any]) -> list[dict[str, Any] | None]:
-    """Where each logger stands, after everything that it holds is in its files."""
+def capture_loggers(loggers: Sequence[Logger]) -> list[State | None]:
+    """Flush each logger, and return the position in its files; None for loggers of other kinds."""
     return [_captured(logger) for logger in loggers]
 
 
-def _captured(logger: Any) -> dict[str, Any] | None:
+def _captured(logger: Logger) -> State | None:
     kind = _kind(logger)
     if kind is None:
         return None
@@ -39,13 +40,14 @@ def _captured(logger: Any) -> dict[str, Any] | None:
     return place | {"files": {file.name: file.stat().st_size for file in _event_files(folder)}}
 
 
-Found = list[Any]
+Found: TypeAlias = list[bytes | list[Path] | None]
+"""Per logger, its table or its event files, as they were before the launch."""
 
 
-def go_on_in(loggers: Sequence[Any], saved: Sequence[Mapping[str, Any] | None]) -> Found:
-    """Have each logger that would choose a new version go on in the one it had; returns what is there, for `cut_back`.
+def continue_versions(loggers: Sequence[Logger], saved: Sequence[SavedState | None]) -> Found:
+    """Let each logger continue in the version that it had, and return its files for `cut_back`.
 
-    Before anything is logged: opening a writer may remove what is there.
+    Call it before anything is logged: opening a writer may remove the files.
     """
     found: Found = []
     for logger, place in zip(loggers, saved, strict=False):
@@ -57,35 +59,35 @@ def go_on_in(loggers: Sequence[Any], saved: Sequence[Mapping[str, Any] | None]) 
         elif place["kind"] == "csv":
             found.append(_set_aside(Path(logger.log_dir)))
         else:
-            private.log_no_default_metric(logger)  # it stands in the files already
+            private.log_no_default_metric(logger)  # the files have it already
             found.append(_event_files(Path(logger.log_dir)))
     return found
 
 
 def _set_aside(folder: Path) -> bytes:
-    """The table, out of the way of Lightning: a launch that dies before it was cut back must not cost the curve."""
+    """Move the table aside, so that a launch that dies before it is truncated does not lose the curve; return it."""
     if (folder / _CSV).is_file() and not (folder / _ASIDE).exists():
         (folder / _CSV).replace(folder / _ASIDE)
     return _read(folder / _ASIDE)
 
 
-def cut_back(loggers: Sequence[Any], saved: Sequence[Mapping[str, Any] | None], found: Found, *, keep: bool) -> None:
-    """Take out of the files what was logged after the checkpoint, unless it is to stay; the loggers go on behind it."""
+def cut_back(loggers: Sequence[Logger], saved: Sequence[SavedState | None], found: Found, *, keep: bool) -> None:
+    """Truncate the files to the checkpoint, unless `keep`; the loggers continue after their last row."""
     for logger, place, there in zip(loggers, saved, found, strict=False):
         if place is None or there is None:
             continue
-        if place["kind"] == "csv":
+        if isinstance(there, bytes):
             _cut_csv(logger, place, there, keep=keep)
         elif not keep:
             _cut_events(there, place["files"])
 
 
-def _cut_csv(logger: Any, place: Mapping[str, Any], there: bytes, *, keep: bool) -> None:
+def _cut_csv(logger: Logger, place: SavedState, there: bytes, *, keep: bool) -> None:
     file = Path(logger.log_dir) / _CSV
     names, *rows = _table(there)
     keys = names if keep else list(place["keys"])
     kept = [dict(zip(names, row, strict=False)) for row in (rows if keep else rows[: place["rows"]])]
-    file.unlink(missing_ok=True)  # Lightning would remove it, with a warning, when the writer is made
+    file.unlink(missing_ok=True)  # Lightning would remove it, with a warning, when the writer is created
     if kept:
         writer = logger.experiment
         text = io.StringIO(newline="")
@@ -123,8 +125,8 @@ def _write(file: Path, data: bytes) -> None:
     temporary.replace(file)
 
 
-def _kind(logger: Any) -> str | None:
-    """`csv` or `tensorboard`, where its files are on a local disk."""
+def _kind(logger: Logger) -> str | None:
+    """Return `csv` or `tensorboard` if the logger writes to a local disk."""
     names = {kind.__name__ for kind in type(logger).__mro__}
     kind = "csv" if "CSVLogger" in names else "tensorboard" if "TensorBoardLogger" in names else None
-    return kind if kind and "://" not in str(logger.save_dir) else None  # asking for its log_dir chooses a version
+    return kind if kind and "://" not in str(logger.save_dir) else None  # reading log_dir would choose a version

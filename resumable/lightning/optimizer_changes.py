@@ -1,24 +1,25 @@
-"""Hooks that put other optimizers and schedulers in place: noted when they do, and called again on a resume.
+"""Record the hooks that replace optimizers and schedulers, and call them again on a resume.
 
-Only the hook knows what it builds: which functions a scheduler has, and who else holds it. So a resume calls it once
-more, with the counters, metrics and learning rates of then, and the restore behind it puts every value right.
+Only the hook knows what it builds: the functions of a scheduler, and the other owners of the objects. So a resume calls
+it again, with the counters, metrics and learning rates of that time, and then restores every value.
 """
 
 from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from resumable.errors import LoopError, RunMismatchError
 from resumable.lightning import private
+from resumable.lightning.protocols import Hook, Profile, State, Trainer
 from resumable.utils.messages import quoted
 
-# Those that come as training goes on; of those that get the index of a batch, how many arguments come before it.
+# Hooks that run while training; for those that get the index of a batch, the number of arguments before it.
 _HOOKS: dict[str, int | None] = {
     "on_train_epoch_start": None,
     "on_train_epoch_end": None,
@@ -30,43 +31,44 @@ _HOOKS: dict[str, int | None] = {
     "on_validation_epoch_end": None,
     "on_train_end": None,
 }
-# Those that Lightning calls in every launch, so that nobody else has to.
+# Hooks that Lightning calls in every launch, so a resume need not call them.
 _OF_EVERY_LAUNCH = ("on_fit_start", "on_train_start", "on_sanity_check_start", "on_sanity_check_end")
 _OWNERS = ("[Callback]", "[LightningModule]")
 
-Profile = Callable[[str], AbstractContextManager[Any]]
 
+class Optimization(NamedTuple):
+    """The optimizers and schedulers at one moment, referenced so that no new object gets the `id` of one of them."""
 
-class Standing(NamedTuple):
-    """The optimizers and schedulers of one moment, held so that no other object gets the identity of one of them."""
+    objects: list[object]
+    groups: list[
+        list[tuple[int, int]]
+    ]  # of each optimizer: the number of parameters of each group, and the `id` of the first
 
-    objects: list[Any]
-    groups: list[list[tuple[int, int]]]  # of each optimizer: how many parameters a group has, and which is the first
-
-    def is_same(self, other: Standing) -> bool:
+    def is_same(self, other: Optimization) -> bool:
+        """Return whether these are the same objects with the same groups."""
         return list(map(id, self.objects)) == list(map(id, other.objects)) and self.groups == other.groups
 
 
-class Changes:
-    """Every call of a hook in this run that changed which optimizers and schedulers there are, in order.
+class OptimizerChanges:
+    """Every call of a hook in this run that replaced optimizers or schedulers, in order.
 
-    A hook is known by Lightning's own name of it. With it is noted how long a pass over the loader is and what is
-    accumulated, where a hook changes that: weight averaging adds a pass that learns nothing.
+    A hook is identified by Lightning's name for it. A change of the length of a pass or of the accumulation counts,
+    too: weight averaging adds a pass without backward.
     """
 
-    def __init__(self, trainer: Any) -> None:
-        self.made: list[dict[str, Any]] = []
-        self.pending = False  # whether a resume has yet to make them again
-        self._repeated: list[tuple[str, int]] = []  # hooks that Lightning itself called again meanwhile, and the epoch
+    def __init__(self, trainer: Trainer) -> None:
+        self.made: list[State] = []
+        self.pending = False  # whether a resume still has to repeat them
+        self._repeated: list[tuple[str, int]] = []  # hooks that Lightning itself has repeated since, and the epoch
         self._trainer = trainer
-        self._watched: dict[str, bool] = {}  # by Lightning's name of a hook
-        self._gone: list[weakref.ref[Any]] = []  # taken out before the checkpoint, so their state is in none
-        self.known = standing(trainer)
+        self._watched: dict[str, bool] = {}  # by Lightning's name for a hook
+        self._gone: list[weakref.ref[object]] = []  # dropped before the checkpoint, which lacks their state
+        self.current = optimization(trainer)
 
     def watching(self, profile: Profile) -> Profile:
-        """The profiler's `profile`, which Lightning opens around each call of a hook, with a look before and after."""
+        """Wrap the profiler's `profile`, which Lightning opens around each hook, to compare before and after."""
 
-        def watched(action: str) -> AbstractContextManager[Any]:
+        def watched(action: str) -> AbstractContextManager[object]:
             wanted = self._watched.get(action)
             if wanted is None:
                 wanted = self._watched[action] = self._may_change(action)
@@ -78,29 +80,29 @@ class Changes:
         hook = _hook(action)
         if hook in _OF_EVERY_LAUNCH or _HOOKS.get(hook, 0) is None:
             return action.startswith(_OWNERS)
-        # Those of each batch have to cost nothing where nobody has one: Lightning's own change nothing.
-        return hook in _HOOKS and not all(map(private.is_own, self._named(action)))
+        # Hooks of each batch must cost nothing if no program defines one: Lightning's own change nothing.
+        return hook in _HOOKS and not all(map(private.is_lightnings, self._named(action)))
 
     @contextmanager
     def _watch(self, action: str, profile: Profile) -> Iterator[None]:
-        before, batches = standing(self._trainer), private.batches(self._trainer)
-        rates = _rates(self._trainer)  # which the hook may be about to read, and to change
+        before, batches = optimization(self._trainer), private.pass_settings(self._trainer)
+        rates = _rates(self._trainer)  # the hook may read and change them
         with profile(action):
             yield
-        after = standing(self._trainer)
-        if before.is_same(after) and batches == private.batches(self._trainer):
+        after = optimization(self._trainer)
+        if before.is_same(after) and batches == private.pass_settings(self._trainer):
             return
-        if before.is_same(self.known):
-            self.known = after
+        if before.is_same(self.current):
+            self.current = after
         self._refuse_returned(action)
         if _hook(action) not in _HOOKS or self._trainer.sanity_checking:
             return
         if not self.pending:
             self._note(action, rates)
-        elif before.is_same(after):  # before version 2.6 an epoch that goes on begins with its hooks
+        elif before.is_same(after):  # before version 2.6 a resumed epoch begins with its hooks
             self._repeated.append((action, self._trainer.current_epoch))
 
-    def _note(self, action: str, rates: list[Any]) -> None:
+    def _note(self, action: str, rates: list[list[State]]) -> None:
         trainer = self._trainer
         metrics = private.callback_metrics(trainer)
         change = {
@@ -110,14 +112,14 @@ class Changes:
             "rates": rates,
             "standing": described(trainer),
         }
-        twin = self.made[-1] if self.made else {}
-        if twin.get("hook") == action and twin["progress"] == change["progress"]:
-            self.made.pop()  # of two callbacks under one name, which are called again together
+        previous = self.made[-1] if self.made else {}
+        if previous.get("hook") == action and previous["progress"] == change["progress"]:
+            self.made.pop()  # two callbacks with one name, which are called again together
         self.made.append(change)
 
     def refuse_unseen(self) -> None:
-        """Raise `LoopError` where something is other than the hooks have left it."""
-        if not standing(self._trainer).is_same(self.known):
+        """Raise `LoopError` if optimizers or schedulers differ from those that the hooks left."""
+        if not optimization(self._trainer).is_same(self.current):
             raise LoopError(
                 "the optimizers, their parameter groups or the schedulers were changed, and not in a hook that a "
                 "resume can call again",
@@ -125,7 +127,7 @@ class Changes:
             )
 
     def _refuse_returned(self, action: str) -> None:
-        if any(gone() is each for gone in self._gone for each in self.known.objects):
+        if any(gone() is each for gone in self._gone for each in self.current.objects):
             raise LoopError(
                 f"{_shown(action)} put back an optimizer or a scheduler that was not in use when the checkpoint was "
                 "taken, so that its state is in no checkpoint",
@@ -134,31 +136,32 @@ class Changes:
 
     # -- on a resume --------------------------------------------------------------------------------------------------
 
-    def make_again(self) -> None:
-        """Call each of those hooks again. What it does to counters, metrics and weights is left to be put right.
+    def repeat(self) -> None:
+        """Call each of those hooks again. The caller restores counters, metrics and weights afterwards.
 
-        Raises `RunMismatchError` where a hook is not there, fails, or does not do what it did.
+        Raises:
+            RunMismatchError: A hook does not exist, fails, or builds other objects than before.
         """
         self.pending = False
-        seen = list(self.known.objects)
+        seen = list(self.current.objects)
         for change in self.made:
             if (change["hook"], change["progress"]["epoch_progress"]["current"]["completed"]) in self._repeated:
                 continue
             with private.inside(self._trainer, _hook(change["hook"])), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # they were shown when it was called first
+                warnings.simplefilter("ignore")  # they were shown at the first call
                 self._call(change)
-            seen += standing(self._trainer).objects
+            seen += optimization(self._trainer).objects
         if self.made and described(self._trainer) != self.made[-1]["standing"]:
             raise self._mismatch(
                 self.made[-1], f"left {self.made[-1]['standing']} then, and {described(self._trainer)} now"
             )
-        self.known = standing(self._trainer)
+        self.current = optimization(self._trainer)
         for each in seen:
-            if not any(each is held for held in self.known.objects):
-                with suppress(TypeError):  # some kinds of objects cannot be referred to weakly
+            if not any(each is used for used in self.current.objects):
+                with suppress(TypeError):  # some kinds of objects have no weak references
                     self._gone.append(weakref.ref(each))
 
-    def _call(self, change: dict[str, Any]) -> None:
+    def _call(self, change: State) -> None:
         trainer = self._trainer
         trainer.fit_loop.load_state_dict(change["progress"])
         private.set_callback_metrics(trainer, change["metrics"])
@@ -167,7 +170,7 @@ class Changes:
                 group.update((name, _kept(value)) for name, value in values.items())
         hooks = self._named(change["hook"])
         if not hooks:
-            raise self._mismatch(change, "is not there now")
+            raise self._mismatch(change, "did not exist")
         arguments = _arguments(_hook(change["hook"]), trainer.fit_loop.epoch_loop.batch_idx)
         if change["hook"].startswith("[Callback]"):
             arguments = (trainer, trainer.lightning_module, *arguments)
@@ -177,15 +180,15 @@ class Changes:
             except Exception as error:
                 raise self._mismatch(change, f"raised {type(error).__name__}: {quoted(error)}") from error
 
-    def _named(self, action: str) -> list[Callable[..., Any]]:
-        """The hooks that Lightning has this name for; callbacks of one kind may share one."""
+    def _named(self, action: str) -> list[Hook]:
+        """Return the hooks with this name of Lightning's; callbacks of one class may share one."""
         module, hook = self._trainer.lightning_module, _hook(action)
-        owners = [(f"[LightningModule]{type(module).__name__}", module)]
+        owners: list[tuple[str, object]] = [(f"[LightningModule]{type(module).__name__}", module)]
         owners += [(f"[Callback]{callback.state_key}", callback) for callback in self._trainer.callbacks]
         found = (getattr(owner, hook) for name, owner in owners if f"{name}.{hook}" == action)
         return [each for each in found if callable(each)]
 
-    def _mismatch(self, change: dict[str, Any], what: str) -> RunMismatchError:
+    def _mismatch(self, change: State, what: str) -> RunMismatchError:
         return RunMismatchError(
             f"{_shown(change['hook'])} changed optimizers or schedulers before the checkpoint was taken; when it was "
             f"called again it {what}",
@@ -194,17 +197,17 @@ class Changes:
         )
 
 
-def standing(trainer: Any) -> Standing:
-    """What is in place now."""
+def optimization(trainer: Trainer) -> Optimization:
+    """Return the optimizers and schedulers in use."""
     optimizers = trainer.optimizers
-    return Standing(
+    return Optimization(
         [*optimizers, *(config.scheduler for config in trainer.lr_scheduler_configs)],
         [[_outline(group["params"]) for group in optimizer.param_groups] for optimizer in optimizers],
     )
 
 
-def described(trainer: Any) -> list[str]:
-    """The same in words that tell what was built from what should have been."""
+def described(trainer: Trainer) -> list[str]:
+    """Describe the optimizers and schedulers in use, for errors and for comparison across launches."""
     sizes = [[len(group["params"]) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
     return [
         *(f"{type(each).__name__}{size}" for each, size in zip(trainer.optimizers, sizes, strict=True)),
@@ -212,15 +215,15 @@ def described(trainer: Any) -> list[str]:
     ]
 
 
-def _rates(trainer: Any) -> list[list[dict[str, Any]]]:
-    """What else than parameters there is in the groups of each optimizer: a schedule is often made from that."""
+def _rates(trainer: Trainer) -> list[list[State]]:
+    """Return the options of all parameter groups: schedules are often computed from them."""
     return [
         [{name: _kept(value) for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
         for optimizer in trainer.optimizers
     ]
 
 
-def _outline(parameters: list[Any]) -> tuple[int, int]:
+def _outline(parameters: list[torch.nn.Parameter]) -> tuple[int, int]:
     return len(parameters), id(parameters[0]) if parameters else 0
 
 
@@ -232,10 +235,10 @@ def _shown(action: str) -> str:
     return action.partition("]")[2]
 
 
-def _arguments(hook: str, batch: int) -> tuple[Any, ...]:
+def _arguments(hook: str, batch: int) -> tuple[object, ...]:
     others = _HOOKS[hook]
     return () if others is None else (*[None] * others, batch)
 
 
-def _kept(value: Any) -> Any:
+def _kept(value: object) -> object:
     return value.detach().clone() if isinstance(value, torch.Tensor) else value

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 
 class Patches:
-    """Replace methods on instances. Whatever the class defines shows again after `undo`."""
+    """Replaces methods on instances. After `undo` the methods of the class are visible again."""
 
     def __init__(self) -> None:
         self._patched: list[tuple[object, str]] = []
 
-    def set(self, owner: object, name: str, value: Callable[..., Any]) -> None:
-        """Have `owner.name` be `value` until `undo`."""
+    def set(self, owner: object, name: str, value: Callable[..., object]) -> None:
+        """Replace `owner.name` by `value` until `undo`."""
         setattr(owner, name, value)
         self._patched.append((owner, name))
 

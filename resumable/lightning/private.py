@@ -1,4 +1,4 @@
-"""Every name of Lightning's that is not public and that exact resume needs; checked against the versions in `CHECKED`.
+"""Every private name of Lightning's that exact resume needs, checked against the versions in `CHECKED`.
 
 No other module of this package reads or writes an attribute of Lightning's with a leading underscore.
 """
@@ -7,19 +7,38 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
+from typing import TypeGuard
 
 import torch
+
+from resumable.lightning.protocols import (
+    DataFetcher,
+    EvaluationLoop,
+    FitLoop,
+    Hook,
+    LoadingLoop,
+    Logger,
+    Loop,
+    Metric,
+    MetricCache,
+    ResultCollection,
+    ResultMetric,
+    SavedState,
+    State,
+    Trainer,
+)
 
 CHECKED = ("2.6",)
 
 
-def package() -> Any:
-    """`pytorch_lightning` or `lightning.pytorch`: the one that the program imported, else the one that is installed.
+def package() -> ModuleType:
+    """Return `pytorch_lightning` or `lightning.pytorch`: the imported one, else the installed one.
 
-    `ImportError` where there is none.
+    Raises:
+        ImportError: Neither is installed.
     """
     names = ("pytorch_lightning", "lightning.pytorch")
     for name in names:
@@ -30,88 +49,89 @@ def package() -> Any:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if not f"{name}.".startswith(f"{error.name}."):  # it is there, and lacks something of its own
+            if not f"{name}.".startswith(f"{error.name}."):  # it is installed, and a dependency of it is not
                 broken = error
     raise broken or ImportError(
         "resumable.lightning needs pytorch-lightning (or lightning): pip install pytorch-lightning"
     )
 
 
-def version_of(trainer: Any) -> str:
-    """The version of the package that this trainer comes from."""
+def version_of(trainer: Trainer) -> str:
+    """Return the version of the package that this trainer comes from."""
     return str(sys.modules[_package_of(trainer)].__version__)
 
 
-def _package_of(trainer: Any) -> str:
+def _package_of(trainer: Trainer) -> str:
     return type(trainer).__module__.partition(".trainer")[0]
 
 
 # -- loops ------------------------------------------------------------------------------------------------------------
 
 
-def loops(trainer: Any) -> Iterator[Any]:
-    """The loops of a fit that know of restarting."""
+def loops(trainer: Trainer) -> Iterator[Loop]:
+    """Yield the loops of a fit that have flags for a restart."""
     fit = trainer.fit_loop
     epoch = fit.epoch_loop
     yield from (fit, epoch, epoch.val_loop, epoch.automatic_optimization, epoch.manual_optimization)
 
 
-def go_on(trainer: Any) -> None:
-    """From here on the loops are not restarting: they do exactly what they would have done without a crash."""
+def clear_restarting(trainer: Trainer) -> None:
+    """Clear the restart flags of all loops, so that they do exactly what they would have done without a crash."""
     for loop in loops(trainer):
         loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False
 
 
-def start_epoch_loop_afresh(trainer: Any) -> None:
-    """The loop over batches goes straight to its first fetch, without Lightning's own guesses about a restart."""
+def clear_epoch_loop_restarting(trainer: Trainer) -> None:
+    """Have the loop over batches go straight to its first fetch, without Lightning's own handling of a restart."""
     trainer.fit_loop.epoch_loop._restarting = False
 
 
-def forget_loaders(loop: Any) -> None:
-    """Have the loop ask for its loaders again when it needs them, and end the workers of those that it has."""
+def drop_loaders(loop: LoadingLoop) -> None:
+    """Shut down the loop's loaders, so that it requests them again when it needs them."""
     if loop._combined_loader is not None:
         loop._combined_loader.reset()
     loop._combined_loader = None
 
 
-def wants_loaders(loop: Any) -> bool:
-    """Whether `setup_data` of this loop is about to ask the user's code for loaders."""
-    due = loop._should_reload_train_dl if hasattr(loop, "epoch_loop") else loop._should_reload_val_dl
+def requests_loaders(loop: FitLoop | EvaluationLoop) -> bool:
+    """Return whether `setup_data` of this loop is about to request loaders from the user's code."""
+    due = getattr(loop, "_should_reload_train_dl" if hasattr(loop, "epoch_loop") else "_should_reload_val_dl")
     return loop._combined_loader is None or bool(due)
 
 
-def turns(loop: Any) -> list[Any]:
-    """The iterators that the loop itself reads from, one for each loader; callbacks may make others."""
+def iterators(loop: LoadingLoop) -> list[Iterator[object]]:
+    """Return the iterators that the loop itself reads from, one for each loader; callbacks may create others."""
     combined = loop._combined_loader
     mode = combined._iterator if combined is not None else None
     return mode.iterators if mode is not None else []
 
 
-def holds(loop: Any, iterator: Any) -> bool:
-    """Whether this iterator is one that the loop itself reads from."""
-    return any(held is iterator for held in turns(loop))
+def reads_from(loop: LoadingLoop, iterator: Iterator[object]) -> bool:
+    """Return whether the loop itself reads from this iterator."""
+    return any(each is iterator for each in iterators(loop))
 
 
-def set_turn(loop: Any, *, turn: int, begun_again: list[bool]) -> None:
-    """Tell the loop's combined loader how many turns it had, and which of its loaders it began again."""
-    iterator = loop._combined_loader._iterator
-    iterator._idx = turn
+def set_fetched(loop: LoadingLoop, *, fetched: int, restarted: list[bool]) -> None:
+    """Set how many batches the loop's combined loader has returned, and which of its loaders it has restarted."""
+    iterator = loop._combined_loader._iterator if loop._combined_loader is not None else None
+    assert iterator is not None  # the loop is fetching from it
+    iterator._idx = fetched
     if hasattr(iterator, "_consumed"):
-        iterator._consumed = begun_again
+        iterator._consumed = restarted
 
 
-def fetcher(trainer: Any) -> Any:
-    """What the loop over batches calls `next` on."""
+def fetcher(trainer: Trainer) -> DataFetcher:
+    """Return the object on which the loop over batches calls `next`."""
     return trainer.fit_loop._data_fetcher
 
 
-def gives_iterator(data_fetcher: Any) -> bool:
-    """Whether `training_step` fetches by itself."""
+def passes_iterator(data_fetcher: DataFetcher) -> bool:
+    """Return whether `training_step` gets the iterator and fetches by itself."""
     return any(kind.__name__ == "_DataLoaderIterDataFetcher" for kind in type(data_fetcher).__mro__)
 
 
-def counters(trainer: Any) -> dict[str, Any]:
-    """What loops count or remember beside their `state_dict`."""
+def counters(trainer: Trainer) -> State:
+    """Return the counters of loops that their `state_dict` leaves out."""
     fit = trainer.fit_loop
     val = fit.epoch_loop.val_loop
     return {
@@ -122,7 +142,8 @@ def counters(trainer: Any) -> dict[str, Any]:
     }
 
 
-def set_counters(trainer: Any, saved: Mapping[str, Any]) -> None:
+def set_counters(trainer: Trainer, saved: SavedState) -> None:
+    """Restore what `counters` returned."""
     fit = trainer.fit_loop
     val = fit.epoch_loop.val_loop
     fit._last_train_dl_reload_epoch = saved["train_reloaded"]
@@ -132,8 +153,8 @@ def set_counters(trainer: Any, saved: Mapping[str, Any]) -> None:
     val._seen_batches_per_dataloader.update(saved["val_seen"])
 
 
-def batches(trainer: Any) -> tuple[Any, ...]:
-    """What callbacks set of a pass over the loader: its length, what is accumulated, whether anything is learned."""
+def pass_settings(trainer: Trainer) -> tuple[float, int, bool]:
+    """Return what callbacks may set for a pass: its length, the accumulation, and whether backward is skipped."""
     fit = trainer.fit_loop
     skips = fit.epoch_loop.automatic_optimization._skip_backward
     return fit.max_batches, trainer.accumulate_grad_batches, skips
@@ -142,14 +163,14 @@ def batches(trainer: Any) -> tuple[Any, ...]:
 # -- hooks ------------------------------------------------------------------------------------------------------------
 
 
-def is_own(hook: Any) -> bool:
-    """Whether this function is Lightning's, and not that of a program."""
+def is_lightnings(hook: object) -> bool:
+    """Return whether this function is defined by Lightning, and not by a program."""
     return str(getattr(hook, "__module__", "")).startswith(("pytorch_lightning.", "lightning.pytorch."))
 
 
 @contextmanager
-def inside(trainer: Any, hook: str) -> Iterator[None]:
-    """While it lasts the module believes to be in this hook, which `self.log` looks at; loggers get nothing."""
+def inside(trainer: Trainer, hook: str) -> Iterator[None]:
+    """Let the module be in this hook, which `self.log` checks, with loggers that drop everything."""
     module, loggers = trainer.lightning_module, trainer.loggers
     outer = module._current_fx_name
     silent = sys.modules[f"{_package_of(trainer)}.loggers.logger"].DummyLogger
@@ -163,14 +184,13 @@ def inside(trainer: Any, hook: str) -> Iterator[None]:
 # -- what was logged --------------------------------------------------------------------------------------------------
 
 
-def callback_metrics(trainer: Any) -> Mapping[str, Any]:
-    """As `trainer.callback_metrics`, which computes metrics on the way and keeps the result."""
-    metrics: Mapping[str, Any] = trainer._logger_connector._callback_metrics
-    return metrics
+def callback_metrics(trainer: Trainer) -> Mapping[str, object]:
+    """Return `trainer.callback_metrics` without its side effect: it computes metrics and stores the result."""
+    return trainer._logger_connector._callback_metrics
 
 
-def logged(trainer: Any) -> dict[str, Any]:
-    """The metrics that Lightning holds for callbacks, loggers and the progress bar, and where it stands in logging."""
+def logged(trainer: Trainer) -> State:
+    """Return the metrics for callbacks, loggers and the progress bar, and the position of Lightning's logging."""
     connector = trainer._logger_connector
     return {
         "callback": dict(connector._callback_metrics),
@@ -181,14 +201,15 @@ def logged(trainer: Any) -> dict[str, Any]:
     }
 
 
-def set_callback_metrics(trainer: Any, metrics: Mapping[str, Any]) -> None:
-    """Have callbacks see these and no others; what the epoch in progress has summed up is lost."""
+def set_callback_metrics(trainer: Trainer, metrics: Mapping[str, object]) -> None:
+    """Replace the metrics that callbacks see; partial sums of the epoch in progress are dropped."""
     trainer._logger_connector._callback_metrics = dict(metrics)
     for collection in results(trainer).values():
         collection.clear()
 
 
-def set_logged(trainer: Any, saved: Mapping[str, Any]) -> None:
+def set_logged(trainer: Trainer, saved: SavedState) -> None:
+    """Restore what `logged` returned."""
     connector = trainer._logger_connector
     connector._callback_metrics = dict(saved["callback"])
     connector._logged_metrics = dict(saved["logged"])
@@ -197,14 +218,14 @@ def set_logged(trainer: Any, saved: Mapping[str, Any]) -> None:
     connector._first_loop_iter = saved["first"]
 
 
-def results(trainer: Any) -> dict[str, Any]:
-    """The collections in which values logged with `on_epoch=True` are summed up."""
+def results(trainer: Trainer) -> dict[str, ResultCollection]:
+    """Return the collections that sum up values logged with `on_epoch=True`."""
     epoch = trainer.fit_loop.epoch_loop
     return {"train": epoch._results, "validate": epoch.val_loop._results}
 
 
-def result_of(entry: Any) -> dict[str, Any]:
-    """One logged value as plain values and tensors; a torchmetrics object is only named, its state is elsewhere."""
+def result_of(entry: ResultMetric) -> State:
+    """Return one logged value as plain values and tensors; a torchmetrics object by its name, without its state."""
     meta = entry.meta
     summed = {name: getattr(entry, name) for name in ("value", "cumulated_batch_size") if hasattr(entry, name)}
     return {
@@ -232,12 +253,12 @@ _META = (
 )
 
 
-def result_from(collection: Any, saved: Mapping[str, Any], *, reduction: Callable[..., Any], trainer: Any) -> Any:
-    """The reverse of `result_of`, for a collection of the same package."""
+def result_from(collection: ResultCollection, saved: SavedState, *, reduction: Hook, trainer: Trainer) -> ResultMetric:
+    """Return the logged value that `result_of` described, for a collection of the same package."""
     kinds = sys.modules[type(collection).__module__]
     meta = kinds._Metadata(**saved["meta"], reduce_fx=reduction)
     meta.sync = kinds._Sync(fn=trainer.strategy.reduce, **saved["sync"])
-    entry = kinds._ResultMetric(meta, saved["is_tensor"])
+    entry: ResultMetric = kinds._ResultMetric(meta, saved["is_tensor"])
     for name, value in saved["values"].items():
         setattr(entry, name, value)
     if not saved["is_tensor"]:
@@ -250,13 +271,14 @@ def result_from(collection: Any, saved: Mapping[str, Any], *, reduction: Callabl
 # -- torchmetrics -----------------------------------------------------------------------------------------------------
 
 
-def is_metric(module: Any) -> bool:
+def is_metric(module: object) -> TypeGuard[Metric]:
+    """Return whether this is a torchmetrics object."""
     torchmetrics = sys.modules.get("torchmetrics")
     return torchmetrics is not None and isinstance(module, torchmetrics.Metric)
 
 
-def metric_state(metric: Any) -> dict[str, Any]:
-    """What a torchmetrics object has accumulated, which its `state_dict` leaves out by default."""
+def metric_state(metric: Metric) -> State:
+    """Return what a torchmetrics object has accumulated, which its `state_dict` leaves out by default."""
     return {
         "states": {name: getattr(metric, name) for name in metric._defaults},
         "attributes": {name: value for name, value in vars(metric).items() if _is_running(metric, name, value)},
@@ -264,19 +286,20 @@ def metric_state(metric: Any) -> dict[str, Any]:
     }
 
 
-def _is_running(metric: Any, name: str, value: Any) -> bool:
-    # Wrappers such as MinMaxMetric keep what they have seen in attributes that are no states.
+def _is_running(metric: Metric, name: str, value: object) -> bool:
+    # Wrappers such as MinMaxMetric accumulate in plain attributes and not in states.
     plain = isinstance(value, torch.Tensor) or type(value) in (int, float)
     return plain and not name.startswith("_") and name not in metric._defaults
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _moved(value: object, device: torch.device) -> object:
     if isinstance(value, list | tuple):
         return type(value)(_moved(item, device) for item in value)
     return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
-def set_metric_state(metric: Any, saved: Mapping[str, Any]) -> None:
+def set_metric_state(metric: Metric, saved: SavedState) -> None:
+    """Restore what `metric_state` returned."""
     for name, value in saved["states"].items():
         setattr(metric, name, _moved(value, metric.device))
     for name, value in saved["attributes"].items():
@@ -284,11 +307,13 @@ def set_metric_state(metric: Any, saved: Mapping[str, Any]) -> None:
     set_metric_cache(metric, saved["held"])
 
 
-def metric_cache(metric: Any) -> dict[str, Any]:
+def metric_cache(metric: MetricCache) -> State:
+    """Return what a metric remembers of its last updates."""
     return {"updates": metric._update_count, "computed": metric._computed, "last": metric._forward_cache}
 
 
-def set_metric_cache(metric: Any, saved: Mapping[str, Any]) -> None:
+def set_metric_cache(metric: MetricCache, saved: SavedState) -> None:
+    """Restore what `metric_cache` returned."""
     metric._update_count = saved["updates"]
     metric._computed = saved["computed"]
     metric._forward_cache = saved["last"]
@@ -297,50 +322,51 @@ def set_metric_cache(metric: Any, saved: Mapping[str, Any]) -> None:
 # -- the checkpoint ---------------------------------------------------------------------------------------------------
 
 
-def dump(trainer: Any) -> dict[str, Any]:
-    """The checkpoint that Lightning itself would write, with live tensors; runs the `on_save_checkpoint` hooks."""
-    checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-    return checkpoint
+def dump(trainer: Trainer) -> State:
+    """Return the checkpoint that Lightning would write, with live tensors; runs the `on_save_checkpoint` hooks."""
+    return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
 
 
 # -- loggers ----------------------------------------------------------------------------------------------------------
 
 
-def has_own_version(logger: Any) -> bool:
-    """Whether the logger was told its version, or has chosen one."""
+def has_own_version(logger: Logger) -> bool:
+    """Return whether the logger was given a version, or has chosen one."""
     return logger._version is not None
 
 
-def set_version(logger: Any, version: Any) -> None:
+def set_version(logger: Logger, version: int | str) -> None:
+    """Set the version in which the logger continues."""
     logger._version = version
 
 
-def experiment_is_open(logger: Any) -> bool:
+def experiment_is_open(logger: Logger) -> bool:
+    """Return whether the logger has opened its writer."""
     return logger._experiment is not None
 
 
-def log_no_default_metric(logger: Any) -> None:
-    """Have a TensorBoardLogger not log its placeholder `hp_metric` once more with the hyper-parameters."""
+def log_no_default_metric(logger: Logger) -> None:
+    """Keep a TensorBoardLogger from logging its placeholder `hp_metric` again with the hyper-parameters."""
     logger._default_hp_metric = False
 
 
-def seconds_allowed(timer: Any) -> float | None:
-    """How long a `Timer`, which `Trainer(max_time=...)` makes, lets the training run."""
+def seconds_allowed(timer: object) -> float | None:
+    """Return how long a `Timer`, which `Trainer(max_time=...)` creates, lets the training run, in seconds."""
     return getattr(timer, "_duration", None)
 
 
 # -- the end of a fit -------------------------------------------------------------------------------------------------
 
 
-def fit_is_over(trainer: Any) -> bool:
-    """Whether no fit of this trainer is running, also where one was ended by an exception."""
+def fit_is_over(trainer: Trainer) -> bool:
+    """Return whether no fit of this trainer is running, also after an exception ended one."""
     return bool(trainer.state.stopped)
 
 
-def leave_with(trainer: Any, error: BaseException) -> None:
-    """Have the fit end with this exception, which Lightning would turn into `sys.exit(1)` for a `KeyboardInterrupt`.
+def leave_with(trainer: Trainer, error: BaseException) -> None:
+    """Let the fit end with this exception; Lightning would turn a `KeyboardInterrupt` into `sys.exit(1)`.
 
-    To be called in `on_exception`; the teardown behind it is the last thing that Lightning does before it leaves.
+    Call it in `on_exception`: the teardown after it is the last thing that Lightning does before it exits.
     """
     teardown = trainer._teardown
 

@@ -1,14 +1,13 @@
-"""What was logged in the epoch in progress: partial sums and torchmetrics objects, as plain values; knows no file."""
+"""Capture and restore the values logged in the epoch in progress: partial sums and torchmetrics objects."""
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from resumable.lightning import private
+from resumable.lightning.protocols import Metric, SavedState, State, Trainer
 
 _REDUCTIONS = {
     f"{module.__name__}.{name}": getattr(module, name)
@@ -18,8 +17,8 @@ _REDUCTIONS = {
 }
 
 
-def capture(trainer: Any) -> dict[str, Any]:
-    """Lightning's result collections, which have no state of their own, and each torchmetrics object of the module."""
+def capture_results(trainer: Trainer) -> State:
+    """Return Lightning's result collections, which have no `state_dict`, and each torchmetrics object of the module."""
     return {
         "collections": {
             name: {key: private.result_of(entry) for key, entry in collection.items()}
@@ -29,8 +28,8 @@ def capture(trainer: Any) -> dict[str, Any]:
     }
 
 
-def restore(trainer: Any, saved: Mapping[str, Any]) -> None:
-    """Put all of it back; `KeyError` for what this module does not have."""
+def restore_results(trainer: Trainer, saved: SavedState) -> None:
+    """Restore what `capture_results` returned; raise `KeyError` for a metric that this module does not have."""
     metrics = dict(_metrics(trainer))
     for name, state in saved["metrics"].items():
         private.set_metric_state(metrics[name], state)
@@ -41,5 +40,5 @@ def restore(trainer: Any, saved: Mapping[str, Any]) -> None:
             collection[key] = private.result_from(collection, entry, reduction=reduction, trainer=trainer)
 
 
-def _metrics(trainer: Any) -> list[tuple[str, Any]]:
+def _metrics(trainer: Trainer) -> list[tuple[str, Metric]]:
     return [(name, part) for name, part in trainer.lightning_module.named_modules() if private.is_metric(part)]

@@ -17,8 +17,9 @@ from resumable.lightning import checkpoint_files, loggers, private
 from resumable.lightning.fit_counters import FitCounters
 from resumable.lightning.loader_requests import Requests
 from resumable.lightning.loaders import TrainLoader
-from resumable.lightning.optimizer_changes import Changes
+from resumable.lightning.optimizer_changes import OptimizerChanges
 from resumable.lightning.patches import Patches
+from resumable.lightning.protocols import Trainer
 from resumable.lightning.stand_ins import StandIns
 from resumable.lightning.trainer_state import BESIDE, MODEL, NAME, LightningState, objects_of, place
 from resumable.loop.boundary import Instant
@@ -32,16 +33,16 @@ LOOP = "fit"
 class Session:
     """One fit, from `on_fit_start` to its end, whatever ends it. Creating it opens the run and restores nothing yet."""
 
-    def __init__(self, config: Config, trainer: Any) -> None:
+    def __init__(self, config: Config, trainer: Trainer) -> None:
         self.trainer = trainer
         self._counters = FitCounters(trainer)
         self._patches = Patches()
         self._requests = Requests(trainer)
-        self._changes = Changes(trainer)
+        self._changes = OptimizerChanges(trainer)
         self._state = LightningState(
             trainer, run=place(config.run), requests=self._requests.made, changes=self._changes.made
         )
-        self._held, objects = self._changes.known, self._objects()
+        self._held, objects = self._changes.current, self._objects()
         self._names = objects.keys() - {MODEL, NAME}  # of all optimizers and schedulers that this launch has seen
         self._launch = launch = Launch(config, objects)
         self._boundary, self._progress = launch.boundary, launch.progress
@@ -87,7 +88,7 @@ class Session:
 
     def begin(self) -> None:
         """Start training, once Lightning has decided whether it restarts a loop."""
-        if private.gives_iterator(private.fetcher(self.trainer)):
+        if private.passes_iterator(private.fetcher(self.trainer)):
             raise LoopError(
                 "training_step(dataloader_iter) fetches batches by itself, so there is no instant between two steps",
                 "have Lightning pass the batches: training_step(batch, batch_idx)",
@@ -95,11 +96,11 @@ class Session:
         self._launch.preemption.install()
         pending = self._progress.pending
         if pending is not None:  # a new run with a `ckpt_path` keeps Lightning's own restart
-            private.start_epoch_loop_afresh(self.trainer)
+            private.clear_epoch_loop_restarting(self.trainer)
         if pending is not None and pending.finished:  # it is to train more than before, which begins with hooks
             self._rebuild()
             self._restore()
-            private.go_on(self.trainer)
+            private.clear_restarting(self.trainer)
             self._progress.reached()
             self._launch.begin(self._instant)
             self._place = (self._counters.step, self._counters.epoch)
@@ -165,7 +166,7 @@ class Session:
             step = self._counters.step
             failpoints.reach("fetch", step)
             if len(self._loaders.train) > 1:  # a single loader does that itself
-                for one, turns in zip(self._loaders.train, private.turns(self.trainer.fit_loop), strict=True):
+                for one, turns in zip(self._loaders.train, private.iterators(self.trainer.fit_loop), strict=True):
                     one.turn_to(turns)  # a new epoch begins for all of them with the first fetch of the first
             self._reached(step, self._counters.epoch)
         return ahead
@@ -203,21 +204,21 @@ class Session:
             loader.open()
         if any(loader.replayed for loader in self._loaders.train):
             self._restore_objects()  # what was replayed may have drawn from, or changed, what was restored
-        private.go_on(self.trainer)
-        self._state.go_on_accumulating()
+        private.clear_restarting(self.trainer)
+        self._state.restore_accumulation()
         self._set_epoch_progress()
         if "validate" not in self._requests.made:
-            private.forget_loaders(self.trainer.fit_loop.epoch_loop.val_loop)
+            private.drop_loaders(self.trainer.fit_loop.epoch_loop.val_loop)
         self._progress.reached()
 
     def _set_epoch_progress(self) -> None:
         trained = int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
         data_fetcher = private.fetcher(self.trainer)
         data_fetcher.fetched = trained + (data_fetcher.length is None)
-        private.set_turn(
+        private.set_fetched(
             self.trainer.fit_loop,
-            turn=data_fetcher.fetched,
-            begun_again=[loader.number > 0 for loader in self._loaders.train],
+            fetched=data_fetcher.fetched,
+            restarted=[loader.number > 0 for loader in self._loaders.train],
         )
 
     def _instant(self, *, last: bool = False) -> Instant:
@@ -257,7 +258,7 @@ class Session:
     def _refresh_objects(self) -> None:
         """Pass the current optimizers and schedulers to the checkpointer: a hook may have replaced them."""
         self._changes.refuse_unseen()
-        now = self._changes.known
+        now = self._changes.current
         if not now.is_same(self._held):
             self._held, objects = now, self._objects()
             self._names |= objects.keys() - {MODEL, NAME}
@@ -267,7 +268,7 @@ class Session:
         """Call, once, the hooks that had replaced optimizers before the checkpoint, so that those can be restored."""
         if not self._rebuilt:
             self._rebuilt = True
-            self._changes.make_again()
+            self._changes.repeat()
             self._refresh_objects()
 
     # -- restoring ----------------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 from resumable.errors import LoopError
 from resumable.lightning import private
@@ -12,7 +12,10 @@ from resumable.lightning.fit_counters import FitCounters
 from resumable.lightning.loader_requests import Requests
 from resumable.lightning.loaders import TrainLoader, ValidationLoader
 from resumable.lightning.patches import Patches
+from resumable.lightning.protocols import EvaluationLoop, FitLoop, Strategy, Trainer
 from resumable.loop.launch import Launch
+
+S = TypeVar("S", TrainLoader, ValidationLoader)
 
 
 class StandIns:
@@ -24,7 +27,7 @@ class StandIns:
 
     def __init__(
         self,
-        trainer: Any,
+        trainer: Trainer,
         launch: Launch,
         requests: Requests,
         *,
@@ -39,15 +42,16 @@ class StandIns:
         self._requests = requests
         self._wanted = wanted
         self._wanted_in_validation = wanted_in_validation
-        self._stand_in: Callable[[Any], Any] | None = None  # set while loaders are requested
+        self._stand_in: Callable[[Iterable[object]], object] | None = None  # set while loaders are requested
 
-    def install(self, patches: Patches, strategy: Any) -> None:
-        """Have Lightning get a stand-in for each loader that it requests for the fit."""
-        private.forget_loaders(self._fit_loop)  # `estimated_stepping_batches` requests them too early
+    def install(self, patches: Patches, strategy: Strategy) -> None:
+        """Replace each loader that Lightning requests for the fit by a stand-in."""
+        private.drop_loaders(self._fit_loop)  # `estimated_stepping_batches` requests them too early
         validation_loop = self._fit_loop.epoch_loop.val_loop
-        setup = self._fit_loop.setup_data, validation_loop.setup_data
-        patches.set(self._fit_loop, "setup_data", self._requesting(self._fit_loop, "train", setup[0]))
-        patches.set(validation_loop, "setup_data", self._requesting(validation_loop, "validate", setup[1]))
+        training = self._requesting(self._fit_loop, "train", self.train, self._train_loader)
+        validation = self._requesting(validation_loop, "validate", self.validate, self._validation_loader)
+        patches.set(self._fit_loop, "setup_data", training)
+        patches.set(validation_loop, "setup_data", validation)
         patches.set(strategy, "process_dataloader", self._processing(strategy.process_dataloader))
 
     def other_loaders(self, what: str) -> LoopError:
@@ -69,16 +73,21 @@ class StandIns:
             loader.close()
         self.close_validation()
 
-    def _requesting(self, loop: Any, slot: str, setup_data: Callable[[], None]) -> Callable[[], None]:
-        stand_ins: list[Any] = self.train if slot == "train" else self.validate
-        make = self._train_loader if slot == "train" else self._validation_loader
+    def _requesting(
+        self,
+        loop: FitLoop | EvaluationLoop,
+        slot: str,
+        stand_ins: list[S],
+        create: Callable[[Iterable[object], int], S],
+    ) -> Callable[[], None]:
+        setup_data = loop.setup_data
 
-        def stand_in(loader: Any) -> Any:
-            stand_ins.append(make(loader, len(stand_ins)))
+        def stand_in(loader: Iterable[object]) -> S:
+            stand_ins.append(create(loader, len(stand_ins)))
             return stand_ins[-1]
 
         def setup() -> None:
-            if not private.wants_loaders(loop):
+            if not private.requests_loaders(loop):
                 return setup_data()
             while stand_ins:
                 stand_ins.pop().close()
@@ -90,14 +99,14 @@ class StandIns:
 
         return setup
 
-    def _processing(self, process: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def process_dataloader(loader: Any) -> Any:
-            loader = process(loader)
-            return loader if self._stand_in is None else self._stand_in(loader)
+    def _processing(self, process: Callable[[object], Iterable[object]]) -> Callable[[object], object]:
+        def process_dataloader(loader: object) -> object:
+            processed = process(loader)
+            return processed if self._stand_in is None else self._stand_in(processed)
 
         return process_dataloader
 
-    def _train_loader(self, loader: Any, index: int) -> TrainLoader:
+    def _train_loader(self, loader: Iterable[object], index: int) -> TrainLoader:
         pending = self._launch.progress.pending
         positions = pending.loaders if pending is not None else []
         if positions and index >= len(positions):
@@ -107,17 +116,17 @@ class StandIns:
             self._launch.data,
             index=index,
             epoch=lambda: self._counters.epoch,
-            asks=partial(private.holds, self._fit_loop),
+            is_read_by_loop=partial(private.reads_from, self._fit_loop),
             wanted=self._wanted,
             resume=positions[index] if positions else None,
         )
 
-    def _validation_loader(self, loader: Any, index: int) -> ValidationLoader:
+    def _validation_loader(self, loader: Iterable[object], index: int) -> ValidationLoader:
         return ValidationLoader(
             loader,
             self._launch.data,
             address=lambda: self._launch.evaluations.take(f"validate:{index}", step=self._counters.step),
             epoch=lambda: self._counters.epoch,
-            asks=partial(private.holds, self._fit_loop.epoch_loop.val_loop),
+            is_read_by_loop=partial(private.reads_from, self._fit_loop.epoch_loop.val_loop),
             wanted=self._wanted_in_validation,
         )

@@ -1,9 +1,9 @@
-"""Lightning's own checkpoint, and what Lightning keeps beside it, as one object of ours; knows no loop and no storage.
+"""The state of a Lightning trainer, as one object of a checkpoint.
 
-Three parts. `between` is what Lightning holds between two batches and what exactness hangs on: it is proved after each
-restore like any other object. `checkpoint` is what `Trainer.save_checkpoint` would write, with whatever hooks add to
-it: it goes through the same hooks again, which may do with it what they like, so nothing of it is proved. And `beside`:
-where the files of others stand, loggers' and `ModelCheckpoint`'s, which is no state of the training.
+It has three parts. `between` is the state between two batches on which exactness depends: like any other object it is
+compared after each restore. `checkpoint` is what `Trainer.save_checkpoint` would write, with the entries of hooks. The
+same hooks load it again and may change it, so it is not compared. `beside` holds the positions in the files of loggers
+and of `ModelCheckpoint`, which are not a state of the training.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import collections
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from resumable.errors import StateError
 from resumable.lightning import checkpoint_files, loggers, private, results
+from resumable.lightning.protocols import SavedState, State, Trainer
 from resumable.run.checkpoint import Checkpoint
 from resumable.state.codec.encoder import encode
 from resumable.state.objects.adapter import Plain, taking
@@ -40,25 +41,26 @@ class LightningState(Plain):
 
     kind = "stateful"
 
-    def __init__(self, trainer: Any, *, run: str, requests: dict[str, Any], changes: list[dict[str, Any]]) -> None:
-        """Look at one trainer.
+    def __init__(self, trainer: Trainer, *, run: str, requests: State, changes: list[State]) -> None:
+        """Wrap one trainer.
 
         Args:
-            trainer: Lightning's.
-            run: Where checkpoints go.
-            requests: In which state the loaders were requested; the session fills it.
-            changes: What `Changes` has noted, and is given back.
+            trainer: Lightning's trainer.
+            run: The location of the run.
+            requests: The state at each request of loaders; `Requests` fills it, a restore replaces it.
+            changes: The recorded calls of `OptimizerChanges`; a restore replaces them.
         """
         super().__init__(NAME, trainer)
         self.type = "lightning.Trainer"  # of either package
-        self.limits_before: dict[str, Any] = {}  # of the checkpoint that was restored
+        self.limits_before: State = {}  # those of the restored checkpoint
         self._accumulated_before = 1
         self._run = run
         self._requests = requests
         self._changes = changes
-        self._told = False
+        self._warned = False
 
-    def capture(self) -> dict[str, Any]:
+    def capture(self) -> State:
+        """Return the three parts, with live tensors."""
         trainer = self.target
         checkpoint = {name: value for name, value in private.dump(trainer).items() if name not in _LEFT_OUT}
         weights = trainer.lightning_module.state_dict()
@@ -73,14 +75,14 @@ class LightningState(Plain):
             BESIDE: {
                 "run": self._run,
                 "limits": self.limits(),
-                "loggers": loggers.capture(trainer.loggers),
-                "files": checkpoint_files.capture(trainer),
+                "loggers": loggers.capture_loggers(trainer.loggers),
+                "files": checkpoint_files.capture_files(trainer),
                 "callbacks": {key: _plain(state) for key, state in callbacks.items() if key in writers},
             },
         }
 
-    def limits(self) -> dict[str, Any]:
-        """How much training was asked for."""
+    def limits(self) -> State:
+        """Return how much training the trainer is set to do: epochs, steps and seconds; None for no limit."""
         seconds = [private.seconds_allowed(part) for part in self.target.callbacks if hasattr(part, "time_remaining")]
         return {
             "max_epochs": self.target.max_epochs,
@@ -89,18 +91,20 @@ class LightningState(Plain):
         }
 
     def comparable(self, document: Any) -> Any:
+        """Return the part of the document that a restore must reproduce."""
         return document["between"]
 
     def places(self) -> Mapping[str, Any]:
-        return {}  # nothing is filled in place, and it is taken whether it seems to differ or not
+        """Return no tensors: nothing is filled in place, and every restore loads all of it."""
+        return {}
 
-    def _between(self) -> dict[str, Any]:
+    def _between(self) -> State:
         trainer = self.target
         return {
             "progress": trainer.fit_loop.state_dict(),
             "counters": private.counters(trainer),
             "logged": private.logged(trainer),
-            "results": results.capture(trainer),
+            "results": results.capture_results(trainer),
             "requests": dict(self._requests),
         }
 
@@ -108,43 +112,43 @@ class LightningState(Plain):
         trainer, between = self.target, own(tree["between"], None)
         self.limits_before = dict(tree[BESIDE]["limits"])
         self._accumulated_before = tree["accumulate_grad_batches"]
-        self._changes[:] = own(tree.get("changes", []), None)  # which earlier versions did not note
+        self._changes[:] = own(tree.get("changes", []), None)  # earlier versions did not record them
         trainer.fit_loop.load_state_dict(between["progress"])
         private.set_counters(trainer, between["counters"])
         private.set_logged(trainer, between["logged"])
-        results.restore(trainer, between["results"])
+        results.restore_results(trainer, between["results"])
         self._requests.clear()
         self._requests.update(between["requests"])
 
-    def go_on_accumulating(self) -> None:
-        """As many batches as a schedule had set; not before training began, for the schedule would refuse it."""
+    def restore_accumulation(self) -> None:
+        """Set the accumulation of a schedule, once training has begun: before that, the schedule would refuse it."""
         if any("GradientAccumulationScheduler" in map(_name, type(part).__mro__) for part in self.target.callbacks):
             self.target.accumulate_grad_batches = self._accumulated_before
 
     # -- Lightning's checkpoint ---------------------------------------------------------------------------------------
 
-    def _stored(self, name: str, value: Any, weights: Mapping[str, Any]) -> Any:
+    def _stored(self, name: str, value: object, weights: SavedState) -> object:
         if name in _HYPER_PARAMETERS:
             return {key: self._hyper_parameter(str(key), item) for key, item in _plain(value).items()}
         if isinstance(value, Mapping) and value and _is_live(value, weights):
-            return {_LIVE: MODEL}  # these tensors are in the module's own blob
+            return {_LIVE: MODEL}  # the module's own blob has these tensors
         return _plain(value)
 
-    def _hyper_parameter(self, name: str, value: Any) -> Any:
-        # A record for readers: nothing is ever restored from it, so what has no plain form is only described.
+    def _hyper_parameter(self, name: str, value: object) -> object:
+        # For readers only: nothing is restored from it, so a value without a plain form is only described.
         try:
             encode(value, key_of=".".join, where=name)
         except StateError as error:
-            if not self._told:
-                warn(f"hyper-parameters are stored as plain values; of others only a description: {error.message}")
-                self._told = True
+            if not self._warned:
+                warn(f"hyper-parameters are stored as plain values, others only as a description: {error.message}")
+                self._warned = True
             return {"repr": repr(value)[:1000]}
         return value
 
     def load(self, stored: Checkpoint) -> None:
-        """Hand Lightning's checkpoint to everything that has a say in loading it, in Lightning's own order.
+        """Pass Lightning's checkpoint to every hook that loads it, in Lightning's own order.
 
-        The hooks get a whole checkpoint. What they do to weights and optimizers is put right by the restore after it.
+        The hooks get a complete checkpoint. The restore after it corrects what they do to weights and optimizers.
         """
         trainer = self.target
         module, datamodule = trainer.lightning_module, trainer.datamodule
@@ -164,12 +168,12 @@ class LightningState(Plain):
             if type(precision).__qualname__ in checkpoint:
                 precision.load_state_dict(checkpoint[type(precision).__qualname__])
 
-    def _whole(self, stored: Checkpoint) -> dict[str, Any]:
+    def _whole(self, stored: Checkpoint) -> State:
         tree = moved(stored.tree(NAME))
-        checkpoint: dict[str, Any] = tree["checkpoint"]
+        checkpoint: State = tree["checkpoint"]
         checkpoint["callbacks"] = {**checkpoint["callbacks"], **tree[BESIDE]["callbacks"]}
         checkpoint["pytorch-lightning_version"] = private.version_of(self.target)
-        if not self._somebody_looks():
+        if not self._is_read_by_a_hook():
             return checkpoint
         for name, value in checkpoint.items():
             if isinstance(value, dict) and value.keys() == {_LIVE}:
@@ -179,10 +183,10 @@ class LightningState(Plain):
         checkpoint["lr_schedulers"] = [tree for name, tree in trees.items() if name.startswith("sched")]
         return checkpoint
 
-    def _somebody_looks(self) -> bool:
-        """Whether any hook gets to see the checkpoint: the weights are read for it only then."""
+    def _is_read_by_a_hook(self) -> bool:
+        """Return whether any hook reads the checkpoint: only then are the weights loaded into it."""
         return any(
-            not private.is_own(type(part).on_load_checkpoint)
+            not private.is_lightnings(type(part).on_load_checkpoint)
             or type(part).on_load_checkpoint.__qualname__.startswith("WeightAveraging.")
             for part in (self.target.lightning_module, *self.target.callbacks)
         )
@@ -193,12 +197,12 @@ def _name(kind: type) -> str:
 
 
 def place(run: str) -> str:
-    """Where a run is; a copy of it is elsewhere, and has no business in the files of the original's loggers."""
+    """Return the absolute location of a run: a copy of it must not touch the files of the original's loggers."""
     return location(run) if "://" in run else os.path.abspath(run)
 
 
-def objects_of(trainer: Any) -> dict[str, Any]:
-    """What of a Lightning trainer is an object of its own, so that it is stored, compared and exported as such."""
+def objects_of(trainer: Trainer) -> dict[str, Any]:
+    """Return the module, optimizers and schedulers by name: each is stored, compared and exported as an object."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
     return {
         MODEL: trainer.lightning_module,
@@ -208,44 +212,47 @@ def objects_of(trainer: Any) -> dict[str, Any]:
     }
 
 
-def _left_behind(schedulers: list[Any], optimizers: list[Any]) -> list[Any]:
-    """Optimizers that were replaced while a scheduler, which reads its rates from them, stayed."""
-    known = {id(optimizer) for optimizer in optimizers}
+def _left_behind(
+    schedulers: Sequence[object], optimizers: Sequence[torch.optim.Optimizer]
+) -> list[torch.optim.Optimizer]:
+    """Return the replaced optimizers from which a remaining scheduler still reads its rates."""
+    used = {id(optimizer) for optimizer in optimizers}
     found = [getattr(scheduler, "optimizer", None) for scheduler in schedulers]
-    left = {id(each): each for each in found if isinstance(each, torch.optim.Optimizer) and id(each) not in known}
+    left = {id(each): each for each in found if isinstance(each, torch.optim.Optimizer) and id(each) not in used}
     return list(left.values())
 
 
-def _numbered_names(what: str, objects: list[Any]) -> dict[str, Any]:
+def _numbered_names(what: str, objects: Sequence[object]) -> dict[str, Any]:
     return {what if len(objects) == 1 else f"{what}_{number}": item for number, item in enumerate(objects)}
 
 
-def _is_live(value: Mapping[str, Any], weights: Mapping[str, Any]) -> bool:
+def _is_live(value: SavedState, weights: SavedState) -> bool:
     return value.keys() == weights.keys() and all(_is_same(value[key], weights[key]) for key in weights)
 
 
-def _is_same(one: Any, other: Any) -> bool:
+def _is_same(one: object, other: object) -> bool:
     if one is other:
         return True
-    alike = hasattr(one, "untyped_storage") and hasattr(other, "untyped_storage")
-    return alike and one.shape == other.shape and same_place(one) == same_place(other)
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return False
+    return one.shape == other.shape and same_place(one) == same_place(other)
 
 
 def _plain(value: Any) -> Any:
-    """Containers of OmegaConf and subclasses of dict as plain ones."""
+    """Return containers of OmegaConf and subclasses of dict as plain ones."""
     if type(value).__module__.startswith("omegaconf."):
         return sys.modules["omegaconf"].OmegaConf.to_container(value, resolve=True)
     if isinstance(value, dict):
         kind: Any = collections.OrderedDict if isinstance(value, collections.OrderedDict) else dict
-        known = type(value) in (collections.Counter, collections.defaultdict)
-        return value if known else kind((key, _plain(item)) for key, item in value.items())
+        stored_as_is = type(value) in (collections.Counter, collections.defaultdict)
+        return value if stored_as_is else kind((key, _plain(item)) for key, item in value.items())
     if type(value) in (list, tuple):
         return type(value)(_plain(item) for item in value)
     return value
 
 
-def _numbered(tree: Mapping[str, Any]) -> Any:
-    """An optimizer's stored tree as its `state_dict`: parameters by number instead of by name."""
+def _numbered(tree: SavedState) -> SavedState:
+    """Return the stored tree of an optimizer as its `state_dict`: parameters by number instead of by name."""
     if "groups" not in tree:
         return tree
     names = [name for group in tree["groups"] for name in group["params"]]
