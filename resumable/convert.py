@@ -15,7 +15,7 @@ import torch
 
 from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointError
 from resumable.serialization import SavedFile, store
-from resumable.state.files.single_file import memory_bytes
+from resumable.state.files.tree_file import memory_bytes
 from resumable.store.storage.user_file import File
 from resumable.utils import pickles
 from resumable.utils.events import size

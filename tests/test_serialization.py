@@ -22,7 +22,7 @@ from torch import nn
 
 import resumable
 from resumable import CheckpointError, ConfigError, CorruptCheckpointError, NoCheckpointError, StateError
-from resumable.state.files import single_file
+from resumable.state.files import tree_file
 from resumable.state.tensors.facts import DTYPES, raw
 from tests.faults.servers import botocore_session, shared_moto, shared_sftp
 from tests.state.exactness import exactly, trees_of_tensors
@@ -51,7 +51,7 @@ class Tied(nn.Module):
 
 @given(trees_of_tensors)
 def test_every_tree_comes_back_exactly_and_the_library_opens_its_file(tree: Any) -> None:
-    file = single_file.file_of(tree, where="obj")
+    file = tree_file.file_of(tree, where="obj")
     data = b"".join(map(bytes, file))
     assert file.size == len(data)
     assert safetensors.torch.load(data).keys() == file.tensors.keys()
@@ -248,8 +248,8 @@ def test_a_sparse_file_larger_than_the_memory_is_refused_unread(tmp_path: Path) 
 
 
 def test_a_file_of_a_newer_version_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single_file, "VERSION", 2)
-    monkeypatch.setattr(single_file._Content, "__init__", _newer)
+    monkeypatch.setattr(tree_file, "VERSION", 2)
+    monkeypatch.setattr(tree_file._Content, "__init__", _newer)
     resumable.save(torch.rand(2), tmp_path / "x")
     monkeypatch.undo()
     with pytest.raises(resumable.FormatVersionError, match="version 2 of the format"):
@@ -257,7 +257,7 @@ def test_a_file_of_a_newer_version_is_told_as_such(tmp_path: Path, monkeypatch: 
 
 
 def _newer(self: Any, **facts: Any) -> None:
-    super(single_file._Content, self).__init__(version=2, **facts)
+    super(tree_file._Content, self).__init__(version=2, **facts)
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import xxhash
 
 import resumable
 from resumable import CheckpointError, CorruptCheckpointError, StateError, StorageError
-from resumable.state.files import single_file
+from resumable.state.files import tree_file
 from resumable.state.tensors.safetensors_layout import Layout, parse_header
 from tests.faults.experiments import lacking, small_disk
 from tests.state.exactness import exactly
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file is written in many pieces."""
-    monkeypatch.setattr(single_file, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(tree_file, "CHUNK_BYTES", 4096)
 
 
 def large(value: float) -> dict[str, torch.Tensor]:
@@ -133,7 +133,7 @@ def test_a_forged_header_is_refused_in_words(tmp_path: Path, content: Any, only:
     metadata = {"resumable_digest": "0" * 32, "resumable": content if content == "" else json.dumps(content)}
     layout = Layout([("a", "F32", (2,), 8)], metadata=metadata)
     path = tmp_path / "x"
-    path.write_bytes(single_file._sealed(layout.header) + bytes(8))
+    path.write_bytes(tree_file._sealed(layout.header) + bytes(8))
     with pytest.raises(CheckpointError, match=str(path)):
         resumable.load(path, only=only)
 

@@ -17,7 +17,7 @@ from resumable.config.config import Config
 from resumable.errors import NoCheckpointError, StateError
 from resumable.policy.suspicion import State
 from resumable.run.checkpoint import GRADIENTS
-from resumable.state.objects.adapt import adapt
+from resumable.state.objects.choose_adapter import adapt
 from resumable.state.objects.gradients import Gradients
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.staging.stager import Stager

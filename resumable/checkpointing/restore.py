@@ -12,7 +12,7 @@ from resumable.checkpointing.position import Position
 from resumable.errors import CorruptCheckpointError
 from resumable.run.checkpoint import GRADIENTS, Checkpoint
 from resumable.state.objects import global_rng
-from resumable.state.objects.adapt import Adapter
+from resumable.state.objects.choose_adapter import Adapter
 from resumable.state.objects.gradients import Gradients
 from resumable.state.objects.round_trip import compare, verify_round_trip
 from resumable.utils.events import warn

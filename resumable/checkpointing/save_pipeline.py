@@ -21,7 +21,7 @@ from resumable.checkpointing.save_state import BUSY, TRANSITIONS, SaveEvent, Sav
 from resumable.checkpointing.snapshot import Snapshot, readable, split_for_late_copy
 from resumable.config.config import Config
 from resumable.errors import ResumableError
-from resumable.state.staging.late_copy import Gate, LateCopy, TornCopyError
+from resumable.state.staging.overlapped_copy import Gate, LateCopy, TornCopyError
 from resumable.state.staging.stager import Image, Stager
 from resumable.utils.events import duration, emit, size, warn
 from resumable.utils.threads import Background

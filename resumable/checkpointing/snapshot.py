@@ -15,7 +15,7 @@ from resumable.policy.suspicion import State
 from resumable.run.checkpoint import GOLDEN, GRADIENTS, LATE
 from resumable.state.codec import Encoded, encode
 from resumable.state.objects import global_rng
-from resumable.state.objects.adapt import Adapter, emptiness
+from resumable.state.objects.choose_adapter import Adapter, emptiness
 from resumable.state.objects.gradients import Gradients
 from resumable.state.staging.stager import Image
 from resumable.state.tensors.facts import copy_of

@@ -113,7 +113,7 @@ class Checkpoint:
             RunMismatchError: The state is not of the type `kind`.
             CorruptCheckpointError: The stored bytes are damaged.
         """
-        from resumable.state.objects.adapt import weights
+        from resumable.state.objects.choose_adapter import weights
 
         tree = self.tree(name)
         try:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from resumable.errors import CorruptCheckpointError
-from resumable.state.files.header_scan import Held, PassingFile
+from resumable.state.files.stream_digests import Held, PassingFile
 from resumable.state.tensors.dtypes import may_hold
-from resumable.state.tensors.slices import located
+from resumable.state.tensors.tensor_locations import located
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord, TensorRecord

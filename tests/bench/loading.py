@@ -23,7 +23,7 @@ from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.restore import Restoration
 from resumable.run.checkpoint import Checkpoint
-from resumable.state.objects.adapt import Adapter, adapt
+from resumable.state.objects.choose_adapter import Adapter, adapt
 from resumable.state.objects.gradients import Gradients
 from tests.bench.ours import config
 from tests.bench.states import Training, flat, training

@@ -440,7 +440,7 @@ def test_optimizer_state_smaller_than_its_parameter_never_reaches_a_fused_kernel
     import torch
 
     from resumable.errors import RunMismatchError
-    from resumable.state.objects.adapt import adapt
+    from resumable.state.objects.choose_adapter import adapt
 
     parameter = torch.nn.Parameter(torch.zeros(4096))
     optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=True)

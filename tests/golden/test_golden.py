@@ -12,7 +12,7 @@ import pytest
 
 from resumable import Run, RunMismatchError, Trainer
 from resumable.cli import app
-from resumable.state.objects.adapt import adapt
+from resumable.state.objects.choose_adapter import adapt
 from resumable.store.layout import CHECKPOINTS
 from tests.golden.launch import EPOCHS, Golden
 from tests.golden.values import exact_digest

@@ -13,7 +13,7 @@ import torch
 import xxhash
 
 from resumable import Trainer
-from resumable.state.staging.late_copy import Gate
+from resumable.state.staging.overlapped_copy import Gate
 from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.utils.threads import Background
 

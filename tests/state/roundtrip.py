@@ -9,7 +9,7 @@ from safetensors.torch import load as read_with_the_library
 from torch import Tensor
 
 from resumable.state.codec import decode, encode
-from resumable.state.objects.adapt import Adapter, adapt, verify_round_trip
+from resumable.state.objects.choose_adapter import Adapter, adapt, verify_round_trip
 from resumable.state.staging.stager import Image, Stager
 from resumable.state.tensors.tensor_views import unstage
 from resumable.utils import strict_json

@@ -21,7 +21,7 @@ from resumable.state.files.read_targets import targets_of
 from resumable.state.staging.stager import Plan
 from resumable.state.tensors.facts import DigestedRecord, Recorded, TensorFacts, empty, facts_of, fill
 from resumable.state.tensors.safetensors_layout import MAX_HEADER_BYTES, Layout, Slice, header_of, parse_table
-from resumable.state.tensors.slices import alias_of
+from resumable.state.tensors.tensor_locations import alias_of
 from resumable.state.tensors.tensor_views import placed, refuse_other_bools, unstage, with_aliases
 from resumable.utils.reread import Cached, reread
 from resumable.utils.threads import in_lanes

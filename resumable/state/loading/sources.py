@@ -12,8 +12,8 @@ from torch import Tensor
 
 from resumable.errors import FormatVersionError
 from resumable.state.codec import decode, document_paths
-from resumable.state.files.single_file import contents_of
 from resumable.state.files.tensor_reader import MaybeDigested, Readable, Records, read_head, read_placed
+from resumable.state.files.tree_file import contents_of
 from resumable.state.objects import modules
 from resumable.state.tensors.facts import TensorFacts
 from resumable.state.tensors.safetensors_layout import Slice, parse_head

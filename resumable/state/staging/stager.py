@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resumable.state.staging.host_memory import Copy, HostTransfer, Transfer, changed, touch, transfer_for
 from resumable.state.tensors.facts import TensorFacts, bytes_of, facts_of, tensor_digest
-from resumable.state.tensors.finite import broken_in_image, broken_of_live
+from resumable.state.tensors.nonfinite import broken_in_image, broken_of_live
 from resumable.state.tensors.safetensors_layout import Layout
 
 CHUNK_BYTES = 32 * 2**20

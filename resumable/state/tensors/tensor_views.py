@@ -9,7 +9,7 @@ from torch import Tensor
 
 from resumable.state.tensors.facts import Recorded, TensorFacts, empty, fill
 from resumable.state.tensors.safetensors_layout import Slice, parse_header
-from resumable.state.tensors.slices import alias_of, located
+from resumable.state.tensors.tensor_locations import alias_of, located
 
 Image = bytearray | memoryview
 

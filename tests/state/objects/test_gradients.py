@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from resumable.errors import RunMismatchError
-from resumable.state.objects.adapt import adapt
+from resumable.state.objects.choose_adapter import adapt
 from resumable.state.objects.gradients import Gradients
 from tests.state.roundtrip import save_tree
 

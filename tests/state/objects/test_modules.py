@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from resumable.errors import RunMismatchError, StateError
-from resumable.state.objects.adapt import adapt, differences, weights
+from resumable.state.objects.choose_adapter import adapt, differences, weights
 from tests.state.roundtrip import save, transfer
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from resumable.errors import RunMismatchError, StateError
-from resumable.state.objects.adapt import adapt, verify_round_trip
+from resumable.state.objects.choose_adapter import adapt, verify_round_trip
 from tests.state.roundtrip import save, transfer
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]

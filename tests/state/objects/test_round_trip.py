@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from resumable.state.objects.adapt import adapt
+from resumable.state.objects.choose_adapter import adapt
 from resumable.state.objects.round_trip import compare
 from tests.state.roundtrip import save
 

@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler as schedulers
 from torch.optim.swa_utils import SWALR
 
 from resumable.errors import RunMismatchError, StateError
-from resumable.state.objects.adapt import adapt, is_empty
+from resumable.state.objects.choose_adapter import adapt, is_empty
 from tests.state.roundtrip import save, transfer
 
 

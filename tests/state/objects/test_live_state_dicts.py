@@ -19,7 +19,7 @@ from torch.optim import lr_scheduler as schedulers
 import resumable
 from resumable import Trainer
 from resumable.errors import StateError
-from resumable.state.objects.adapt import adapt
+from resumable.state.objects.choose_adapter import adapt
 from tests.tiny import Crash
 
 OPTIMIZERS: dict[str, Callable[[Any], Any]] = {

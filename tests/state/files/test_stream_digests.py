@@ -9,7 +9,7 @@ import pytest
 import torch
 import xxhash
 
-from resumable.state.files.header_scan import Held, PassingFile
+from resumable.state.files.stream_digests import Held, PassingFile
 from resumable.state.tensors.safetensors_layout import Layout, parse_header
 from tests.state.roundtrip import save_tree
 

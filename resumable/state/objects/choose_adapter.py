@@ -15,9 +15,9 @@ from resumable.state.objects import modules
 from resumable.state.objects.adapter import Adapter, Plain, unwrapped
 from resumable.state.objects.containers import CONTAINER_TYPES, ContainerAdapter, advice_for_parts, has_state
 from resumable.state.objects.generators import GENERATOR_TYPES, GeneratorAdapter
+from resumable.state.objects.live_state_dicts import refuse_belonging
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.objects.optimizers import OptimizerAdapter, is_standard, parameter_names
-from resumable.state.objects.owned_dicts import refuse_belonging
 from resumable.state.objects.round_trip import differences, verify_round_trip
 from resumable.state.objects.tree_copies import Own
 from resumable.utils.messages import quoted
