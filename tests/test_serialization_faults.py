@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file is written in many pieces."""
-    monkeypatch.setattr(tree_file, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(tree_file, "WINDOW_BYTES", 4096)
 
 
 def large(value: float) -> dict[str, torch.Tensor]:

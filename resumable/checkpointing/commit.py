@@ -17,7 +17,7 @@ from resumable.policy import suspicion
 from resumable.policy.retention import best_values
 from resumable.policy.suspicion import Witnesses
 from resumable.run.checkpoint import STATE_BLOB
-from resumable.state.staging.stager import Image
+from resumable.state.staging.file_images import FileImage
 from resumable.store.catalog import Catalog
 from resumable.store.dedup import Sharing
 from resumable.store.layout import CheckpointName
@@ -64,7 +64,7 @@ class Commits:
     def commit(
         self,
         snapshot: Snapshot,
-        images: Mapping[str, Image],
+        images: Mapping[str, FileImage],
         candidates: DedupCandidates,
         *,
         confirm_copy: Callable[[], None],
@@ -90,7 +90,7 @@ class Commits:
     def _published(
         self,
         snapshot: Snapshot,
-        images: Mapping[str, Image],
+        images: Mapping[str, FileImage],
         candidates: DedupCandidates,
         confirm_copy: Callable[[], None],
     ) -> Manifest:
@@ -158,7 +158,7 @@ class Commits:
             line = [manifest for name, manifest in reversed(self._catalog.history()) if name.order <= newest]
         return suspicion.known(line)
 
-    def _witnesses(self, snapshot: Snapshot, images: Mapping[str, Image]) -> Witnesses:
+    def _witnesses(self, snapshot: Snapshot, images: Mapping[str, FileImage]) -> Witnesses:
         before, step = self.witnesses.tensors, snapshot.position.step
         return Witnesses(snapshot.metrics, suspicion.of_tensors(before, broken(snapshot, images), step=step))
 
@@ -226,11 +226,11 @@ class Commits:
         )
 
 
-def _object_records(snapshot: Snapshot, images: Mapping[str, Image]) -> dict[str, ObjectRecord]:
+def _object_records(snapshot: Snapshot, images: Mapping[str, FileImage]) -> dict[str, ObjectRecord]:
     return {name: object_record(captured, images) for name, captured in snapshot.objects.items()}
 
 
-def _blob(name: str, image: Image, before: BlobRecord | None) -> Blob:
+def _blob(name: str, image: FileImage, before: BlobRecord | None) -> Blob:
     digest = before.digest if before is not None and image.unchanged else None
     return Blob(name, image.chunks, image.size, before=before, digest=digest)
 

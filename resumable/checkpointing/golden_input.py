@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 
 from resumable.errors import ConfigError, StateError
 from resumable.state.objects.adapter import unwrapped
-from resumable.state.objects.side_effects import untouched
-from resumable.state.tensors.facts import empty, facts_of, fill, refusal
+from resumable.state.objects.side_effects import without_side_effects
+from resumable.state.tensors.facts import copy_bits, empty, facts_of, refusal
 from resumable.utils.checks import no_finite_number
 from resumable.utils.messages import listed, quoted
 
@@ -121,7 +121,7 @@ def outputs_of(module: nn.Module, golden: Golden) -> Golden:
     """
     module = unwrapped(module)
     _refuse_lazy(module)
-    with untouched(module), _as_served(module):
+    with without_side_effects(module), _as_served(module):
         leaves, _ = pytree.tree_flatten(_forward(module, golden))
         outputs = tuple(_output(leaf, number) for number, leaf in enumerate(leaves) if leaf is not None)
     if not outputs:
@@ -197,7 +197,7 @@ def _stored(value: Tensor, path: str) -> Tensor:
 def _copy(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor bit by bit into a plain one, in row-major order."""
     copy = empty(dataclasses.replace(facts_of(tensor), strides=None), device)
-    fill(copy, tensor)
+    copy_bits(copy, tensor)
     return copy
 
 

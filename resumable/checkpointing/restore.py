@@ -14,7 +14,7 @@ from resumable.run.checkpoint import GRADIENTS, Checkpoint
 from resumable.state.objects import global_rng
 from resumable.state.objects.choose_adapter import Adapter
 from resumable.state.objects.gradients import Gradients
-from resumable.state.objects.round_trip import compare, verify_round_trip
+from resumable.state.objects.round_trip import compare_with_stored, verify_round_trip
 from resumable.utils.events import warn
 
 
@@ -46,24 +46,24 @@ class Restoration:
         for name, adapter in adapters.items():
             self._restore(name, adapter)
         gradients.restore(self.checkpoint.tree(GRADIENTS))
-        lost = global_rng.restore(self.checkpoint.inline_tree("rng"))
+        lost = global_rng.restore_streams(self.checkpoint.inline_tree("rng"))
         if lost:
             warn(f"this machine has no {', '.join(lost)}: random numbers drawn there will differ")
 
     def _restore(self, name: str, adapter: Adapter) -> None:
         document, records = self.checkpoint.document["objects"][name], self.checkpoint.manifest.objects[name].tensors
-        needed, places = set(records), adapter.places()
+        needed, places = set(records), adapter.read_targets()
         if name in self._restored or places is None:
-            found = compare(adapter, document, records)
+            found = compare_with_stored(adapter, document, records)
             if not found.differences:
                 return
             needed -= found.unchanged
         if places is None:  # the user's code may keep or change the tensors: it gets a copy of all of them
-            adapter.take(self.checkpoint.tree(name))
+            adapter.adopt(self.checkpoint.tree(name))
             verify_round_trip(adapter, document, records)
         else:
             needed |= records.keys() - places.keys()
             tensors = self.checkpoint.tensors(name, into=places, keys=needed)
-            adapter.take(self.checkpoint.decoded(name, tensors))
+            adapter.adopt(self.checkpoint.decoded(name, tensors))
             verify_round_trip(adapter, document, records, proven=tensors)
         self._restored.add(name)

@@ -21,8 +21,9 @@ from resumable.checkpointing.save_state import BUSY, TRANSITIONS, SaveEvent, Sav
 from resumable.checkpointing.snapshot import Snapshot, readable, split_for_late_copy
 from resumable.config.config import Config
 from resumable.errors import ResumableError
-from resumable.state.staging.overlapped_copy import Gate, LateCopy, TornCopyError
-from resumable.state.staging.stager import Image, Stager
+from resumable.state.staging.file_images import FileImage
+from resumable.state.staging.overlapped_copy import OptimizerGate, OverlappedCopy, TornCopyError
+from resumable.state.staging.stager import Stager
 from resumable.utils.events import duration, emit, size, warn
 from resumable.utils.threads import Background
 
@@ -89,7 +90,7 @@ class SavePipeline:
         self._is_fresh = resumed_at is None
         self._stager = stager
         self._background = Background()
-        self._gate = Gate(stager.hold) if config.staging.mode == "overlap" else None
+        self._gate = OptimizerGate(stager.hold) if config.staging.mode == "overlap" else None
         self._state = SaveState.IDLE
         self._status = SaveStatus(  # without the waits at the gate
             busy=False, saved=resumed_at, retake=None, saved_at_seconds=started, save_seconds=0.0, stalled_seconds=0.0
@@ -168,11 +169,11 @@ class SavePipeline:
         self._background.submit(lambda: self._write(save, images, stalled=lambda: stall_seconds))
         return SaveEvent.STAGE
 
-    def _copy_late(self, save: _PendingSave, gate: Gate) -> SaveEvent:
+    def _copy_late(self, save: _PendingSave, gate: OptimizerGate) -> SaveEvent:
         before = self._stalled_seconds()
         blobs, live = split_for_late_copy(save.snapshot)
         self._stager.begin(blobs)
-        copy = LateCopy(live)
+        copy = OverlappedCopy(live)
         gate.shut(copy)
 
         def stalled() -> float:
@@ -197,7 +198,7 @@ class SavePipeline:
     def _write(
         self,
         save: _PendingSave,
-        images: Mapping[str, Image],
+        images: Mapping[str, FileImage],
         *,
         stalled: Callable[[], float],
         confirm_copy: Callable[[], None] = lambda: None,

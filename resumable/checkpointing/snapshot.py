@@ -15,9 +15,9 @@ from resumable.policy.suspicion import State
 from resumable.run.checkpoint import GOLDEN, GRADIENTS, LATE
 from resumable.state.codec import Encoded, encode
 from resumable.state.objects import global_rng
-from resumable.state.objects.choose_adapter import Adapter, emptiness
+from resumable.state.objects.choose_adapter import Adapter, empty_state_warning
 from resumable.state.objects.gradients import Gradients
-from resumable.state.staging.stager import Image
+from resumable.state.staging.file_images import FileImage
 from resumable.state.tensors.facts import copy_of
 from resumable.store.manifest import ObjectRecord, TensorRecord
 from resumable.utils import strict_json
@@ -28,15 +28,15 @@ from resumable.utils.environment import environment
 class Captured:
     """One object's state: a document of its plain values, and its live tensors by blob.
 
-    `steady` holds the keys of tensors that only optimizers write. `emptiness` is the warning for a state that holds
-    nothing.
+    `optimizer_written` holds the keys of tensors that only optimizers write. `emptiness` is the warning for a state
+    that holds nothing.
     """
 
     kind: str
     type: str
     encoded: Encoded
     blobs: Mapping[str, Mapping[str, Tensor]]
-    steady: frozenset[str]
+    optimizer_written: frozenset[str]
     emptiness: str | None = None
 
 
@@ -88,7 +88,7 @@ def snapshot(
     objects |= {GRADIENTS: _captured_tree(GRADIENTS, gradients.capture(everything=everything)), **golden_tree}
     values = {
         "objects": {name: captured.encoded.document for name, captured in objects.items()},
-        "rng": encode(global_rng.capture(), key_of=None, where="rng").document,
+        "rng": encode(global_rng.capture_streams(), key_of=None, where="rng").document,
         "position": encode(position.tree(), key_of=None, where="position").document,
     }
     facts = environment() | ({LATE: sorted(late)} if late else {})
@@ -101,13 +101,13 @@ def split_for_late_copy(snapshot: Snapshot) -> tuple[dict[str, dict[str, Tensor]
     live: dict[str, Tensor] = {}
     for owner, captured in snapshot.objects.items():
         for file_name, tensors in captured.blobs.items():
-            late = {key for key in tensors if key in captured.steady and not tensors[key].is_inference()}
+            late = {key for key in tensors if key in captured.optimizer_written and not tensors[key].is_inference()}
             blobs[file_name] = {key: value if key in late else copy_of(value) for key, value in tensors.items()}
             live |= {f"{owner}.{key}": tensors[key] for key in late}
     return blobs, live
 
 
-def object_record(captured: Captured, images: Mapping[str, Image]) -> ObjectRecord:
+def object_record(captured: Captured, images: Mapping[str, FileImage]) -> ObjectRecord:
     """Return the record of one object for the manifest; its tensors are in `images`."""
     digests = {key: value for name in captured.blobs for key, value in images[name].digests.items()}
     facts = {key: value for name in captured.blobs for key, value in images[name].facts.items()}
@@ -128,7 +128,7 @@ def object_record(captured: Captured, images: Mapping[str, Image]) -> ObjectReco
     return ObjectRecord(kind=captured.kind, type=captured.type, blobs=list(captured.blobs), tensors=tensors)
 
 
-def broken(snapshot: Snapshot, images: Mapping[str, Image]) -> list[str]:
+def broken(snapshot: Snapshot, images: Mapping[str, FileImage]) -> list[str]:
     """Return the names of the modules' tensors that are not finite, by their first elements alone."""
     modules = {name: captured for name, captured in snapshot.objects.items() if captured.kind == "module"}
     return [f"{name}.{key}" for name, each in modules.items() for blob in each.blobs for key in images[blob].broken]
@@ -162,8 +162,8 @@ def _captured(adapter: Adapter) -> Captured:
     tree = adapter.capture()
     encoded = encode(tree, key_of=adapter.key_of, where=adapter.name, advice=adapter.advice)
     blobs = _blobs(adapter.name, encoded, adapter.frozen())
-    warning = emptiness(adapter, tree)
-    return Captured(adapter.kind, adapter.type, encoded, blobs, adapter.steady(encoded.tensors), warning)
+    warning = empty_state_warning(adapter, tree)
+    return Captured(adapter.kind, adapter.type, encoded, blobs, adapter.optimizer_written(encoded.tensors), warning)
 
 
 def _captured_tree(name: str, tree: object) -> Captured:

@@ -12,8 +12,7 @@ from resumable.export.model_factory import made_by
 from resumable.export.source import Stored
 from resumable.state.objects.adapter import listed, unwrapped
 from resumable.state.objects.modules import HIDDEN, is_extra, misfits, untied
-from resumable.state.tensors.facts import TensorFacts, empty, facts_of, same_place
-from resumable.state.tensors.facts import fill as copied
+from resumable.state.tensors.facts import TensorFacts, copy_bits, empty, facts_of, same_place
 from resumable.utils.messages import quoted
 
 
@@ -39,7 +38,7 @@ def fill(model: nn.Module, stored: Stored) -> None:
     if len(live) != len(state):
         _fill_extra(model, stored)
     for name in stored.records:
-        copied(live[name].detach(), stored.read(name))
+        copy_bits(live[name].detach(), stored.read(name))
     for key in stored.hidden:
         _place(model, key.removeprefix(HIDDEN), stored.read(key))
 
@@ -78,7 +77,7 @@ def _place(model: nn.Module, name: str, value: Tensor) -> None:
             "the function must build the model as it was trained",
         ) from error
     if live is not None and facts_of(live) == facts_of(value):
-        copied(live, value)
+        copy_bits(live, value)
     else:
         near = live if live is not None else next(model.parameters(), value)
         buffers[attribute] = value.to(near.device)

@@ -20,13 +20,13 @@ class Requests:
         current = self._trainer.fit_loop.epoch_progress.current
         before = self.made.get(slot) if again else None
         if before is None:
-            self.made[slot] = {"rng": global_rng.capture(), "epoch": current.completed}
+            self.made[slot] = {"rng": global_rng.capture_streams(), "epoch": current.completed}
             return setup_data()
-        streams, completed = global_rng.capture(), current.completed
-        global_rng.restore(before["rng"])
+        streams, completed = global_rng.capture_streams(), current.completed
+        global_rng.restore_streams(before["rng"])
         current.completed = before["epoch"]
         try:
             return setup_data()
         finally:
-            global_rng.restore(streams)
+            global_rng.restore_streams(streams)
             current.completed = completed

@@ -21,7 +21,7 @@ from resumable.lightning import checkpoint_files, loggers, private, results
 from resumable.lightning.protocols import SavedState, State, Trainer
 from resumable.run.checkpoint import Checkpoint
 from resumable.state.codec.encoder import encode
-from resumable.state.objects.adapter import Plain, taking
+from resumable.state.objects.adapter import BaseAdapter, mismatch_on_error
 from resumable.state.objects.tree_copies import Own, moved
 from resumable.state.tensors.facts import same_place
 from resumable.utils.events import warn
@@ -36,7 +36,7 @@ _LEFT_OUT = ("pytorch-lightning_version", "optimizer_states", "lr_schedulers", "
 _LIVE = "$live"
 
 
-class LightningState(Plain):
+class LightningState(BaseAdapter):
     """A Lightning trainer's state as an object of a checkpoint."""
 
     kind = "stateful"
@@ -94,7 +94,7 @@ class LightningState(Plain):
         """Return the part of the document that a restore must reproduce."""
         return document["between"]
 
-    def places(self) -> Mapping[str, Any]:
+    def read_targets(self) -> Mapping[str, Any]:
         """Return no tensors: nothing is filled in place, and every restore loads all of it."""
         return {}
 
@@ -152,7 +152,7 @@ class LightningState(Plain):
         """
         trainer = self.target
         module, datamodule = trainer.lightning_module, trainer.datamodule
-        with taking(NAME):
+        with mismatch_on_error(NAME):
             checkpoint = self._whole(stored)
             if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
                 datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])

@@ -40,7 +40,7 @@ def evaluation(launch: Launch, loader: Iterable[T], counters: Callable[[], Count
 def _evaluate(
     launch: Launch, loader: Iterable[T], counters: Callable[[], Counters], handed_out: _HandedOut
 ) -> Generator[T]:
-    here, before = counters(), global_rng.capture()
+    here, before = counters(), global_rng.capture_streams()
     address = launch.evaluations.take("evaluate", step=here.step)
     watched = launch.preemption.active
     launch.preemption.install()
@@ -55,4 +55,4 @@ def _evaluate(
         if not watched:
             launch.preemption.uninstall()
         if counters() == here:  # an iterator that was kept and dropped later undoes nothing
-            global_rng.restore(before)
+            global_rng.restore_streams(before)

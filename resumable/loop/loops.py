@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Mapping
 from typing import Any, TypeVar
 
 from resumable.checkpointing.position import Position
-from resumable.data.accelerate import AccumulationCheck
+from resumable.data.accelerate_accumulation import AccumulationCheck
 from resumable.loop import loop_errors
 from resumable.loop.boundary import Instant
 from resumable.loop.cycle import Cycle, Cycles

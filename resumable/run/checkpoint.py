@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from resumable.state.loading.into_model import Weights
+    from resumable.state.loading.into_model import StoredWeights
 
 STATE_BLOB = "state.rank00000.json"
 # Stored with the objects, under reserved names.
@@ -113,11 +113,11 @@ class Checkpoint:
             RunMismatchError: The state is not of the type `kind`.
             CorruptCheckpointError: The stored bytes are damaged.
         """
-        from resumable.state.objects.choose_adapter import weights
+        from resumable.state.objects.choose_adapter import loadable_state
 
         tree = self.tree(name)
         try:
-            state = weights(self._record(name).kind, tree)
+            state = loadable_state(self._record(name).kind, tree)
         except (ValueError, KeyError, TypeError) as error:
             raise self._malformed(name, error) from error
         if kind is not None and not isinstance(state, kind):
@@ -154,13 +154,13 @@ class Checkpoint:
             NoCheckpointError: The checkpoint has no object of this name.
             CorruptCheckpointError: The stored bytes are damaged; the values of the model are undefined.
         """
-        from resumable.state.loading.into_model import load
+        from resumable.state.loading.into_model import load_into_model
 
         name = name or self.main_module()
-        found = load(model, self._stored(name), strict=strict, rename=rename, skip=skip)
-        return Loaded.told(found, self.name, name=name)
+        found = load_into_model(model, self._stored(name), strict=strict, rename=rename, skip=skip)
+        return Loaded.report(found, self.name, name=name)
 
-    def _stored(self, name: str) -> Weights:
+    def _stored(self, name: str) -> StoredWeights:
         from resumable.state.loading.sources import StoredModule, StoredTensors
 
         record, where = self._record(name), f"{self.name}: {name}"

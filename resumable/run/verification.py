@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from resumable.errors import CorruptCheckpointError
-from resumable.state.files.stream_digests import Held, PassingFile
+from resumable.state.files.stream_digests import DigestedSlice, StreamDigester
 from resumable.state.tensors.dtypes import may_hold
-from resumable.state.tensors.tensor_locations import located
+from resumable.state.tensors.tensor_locations import locate
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord, TensorRecord
@@ -27,7 +27,7 @@ def verify(catalog: Catalog, manifest: Manifest, name: CheckpointName) -> None:
         StorageError: The storage failed; the checkpoint may be undamaged.
     """
     recorded = _recorded(manifest)
-    passing = {blob: PassingFile(manifest.blobs[blob].size) for blob in recorded}
+    passing = {blob: StreamDigester(manifest.blobs[blob].size) for blob in recorded}
     catalog.verify(manifest, name, {blob: file.see for blob, file in passing.items()})
     held = {blob: _held(blob, file) for blob, file in passing.items()}
     for record in manifest.objects.values():
@@ -46,23 +46,23 @@ def _recorded(manifest: Manifest) -> dict[str, list[Mapping[str, TensorRecord]]]
     return recorded
 
 
-def _held(blob: str, file: PassingFile) -> Mapping[str, Held]:
+def _held(blob: str, file: StreamDigester) -> Mapping[str, DigestedSlice]:
     try:
         return file.tensors()
     except ValueError as error:
         raise _other(blob, str(error)) from error
 
 
-def _refuse_misplaced(record: ObjectRecord, held: Mapping[str, Mapping[str, Held]]) -> None:
+def _refuse_misplaced(record: ObjectRecord, held: Mapping[str, Mapping[str, DigestedSlice]]) -> None:
     if record.tensors:
         headers = [{key: found.place for key, found in held[blob].items()} for blob in record.blobs]
         try:
-            located(headers, record.tensors)
+            locate(headers, record.tensors)
         except ValueError as error:
             raise _other(" and ".join(record.blobs), str(error)) from error
 
 
-def _refuse_other(blob: str, key: str, found: Held, recorded: list[Mapping[str, TensorRecord]]) -> None:
+def _refuse_other(blob: str, key: str, found: DigestedSlice, recorded: list[Mapping[str, TensorRecord]]) -> None:
     records = [tensors[key] for tensors in recorded if key in tensors and tensors[key].alias is None]
     if not records:
         raise _other(blob, f"tensor {key!r}: in the file, and not recorded")

@@ -1,1 +1,1 @@
-"""State: live objects in, documents and file images out, and back; knows no paths and no storage."""
+"""Encode live objects as documents and file images, and restore them. Independent of paths and storages."""

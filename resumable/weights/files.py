@@ -76,9 +76,9 @@ def _stored(
     from resumable.state.loading.sources import StoredFiles
 
     found = StoredFiles(file.name, files, beside, records=None if proof is None else proof.tensors)
-    if proof is not None and (other := found.others.items() ^ proof.tied.items()):
+    if proof is not None and (other := found.aliases.items() ^ proof.tied.items()):
         name = min(other)[0]
-        raise ValueError(f"tensor {name!r}: tied to {found.others.get(name)!r}, expected {proof.tied.get(name)!r}")
+        raise ValueError(f"tensor {name!r}: tied to {found.aliases.get(name)!r}, expected {proof.tied.get(name)!r}")
     return found
 
 

@@ -77,11 +77,11 @@ def load_weights(
         ConfigError: An argument is of the wrong type, or the URL's protocol is unknown.
         StorageError: The storage failed.
     """
-    from resumable.state.loading.arguments import refuse_other_model, refuse_other_place
-    from resumable.state.loading.into_model import load
+    from resumable.state.loading.arguments import check_location, check_model
+    from resumable.state.loading.into_model import load_into_model
 
-    refuse_other_place(url, model)
-    refuse_other_model(model)
+    check_location(url, model)
+    check_model(model)
     found = _found(str(url), storage_options)
     if isinstance(found, Checkpoint):
         return found.load_into(model, name=name, strict=strict, rename=rename, skip=skip)
@@ -91,7 +91,7 @@ def load_weights(
             "leave `name` out; it selects an object of a run",
         )
     try:
-        return Loaded.told(load(model, found, strict=strict, rename=rename, skip=skip), found.where)
+        return Loaded.report(load_into_model(model, found, strict=strict, rename=rename, skip=skip), found.where)
     except (RunMismatchError, ConfigError):
         raise
     except ValueError as error:

@@ -176,7 +176,9 @@ def test_code_of_the_user_that_changes_what_it_loads_is_found_out(tmp_path: Path
     source, target = objects(Doubling(8, 8)), objects(Doubling(8, 8))
     saved(tmp_path, source)
     target["model"].factor = 2.0
-    with pytest.raises(StateError, match=r"model \(.*Doubling\) is not as it was saved: model.state.weight: other"):
+    with pytest.raises(
+        StateError, match=r"model \(.*Doubling\) differs from what was saved: model.state.weight: other"
+    ):
         opened(tmp_path, target).restore()
 
 
@@ -189,7 +191,7 @@ def test_a_hook_that_changes_what_was_loaded_is_found_out(tmp_path: Path, opened
         values(target)["2.weight" if name == "model" else "0.exp_avg"].data.mul_(2)
 
     target[name].register_load_state_dict_post_hook(change)
-    with pytest.raises(StateError, match=rf"{name} \(.*\) is not as it was saved: .*: other values"):
+    with pytest.raises(StateError, match=rf"{name} \(.*\) differs from what was saved: .*: other values"):
         opened(tmp_path, target).restore()
 
 

@@ -127,7 +127,7 @@ def test_other_names_shapes_and_dtypes_than_the_proofs_are_refused(artefact: Art
     name = next(key for key, value in state.items() if value.ndim == 2)
     for other, said in (
         (_renamed(state, name), f"tensor '{name}': not in the file"),
-        ({**state, "other": torch.ones(1)}, "tensor 'other': in a file, and not in the proof"),
+        ({**state, "other": torch.ones(1)}, "tensor 'other': in a file, but not in the proof"),
         ({**state, name: state[name].view(torch.int32)}, f"tensor '{name}': the file holds I32.*expected float32"),
         ({**state, name: state[name].reshape(-1)}, rf"tensor '{name}': the file holds F32\[\d+\], expected float32"),
     ):

@@ -26,7 +26,7 @@ from resumable.checkpointing.position import Position
 from resumable.errors import CheckpointError
 from resumable.state.codec import decode
 from resumable.state.tensors.safetensors_layout import parse_header
-from resumable.state.tensors.tensor_views import unstage
+from resumable.state.tensors.tensor_views import view_tensors
 from resumable.store.layout import CheckpointName, is_blob_name, is_blob_path, is_object_name, parse_attempt
 from resumable.store.parse_documents import parse_manifest
 from resumable.utils import strict_json
@@ -189,7 +189,7 @@ def test_what_we_take_for_an_image_the_formats_own_library_reads_alike(data: st.
 def test_what_does_not_hold_what_was_recorded_is_refused_with_a_value_error(data: st.DataObject) -> None:
     image = bytearray(_damaged(bytes(SAVED.image), data))
     try:
-        tensors = unstage([image], SAVED.records)
+        tensors = view_tensors([image], SAVED.records)
     except ValueError:
         return
     for key, record in SAVED.records.items():

@@ -451,7 +451,7 @@ def test_optimizer_state_smaller_than_its_parameter_never_reaches_a_fused_kernel
     [name] = tree["state"]
     short = {**tree["state"][name], "exp_avg": torch.zeros(1)}
     tree = {**tree, "state": {name: short}} if hidden == "state" else {**tree, "extra": {0: short}}
-    with pytest.raises(RunMismatchError, match=r"in another shape than its own|under a number of one"):
+    with pytest.raises(RunMismatchError, match=r"state of .* of another shape|under the number of a parameter"):
         adapter.restore(tree)
 
 

@@ -13,7 +13,7 @@ import torch
 import xxhash
 
 from resumable import Trainer
-from resumable.state.staging.overlapped_copy import Gate
+from resumable.state.staging.overlapped_copy import OptimizerGate
 from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.utils.threads import Background
 
@@ -76,7 +76,7 @@ def _put_no_save_off() -> None:
         return False
 
     Background.busy = property(waited)
-    Gate.settle_if_copied = Gate.settle  # a late save goes on only when it is judged
+    OptimizerGate.settle_if_copied = OptimizerGate.settle  # a late save goes on only when it is judged
 
 
 def seed_all() -> None:

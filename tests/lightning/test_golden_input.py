@@ -32,9 +32,9 @@ X = torch.linspace(-1, 1, 3 * FEATURES).reshape(3, FEATURES)
 
 @pytest.fixture(autouse=True)
 def _streams_as_before() -> Iterator[None]:
-    before = global_rng.capture()
+    before = global_rng.capture_streams()
     yield
-    global_rng.restore(before)
+    global_rng.restore_streams(before)
 
 
 class Restive(Net):

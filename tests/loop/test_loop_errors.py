@@ -110,7 +110,7 @@ def test_a_storage_that_nobody_knows_is_named() -> None:
 @pytest.mark.parametrize(
     ("target", "phrases"),
     [
-        (object(), ["env: object has no state_dict() and load_state_dict()", "hint: give it these two methods"]),
+        (object(), ["env: object has no state_dict() and load_state_dict()", "hint: add these two methods"]),
         (0.5, ["env: float has no state_dict()", "hint: put it into a plain dict, which is filled in place"]),
         (torch.ones(2), ["env: Tensor has no state_dict()", "hint: put it into a plain dict"]),
         (nn.Linear, ["env: type has no state_dict()", "hint: pass an instance, not the class"]),

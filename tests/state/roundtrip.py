@@ -10,8 +10,9 @@ from torch import Tensor
 
 from resumable.state.codec import decode, encode
 from resumable.state.objects.choose_adapter import Adapter, adapt, verify_round_trip
-from resumable.state.staging.stager import Image, Stager
-from resumable.state.tensors.tensor_views import unstage
+from resumable.state.staging.file_images import FileImage
+from resumable.state.staging.stager import Stager
+from resumable.state.tensors.tensor_views import view_tensors
 from resumable.utils import strict_json
 
 
@@ -35,20 +36,20 @@ class Saved:
     records: dict[str, Record]
 
     def tensors(self) -> dict[str, Tensor]:
-        return unstage([self.image], self.records)
+        return view_tensors([self.image], self.records)
 
     def tree(self) -> Any:
         return decode(self.document, self.tensors())
 
 
-def stage(tensors: dict[str, Tensor], stager: Stager | None = None, **how: Any) -> Image:
+def stage(tensors: dict[str, Tensor], stager: Stager | None = None, **how: Any) -> FileImage:
     """The image of one blob, staged as a save would."""
     stager = stager or Stager()
     stager.begin({"object": tensors})
     return stager.stage({"object": tensors}, **({"threads": 2} | how))["object"]
 
 
-def file_of(image: Image) -> bytearray:
+def file_of(image: FileImage) -> bytearray:
     """The whole file that an image is."""
     return bytearray(b"".join(image.chunks))
 

@@ -39,13 +39,13 @@ def test_what_is_no_place_is_told_by_its_type(url: Any) -> None:
 @pytest.mark.parametrize(
     ("asked", "said", "hint"),
     [
-        ({"rename": [("a", "b")]}, "rename: expected a dict of texts, found list", "rename={'old.': 'new.'}"),
-        ({"rename": "a"}, "rename: expected a dict of texts, found str", "rename={'old.': 'new.'}"),
-        ({"rename": {"a": None}}, "rename: expected a dict of texts, found 'a': None", "rename={'old.': 'new.'}"),
-        ({"rename": {1: "b"}}, "rename: expected a dict of texts, found 1: 'b'", "rename={'old.': 'new.'}"),
-        ({"skip": 3}, "skip: expected a list of texts, found int", "skip=['head.*']"),
-        ({"skip": ["a", 3]}, "skip: expected a list of texts, found 3", "skip=['head.*']"),
-        ({"skip": None}, "skip: expected a list of texts, found NoneType", "skip=['head.*']"),
+        ({"rename": [("a", "b")]}, "rename: expected a dict of strings, found list", "rename={'old.': 'new.'}"),
+        ({"rename": "a"}, "rename: expected a dict of strings, found str", "rename={'old.': 'new.'}"),
+        ({"rename": {"a": None}}, "rename: expected a dict of strings, found 'a': None", "rename={'old.': 'new.'}"),
+        ({"rename": {1: "b"}}, "rename: expected a dict of strings, found 1: 'b'", "rename={'old.': 'new.'}"),
+        ({"skip": 3}, "skip: expected a list of strings, found int", "skip=['head.*']"),
+        ({"skip": ["a", 3]}, "skip: expected a list of strings, found 3", "skip=['head.*']"),
+        ({"skip": None}, "skip: expected a list of strings, found NoneType", "skip=['head.*']"),
     ],
 )
 def test_rules_and_patterns_of_another_kind_are_told(

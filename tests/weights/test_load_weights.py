@@ -228,7 +228,7 @@ def test_a_script_without_logging_of_its_own_is_shown_what_does_not_fit_and_noth
 def test_a_model_of_which_nothing_fits_is_refused_also_where_not_strict(saved: str) -> None:
     with pytest.raises(RunMismatchError, match=r"missing in the checkpoint: 0\.bias, 0\.weight") as caught:
         load_weights(nn.Sequential(nn.Linear(3, 4)), saved, strict=False)
-    assert "is this the model that was saved there" in str(caught.value.hint)
+    assert "check the model and the object" in str(caught.value.hint)
 
 
 def test_a_prefix_that_is_no_wrapper_is_suggested_and_not_taken_away(tmp_path: Path) -> None:

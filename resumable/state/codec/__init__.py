@@ -1,8 +1,9 @@
-"""Trees of plain values and tensors as JSON documents beside named tensors, and back; knows no object and no file."""
+"""Encode trees of plain values and tensors as JSON documents beside named tensors, and decode them."""
 
 from __future__ import annotations
 
 from resumable.state.codec.decoder import decode
 from resumable.state.codec.encoder import Encoded, encode
+from resumable.state.codec.tree import Document, Tree
 
-__all__ = ["Encoded", "decode", "encode"]
+__all__ = ["Document", "Encoded", "Tree", "decode", "encode"]

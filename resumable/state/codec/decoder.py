@@ -1,4 +1,4 @@
-"""A JSON document and named tensors back into a tree; imports nothing by name, evaluates nothing, trusts nothing."""
+"""Decode a JSON document and named tensors to a tree. Imports nothing by name, evaluates nothing, trusts no value."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import collections
 import math
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -15,21 +15,25 @@ import torch
 from torch import Tensor
 
 from resumable.state.codec.limits import are_crowded, is_text
-from resumable.state.tensors.facts import DTYPES, TensorFacts, empty, fill
+from resumable.state.codec.tree import Array, Document, Path, Tree
+from resumable.state.tensors.facts import DTYPES, TensorFacts, copy_bits, empty
 
 _NUMPY_DTYPE = re.compile(r"[<>|][biufcSUmM]\d{1,9}(\[([1-9]\d{0,8})?[A-Za-z]{1,2}\])?")
 
 
-def decode(document: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The tree that a document stands for; each key gives one tensor object, however often it is referred to.
+def decode(document: Document, tensors: Mapping[str, Tensor]) -> Tree:
+    """Decode a document; every reference to one key gives the same tensor object.
 
-    Tensors and large arrays share memory with `tensors`. Raises `ValueError` with the path of what is malformed.
+    Tensors and large arrays share memory with `tensors`.
+
+    Raises:
+        ValueError: The document is malformed; the message begins with the path of the first malformed value.
     """
     return _Decoder(tensors).node(document, ())
 
 
 class _MalformedError(ValueError):
-    """Says already where."""
+    """A malformed value, with its path in the message."""
 
 
 class _Decoder:
@@ -37,7 +41,7 @@ class _Decoder:
         self.tensors = tensors
         self._wrapped: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
-    def node(self, node: Any, path: tuple[str, ...]) -> Any:
+    def node(self, node: Document, path: Path) -> Tree:
         if node is None or type(node) in (bool, int, float, str):
             return node
         if type(node) is list:
@@ -48,10 +52,10 @@ class _Decoder:
             return {key: self.node(item, (*path, key)) for key, item in node.items()}
         return self._tagged(node, path)
 
-    def fail(self, path: tuple[str, ...], reason: str, cause: Exception | None = None) -> NoReturn:
+    def fail(self, path: Path, reason: str, cause: Exception | None = None) -> NoReturn:
         raise _MalformedError(f"{'.'.join(path) or 'the document'}: {reason}") from cause
 
-    def _tagged(self, node: dict[str, Any], path: tuple[str, ...]) -> Any:
+    def _tagged(self, node: dict[str, Document], path: Path) -> Tree:
         tag, content = next(iter(node.items()))
         if len(node) != 1 or tag not in _READERS:
             self.fail(path, f"unknown tag in {sorted(node)[:3]}")
@@ -67,63 +71,64 @@ class _Decoder:
 
     # Scalars
 
-    def integer(self, content: str, path: tuple[str, ...]) -> int:
+    def integer(self, content: str, path: Path) -> int:
         if not re.fullmatch(r"-?0x[0-9a-f]+", content):
             self.fail(path, "malformed $int")
         return int(content, 16)
 
-    def real(self, content: str, path: tuple[str, ...]) -> float:
+    def real(self, content: str, path: Path) -> float:
         if not re.fullmatch(r"[0-9a-f]{16}", content):
             self.fail(path, "malformed $float")
         value: float = struct.unpack(">d", bytes.fromhex(content))[0]
         return value
 
-    def imaginary(self, content: list[Any], path: tuple[str, ...]) -> complex:
+    def imaginary(self, content: list[Document], path: Path) -> complex:
         parts = [self.node(part, path) for part in content]
-        if len(parts) != 2 or any(type(part) is not float for part in parts):
+        floats = [part for part in parts if type(part) is float]
+        if len(parts) != 2 or len(floats) != 2:
             self.fail(path, "malformed $complex")
-        return complex(*parts)
+        return complex(*floats)
 
-    def text(self, content: str, path: tuple[str, ...]) -> str:
+    def text(self, content: str, path: Path) -> str:
         return self.octets(content, path).decode("utf-8", "surrogatepass")
 
-    def octets(self, content: str, path: tuple[str, ...]) -> bytes:
+    def octets(self, content: str, path: Path) -> bytes:
         return base64.b64decode(content, validate=True)
 
-    def stored_octets(self, content: str, path: tuple[str, ...]) -> bytes:
+    def stored_octets(self, content: str, path: Path) -> bytes:
         return self.tensor(content, path).contiguous().numpy().tobytes()
 
     # Containers
 
-    def fixed(self, content: list[Any], path: tuple[str, ...]) -> tuple[Any, ...]:
+    def fixed(self, content: list[Document], path: Path) -> tuple[Tree, ...]:
         return tuple(self._items(content, path))
 
-    def mapping(self, content: list[Any], path: tuple[str, ...]) -> dict[Any, Any]:
+    def mapping(self, content: list[Document], path: Path) -> dict[Hashable, Tree]:
         return dict(self._pairs(content, path))
 
-    def ordered(self, content: list[Any], path: tuple[str, ...]) -> collections.OrderedDict[Any, Any]:
+    def ordered(self, content: list[Document], path: Path) -> collections.OrderedDict[Hashable, Tree]:
         return collections.OrderedDict(self._pairs(content, path))
 
-    def counter(self, content: list[Any], path: tuple[str, ...]) -> collections.Counter[Any]:
-        counter: collections.Counter[Any] = collections.Counter()
+    def counter(self, content: list[Document], path: Path) -> collections.Counter[Hashable]:
+        counter: collections.Counter[Hashable] = collections.Counter()
         for key, count in self._pairs(content, path):
             counter[key] = count
         return counter
 
-    def unordered(self, content: list[Any], path: tuple[str, ...]) -> set[Any]:
+    def unordered(self, content: list[Document], path: Path) -> set[Tree]:
         members = self._items(content, path)
         self._check_hashes(members, path)
         items = set(members)
         if len(items) != len(content):
-            self.fail(path, "a set with a value twice")
+            self.fail(path, "a set with a duplicate value")
         return items
 
-    def frozen(self, content: list[Any], path: tuple[str, ...]) -> frozenset[Any]:
+    def frozen(self, content: list[Document], path: Path) -> frozenset[Tree]:
         return frozenset(self.unordered(content, path))
 
     # NumPy and torch
 
-    def array(self, content: dict[str, Any], path: tuple[str, ...]) -> np.ndarray[Any, Any]:
+    def array(self, content: dict[str, Any], path: Path) -> Array:
         dtype, shape, order = self._numpy_dtype(content["dtype"], path), content["shape"], content["order"]
         self._check_shape(shape, path)
         data = self.octets(content["data"], path)
@@ -132,7 +137,7 @@ class _Decoder:
         self._check_values(data, dtype, path)
         return np.ndarray(shape, dtype, buffer=bytearray(data) or None, order=order)
 
-    def scalar(self, content: dict[str, Any], path: tuple[str, ...]) -> Any:
+    def scalar(self, content: dict[str, Any], path: Path) -> Tree:
         dtype = self._numpy_dtype(content["dtype"], path)
         data = self.octets(content["data"], path)
         if len(content) != 2 or len(data) != dtype.itemsize:
@@ -140,16 +145,16 @@ class _Decoder:
         self._check_values(data, dtype, path)
         return np.ndarray((), dtype, buffer=data or None)[()]
 
-    def stored_array(self, content: str, path: tuple[str, ...]) -> np.ndarray[Any, Any]:
-        array: np.ndarray[Any, Any] = self.tensor(content, path).numpy()
+    def stored_array(self, content: str, path: Path) -> Array:
+        array: Array = self.tensor(content, path).numpy()
         return array
 
-    def tensor(self, content: str, path: tuple[str, ...]) -> Tensor:
+    def tensor(self, content: str, path: Path) -> Tensor:
         if content not in self.tensors:
             self.fail(path, f"no tensor {content!r}")
         return self.tensors[content]
 
-    def inline(self, content: dict[str, Any], path: tuple[str, ...]) -> Tensor:
+    def inline(self, content: dict[str, Any], path: Path) -> Tensor:
         self._check_shape(content["shape"], path)
         strides = content["strides"]
         data = bytearray(self.octets(content["data"], path))
@@ -159,38 +164,38 @@ class _Decoder:
         tensor = empty(facts)
         if data:
             flat = torch.frombuffer(data, dtype=torch.uint8)
-            fill(tensor, flat.view(facts.torch_dtype).view(facts.shape))
+            copy_bits(tensor, flat.view(facts.torch_dtype).view(facts.shape))
         return tensor
 
-    def leaf(self, content: dict[str, Any], path: tuple[str, ...]) -> Tensor:
+    def leaf(self, content: dict[str, Any], path: Path) -> Tensor:
         return self._wrap("$leaf", content, path, lambda tensor: tensor.detach().requires_grad_())
 
-    def parameter(self, content: dict[str, Any], path: tuple[str, ...]) -> Tensor:
+    def parameter(self, content: dict[str, Any], path: Path) -> Tensor:
         return self._wrap("$parameter", content, path, torch.nn.Parameter)
 
-    def frozen_parameter(self, content: dict[str, Any], path: tuple[str, ...]) -> Tensor:
+    def frozen_parameter(self, content: dict[str, Any], path: Path) -> Tensor:
         return self._wrap("$frozen", content, path, lambda tensor: torch.nn.Parameter(tensor, requires_grad=False))
 
-    def dtype(self, content: str, path: tuple[str, ...]) -> torch.dtype:
+    def dtype(self, content: str, path: Path) -> torch.dtype:
         if content not in DTYPES:
             self.fail(path, f"unknown dtype {content!r}")
         return DTYPES[content]
 
-    def size(self, content: list[Any], path: tuple[str, ...]) -> torch.Size:
+    def size(self, content: list[Any], path: Path) -> torch.Size:
         self._check_shape(content, path)
         return torch.Size(content)
 
-    def device(self, content: str, path: tuple[str, ...]) -> torch.device:
+    def device(self, content: str, path: Path) -> torch.device:
         if not re.fullmatch(r"[a-z]{1,32}(:\d{1,4})?", content):
             self.fail(path, "malformed $device")
         return torch.device(content)
 
     # Parts
 
-    def _items(self, content: list[Any], path: tuple[str, ...]) -> list[Any]:
+    def _items(self, content: list[Document], path: Path) -> list[Tree]:
         return [self.node(item, (*path, str(index))) for index, item in enumerate(content)]
 
-    def _pairs(self, content: list[Any], path: tuple[str, ...]) -> list[tuple[Any, Any]]:
+    def _pairs(self, content: list[Document], path: Path) -> list[tuple[Any, Any]]:
         pairs: list[tuple[Any, Any]] = []
         for pair in content:
             if type(pair) is not list or len(pair) != 2:
@@ -199,39 +204,37 @@ class _Decoder:
             pairs.append((key, self.node(pair[1], (*path, str(key)))))
         self._check_hashes([key for key, _ in pairs], path)
         if len(dict(pairs)) != len(pairs):
-            self.fail(path, "a key stands twice")
+            self.fail(path, "a duplicate key")
         return pairs
 
-    def _check_hashes(self, keys: list[Any], path: tuple[str, ...]) -> None:
+    def _check_hashes(self, keys: Iterable[object], path: Path) -> None:
         if are_crowded(keys):
-            self.fail(path, "more keys of one hash than chance explains")
+            self.fail(path, "more keys share one hash than the format allows")
 
-    def _wrap(
-        self, tag: str, content: dict[str, Any], path: tuple[str, ...], make: Callable[[Tensor], Tensor]
-    ) -> Tensor:
+    def _wrap(self, tag: str, content: dict[str, Any], path: Path, make: Callable[[Tensor], Tensor]) -> Tensor:
         tensor = self.node(content, path)
         if not isinstance(tensor, Tensor):
             self.fail(path, f"{tag} holds no tensor")
-        # One parameter under two names is still one parameter.
+        # A parameter with two names remains one parameter.
         if (tag, id(tensor)) not in self._wrapped:
-            self._wrapped[tag, id(tensor)] = tensor, make(tensor)  # both kept, so that no `id` comes twice
+            self._wrapped[tag, id(tensor)] = tensor, make(tensor)  # both kept alive, so that no `id` is reused
         return self._wrapped[tag, id(tensor)][1]
 
-    def _numpy_dtype(self, text: Any, path: tuple[str, ...]) -> np.dtype[Any]:
+    def _numpy_dtype(self, text: object, path: Path) -> np.dtype[np.generic]:
         if type(text) is not str or not _NUMPY_DTYPE.fullmatch(text):
             self.fail(path, f"malformed NumPy dtype {text!r}")
         return np.dtype(text)
 
-    def _check_values(self, data: bytes, dtype: np.dtype[Any], path: tuple[str, ...]) -> None:
+    def _check_values(self, data: bytes, dtype: np.dtype[np.generic], path: Path) -> None:
         if not is_text(data, dtype):
             self.fail(path, "malformed text in an array")
 
-    def _check_shape(self, shape: Any, path: tuple[str, ...]) -> None:
+    def _check_shape(self, shape: object, path: Path) -> None:
         if type(shape) is not list or len(shape) > 64 or any(type(n) is not int or not 0 <= n < 2**48 for n in shape):
             self.fail(path, "malformed shape")
 
 
-_Reader = Callable[[_Decoder, Any, tuple[str, ...]], Any]
+_Reader = Callable[[_Decoder, Any, Path], Tree]
 _READERS: Mapping[str, tuple[type, _Reader]] = {
     "$int": (str, _Decoder.integer),
     "$float": (str, _Decoder.real),

@@ -1,6 +1,6 @@
-"""A tree of plain values and tensors into a JSON document and named tensors; knows no object and no file.
+"""Encode a tree of plain values and tensors as a JSON document and named tensors. Independent of objects and files.
 
-Types are exact: what cannot come back as the very same type is refused with its path.
+Types are exact: a value that cannot be restored with its own type is refused, with its path.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ from torch import Tensor
 
 from resumable.errors import StateError
 from resumable.state.codec.limits import are_crowded, is_text
+from resumable.state.codec.tree import Array, Document, Path
 from resumable.state.tensors.facts import bytes_of, facts_of, refusal, same_place
 
-Path = tuple[str, ...]
-
-# Strict JSON allows 64 levels; the rest is for whatever envelope the document travels in.
+# Strict JSON allows 64 levels; the rest is for the file that contains the document.
 MAX_DOCUMENT_DEPTH = 56
 MAX_NODES = 1_000_000
 MAX_TEXT_BYTES = 32 * 2**20
-# From here on, bytes and arrays travel as tensors: JSON is for what is small.
+# Bytes and arrays of this size or more are stored as tensors: JSON is for small values.
 INLINE_BYTES = 1024
 
 _BLOB_ARRAY_KINDS = "biufc"
@@ -42,15 +41,15 @@ _BLOB_ARRAY_KINDS = "biufc"
 
 @dataclass(frozen=True)
 class Encoded:
-    """A document (JSON), the tensors that it refers to by key, and for each further name of a tensor its stored key."""
+    """A JSON document, the tensors that it refers to by key, and the stored key of each alias."""
 
-    document: Any
+    document: Document
     tensors: dict[str, Tensor]
     aliases: dict[str, str]
 
 
-def advice(value: Any) -> str:
-    """What to keep in place of a value that cannot be stored; for those who load what they stored by themselves."""
+def advice(value: object) -> str:
+    """Return what to store in place of a value that the codec refuses."""
     if isinstance(value, Tensor) and torch.nn.parameter.is_lazy(value):
         return "pass one batch through the model before the training loop, so that its lazy layers have shapes"
     if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType | type):
@@ -80,15 +79,20 @@ def advice(value: Any) -> str:
     return "keep plain values, containers of them, tensors or NumPy arrays; leave anything else out of the state"
 
 
-Advice = Callable[[Any], str]
+Advice = Callable[[object], str]
 
 
-def encode(tree: Any, *, key_of: Callable[[Path], str] | None, where: str, advice: Advice = advice) -> Encoded:
-    """Turn `tree` into a document; live tensors are referred to, never copied.
+def encode(tree: object, *, key_of: Callable[[Path], str] | None, where: str, advice: Advice = advice) -> Encoded:
+    """Encode `tree` as a document that refers to the live tensors; none of them is copied.
 
-    `key_of` names the tensor at a path; with None, tensors are written into the document. `where` begins every path in
-    messages, and `advice` is what to do about a value of another type. Raises `StateError` with the path of the first
-    value that cannot come back exactly as it is.
+    Args:
+        tree: The value to encode; a value that is not a `Tree` is refused.
+        key_of: Returns the key of the tensor at a path. With None, tensors are written into the document.
+        where: The name of the tree, with which paths in messages begin.
+        advice: Returns the hint for a value that cannot be stored.
+
+    Raises:
+        StateError: A value cannot be restored exactly; the error names the path of the first one.
     """
     encoder = _Encoder(key_of, where, advice)
     return Encoded(encoder.node(tree, (), 1), encoder.tensors, encoder.aliases)
@@ -101,12 +105,12 @@ class _Encoder:
         self.where = where
         self.tensors: dict[str, Tensor] = {}
         self.aliases: dict[str, str] = {}
-        self._keys: dict[int, list[str]] = {}  # by address: at most one of each place
+        self._keys: dict[int, list[str]] = {}  # by address: at most one key per memory
         self._open: set[int] = set()
         self._nodes = 0
         self._text_bytes = 0
 
-    def node(self, value: Any, path: Path, depth: int) -> Any:
+    def node(self, value: object, path: Path, depth: int) -> Document:
         if value is None or type(value) is bool:
             return value
         write = _WRITERS.get(type(value))
@@ -122,36 +126,36 @@ class _Encoder:
 
     # Scalars
 
-    def integer(self, value: int, path: Path, depth: int) -> Any:
-        # Other readers keep 64 bits, and Python itself parses at most 4300 decimal digits.
+    def integer(self, value: int, path: Path, depth: int) -> Document:
+        # Other JSON readers keep 64 bits, and Python parses at most 4300 decimal digits.
         return value if -(2**63) <= value < 2**64 else {"$int": hex(value)}
 
-    def real(self, value: float, path: Path, depth: int) -> Any:
+    def real(self, value: float, path: Path, depth: int) -> Document:
         return value if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
 
-    def imaginary(self, value: complex, path: Path, depth: int) -> Any:
+    def imaginary(self, value: complex, path: Path, depth: int) -> Document:
         return {"$complex": [self.real(value.real, path, depth), self.real(value.imag, path, depth)]}
 
-    def text(self, value: str, path: Path, depth: int) -> Any:
+    def text(self, value: str, path: Path, depth: int) -> Document:
         self._count_text(len(value), path)
         if _is_unicode(value):
             return value
         return {"$string": _base64(value.encode("utf-8", "surrogatepass"))}
 
-    def octets(self, value: bytes, path: Path, depth: int) -> Any:
+    def octets(self, value: bytes, path: Path, depth: int) -> Document:
         if self.key_of is not None and len(value) >= INLINE_BYTES:
             return {"$octets": self._stored(torch.frombuffer(bytearray(value), dtype=torch.uint8), path)}
         return {"$bytes": self._base64(value, path)}
 
     # Containers
 
-    def sequence(self, value: list[Any], path: Path, depth: int) -> Any:
+    def sequence(self, value: list[object], path: Path, depth: int) -> Document:
         return self._items(value, path, depth)
 
-    def fixed(self, value: tuple[Any, ...], path: Path, depth: int) -> Any:
+    def fixed(self, value: tuple[object, ...], path: Path, depth: int) -> Document:
         return {"$tuple": self._items(value, path, depth + 1)}
 
-    def mapping(self, value: dict[Any, Any], path: Path, depth: int) -> Any:
+    def mapping(self, value: dict[str, object], path: Path, depth: int) -> Document:
         if all(map(_is_name, value)):
             self._enter(value, path)
             self._count_text(sum(map(len, value)), path)
@@ -160,21 +164,21 @@ class _Encoder:
             return nodes
         return {"$dict": self._pairs(value, path, depth)}
 
-    def ordered(self, value: collections.OrderedDict[Any, Any], path: Path, depth: int) -> Any:
+    def ordered(self, value: collections.OrderedDict[object, object], path: Path, depth: int) -> Document:
         return {"$ordered": self._pairs(value, path, depth)}
 
-    def counter(self, value: collections.Counter[Any], path: Path, depth: int) -> Any:
+    def counter(self, value: collections.Counter[object], path: Path, depth: int) -> Document:
         return {"$counter": self._pairs(value, path, depth)}
 
-    def unordered(self, value: set[Any], path: Path, depth: int) -> Any:
+    def unordered(self, value: set[object], path: Path, depth: int) -> Document:
         return {"$set": self._sorted(value, path, depth)}
 
-    def frozen(self, value: frozenset[Any], path: Path, depth: int) -> Any:
+    def frozen(self, value: frozenset[object], path: Path, depth: int) -> Document:
         return {"$frozenset": self._sorted(value, path, depth)}
 
     # NumPy and torch
 
-    def array(self, value: np.ndarray[Any, Any], path: Path, depth: int) -> Any:
+    def array(self, value: Array, path: Path, depth: int) -> Document:
         if value.dtype.hasobject or value.dtype.fields is not None or value.dtype.kind == "V":
             self.refuse(path, f"an array of dtype {value.dtype} cannot be stored", "keep one plain array per field")
         if self.key_of is not None and value.nbytes >= INLINE_BYTES and _fits_torch(value.dtype):
@@ -182,61 +186,62 @@ class _Encoder:
         order: Literal["F", "C"] = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         content = value.tobytes(order=order)
         if not is_text(content, value.dtype):
-            self.refuse(path, "an array of strings that are none cannot be stored", "fill it before the first save")
+            self.refuse(path, "an array of invalid Unicode cannot be stored", "fill it before the first save")
         data = self._base64(content, path)
         return {"$ndarray": {"dtype": value.dtype.str, "shape": list(value.shape), "order": order, "data": data}}
 
-    def scalar(self, value: np.generic, path: Path, depth: int) -> Any:
+    def scalar(self, value: np.generic, path: Path, depth: int) -> Document:
         return {"$scalar": {"dtype": value.dtype.str, "data": self._base64(value.tobytes(), path)}}
 
-    def tensor(self, value: Tensor, path: Path, depth: int) -> Any:
+    def tensor(self, value: Tensor, path: Path, depth: int) -> Document:
         reason = refusal(value)
         if reason is not None:
             self.refuse(path, *reason)
-        plain = self._inline(value, path) if self.key_of is None else {"$tensor": self._stored(value, path)}
+        stored = self.key_of is not None
+        plain: Document = {"$tensor": self._stored(value, path)} if stored else self._inline(value, path)
         return {"$leaf": plain} if value.requires_grad else plain
 
-    def parameter(self, value: torch.nn.Parameter, path: Path, depth: int) -> Any:
+    def parameter(self, value: torch.nn.Parameter, path: Path, depth: int) -> Document:
         tag = "$parameter" if value.requires_grad else "$frozen_parameter"
         return {tag: self.tensor(value.detach(), path, depth + 1)}
 
-    def dtype(self, value: torch.dtype, path: Path, depth: int) -> Any:
+    def dtype(self, value: torch.dtype, path: Path, depth: int) -> Document:
         return {"$dtype": str(value).removeprefix("torch.")}
 
-    def size(self, value: torch.Size, path: Path, depth: int) -> Any:
+    def size(self, value: torch.Size, path: Path, depth: int) -> Document:
         return {"$size": list(value)}
 
-    def device(self, value: torch.device, path: Path, depth: int) -> Any:
+    def device(self, value: torch.device, path: Path, depth: int) -> Document:
         return {"$device": str(value)}
 
     # Parts
 
-    def _items(self, values: Iterable[Any], path: Path, depth: int) -> list[Any]:
+    def _items(self, values: Iterable[object], path: Path, depth: int) -> list[Document]:
         self._enter(values, path)
         nodes = [self.node(item, (*path, str(index)), depth + 1) for index, item in enumerate(values)]
         self._leave(values)
         return nodes
 
-    def _pairs(self, value: Mapping[Any, Any], path: Path, depth: int) -> list[list[Any]]:
+    def _pairs(self, value: Mapping[Any, object], path: Path, depth: int) -> list[Document]:
         self._refuse_crowded(value, path)
         self._enter(value, path)
-        nodes = [
+        nodes: list[Document] = [
             [self._hashable(key, (*path, str(key)), depth + 3), self.node(item, (*path, str(key)), depth + 3)]
             for key, item in value.items()
         ]
         self._leave(value)
         return nodes
 
-    def _sorted(self, value: Iterable[Any], path: Path, depth: int) -> list[Any]:
+    def _sorted(self, value: Iterable[object], path: Path, depth: int) -> list[Document]:
         self._refuse_crowded(value, path)
         nodes = [self._hashable(item, (*path, "*"), depth + 2) for item in value]
         return sorted(nodes, key=lambda node: json.dumps(node, sort_keys=True))
 
-    def _refuse_crowded(self, keys: Iterable[Any], path: Path) -> None:
+    def _refuse_crowded(self, keys: Iterable[object], path: Path) -> None:
         if are_crowded(keys):
-            self.refuse(path, "more keys of one hash than a reader would take", "keep their texts as keys")
+            self.refuse(path, "more keys share one hash than the format allows", "use strings as keys")
 
-    def _hashable(self, value: Any, path: Path, depth: int) -> Any:
+    def _hashable(self, value: object, path: Path, depth: int) -> Document:
         if type(value) in (Tensor, torch.nn.Parameter):
             self.refuse(path, "a tensor as a key or in a set cannot be stored", "use a name for it")
         return self.node(value, path, depth)
@@ -246,27 +251,27 @@ class _Encoder:
         key = self.key_of(path)
         if not key.isascii():
             key = key.encode("utf-8", "backslashreplace").decode()
-        # Different paths may read alike ("a.b" and a, b), and one name is the format's own.
+        # Different paths may give one key ("a.b" and a, b), and one key is reserved by the format.
         while key in self.tensors or key in self.aliases or key == "__metadata__":
             key += "~"
         if tensor.numel():
             near = self._keys.setdefault(tensor.data_ptr(), [])
-            known = self._same(tensor, near) if near else None
-            if known is not None:
-                self.aliases[key] = known
-                return known
+            stored = self._same(tensor, near) if near else None
+            if stored is not None:
+                self.aliases[key] = stored
+                return stored
             near.append(key)
         self.tensors[key] = tensor.detach()
         return key
 
     def _same(self, tensor: Tensor, near: Iterable[str]) -> str | None:
-        """The key of a tensor that is this one in memory."""
+        """Return the key of the tensor that shares this memory and layout, if there is one."""
         place = same_place(tensor)
         return next((key for key in near if same_place(self.tensors[key]) == place), None)
 
-    def _inline(self, tensor: Tensor, path: Path) -> Any:
+    def _inline(self, tensor: Tensor, path: Path) -> Document:
         facts = facts_of(tensor)
-        strides = None if facts.strides is None else list(facts.strides)
+        strides: Document = None if facts.strides is None else list(facts.strides)
         data = self._base64(bytes_of(tensor), path)
         return {"$inline": {"dtype": facts.dtype, "shape": list(facts.shape), "strides": strides, "data": data}}
 
@@ -274,13 +279,13 @@ class _Encoder:
         self._count_text(len(data) * 4 // 3, path)
         return _base64(data)
 
-    def _enter(self, value: Any, path: Path) -> None:
+    def _enter(self, value: object, path: Path) -> None:
         if id(value) in self._open:
             self.refuse(path, f"this {type(value).__name__} contains itself", "break the cycle")
         self._open.add(id(value))
 
-    def _leave(self, value: Any) -> None:
-        self._open.discard(id(value))  # not after an error, for then nothing is encoded any more
+    def _leave(self, value: object) -> None:
+        self._open.discard(id(value))  # an error skips this: it ends the encoding
 
     def _refuse_size(self, path: Path, depth: int) -> NoReturn:
         if depth > MAX_DOCUMENT_DEPTH:
@@ -292,13 +297,13 @@ class _Encoder:
         if self._text_bytes > MAX_TEXT_BYTES:
             self.refuse(path, f"more than {MAX_TEXT_BYTES} bytes of text in one object", "keep them in a tensor")
 
-    def _refuse_type(self, value: Any, path: Path) -> NoReturn:
+    def _refuse_type(self, value: object, path: Path) -> NoReturn:
         name = type(value).__name__
         self.refuse(path, f"{name} cannot be stored", self.advice(value))
 
 
-def _is_name(key: Any) -> bool:
-    """Whether it may be a key of a JSON object, where one that begins with `$` is a tag."""
+def _is_name(key: object) -> bool:
+    """Return whether a key can be a JSON name: Unicode, and without the `$` that marks a tag."""
     return type(key) is str and key[:1] != "$" and _is_unicode(key)
 
 
@@ -310,19 +315,19 @@ def _base64(data: bytes | memoryview) -> str:
     return base64.b64encode(data).decode()
 
 
-def _fits_torch(dtype: np.dtype[Any]) -> bool:
+def _fits_torch(dtype: np.dtype[np.generic]) -> bool:
     return dtype.kind in _BLOB_ARRAY_KINDS and dtype.isnative and (dtype.itemsize <= 8 or dtype == np.complex128)
 
 
-def _as_tensor(value: np.ndarray[Any, Any]) -> Tensor:
-    # Torch knows no negative strides, and no strides that are not whole elements.
+def _as_tensor(value: Array) -> Tensor:
+    # Torch has no negative strides, and none that are not whole elements.
     odd = any(stride < 0 or stride % value.itemsize for stride in value.strides)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.ascontiguousarray(value) if odd else value)
 
 
-_Writer = Callable[[_Encoder, Any, Path, int], Any]
+_Writer = Callable[[_Encoder, Any, Path, int], Document]
 _WRITERS: dict[type, _Writer] = {
     int: _Encoder.integer,
     float: _Encoder.real,

@@ -1,4 +1,4 @@
-"""Says into which memory the tensors of a file are read: that of live ones where that is safe; reads nothing."""
+"""Choose the memory into which tensors are read: that of live tensors if it is safe. Reads nothing."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from resumable.state.tensors.facts import TensorFacts, empty, facts_of, is_dense
 
 
 def targets_of(into: Mapping[str, Tensor], wanted: Mapping[str, TensorFacts]) -> dict[str, Tensor]:
-    """For each key the tensor to fill: that of `into` where nothing else can see its memory change, else a new one."""
+    """Return the tensor to fill for each key: that of `into` if nothing else shares its memory, otherwise a new one."""
     shared = _shared_memory(into.values())
-    given = {id(tensor) for key, tensor in into.items() if key not in wanted}
+    used = {id(tensor) for key, tensor in into.items() if key not in wanted}
     targets: dict[str, Tensor] = {}
     for key, facts in wanted.items():
-        # One live tensor under two names that were two when they were saved has room for one of them only.
-        fits = key in into and id(into[key]) not in given and _may_be_filled(into[key], facts, shared)
+        # Two tensors were saved under names that now share one live tensor: it can hold only one of them.
+        fits = key in into and id(into[key]) not in used and _may_be_filled(into[key], facts, shared)
         targets[key] = into[key] if fits else empty(facts)
-        given.add(id(targets[key]))
+        used.add(id(targets[key]))
     return targets
 
 
@@ -50,6 +50,6 @@ def _shared_memory(tensors: Iterable[Tensor]) -> set[int]:
 
 
 def fillable(into: Mapping[str, Tensor], facts: Mapping[str, TensorFacts]) -> set[str]:
-    """The keys of those tensors that would be filled in place with tensors of these facts."""
+    """Return the keys of the tensors that `targets_of` would fill in place."""
     shared = _shared_memory(into.values())
     return {key for key, tensor in into.items() if _may_be_filled(tensor, facts[key], shared)}

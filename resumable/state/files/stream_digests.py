@@ -1,4 +1,4 @@
-"""Finds out what a safetensors file holds while its bytes pass by; knows neither torch nor where they come from."""
+"""Digest each tensor of a safetensors file while its bytes are streamed. Imports no torch, and reads nothing itself."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from resumable.state.tensors.safetensors_layout import MAX_HEADER_BYTES, Slice, 
 _PREFIX = struct.Struct("<Q")
 
 
-class Held(NamedTuple):
-    """One tensor of a file: where it lies, and the XXH3-128 of its bytes."""
+class DigestedSlice(NamedTuple):
+    """One tensor of a file: its location, and the XXH3-128 of its bytes."""
 
     place: Slice
     digest: str
 
 
-class PassingFile:
-    """A safetensors file of `size` bytes, each of which is shown once, in order, in pieces of any length.
+class StreamDigester:
+    """Digests a safetensors file of `size` bytes, which is passed in order, in pieces of any length.
 
-    Nothing is raised while they pass: bytes that were read wrong may look like a malformed file.
+    Errors are raised at the end only: a wrong read, which is repeated, may look like a malformed file.
     """
 
     def __init__(self, size: int) -> None:
@@ -31,7 +31,7 @@ class PassingFile:
         self._begin()
 
     def see(self, piece: memoryview, offset: int) -> None:
-        """Look at the piece that begins at `offset`. One at 0 begins the file once more."""
+        """Process the piece that begins at `offset`; a piece at 0 restarts the file."""
         if offset == 0:
             self._begin()
         if self._left is None and self._problem is None:
@@ -39,8 +39,12 @@ class PassingFile:
         if self._left is not None:
             self._see_tensors(piece, offset)
 
-    def tensors(self) -> Mapping[str, Held]:
-        """Return what the file holds, by key. `ValueError` if what passed was no such file."""
+    def tensors(self) -> Mapping[str, DigestedSlice]:
+        """Return the digested tensors by key.
+
+        Raises:
+            ValueError: The bytes are not those of a safetensors file.
+        """
         if self._left is None:
             raise self._problem or ValueError(f"{self._size} bytes are too few for its header")
         return self._found
@@ -48,20 +52,20 @@ class PassingFile:
     def _begin(self) -> None:
         self._head = bytearray()
         self._problem: ValueError | None = None  # of the header
-        self._left: Iterator[tuple[str, Slice]] | None = None  # of the tensors, once the header is known
+        self._left: Iterator[tuple[str, Slice]] | None = None  # the remaining tensors, once the header is complete
         self._current: tuple[str, Slice] | None = None
         self._digest = xxhash.xxh3_128()
-        self._found: dict[str, Held] = {}
+        self._found: dict[str, DigestedSlice] = {}
 
     def _see_head(self, piece: memoryview) -> None:
         """Collect the header, and parse it once it is complete."""
-        taken = 0
+        used = 0
         while missing := self._missing():
-            part = piece[taken : taken + missing]
+            part = piece[used : used + missing]
             if not part:
                 return
             self._head += part
-            taken += len(part)
+            used += len(part)
         try:
             slices = parse_table(self._head, size=self._size)
         except ValueError as error:
@@ -71,7 +75,7 @@ class PassingFile:
         self._current = next(self._left, None)
 
     def _missing(self) -> int:
-        """How many bytes of the header are still to come; 0 of one that no reader takes."""
+        """Return how many bytes of the header are missing; 0 if it exceeds the limits of the format."""
         if len(self._head) < _PREFIX.size:
             return _PREFIX.size - len(self._head)
         length: int = _PREFIX.unpack_from(self._head)[0]
@@ -92,5 +96,5 @@ class PassingFile:
                 self._digest.update(part)
                 digest = self._digest.hexdigest()
                 self._digest.reset()
-            self._found[key] = Held(place, digest)
+            self._found[key] = DigestedSlice(place, digest)
             self._current = next(self._left, None)

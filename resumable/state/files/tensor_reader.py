@@ -1,9 +1,9 @@
-"""Reads the tensors of an object's files straight into their memory, and proves them on the way; knows no storage.
+"""Read the tensors of an object's files straight into their memory, and verify them. Independent of storages.
 
-Each byte is read once, into the place where it is to stay, and digested while it is still in the cache. What is read
-is proved by the digests of the tensors, and the headers by being exactly what this program would have written; where
-the records alone tell what that is, they need not be parsed. A file with another header is read whole, and proved by
-its own digest. What is not what it should be is read again before that is believed (`rereading.py`).
+Each byte is read once, into its final memory, and digested while it is in the cache. Digests verify the tensors. A
+header is verified by comparison with the one that this program would write, and parsed only if the records do not
+determine it. A file with another header is read completely and verified by its own digest. A wrong read is repeated
+before it counts as damage (`utils/reread.py`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import xxhash
 from torch import Tensor
 
 from resumable.state.files.read_targets import targets_of
-from resumable.state.staging.stager import Plan
-from resumable.state.tensors.facts import DigestedRecord, Recorded, TensorFacts, empty, facts_of, fill
+from resumable.state.tensors.facts import DigestedRecords, Recorded, TensorFacts, copy_bits, empty, facts_of
+from resumable.state.tensors.file_plan import FilePlan
 from resumable.state.tensors.safetensors_layout import MAX_HEADER_BYTES, Layout, Slice, header_of, parse_table
 from resumable.state.tensors.tensor_locations import alias_of
-from resumable.state.tensors.tensor_views import placed, refuse_other_bools, unstage, with_aliases
+from resumable.state.tensors.tensor_views import checked_locations, refuse_other_bools, view_tensors, with_aliases
 from resumable.utils.reread import Cached, reread
 from resumable.utils.threads import in_lanes
 
@@ -31,7 +31,7 @@ _HEAD_BYTES = 64 * 2**10  # most headers are shorter: one read
 
 
 class Readable(Cached, Protocol):
-    """One file, in whatever place."""
+    """One file, wherever it is stored."""
 
     @property
     def name(self) -> str: ...
@@ -39,21 +39,21 @@ class Readable(Cached, Protocol):
     def size(self) -> int: ...
     @property
     def readers(self) -> int:
-        """How many threads may read at once to advantage."""
+        """The number of threads that read faster than one."""
 
     @property
     def range_bytes(self) -> int:
-        """How much a read asks for at least, where there is a choice."""
+        """The preferred number of bytes per read."""
 
     def read(self, buffer: memoryview, offset: int, seen: Callable[[memoryview, int], None] | None = None) -> None:
-        """Fill the whole of `buffer`, or raise; `seen` is shown each part in order, anew from the first if need be."""
+        """Fill all of `buffer`, or raise; call `seen` with each part in order, again from the first after a retry."""
 
 
-class Source(Readable, Protocol):
-    """One file of an object, whose digest is known."""
+class ObjectFile(Readable, Protocol):
+    """One file of an object, with a recorded digest."""
 
     def image(self) -> bytearray:
-        """The whole file, proved by its digest."""
+        """Return the whole file, verified by its digest."""
 
 
 class MaybeDigested(Recorded, Protocol):
@@ -63,21 +63,19 @@ class MaybeDigested(Recorded, Protocol):
     def digest(self) -> str | None: ...
 
 
-Records = Mapping[str, DigestedRecord]
-
-
 def read_tensors(
-    sources: Sequence[Source], records: Records, *, into: Mapping[str, Tensor], keys: Collection[str]
+    sources: Sequence[ObjectFile], records: DigestedRecords, *, into: Mapping[str, Tensor], keys: Collection[str]
 ) -> dict[str, Tensor]:
-    """The tensors `keys` of an object, each in memory of its own, and of all other keys those of `into`.
+    """Return the tensors `keys` of an object, each in its own memory, and for all other keys the tensors of `into`.
 
-    A tensor of `into` that is alike, and alone in its memory on the host, is filled in place and returned itself.
-    Raises `ValueError` that names the tensor whose bytes are not those that were saved; what was filled by then is
-    undefined.
+    A tensor of `into` with equal facts, in host memory that it does not share, is filled in place and returned itself.
+
+    Raises:
+        ValueError: A tensor's bytes differ from those that were saved; the contents of filled tensors are undefined.
     """
     try:
         return with_aliases(_read(sources, records, into, keys), records)
-    except (RuntimeError, OverflowError) as error:  # torch's word for an impossible size
+    except (RuntimeError, OverflowError) as error:  # torch raises these for an impossible size
         raise ValueError(str(error)) from error
 
 
@@ -88,56 +86,65 @@ def read_placed(
     *,
     into: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The tensors of `records` out of one file whose header is known to be good and says `slices`; `into` as above.
+    """Return the tensors of `records` from one file whose verified header contains `slices`; `into` as above.
 
-    Raises `ValueError` that names the tensor whose bytes have not the digest of its record; without one they are
-    believed.
+    Raises:
+        ValueError: A tensor's bytes differ from the digest of its record. A tensor without a digest is not verified.
     """
     try:
-        places = placed([slices], records)
+        places = checked_locations([slices], records)
         targets = targets_of(into or {}, {key: facts for key, (_, _, facts) in places.items()})
-    except (RuntimeError, OverflowError) as error:  # torch's word for an impossible size
+    except (RuntimeError, OverflowError) as error:  # torch raises these for an impossible size
         raise ValueError(str(error)) from error
-    parts = [_Part(key, place, targets[key], records[key].digest) for key, (_, place, _) in places.items()]
+    parts = [_TensorRead(key, place, targets[key], records[key].digest) for key, (_, place, _) in places.items()]
     in_lanes(lambda task: task(), [_task(source, run) for run in _runs(parts, source.range_bytes)], source.readers)
     return targets
 
 
-def _read(sources: Sequence[Source], records: Records, into: Mapping[str, Tensor], keys: Collection[str]) -> _Tensors:
-    headers, places = _looked_at(sources, records, _expected(records) if len(sources) == 1 else None)
+def _read(
+    sources: Sequence[ObjectFile], records: DigestedRecords, into: Mapping[str, Tensor], keys: Collection[str]
+) -> dict[str, Tensor]:
+    headers, places = _located(sources, records, _expected(records) if len(sources) == 1 else None)
     targets = targets_of(into, {key: facts for key, (_, _, facts) in places.items() if key in keys})
-    tensors = {key: into[key] for key in places if key not in keys} | targets
+    slices: list[dict[str, Slice]] = [{} for _ in sources]
+    for key, (number, place, _) in places.items():
+        slices[number][key] = place
     tasks: list[Callable[[], None]] = []
-    for number, (source, header) in enumerate(zip(sources, headers, strict=True)):
-        here = {key: place for key, (held_by, place, _) in places.items() if held_by == number}
-        parts = [_Part(key, here[key], targets[key], records[key].digest) for key in here if key in targets]
-        if header.is_ours and here.keys() == header.slices.keys():
-            tasks += [_task(source, run) for run in _runs(parts, source.range_bytes)]
-        else:
-            tasks.append(_foreign(source, parts, {key: records[key] for key in here}))
+    for source, header, here in zip(sources, headers, slices, strict=True):
+        reads = [_TensorRead(key, here[key], targets[key], records[key].digest) for key in here if key in targets]
+        tasks += _file_tasks(source, header, reads, {key: records[key] for key in here})
     in_lanes(lambda task: task(), tasks, max((source.readers for source in sources), default=1))
-    return tensors
+    return {key: into[key] for key in places if key not in keys} | targets
 
 
-_Tensors = dict[str, Tensor]
+def _file_tasks(
+    source: ObjectFile, header: _Header, reads: list[_TensorRead], records: DigestedRecords
+) -> list[Callable[[], None]]:
+    """Return the tasks that read one file in ranges, or completely if its header is not the expected one."""
+    if header.is_ours and records.keys() == header.slices.keys():
+        return [_task(source, run) for run in _runs(reads, source.range_bytes)]
+    return [_whole_file_task(source, reads, records)]
 
 
 class TensorReader:
-    """An object's tensors one at a time, in any order, each proved by its digest: for states larger than the memory.
+    """Reads an object's tensors one at a time, in any order, each verified by its digest; for states beyond memory.
 
-    Making one reads the headers. `ValueError` names what is not as it was saved.
+    The constructor reads the headers.
+
+    Raises:
+        ValueError: Bytes differ from those that were saved; the message names the file or tensor.
     """
 
-    def __init__(self, sources: Sequence[Source], records: Records) -> None:
+    def __init__(self, sources: Sequence[ObjectFile], records: DigestedRecords) -> None:
         self._sources = sources
         self._records = records
-        self._places = _looked_at(sources, records, None)[1]
+        self._places = _located(sources, records, None)[1]
 
     def read(self, key: str) -> Tensor:
-        """One of them, in memory of its own; an alias is read as the tensor that it is another name of."""
+        """Return one tensor in its own memory; an alias is read as the tensor that it refers to."""
         key = alias_of(self._records[key]) or key
         number, place, facts = self._places[key]
-        part = _Part(key, place, empty(facts), self._records[key].digest)
+        part = _TensorRead(key, place, empty(facts), self._records[key].digest)
         _task(self._sources[number], [part])()
         return part.target
 
@@ -148,17 +155,17 @@ class _Header:
     is_ours: bool
 
 
-def _expected(records: Records) -> Layout | None:
-    """What this program writes for an object with such tensors in one file; None where it would write nothing."""
+def _expected(records: DigestedRecords) -> Layout | None:
+    """Return the layout that this program writes for these tensors in one file; None if they exceed the format."""
     facts = {key: TensorFacts.recorded(record) for key, record in records.items() if alias_of(record) is None}
     try:
-        return Plan.of(facts).layout
+        return FilePlan.of(facts).layout
     except ValueError:
         return None
 
 
 def read_head(source: Readable) -> bytearray:
-    """The first bytes of a file: all of its header, if it has one that a reader would take, or more."""
+    """Return the first bytes of a file, with its complete header if that is within the limits of the format."""
     head = bytearray(min(_HEAD_BYTES, source.size))
     source.read(memoryview(head), 0)
     length = _PREFIX.unpack_from(head)[0] if len(head) >= _PREFIX.size else 0
@@ -170,20 +177,20 @@ def read_head(source: Readable) -> bytearray:
     return head
 
 
-def _looked_at(
-    sources: Sequence[Source], records: Records, expected: Layout | None
+def _located(
+    sources: Sequence[ObjectFile], records: DigestedRecords, expected: Layout | None
 ) -> tuple[list[_Header], Mapping[str, tuple[int, Slice, TensorFacts]]]:
-    """Return the headers of an object's files, and where each of its tensors lies by them."""
+    """Return the headers of an object's files, and the location of each of its tensors."""
 
-    def judge(heads: list[bytearray]) -> tuple[list[_Header], Mapping[str, tuple[int, Slice, TensorFacts]]]:
+    def parse(heads: list[bytearray]) -> tuple[list[_Header], Mapping[str, tuple[int, Slice, TensorFacts]]]:
         headers = [_header(source, head, expected) for source, head in zip(sources, heads, strict=True)]
-        return headers, placed([header.slices for header in headers], records)
+        return headers, checked_locations([header.slices for header in headers], records)
 
-    return reread(sources, lambda: [read_head(source) for source in sources], judge)
+    return reread(sources, lambda: [read_head(source) for source in sources], parse)
 
 
-def _header(source: Source, head: bytearray, expected: Layout | None) -> _Header:
-    """Where the tensors of a file lie, and whether every byte that says so is one that this program would write."""
+def _header(source: ObjectFile, head: bytearray, expected: Layout | None) -> _Header:
+    """Parse a header; report whether its bytes are exactly those that this program would write."""
     if expected is not None and source.size == expected.size and head.startswith(expected.header):
         return _Header(expected.slices, True)
     try:
@@ -195,8 +202,8 @@ def _header(source: Source, head: bytearray, expected: Layout | None) -> _Header
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One tensor on its way from its place in a file to its memory."""
+class _TensorRead:
+    """One tensor to read: its location in a file, its memory, and its recorded digest."""
 
     key: str
     place: Slice
@@ -216,30 +223,30 @@ class _Part:
             refuse_other_bools(self.key, torch.frombuffer(data, dtype=torch.uint8), facts_of(self.target))
 
 
-def _runs(parts: Iterable[_Part], range_bytes: int) -> Iterator[list[_Part]]:
-    """Small tensors that lie beside each other together, so that one read brings them; a large one alone.
+def _runs(parts: Iterable[_TensorRead], range_bytes: int) -> Iterator[list[_TensorRead]]:
+    """Group adjacent small tensors, which share one read; a large tensor is alone.
 
-    The largest first, so that no thread is left with a large one at the end.
+    The largest runs come first, so that no thread is left with a large one at the end.
     """
-    runs: list[list[_Part]] = []
-    taken, end = range_bytes, -1
+    runs: list[list[_TensorRead]] = []
+    length, end = range_bytes, -1
     for part in sorted(parts, key=lambda part: (part.place.start, part.place.end)):
-        if taken + part.nbytes > range_bytes or part.place.start != end:
+        if length + part.nbytes > range_bytes or part.place.start != end:
             runs.append([])
-            taken = 0
+            length = 0
         runs[-1].append(part)
-        taken, end = taken + part.nbytes, part.place.end
+        length, end = length + part.nbytes, part.place.end
     return iter(sorted(runs, key=lambda run: run[0].place.start - run[-1].place.end))
 
 
-def _task(source: Readable, run: list[_Part]) -> Callable[[], None]:
+def _task(source: Readable, run: list[_TensorRead]) -> Callable[[], None]:
     if len(run) == 1 and run[0].target.is_contiguous() and run[0].target.device.type == "cpu" and run[0].nbytes:
-        return lambda: _straight(source, run[0])
-    return lambda: _spread(source, run)
+        return lambda: _read_direct(source, run[0])
+    return lambda: _read_run(source, run)
 
 
-class _Digest:
-    """XXH3-128 of what is shown to it from `start` on. A read that is repeated shows all again, and begins anew."""
+class _RestartableDigest:
+    """XXH3-128 of a range that begins at `start`; a repeated read, which begins there too, resets it."""
 
     def __init__(self, start: int) -> None:
         self._start = start
@@ -254,22 +261,22 @@ class _Digest:
         return self._digest.hexdigest()
 
 
-def _straight(source: Readable, part: _Part) -> None:
+def _read_direct(source: Readable, part: _TensorRead) -> None:
     memory = _memory(part.target)
 
     def read() -> str:
-        digest = _Digest(part.place.start)
+        digest = _RestartableDigest(part.place.start)
         source.read(memory, part.place.start, digest.see)
         return digest.hexdigest()
 
-    def judge(digest: str) -> None:
+    def verify(digest: str) -> None:
         part.check(digest)
         part.check_values(memory)
 
-    reread([source], read, judge)
+    reread([source], read, verify)
 
 
-def _spread(source: Readable, run: list[_Part]) -> None:
+def _read_run(source: Readable, run: list[_TensorRead]) -> None:
     first = run[0].place.start
     buffer = memoryview(bytearray(run[-1].place.end - first))
     pieces = [buffer[part.place.start - first : part.place.end - first] for part in run]
@@ -278,36 +285,36 @@ def _spread(source: Readable, run: list[_Part]) -> None:
         source.read(buffer, first)
         return [xxhash.xxh3_128_hexdigest(piece) for piece in pieces]
 
-    def judge(digests: list[str]) -> None:
+    def verify(digests: list[str]) -> None:
         for part, piece, digest in zip(run, pieces, digests, strict=True):
             part.check(digest)
             part.check_values(piece)
 
-    reread([source], read, judge)
+    reread([source], read, verify)
     for part, piece in zip(run, pieces, strict=True):
         if piece:
-            _put(part.target, piece)
+            _store(part.target, piece)
 
 
-def _foreign(source: Source, parts: list[_Part], records: Records) -> Callable[[], None]:
+def _whole_file_task(source: ObjectFile, parts: list[_TensorRead], records: DigestedRecords) -> Callable[[], None]:
     def read() -> None:
-        tensors = unstage([source.image()], records)
+        tensors = view_tensors([source.image()], records)
         for part in parts:
-            fill(part.target, tensors[part.key])
+            copy_bits(part.target, tensors[part.key])
 
     return read
 
 
-def _put(target: Tensor, data: memoryview) -> None:
+def _store(target: Tensor, data: memoryview) -> None:
     if target.is_contiguous() and target.device.type == "cpu":
         _memory(target)[:] = data
         return
-    flat = torch.empty(len(data), dtype=torch.uint8)  # aligned as torch aligns it
+    flat = torch.empty(len(data), dtype=torch.uint8)  # with torch's alignment
     flat.numpy().data[:] = data
-    fill(target, flat.view(target.dtype).view(target.shape))
+    copy_bits(target, flat.view(target.dtype).view(target.shape))
 
 
 def _memory(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor on the host, to be written; also of one whose dtype NumPy does not know."""
+    """Return the writable bytes of a contiguous tensor on the host, also for dtypes that NumPy lacks."""
     flat = tensor.detach().view(-1) if tensor.ndim != 1 else tensor.detach()
     return flat.view(torch.uint8).numpy().data

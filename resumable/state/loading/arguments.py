@@ -1,10 +1,9 @@
-"""What loading of weights is asked for, refused in words where it is of another kind; knows no stored weight."""
+"""Validate the arguments of `load_weights`, with errors that name what was expected. Reads no weights."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from torch import nn
 
@@ -14,8 +13,8 @@ from resumable.utils.location import location
 from resumable.utils.messages import quoted
 
 
-def refuse_other_place(url: Any, model: Any) -> None:
-    """`ConfigError` for what is no place, also where it and the model are in each other's stead."""
+def check_location(url: object, model: object) -> None:
+    """Raise `ConfigError` unless `url` is a path or URL; also if `model` and `url` were swapped."""
     if isinstance(model, str | os.PathLike):
         shown = quoted(repr(location(model)))
         raise ConfigError(
@@ -25,36 +24,36 @@ def refuse_other_place(url: Any, model: Any) -> None:
     if not isinstance(url, str | os.PathLike):
         raise ConfigError(
             f"url: expected a path or a URL, found {type(url).__name__}",
-            "say where the weights lie: load_weights(model, 'runs/cnn')",
+            "pass the location of the weights: load_weights(model, 'runs/cnn')",
         )
 
 
-def refuse_other_model(model: Any) -> None:
-    """`ConfigError` for what is no module."""
+def check_model(model: object) -> None:
+    """Raise `ConfigError` unless `model` is a module."""
     if not isinstance(unwrapped(model), nn.Module):
         raise ConfigError(
             f"model: expected a module, found {type(model).__name__}",
-            "pass the model itself, which is filled in place, and not its class, its state or its parameters",
+            "pass the model itself, which is filled in place, and not its class, state or parameters",
         )
 
 
-def refuse_other_rules(rename: Any) -> None:
-    """`ConfigError` unless these are beginnings of names by beginnings of names."""
-    hint = "write beginnings of stored keys with what they become: rename={'old.': 'new.'}"
+def check_rename(rename: object) -> None:
+    """Raise `ConfigError` unless `rename` maps key prefixes to key prefixes."""
+    hint = "map prefixes of stored keys to prefixes of names: rename={'old.': 'new.'}"
     if rename is not None and not isinstance(rename, Mapping):
-        raise ConfigError(f"rename: expected a dict of texts, found {type(rename).__name__}", hint)
+        raise ConfigError(f"rename: expected a dict of strings, found {type(rename).__name__}", hint)
     for old, new in (rename or {}).items():
         if not isinstance(old, str) or not isinstance(new, str):
-            raise ConfigError(f"rename: expected a dict of texts, found {quoted(f'{old!r}: {new!r}')}", hint)
+            raise ConfigError(f"rename: expected a dict of strings, found {quoted(f'{old!r}: {new!r}')}", hint)
 
 
-def patterns(skip: Any) -> tuple[str, ...]:
-    """The patterns of names, read once; `ConfigError` for what is none."""
-    hint = "write names of the model, or patterns of them: skip=['head.*']"
+def skip_patterns(skip: object) -> tuple[str, ...]:
+    """Return the patterns of names as a tuple; raise `ConfigError` unless all are strings."""
+    hint = "pass names of the model, or patterns of them: skip=['head.*']"
     if not isinstance(skip, Iterable):
-        raise ConfigError(f"skip: expected a list of texts, found {type(skip).__name__}", hint)
-    given = (skip,) if isinstance(skip, str) else tuple(skip)
-    for pattern in given:
+        raise ConfigError(f"skip: expected a list of strings, found {type(skip).__name__}", hint)
+    patterns = (skip,) if isinstance(skip, str) else tuple(skip)
+    for pattern in patterns:
         if not isinstance(pattern, str):
-            raise ConfigError(f"skip: expected a list of texts, found {quoted(repr(pattern))}", hint)
-    return given
+            raise ConfigError(f"skip: expected a list of strings, found {quoted(repr(pattern))}", hint)
+    return patterns

@@ -1,4 +1,4 @@
-"""Stored weights into a live model, in place, after everything that can be compared was; knows no file."""
+"""Load stored weights into a live model, in place, once all names and shapes match. Independent of files."""
 
 from __future__ import annotations
 
@@ -10,73 +10,76 @@ from torch import Tensor, nn
 
 from resumable.errors import RunMismatchError
 from resumable.state.files.read_targets import fillable
-from resumable.state.loading.arguments import patterns, refuse_other_model, refuse_other_rules
-from resumable.state.loading.key_matching import Match, Place, Shape, match, suggested
-from resumable.state.objects.adapter import listed, taking, unwrapped
-from resumable.state.objects.modules import is_extra, places
+from resumable.state.loading.arguments import check_model, check_rename, skip_patterns
+from resumable.state.loading.key_matching import LiveTensor, Match, Shape, match, suggested
+from resumable.state.objects.adapter import listed, mismatch_on_error, unwrapped
+from resumable.state.objects.modules import is_extra, read_targets
 from resumable.state.tensors.facts import TensorFacts, same_place
 
 GROUP_BYTES = 256 * 2**20
-_MOST_GROUPS = 8  # some sources have to be read whole for each
+_MOST_GROUPS = 8  # some sources must be read completely for each group
 
 
-class Weights(Protocol):
-    """Tensors by keys, in whatever place."""
+class StoredWeights(Protocol):
+    """Tensors by key, wherever they are stored."""
 
     @property
     def where(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
 
     @property
     def facts(self) -> Mapping[str, TensorFacts | None]:
-        """Of each key; None of what is no plain tensor, such as a module's extra state."""
+        """The facts of each key; None for a value that is not a plain tensor, such as a module's extra state."""
 
     @property
-    def others(self) -> Mapping[str, str]:
+    def aliases(self) -> Mapping[str, str]:
         """Further names of tensors, each with its key."""
 
     @property
     def is_mixed(self) -> bool:
-        """Whether not everything has to be a weight."""
+        """Whether some values may be something else than weights."""
 
     @property
-    def metadata(self) -> Mapping[str, Any] | None:
-        """The versions of modules, as `state_dict` gives them."""
+    def metadata(self) -> Mapping[str, object] | None:
+        """The versions of modules, as in a `state_dict`."""
 
     def identity(self, key: str) -> object:
-        """Equal for two tensors of the same type, shape and bits."""
+        """Return a value that is equal for tensors of the same dtype, shape and bits."""
 
     def read(self, keys: Collection[str], into: Mapping[str, Tensor]) -> Mapping[str, Any]:
-        """The values of `keys`; those of `into` that can be filled in place are, and are returned themselves."""
+        """Return the values of `keys`; tensors of `into` are filled in place if possible, and returned themselves."""
 
 
-def load(
-    model: nn.Module, weights: Weights, *, strict: bool, rename: Mapping[str, str] | None, skip: Iterable[str]
+def load_into_model(
+    model: nn.Module, weights: StoredWeights, *, strict: bool, rename: Mapping[str, str] | None, skip: Iterable[str]
 ) -> Match:
-    """Fill a model's parameters and buffers in place; their dtypes and devices stay.
+    """Fill a model's parameters and buffers in place; dtypes and devices stay.
 
-    All names and shapes are compared before the first value is written. Raises `RunMismatchError` for what does not
-    fit: with `strict` for anything, otherwise where nothing fits; `ConfigError` for what cannot be asked.
+    All names and shapes are compared before the first value is written.
+
+    Raises:
+        RunMismatchError: With `strict`, something does not match; without, nothing matches.
+        ConfigError: An argument has another type.
     """
-    refuse_other_model(model)
-    refuse_other_rules(rename)
-    skip = patterns(skip)
+    check_model(model)
+    check_rename(rename)
+    skip = skip_patterns(skip)
     model = unwrapped(model)
     live = model.state_dict()
     found = match(
         {key: None if facts is None else facts.shape for key, facts in weights.facts.items()},
-        {name: Place(_shape(name, value), _tensor(name, value)) for name, value in live.items()},
+        {name: LiveTensor(_shape(name, value), _tensor(name, value)) for name, value in live.items()},
         rename=rename,
         skip=skip,
-        others=weights.others,
+        aliases=weights.aliases,
         is_mixed=weights.is_mixed,
     )
-    if not found.fits and (strict or not found.taken):
+    if not found.fits and (strict or not found.matched):
         raise RunMismatchError(
             f"{type(model).__name__} does not fit {weights.where}: {'; '.join(_reasons(found))}", _hint(found)
         )
-    _refuse_meta(model, {name: live[name] for name in found.taken})
-    _refuse_twins(model, weights, found)
+    _refuse_meta(model, {name: live[name] for name in found.matched})
+    _refuse_untied(model, weights, found)
     _fill(model, weights, found)
     return found
 
@@ -96,7 +99,7 @@ def _reasons(found: Match) -> list[str]:
     shapes = [f"{name} (checkpoint {there}, here {here})" for name, (there, here) in found.another_shape.items()]
     unexpected = [key if found.name_of(key) == key else f"{key} (as {found.name_of(key)})" for key in found.unexpected]
     return [
-        *([f"another shape: {', '.join(shapes)}"] if shapes else []),  # every one: it is the list to work through
+        *([f"another shape: {', '.join(shapes)}"] if shapes else []),  # not shortened: the user works through this list
         *listed("missing in the checkpoint", found.missing),
         *listed("not in this module", unexpected),
     ]
@@ -107,28 +110,28 @@ def _hint(found: Match) -> str:
     if better is not None:
         old, new, count = better
         return f"rename={{{old!r}: {new!r}}} would make {count} of {len(found.unexpected)} fit"
-    if not found.taken:
-        return "is this the model that was saved there, and the object (name=...)? rename={'old.': 'new.'} maps names"
+    if not found.matched:
+        return "check the model and the object (name=...); rename={'old.': 'new.'} maps prefixes of names"
     return (
-        "build the model as it was when the checkpoint was written, pass strict=False to take what fits, or leave "
+        "build the model as it was when the checkpoint was written, pass strict=False to load what matches, or leave "
         "names out with skip=['head.*']"
     )
 
 
-def _refuse_meta(model: nn.Module, live: Mapping[str, Any]) -> None:
+def _refuse_meta(model: nn.Module, live: Mapping[str, object]) -> None:
     empty = [name for name, value in live.items() if isinstance(value, Tensor) and value.is_meta]
     if empty:
         raise RunMismatchError(
             f"{type(model).__name__} has no memory to load into: {'; '.join(listed('on the meta device', empty))}",
-            "give it some first: model.to_empty(device='cpu')",
+            "allocate it first: model.to_empty(device='cpu')",
         )
 
 
-def _refuse_twins(model: nn.Module, weights: Weights, found: Match) -> None:
+def _refuse_untied(model: nn.Module, weights: StoredWeights, found: Match) -> None:
     apart = [
         (one, other)
-        for one, other in found.twins
-        if weights.identity(found.taken[one]) != weights.identity(found.taken[other])
+        for one, other in found.tied
+        if weights.identity(found.matched[one]) != weights.identity(found.matched[other])
     ]
     if apart:
         pairs = [f"{one} and {other}" for one, other in apart]
@@ -139,11 +142,11 @@ def _refuse_twins(model: nn.Module, weights: Weights, found: Match) -> None:
         )
 
 
-def _fill(model: nn.Module, weights: Weights, found: Match) -> None:
-    twice = {other for _, other in found.twins}  # the same once more
-    taken = {name: key for name, key in found.taken.items() if name not in twice}
-    into = _into(model, weights, taken)
-    groups = [taken] if into is None else _groups(weights, taken, into)
+def _fill(model: nn.Module, weights: StoredWeights, found: Match) -> None:
+    twice = {other for _, other in found.tied}  # the first name is enough
+    matched = {name: key for name, key in found.matched.items() if name not in twice}
+    into = _into(model, weights, matched)
+    groups = [matched] if into is None else _groups(weights, matched, into)
     metadata = _named(weights.metadata, found)
     for group in groups:
         _put(model, weights, group, into or {}, metadata)
@@ -151,40 +154,40 @@ def _fill(model: nn.Module, weights: Weights, found: Match) -> None:
 
 def _put(
     model: nn.Module,
-    weights: Weights,
+    weights: StoredWeights,
     group: Mapping[str, str],
     into: Mapping[str, Tensor],
-    metadata: Mapping[str, Any] | None,
+    metadata: Mapping[str, object] | None,
 ) -> None:
     keys = set(group.values())
     values = weights.read(keys, {key: tensor for key, tensor in into.items() if key in keys})
-    state: Any = collections.OrderedDict((name, values[key]) for name, key in group.items())
+    state = collections.OrderedDict((name, values[key]) for name, key in group.items())
     if metadata is not None:
-        state._metadata = metadata
-    with taking(type(model).__name__):
+        vars(state)["_metadata"] = metadata  # the attribute in which torch keeps it
+    with mismatch_on_error(type(model).__name__):
         model.load_state_dict(state, strict=False)
 
 
-def _into(model: nn.Module, weights: Weights, taken: Mapping[str, str]) -> dict[str, Tensor] | None:
-    """For each stored key the live tensor to read it into, where that can be; None where it is others' code that loads.
+def _into(model: nn.Module, weights: StoredWeights, matched: Mapping[str, str]) -> dict[str, Tensor] | None:
+    """Return the live tensor to read each stored key into, if possible; None if the model has loading code of its own.
 
-    That code gets everything at once, since it may look at several tensors.
+    Such code gets everything at once, since it may combine several tensors.
     """
-    live = places(model)
+    live = read_targets(model)
     if live is None:
         return None
-    into = {key: live[name] for name, key in taken.items() if name in live and weights.facts[key] is not None}
+    into = {key: live[name] for name, key in matched.items() if name in live and weights.facts[key] is not None}
     facts = {key: each for key in into if (each := weights.facts[key]) is not None}
     direct = fillable(into, facts)
     return {key: tensor for key, tensor in into.items() if key in direct}
 
 
-def _groups(weights: Weights, taken: Mapping[str, str], into: Collection[str]) -> Iterator[dict[str, str]]:
-    """All that is read in place at once, then the rest: little of it has to be in memory beside the model."""
-    direct = {name: key for name, key in taken.items() if key in into}
+def _groups(weights: StoredWeights, matched: Mapping[str, str], into: Collection[str]) -> Iterator[dict[str, str]]:
+    """Yield what is read in place, then the rest in groups, so that little memory beside the model is needed."""
+    direct = {name: key for name, key in matched.items() if key in into}
     if direct:
         yield direct
-    rest = [(name, key, _nbytes(weights, key)) for name, key in taken.items() if key not in into]
+    rest = [(name, key, _nbytes(weights, key)) for name, key in matched.items() if key not in into]
     most = max(GROUP_BYTES, sum(nbytes for _, _, nbytes in rest) // _MOST_GROUPS)
     group: dict[str, str] = {}
     held = 0
@@ -198,13 +201,13 @@ def _groups(weights: Weights, taken: Mapping[str, str], into: Collection[str]) -
         yield group
 
 
-def _nbytes(weights: Weights, key: str) -> int:
+def _nbytes(weights: StoredWeights, key: str) -> int:
     facts = weights.facts[key]
     return facts.nbytes if facts is not None else 0
 
 
-def _named(metadata: Mapping[str, Any] | None, found: Match) -> dict[str, Any] | None:
-    """Under the names that the modules have in the model."""
+def _named(metadata: Mapping[str, object] | None, found: Match) -> dict[str, object] | None:
+    """Return the metadata under the names that the modules have in the model."""
     if metadata is None:
         return None
     return {found.name_of(f"{module}.").removesuffix(".") if module else "": each for module, each in metadata.items()}

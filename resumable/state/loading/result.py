@@ -1,4 +1,4 @@
-"""What became of weights and a model, as the caller and the log are told; knows no tensor."""
+"""The result of loading weights: missing, unexpected, skipped and mismatched names. Also logs it."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of weights and model: how many names of the model got a value, and everything that did not match."""
+    """The result of loading weights into a model.
+
+    Attributes:
+        missing: Names of the model without a value.
+        unexpected: Stored keys without a name in the model.
+        skipped: Names left out by `skip`.
+        another_shape: By name of the model: the stored shape and the live one. These names were left out.
+        tensors: The number of names of the model that got a value.
+        prefix: The prefix that was removed from every stored key, so that all of them match.
+    """
 
     missing: tuple[str, ...]
-    """Names of the model without a value."""
-
     unexpected: tuple[str, ...]
-    """Stored keys that the model has no name for."""
-
     skipped: tuple[str, ...] = ()
     another_shape: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-    """Names of the model that were left out, with the shape that is stored and the one here."""
-
     tensors: int = 0
     prefix: str = ""
-    """What was taken away from every stored key, because then all of them fit."""
 
     @classmethod
-    def told(cls, found: Match, where: str, *, name: str | None = None) -> Loaded:
-        """What a match came to, also as a log line: a warning where something does not fit."""
+    def report(cls, found: Match, where: str, *, name: str | None = None) -> Loaded:
+        """Return the result of a match and log it, as a warning if something does not match."""
         shapes = {each: (there or (), here or ()) for each, (there, here) in found.another_shape.items()}
-        loaded = cls(found.missing, found.unexpected, found.skipped, shapes, len(found.taken), found.prefix)
-        tell = emit if found.fits else emit_aloud
-        tell(
+        loaded = cls(found.missing, found.unexpected, found.skipped, shapes, len(found.matched), found.prefix)
+        log = emit if found.fits else emit_aloud
+        log(
             "LOADED",
             **{"from": where},
             object=name,

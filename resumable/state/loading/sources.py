@@ -1,4 +1,4 @@
-"""The weights in one object of a checkpoint, and those in safetensors files of anybody; knows no storage."""
+"""Sources of weights: an object of a checkpoint, and safetensors files of any program. Independent of storages."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ import xxhash
 from torch import Tensor
 
 from resumable.errors import FormatVersionError
-from resumable.state.codec import decode, document_paths
-from resumable.state.files.tensor_reader import MaybeDigested, Readable, Records, read_head, read_placed
+from resumable.state.codec import Document, decode, document_paths
+from resumable.state.files.tensor_reader import MaybeDigested, Readable, read_head, read_placed
 from resumable.state.files.tree_file import contents_of
 from resumable.state.objects import modules
-from resumable.state.tensors.facts import TensorFacts
+from resumable.state.tensors.facts import DigestedRecords, TensorFacts
 from resumable.state.tensors.safetensors_layout import Slice, parse_head
-from resumable.state.tensors.tensor_views import placed
+from resumable.state.tensors.tensor_views import checked_locations
 from resumable.utils.reread import reread
 
 _DIGEST_BUFFER_BYTES = 8 * 2**20  # for digesting a tensor without holding all of it
 
-Read = Callable[[Mapping[str, Tensor], Collection[str]], Mapping[str, Tensor]]
-"""Of an object: `into` and `keys`, as `filling.read_tensors` has them."""
+ReadTensors = Callable[[Mapping[str, Tensor], Collection[str]], Mapping[str, Tensor]]
+"""Reads an object's tensors, with the arguments `into` and `keys` of `tensor_reader.read_tensors`."""
 
 
 class StoredModule:
     """A module's weights and persistent buffers, under the names of its `state_dict`, with its extra states."""
 
     is_mixed = False
-    others: Mapping[str, str] = {}
+    aliases: Mapping[str, str] = {}
 
-    def __init__(self, where: str, document: Any, records: Records, read: Read) -> None:
+    def __init__(self, where: str, document: Document, records: DigestedRecords, read: ReadTensors) -> None:
         self.where = where
         self._records = records
         self._read = read
         self._keys = modules.tensor_keys(document)
-        if unknown := [key for key in self._keys.values() if key not in records]:
-            raise ValueError(f"tensor {unknown[0]!r}: not recorded")
+        if unrecorded := [key for key in self._keys.values() if key not in records]:
+            raise ValueError(f"tensor {unrecorded[0]!r}: not recorded")
         self._unread = dict.fromkeys(records, torch.empty(0))
         extra: set[str] = set()
-        for name, node in modules.state_of(document):
+        for name, node in modules.encoded_state(document):
             if name not in self._keys:
                 extra |= document_paths.stored_keys(node)
         tensors = read(self._unread, extra) if extra else self._unread
-        self._state = modules.weights(decode(document, tensors))
+        self._state = modules.loadable_state_dict(decode(document, tensors))
         self.facts = {
             name: TensorFacts.recorded(records[self._keys[name]]) if name in self._keys else None
             for name in self._state
         }
 
     @property
-    def metadata(self) -> Mapping[str, Any] | None:
+    def metadata(self) -> Mapping[str, object] | None:
         return getattr(self._state, "_metadata", None)
 
     def identity(self, key: str) -> object:
@@ -66,13 +66,13 @@ class StoredModule:
 
 
 class StoredTensors:
-    """The tensors of any other object, under their keys in its blobs: averages that somebody's own class keeps."""
+    """The tensors of any other object, under their blob keys, such as averages that a user's class keeps."""
 
     is_mixed = True
     metadata = None
-    others: Mapping[str, str] = {}
+    aliases: Mapping[str, str] = {}
 
-    def __init__(self, where: str, records: Records, read: Read) -> None:
+    def __init__(self, where: str, records: DigestedRecords, read: ReadTensors) -> None:
         self.where = where
         self._records = records
         self._read = read
@@ -89,36 +89,41 @@ class StoredTensors:
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """One file, looked at: where its tensors lie, what is known of each, and further names with that of the tensor.
+    """One file with its parsed header: the location and record of each tensor, and aliases with their keys.
 
-    Tensors that `resumable.save` wrote have digests; those of others are believed.
+    Only tensors that `resumable.save` wrote have digests.
     """
 
     source: Readable
     slices: Mapping[str, Slice]
     records: Mapping[str, MaybeDigested]
-    others: Mapping[str, str]
+    aliases: Mapping[str, str]
 
     @classmethod
     def opened(cls, source: Readable) -> SafetensorsFile:
-        """`ValueError` for what is no safetensors file, `FormatVersionError` for what a newer version wrote."""
-        return reread([source], lambda: read_head(source), lambda head: cls._told(source, head))
+        """Read the header of a file.
+
+        Raises:
+            ValueError: It is not a safetensors file.
+            FormatVersionError: A newer version wrote it.
+        """
+        return reread([source], lambda: read_head(source), lambda head: cls._parsed(source, head))
 
     @classmethod
-    def _told(cls, source: Readable, head: bytearray) -> SafetensorsFile:
+    def _parsed(cls, source: Readable, head: bytearray) -> SafetensorsFile:
         try:
             contents = contents_of(head, size=source.size)
         except FormatVersionError as error:
             raise FormatVersionError(f"{source.name}: {error.message}", error.hint) from error
-        others = dict(document_paths.named_tensors(contents.document))
-        return cls(source, contents.slices, contents.records, parse_head(head, size=source.size).metadata | others)
+        aliases = dict(document_paths.named_tensors(contents.document))
+        return cls(source, contents.slices, contents.records, parse_head(head, size=source.size).metadata | aliases)
 
 
 class StoredFiles:
     """The tensors of safetensors files, each key in one of them.
 
-    Names that were dropped for being tied stand in the metadata, with the name that was kept: as safetensors'
-    own `save_model` does it.
+    The metadata holds the names that were dropped for being tied, with the name that was kept, as safetensors'
+    `save_model` writes them.
     """
 
     is_mixed = False
@@ -130,23 +135,29 @@ class StoredFiles:
         files: Sequence[SafetensorsFile],
         beside: Mapping[str, str],
         *,
-        records: Records | None = None,
+        records: DigestedRecords | None = None,
     ) -> None:
-        """`beside` is metadata that stands in none of the files. `ValueError` for a key in two of them.
+        """Locate the tensors of the files.
 
-        With `records` the files hold these tensors and no others, which is proved while they are read; without them
-        the files are believed.
+        Args:
+            where: The name of the files in messages.
+            files: The files with their headers.
+            beside: Metadata that is in none of the files.
+            records: The tensors that the files must hold, which reading verifies; None trusts the files.
+
+        Raises:
+            ValueError: A key is in two files, or the tensors differ from `records`.
         """
         self.where = where
         self._home = _homes(files)
-        believed = {key: file.records[key] for key, file in self._home.items()}
-        self._records: Mapping[str, MaybeDigested] = believed if records is None else records
-        places = placed([file.slices for file in files], self._records)
-        if others := [key for key in self._home if key not in places]:
-            raise ValueError(f"tensor {others[0]!r}: in a file, and not in the proof")
+        in_files = {key: file.records[key] for key, file in self._home.items()}
+        self._records: Mapping[str, MaybeDigested] = in_files if records is None else records
+        places = checked_locations([file.slices for file in files], self._records)
+        if unproved := [key for key in self._home if key not in places]:
+            raise ValueError(f"tensor {unproved[0]!r}: in a file, but not in the proof")
         self.facts = {key: places[key][2] for key in self._home}
-        said = {**beside, **{name: key for file in files for name, key in file.others.items()}}
-        self.others = {name: key for name, key in said.items() if key in self._home and name not in self._home}
+        metadata = {**beside, **{name: key for file in files for name, key in file.aliases.items()}}
+        self.aliases = {name: key for name, key in metadata.items() if key in self._home and name not in self._home}
 
     def identity(self, key: str) -> object:
         facts = self.facts[key]
@@ -181,6 +192,6 @@ def _homes(files: Sequence[SafetensorsFile]) -> dict[str, SafetensorsFile]:
     return homes
 
 
-def _identity(records: Records, key: str) -> object:
+def _identity(records: DigestedRecords, key: str) -> object:
     record = records[key]
     return record.dtype, tuple(record.shape), record.digest

@@ -1,4 +1,4 @@
-"""What every kind of object offers to be captured and restored, and how one is peeled out of its wrappers."""
+"""The interface of an adapter, which captures and restores one kind of object; and how objects leave their wrappers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from resumable.errors import RunMismatchError
 from resumable.state.codec.encoder import advice
+from resumable.state.codec.tree import Document, Tree
 from resumable.state.objects.tree_copies import Own, fresh, moved
 from resumable.state.tensors.facts import Recorded
 from resumable.utils import messages
@@ -21,49 +22,49 @@ _SHOWN = 20
 
 
 class Adapter(Protocol):
-    """One registered object, seen as a tree of plain values and tensors."""
+    """One registered object, as a tree of plain values and tensors."""
 
     name: str
     target: Any
     kind: str  # module | optimizer | stateful | generator | container
     type: str  # "torch.optim.adamw.AdamW"
 
-    def capture(self) -> Any:
-        """The object's state with its live tensors: encode or copy it before training goes on."""
+    def capture(self) -> Tree:
+        """Return the object's state with its live tensors; encode or copy it before training continues."""
 
-    def advice(self, value: Any) -> str:
-        """What to do about a value in the tree that cannot be stored."""
+    def advice(self, value: object) -> str:
+        """Return the hint for a value in the tree that cannot be stored."""
 
     def key_of(self, path: tuple[str, ...]) -> str:
-        """The name that the tensor at `path` of the tree has in the object's file."""
+        """Return the key in the object's file of the tensor at `path`."""
 
     def frozen(self) -> frozenset[str]:
-        """The names of tensors that training says it does not change; not believed, but asked first."""
+        """Return the keys of tensors with `requires_grad=False`; a hint only, their digests are compared first."""
 
-    def steady(self, keys: Iterable[str]) -> frozenset[str]:
-        """Those of the names of its tensors that nothing but optimizers writes to."""
+    def optimizer_written(self, keys: Iterable[str]) -> frozenset[str]:
+        """Return those of the tensor keys to which only optimizers write."""
 
-    def restore(self, tree: Any) -> None:
-        """Bring the object in place to the state of `tree`; `RunMismatchError` names everything that does not fit."""
+    def restore(self, tree: Tree) -> None:
+        """Restore the object in place from `tree`; `RunMismatchError` lists everything that does not match."""
 
-    def take(self, tree: Any) -> None:
-        """As `restore`, of a tree that is handed over: its tensors may become the object's, or are so already."""
+    def adopt(self, tree: Tree) -> None:
+        """Restore like `restore`, from a tree whose tensors the object may keep, or already holds."""
 
-    def places(self) -> Mapping[str, Tensor] | None:
-        """The object's live tensors by key, if `take` may be given these very tensors, filled with the stored values.
+    def read_targets(self) -> Mapping[str, Tensor] | None:
+        """Return the live tensors by key, if `adopt` accepts these very tensors filled with the stored values.
 
-        None where other code than torch's own takes part in loading: it may do with the tensors what it likes.
+        None if code other than torch's own takes part in loading: it may do with the tensors what it likes.
         """
 
     def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:
-        """What of the stored tensors can be seen not to fit before anything is read or changed."""
+        """Return the mismatches of the stored tensors that are visible before anything is read or changed."""
 
-    def comparable(self, document: Any) -> Any:
-        """The encoded tree without what may rightly differ after a restore, such as the order of parameters."""
+    def comparable(self, document: Any) -> Document:
+        """Return the encoded tree without what may differ after a restore, such as the order of parameters."""
 
 
-class Plain:
-    """What adapters share: their names, keys that are the joined path, and documents compared as they are."""
+class BaseAdapter:
+    """What adapters share: names, keys that are the joined path, and documents compared unchanged."""
 
     kind = ""
 
@@ -72,7 +73,7 @@ class Plain:
         self.target = target
         self.type = f"{type(target).__module__}.{type(target).__qualname__}"
 
-    def advice(self, value: Any) -> str:
+    def advice(self, value: object) -> str:
         return advice(value)
 
     def key_of(self, path: tuple[str, ...]) -> str:
@@ -81,18 +82,18 @@ class Plain:
     def frozen(self) -> frozenset[str]:
         return frozenset()
 
-    def steady(self, keys: Iterable[str]) -> frozenset[str]:
+    def optimizer_written(self, keys: Iterable[str]) -> frozenset[str]:
         return frozenset()
 
-    def restore(self, tree: Any) -> None:
-        with taking(self.name):
+    def restore(self, tree: Tree) -> None:
+        with mismatch_on_error(self.name):
             self._restore(tree, fresh)
 
-    def take(self, tree: Any) -> None:
-        with taking(self.name):
+    def adopt(self, tree: Tree) -> None:
+        with mismatch_on_error(self.name):
             self._restore(tree, moved)
 
-    def places(self) -> Mapping[str, Tensor] | None:
+    def read_targets(self) -> Mapping[str, Tensor] | None:
         return None
 
     def _restore(self, tree: Any, own: Own) -> None:
@@ -101,34 +102,38 @@ class Plain:
     def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:
         return []
 
-    def comparable(self, document: Any) -> Any:
-        return document
+    def comparable(self, document: Any) -> Document:
+        compared: Document = document
+        return compared
 
     def mismatch(self, reasons: Iterable[str]) -> RunMismatchError:
         return mismatch(self.name, reasons)
 
 
 def mismatch(name: str, reasons: Iterable[str]) -> RunMismatchError:
-    """One error that lists what about an object does not fit its checkpoint."""
+    """Build the error that lists how an object differs from its checkpoint."""
     return RunMismatchError(
         f"{name} does not fit the checkpoint: {'; '.join(reasons)}",
         "build the object as it was when the checkpoint was written, or name another folder in `run` for a new run",
     )
 
 
-def taking(name: str) -> AbstractContextManager[None]:
-    """Turn whatever the block raises for the stored tree of another object into a mismatch."""
+def mismatch_on_error(name: str) -> AbstractContextManager[None]:
+    """Convert exceptions of code that receives a stored tree into a `RunMismatchError`.
+
+    A checkpoint is untrusted, so a decoded tree may have a shape that this object never produced.
+    """
     return rejected_state(lambda reason: mismatch(name, [reason]), passing=torch.OutOfMemoryError)
 
 
 def listed(what: str, names: Iterable[str]) -> list[str]:
-    """Return `what: a, b, c and 4 more` as one entry, or no entry if there are no names."""
+    """Return `what: a, b, c and 4 more` as the only entry; an empty list if there are no names."""
     names = list(names)
     return [f"{what}: {messages.listed(names, most=_SHOWN)}"] if names else []
 
 
 def unwrapped(target: Any) -> Any:
-    """The object inside torch's and Accelerate's own wrappers, told by their types and never by names of keys."""
+    """Return the object inside torch's and Accelerate's wrappers, which are recognized by type, never by key names."""
     while True:
         inner = _inner(target)
         if inner is None:
@@ -136,7 +141,7 @@ def unwrapped(target: Any) -> Any:
         target = inner
 
 
-def _inner(target: Any) -> Any:
+def _inner(target: Any) -> object:
     if isinstance(target, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
         return target.module
     # Looked up, not imported: importing them takes seconds, and without them there can be no instance.
@@ -147,6 +152,6 @@ def _inner(target: Any) -> Any:
     return None
 
 
-def _is_instance(target: Any, module: str, name: str) -> bool:
+def _is_instance(target: object, module: str, name: str) -> bool:
     cls = getattr(sys.modules.get(module), name, None)
     return cls is not None and isinstance(target, cls)

@@ -1,4 +1,4 @@
-"""Tells what kind of object each one is and adapts it; the face of this layer for those who save and restore."""
+"""Choose the adapter for each registered object by its kind; the entry point to this room for saving and restoring."""
 
 from __future__ import annotations
 
@@ -6,51 +6,40 @@ import collections
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 
 from resumable.errors import StateError
+from resumable.state.codec.tree import Tree
 from resumable.state.objects import modules
-from resumable.state.objects.adapter import Adapter, Plain, unwrapped
-from resumable.state.objects.containers import CONTAINER_TYPES, ContainerAdapter, advice_for_parts, has_state
+from resumable.state.objects.adapter import Adapter, BaseAdapter, unwrapped
+from resumable.state.objects.containers import CONTAINER_TYPES, ContainerAdapter, advice_for_parts
 from resumable.state.objects.generators import GENERATOR_TYPES, GeneratorAdapter
-from resumable.state.objects.live_state_dicts import refuse_belonging
+from resumable.state.objects.live_state_dicts import refuse_live_state_dicts
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.objects.optimizers import OptimizerAdapter, is_standard, parameter_names
 from resumable.state.objects.round_trip import differences, verify_round_trip
-from resumable.state.objects.tree_copies import Own
+from resumable.state.objects.stateful import StatefulAdapter, is_stateful
 from resumable.utils.messages import quoted
 
-__all__ = ["Adapter", "adapt", "differences", "emptiness", "is_empty", "verify_round_trip", "weights"]
+__all__ = ["Adapter", "adapt", "differences", "empty_state_warning", "is_empty", "loadable_state", "verify_round_trip"]
 
-# Names, and why the format has them for itself.
+# Names that the format reserves, and the reason in messages.
 _WHY_RESERVED = {
     "golden": "the input that is given to trainer.golden() is stored under this name",
     "gradients": "the gradients that wait for an optimizer are stored under this name",
-    "state": "its file would be called as the one that holds the values of all objects",
+    "state": "its file would have the name of the one that holds the values of all objects",
 }
 RESERVED = tuple(_WHY_RESERVED)
-MAX_NAME_BYTES = 181  # longer ones leave no room for what the names of files add
+MAX_NAME_BYTES = 181  # file names add a suffix, and filesystems limit their length
 
 
-class StatefulAdapter(Plain):
-    """Anything with `state_dict` and `load_state_dict`: schedulers, scalers, metrics, environments."""
+def adapt(objects: Mapping[str, object]) -> dict[str, Adapter]:
+    """Return an adapter for each object, by name.
 
-    kind = "stateful"
-
-    def capture(self) -> Any:
-        return self.target.state_dict()
-
-    def _restore(self, tree: Any, own: Own) -> None:
-        # Its own: some implementations change what they are given, and most keep parts of it.
-        self.target.load_state_dict(own(tree, self.target.state_dict()))
-
-
-def adapt(objects: Mapping[str, Any]) -> dict[str, Adapter]:
-    """An adapter for each object, under its name.
-
-    Raises `StateError` for a bad name, the same object under two names, and an object that has no state to save.
+    Raises:
+        StateError: A name is not usable, an object has two names, or an object has no state to save.
     """
     inner = {name: unwrapped(target) for name, target in objects.items()}
     registered = {name: target for name, target in inner.items() if isinstance(target, torch.nn.Module)}
@@ -58,10 +47,10 @@ def adapt(objects: Mapping[str, Any]) -> dict[str, Adapter]:
     adapters: dict[str, Adapter] = {}
     for name, target in inner.items():
         _check_name(name)
-        twin = next((known for known in adapters if known.casefold() == name.casefold()), None)
-        if twin is not None:
+        same = next((other for other in adapters if other.casefold() == name.casefold()), None)
+        if same is not None:
             raise StateError(
-                f"{name}: differs from {twin} in upper and lower case only, and some filesystems see no difference",
+                f"{name}: differs from {same} in upper and lower case only, which some filesystems do not distinguish",
                 "give it another name",
             )
         other = first.setdefault(id(target), name)
@@ -71,8 +60,8 @@ def adapt(objects: Mapping[str, Any]) -> dict[str, Adapter]:
     return adapters
 
 
-def is_empty(tree: Any) -> bool:
-    """True where a captured tree holds nothing that could come back."""
+def is_empty(tree: Tree) -> bool:
+    """Return whether a captured tree holds no value that a resume could restore."""
     if isinstance(tree, dict | list | set | tuple) and not tree:
         return True
     return (
@@ -82,35 +71,35 @@ def is_empty(tree: Any) -> bool:
     )
 
 
-def emptiness(adapter: Adapter, tree: Any) -> str | None:
-    """What to warn of where a captured tree holds nothing, and something was to be expected; otherwise None.
+def empty_state_warning(adapter: Adapter, tree: Tree) -> str | None:
+    """Return the warning about a captured tree that is unexpectedly empty, or None.
 
-    A plain container may well be filled later, and a `GradScaler` that is switched off has no state.
+    A plain container may be filled later, and a disabled `GradScaler` has no state.
     """
     target = adapter.target
-    switched_off = isinstance(target, torch.amp.GradScaler) and not target.is_enabled()
-    if adapter.kind not in ("module", "stateful") or not is_empty(tree) or switched_off:
+    disabled = isinstance(target, torch.amp.GradScaler) and not target.is_enabled()
+    if adapter.kind not in ("module", "stateful") or not is_empty(tree) or disabled:
         return None
-    hint = "; call persistent(True) on the metric before Trainer(...)" if _measures(target) else ""
-    return f"its state is empty, so nothing of it will come back ({adapter.type}){hint}"
+    hint = "; call persistent(True) on the metric before Trainer(...)" if _has_metrics(target) else ""
+    return f"its state is empty, so a resume will restore nothing of it ({adapter.type}){hint}"
 
 
-def weights(kind: str, tree: Any) -> Any:
-    """What a reader wants of a stored object: a module's `state_dict` with its metadata, of others the whole tree."""
-    return modules.weights(tree) if kind == "module" else tree
+def loadable_state(kind: str, tree: Tree) -> Tree:
+    """Return the argument for `load_state_dict`: a module's `state_dict` with its metadata, or the whole tree."""
+    return modules.loadable_state_dict(tree) if kind == "module" else tree
 
 
-def _measures(target: Any) -> bool:
-    """Whether it is a metric of torchmetrics, or holds some."""
+def _has_metrics(target: object) -> bool:
+    """Return whether an object is, or contains, a metric of torchmetrics."""
     metric = getattr(sys.modules.get("torchmetrics"), "Metric", None)
     if metric is None or not isinstance(target, torch.nn.Module):
         return False
     return any(isinstance(part, metric) for part in target.modules())
 
 
-def _adapter(name: str, target: Any, registered: Mapping[str, torch.nn.Module]) -> Adapter:
-    if isinstance(target, Plain):
-        return cast(Adapter, target)  # an adapter already, of what knows more of its object than can be seen here
+def _adapter(name: str, target: object, registered: Mapping[str, torch.nn.Module]) -> Adapter:
+    if isinstance(target, BaseAdapter):
+        return cast(Adapter, target)  # an adapter already, from a caller with its own kind of object
     if isinstance(target, torch.nn.Module):
         return ModuleAdapter(name, target)
     if isinstance(target, torch.optim.Optimizer) and is_standard(target):
@@ -118,9 +107,9 @@ def _adapter(name: str, target: Any, registered: Mapping[str, torch.nn.Module]) 
     if isinstance(target, GENERATOR_TYPES):
         return GeneratorAdapter(name, target)
     if type(target) in CONTAINER_TYPES:
-        refuse_belonging(name, target)
+        refuse_live_state_dicts(name, target)
         return ContainerAdapter(name, target)
-    if has_state(target):
+    if is_stateful(target):
         return StatefulAdapter(name, target)
     raise StateError(f"{name}: {type(target).__name__} has no state_dict() and load_state_dict()", _hint(target))
 
@@ -128,26 +117,26 @@ def _adapter(name: str, target: Any, registered: Mapping[str, torch.nn.Module]) 
 def _check_name(name: str) -> None:
     reason = _WHY_RESERVED[name] if name in RESERVED else None
     if not name.isidentifier():
-        reason = "it is no identifier of Python, and names of files and tensors are made of it"
+        reason = "it is not a Python identifier, and becomes part of file and tensor names"
     elif re.fullmatch(r"group\d+", name):
-        reason = "parameters that belong to no given module are named so"
+        reason = "it is reserved for parameters that belong to no registered module"
     elif len(name.encode()) > MAX_NAME_BYTES:
         reason = f"it has {len(name.encode())} bytes, expected at most {MAX_NAME_BYTES}"
     if reason is not None:
         another = f"{name}_" if name.isidentifier() and len(name) < MAX_NAME_BYTES // 4 else "model"
         raise StateError(
             f"{quoted(name)}: cannot be the name of an object: {reason}",
-            f"pass it by another name: Trainer(..., {another}=...)",
+            f"pass it under another name: Trainer(..., {another}=...)",
         )
 
 
-def _hint(target: Any) -> str:
+def _hint(target: object) -> str:
     if isinstance(target, type):
         return "pass an instance, not the class"
-    if isinstance(target, tuple | frozenset) and any(map(has_state, target)):
-        return "pass each of its members by a name of its own"
+    if isinstance(target, tuple | frozenset) and any(map(is_stateful, target)):
+        return "pass each of its members under its own name"
     if isinstance(target, dict | list | collections.deque):
         return advice_for_parts(target) or ""
     if isinstance(target, tuple | torch.Tensor | int | float | str):
         return "put it into a plain dict, which is filled in place: Trainer(..., progress={'value': ...})"
-    return "give it these two methods, or leave it out if nothing of it changes during training"
+    return "add these two methods, or leave it out if it does not change during training"

@@ -1,4 +1,4 @@
-"""The loop's own dicts and lists: filled in place, so that every name bound to one of their parts still sees it."""
+"""Dicts, lists and sets of the training loop, restored in place, so that names bound to their parts remain valid."""
 
 from __future__ import annotations
 
@@ -9,63 +9,59 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from resumable.state.objects.adapter import Plain
-from resumable.state.objects.generators import GENERATOR_TYPES
+from resumable.state.codec.tree import Array, Tree
+from resumable.state.objects.adapter import BaseAdapter
+from resumable.state.objects.stateful import is_stateful
 from resumable.state.objects.tree_copies import Own, at, fresh
-from resumable.state.tensors.facts import fill
+from resumable.state.tensors.facts import copy_bits
 
 CONTAINER_TYPES = (dict, list, collections.OrderedDict, collections.Counter, set)
 
 _MAPPINGS = (dict, collections.OrderedDict, collections.Counter)
 
 
-class ContainerAdapter(Plain):
+class ContainerAdapter(BaseAdapter):
     """A dict, list or set of plain values and tensors."""
 
     kind = "container"
 
-    def capture(self) -> Any:
-        return self.target
+    def capture(self) -> Tree:
+        container: Tree = self.target
+        return container
 
-    def advice(self, value: Any) -> str:
+    def advice(self, value: object) -> str:
         return advice_for_parts(value) or super().advice(value)
 
-    def _restore(self, tree: Any, own: Own) -> None:
+    def _restore(self, tree: object, own: Own) -> None:
         if type(tree) is not type(self.target):
             raise self.mismatch(
                 [f"the checkpoint holds a {type(tree).__name__}, here is a {type(self.target).__name__}"]
             )
-        _Filling().fit(self.target, tree)
+        _InPlaceFilling().fit(self.target, tree)
 
 
-def advice_for_parts(value: Any) -> str | None:
-    """What to do about a part that a container cannot hold alive: a copy of it would not follow it."""
-    if has_state(value):
-        return f"pass it by a name of its own: Trainer(..., {type(value).__name__.lower()}=...)"
+def advice_for_parts(value: object) -> str | None:
+    """Return the hint for a part that a container cannot hold, because a copy of it would not follow it."""
+    if is_stateful(value):
+        return f"pass it under its own name: Trainer(..., {type(value).__name__.lower()}=...)"
     if isinstance(value, dict | collections.UserDict):
-        return "let the loop itself use a plain dict in its place: what is copied out of it here would not follow it"
+        return "use a plain dict in the loop itself: a copy made here would not follow the original"
     if isinstance(value, list | collections.deque | collections.UserList):
-        return "let the loop itself use a plain list in its place: what is copied out of it here would not follow it"
+        return "use a plain list in the loop itself: a copy made here would not follow the original"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return "let the loop itself use a plain dict in its place: what is copied out of it here would not follow it"
+        return "use a plain dict in the loop itself: a copy made here would not follow the original"
     return None
 
 
-def has_state(value: Any) -> bool:
-    """Whether it can be passed to a Trainer by a name of its own, because it has a state."""
-    if isinstance(value, type):
-        return False
-    methods = (getattr(value, method, None) for method in ("state_dict", "load_state_dict"))
-    return isinstance(value, GENERATOR_TYPES) or all(map(callable, methods))
+class _InPlaceFilling:
+    """One restore of a container. A live part is filled at most once, and a saved part gets one live value."""
 
-
-class _Filling:
     def __init__(self) -> None:
         self._placed: dict[int, Any] = {}
-        self._taken: dict[int, Any] = {}  # live parts in use, held so that no `id` comes twice
+        self._filled: dict[int, object] = {}  # live parts in use, kept alive so that no `id` is reused
 
     def fit(self, live: Any, saved: Any) -> Any:
-        """What now stands for `saved`: `live` itself with new content where the types allow it, else something new."""
+        """Return `live` with the content of `saved` if the types allow it, otherwise a new value."""
         if type(live) is not type(saved):
             return self._new(saved, live)
         if isinstance(saved, Tensor):
@@ -79,48 +75,48 @@ class _Filling:
         return saved
 
     def _container(self, live: Any, saved: Any) -> Any:
-        if id(live) in self._taken:
+        if id(live) in self._filled:
             return self._new(saved, live)
-        self._taken[id(live)] = live
+        self._filled[id(live)] = live
         if type(saved) is list:
             live[:] = [self.fit(at(live, index), value) for index, value in enumerate(saved)]
             return live
-        content: Any = saved
+        content: object = saved
         if type(saved) is not set:
-            # Cleared first, so that the keys come back in their order too.
+            # Cleared first, so that the order of the keys is restored too.
             content = {key: self.fit(live.get(key), value) for key, value in saved.items()}
         live.clear()
         live.update(content)
         return live
 
-    def _tensor(self, live: Tensor, saved: Tensor) -> Tensor:
+    def _tensor(self, live: Tensor, saved: Tensor) -> Any:
         if id(saved) in self._placed:
-            return self._placed[id(saved)]  # type: ignore[no-any-return]
+            return self._placed[id(saved)]
         fits = live.shape == saved.shape and live.dtype == saved.dtype and live.stride() == saved.stride()
-        if not fits or live.grad_fn is not None or id(live) in self._taken:
-            return self._new(saved, live)  # type: ignore[no-any-return]
-        fill(live, saved)
+        if not fits or live.grad_fn is not None or id(live) in self._filled:
+            return self._new(saved, live)
+        copy_bits(live, saved)
         live.requires_grad_(saved.requires_grad)
-        return self._keep(saved, live)  # type: ignore[no-any-return]
+        return self._keep(saved, live)
 
-    def _array(self, live: np.ndarray[Any, Any], saved: np.ndarray[Any, Any]) -> Any:
+    def _array(self, live: Array, saved: Array) -> object:
         fits = live.shape == saved.shape and live.dtype == saved.dtype and live.strides == saved.strides
-        if not fits or not live.flags.writeable or id(live) in self._taken:
+        if not fits or not live.flags.writeable or id(live) in self._filled:
             return self._new(saved, live)
         np.copyto(live, saved)
         return self._keep(saved, live)
 
-    def _new(self, saved: Any, live: Any) -> Any:
+    def _new(self, saved: Any, live: object) -> object:
         if isinstance(saved, Tensor):
-            known = self._placed.get(id(saved))
-            return known if known is not None else self._keep(saved, fresh(saved, live))
+            placed = self._placed.get(id(saved))
+            return placed if placed is not None else self._keep(saved, fresh(saved, live))
         if type(saved) in _MAPPINGS:
             return type(saved)({key: self._new(value, at(live, key)) for key, value in saved.items()})
         if type(saved) in (list, tuple):
             return type(saved)(self._new(value, at(live, index)) for index, value in enumerate(saved))
         return fresh(saved)
 
-    def _keep(self, saved: Any, placed: Any) -> Any:
+    def _keep(self, saved: object, placed: object) -> object:
         self._placed[id(saved)] = placed
-        self._taken[id(placed)] = placed
+        self._filled[id(placed)] = placed
         return placed

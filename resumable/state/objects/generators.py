@@ -1,26 +1,28 @@
-"""Private random generators of torch, NumPy and Python as trees; knows nothing of the global streams."""
+"""Private random generators of torch, NumPy and Python as trees. Independent of the global streams."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from resumable.state.objects.adapter import Plain
+from resumable.state.codec.tree import Tree
+from resumable.state.objects.adapter import BaseAdapter
 from resumable.state.objects.bounds_checks import check_numpy_seed, check_numpy_stream, check_torch_stream
 from resumable.state.objects.tree_copies import Own
 
 GENERATOR_TYPES = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
-class GeneratorAdapter(Plain):
+class GeneratorAdapter(BaseAdapter):
     """A `torch.Generator`, `numpy.random.Generator`, `numpy.random.RandomState` or `random.Random`."""
 
     kind = "generator"
 
-    def capture(self) -> dict[str, Any]:
+    def capture(self) -> dict[str, Tree]:
         target = self.target
         if isinstance(target, torch.Generator):
             return {"torch": target.get_state(), "device": target.device.type}
@@ -31,7 +33,7 @@ class GeneratorAdapter(Plain):
         return {"python": target.getstate()}
 
     def _restore(self, tree: dict[str, Any], own: Own) -> None:
-        saved, here = _sort(tree), _sort(self.capture())
+        saved, here = _described(tree), _described(self.capture())
         if saved != here:
             raise self.mismatch([f"the checkpoint holds {saved}, here is {here}"])
         target = self.target
@@ -48,8 +50,8 @@ class GeneratorAdapter(Plain):
             target.setstate(tree["python"])
 
 
-def _seed(sequence: Any) -> dict[str, Any] | None:
-    # `spawn()` makes children from the seed sequence and their count, which the bit generator's state leaves out.
+def _seed(sequence: object) -> dict[str, Tree] | None:
+    # `spawn()` derives children from the seed sequence and their count, which the bit generator's state leaves out.
     if type(sequence) is not np.random.SeedSequence:
         return None
     state: dict[str, Any] = dict(sequence.state)
@@ -67,7 +69,7 @@ def _set_numpy(bit_generator: Any, state: dict[str, Any], seed: dict[str, Any] |
         bit_generator.__setstate__((state, np.random.SeedSequence(**seed)))
 
 
-def _sort(tree: dict[str, Any]) -> str:
+def _described(tree: Mapping[str, Any]) -> str:
     if "torch" in tree:
         return f"a torch generator on {tree['device']}"
     if "numpy" in tree:

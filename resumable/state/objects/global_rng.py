@@ -1,4 +1,4 @@
-"""The global random streams of this program, captured and put back; never seeds one, and knows no loader."""
+"""Capture and restore the global random streams of this program. Seeds none of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resumable.state.objects.adapter import taking
+from resumable.state.codec.tree import Tree
+from resumable.state.objects.adapter import mismatch_on_error
 from resumable.state.objects.bounds_checks import check_numpy_stream, check_torch_stream
 
 
-def capture() -> dict[str, Any]:
-    """The state of the streams of Python, NumPy, torch on the CPU, and every accelerator that this program uses."""
+def capture_streams() -> dict[str, Tree]:
+    """Return the states of the streams of Python, NumPy, torch on the CPU, and every accelerator in use."""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),
@@ -25,12 +26,13 @@ def capture() -> dict[str, Any]:
     }
 
 
-def restore(tree: dict[str, Any]) -> list[str]:
-    """Put every stream back; returns the names of those that this machine does not have, such as `cuda:1`.
+def restore_streams(tree: dict[str, Tree]) -> list[str]:
+    """Restore every stream; return the names of those that this machine lacks, such as `cuda:1`.
 
-    Raises `RunMismatchError` where a state does not fit its stream.
+    Raises:
+        RunMismatchError: A state is not one of its stream.
     """
-    with taking("rng"):
+    with mismatch_on_error("rng"):
         return _restored(tree)
 
 
@@ -62,7 +64,7 @@ def _xpu() -> list[Tensor]:
 
 
 def _mps() -> list[Tensor]:
-    # Apple's backend has no flag for "in use"; it has one device, and its state costs nothing to read.
+    # Apple's backend has no flag for "in use"; it has one device, and reading its state is cheap.
     return [torch.mps.get_rng_state()] if sys.platform == "darwin" and torch.backends.mps.is_available() else []
 
 

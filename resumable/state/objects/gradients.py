@@ -1,4 +1,4 @@
-"""Which gradients a boundary leaves behind: told by hooks on the optimizers, stored where they still matter."""
+"""Track which gradients are unused at a boundary, by hooks on the optimizers, and capture or restore them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from resumable.errors import StateError
-from resumable.state.objects.adapter import Adapter, mismatch, taking
+from resumable.state.codec import Tree
+from resumable.state.objects.adapter import Adapter, mismatch, mismatch_on_error
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.tensors.facts import copy_of
 from resumable.utils.messages import listed
@@ -21,8 +22,8 @@ from resumable.utils.messages import listed
 class Gradients:
     """The `.grad`s of every parameter of the registered modules and optimizers.
 
-    A gradient is *used* from the moment an optimizer has stepped with it until anything writes to it again, and while
-    it is zero. Hooks on the optimizers tell the first; `close()` removes them.
+    A gradient is *used* from the step of an optimizer until something writes to it again, and while it is zero. Hooks
+    on the optimizers report the steps; `close()` removes them.
     """
 
     def __init__(self, adapters: Mapping[str, Adapter]) -> None:
@@ -32,7 +33,7 @@ class Gradients:
         self.follow(adapters)
 
     def follow(self, adapters: Mapping[str, Adapter]) -> None:
-        """From here on look at these modules and optimizers; a gradient that was used stays used."""
+        """Track these modules and optimizers from now on; used gradients stay used."""
         self.close()
         self._modules = [adapter for adapter in adapters.values() if isinstance(adapter, ModuleAdapter)]
         targets = {name: getattr(adapter, "target", None) for name, adapter in adapters.items()}
@@ -43,11 +44,11 @@ class Gradients:
 
     @property
     def settled(self) -> bool:
-        """Whether the optimizers have their state: one has stepped, or there is none."""
+        """True once an optimizer has stepped, and so has its state, or if there is no optimizer."""
         return self.ever_stepped or not self._optimizers
 
     def clean(self) -> bool:
-        """True where no gradient waits to be used. Looks at values, so waits for the device, only where it must."""
+        """Return whether every gradient is used; reads values, and so waits for the device, only if necessary."""
         return not any(self._waits(parameter) for _, parameter in self._parameters())
 
     def close(self) -> None:
@@ -56,32 +57,32 @@ class Gradients:
             hook.remove()
         self._hooks.clear()
 
-    def capture(self, *, everything: bool = False) -> dict[str, Any]:
-        """Which parameters hold a gradient, and the live gradients that wait to be used; with `everything` all of them.
+    def capture(self, *, everything: bool = False) -> dict[str, Tree]:
+        """Return the names of parameters with a gradient, and the unused gradients; with `everything`, all of them.
 
-        A used gradient is only told as present: it comes back as zeros, which is the same to every loop that zeroes
-        before it accumulates.
+        A used gradient is only recorded as present. It is restored as zeros, which makes no difference to a loop that
+        zeroes before it accumulates.
         """
         holding = {name: parameter for name, parameter in self._parameters() if parameter.grad is not None}
-        grads = {}
+        grads: dict[str, Tree] = {}
         for name, parameter in holding.items():
             assert parameter.grad is not None
             if everything or self._waits(parameter):
-                grads[name] = _described(name, parameter.grad)
+                grads[name] = _encodable(name, parameter.grad)
             elif parameter.grad.is_sparse:  # zeros would be dense
-                grads[name] = _described(name, torch.zeros_like(parameter.grad))
+                grads[name] = _encodable(name, torch.zeros_like(parameter.grad))
         return {"present": sorted(holding), "grads": grads}
 
-    def restore(self, tree: dict[str, Any]) -> None:
-        """Give every parameter the gradient that it had, zeros where it was used already, None where it had none."""
-        with taking("gradients"):
+    def restore(self, tree: dict[str, Tree]) -> None:
+        """Restore the gradient of every parameter: its value, zeros if it was used, None if there was none."""
+        with mismatch_on_error("gradients"):
             self._restore(tree)
 
     def _restore(self, tree: dict[str, Any]) -> None:
         parameters = dict(self._parameters())
-        unknown = sorted(set(tree["present"]) - parameters.keys())
-        if unknown:
-            raise mismatch("gradients", [f"no such parameters here: {listed(unknown, most=20)}"])
+        absent = sorted(set(tree["present"]) - parameters.keys())
+        if absent:
+            raise mismatch("gradients", [f"no such parameters here: {listed(absent, most=20)}"])
         self._used.clear()
         for name, parameter in parameters.items():
             if name in tree["grads"]:
@@ -91,7 +92,7 @@ class Gradients:
             else:
                 parameter.grad = None
 
-    def _on_step(self, optimizer: Optimizer, *_: Any) -> None:
+    def _on_step(self, optimizer: Optimizer, *_: object) -> None:
         self.ever_stepped = True
         for group in optimizer.param_groups:
             for parameter in group["params"]:
@@ -103,7 +104,7 @@ class Gradients:
         grad = parameter.grad
         if grad is None:
             return False
-        used, version = self._used.get(id(parameter), (_nothing, 0))
+        used, version = self._used.get(id(parameter), (_no_gradient, 0))
         if used() is grad and grad._version == version:
             return False
         return bool((grad._values() if grad.is_sparse else grad).any())
@@ -123,12 +124,12 @@ class Gradients:
                         yield f"{owner}.group{number}.{place}", parameter
 
 
-def _nothing() -> None:
+def _no_gradient() -> None:
     return None
 
 
-def _with_inner(target: Any) -> Iterator[Optimizer]:
-    # An optimizer around another (lookahead, sharpness-aware) steps through the inner one, whose hooks then fire.
+def _with_inner(target: object) -> Iterator[Optimizer]:
+    # A wrapping optimizer (lookahead, sharpness-aware) steps through the inner one, whose hooks then fire.
     seen: set[int] = set()
     while target is not None and id(target) not in seen:
         seen.add(id(target))
@@ -140,7 +141,7 @@ def _with_inner(target: Any) -> Iterator[Optimizer]:
         target = inner if isinstance(inner, Optimizer) else None
 
 
-def _described(name: str, grad: Tensor) -> Any:
+def _encodable(name: str, grad: Tensor) -> Tree:
     if not grad.is_sparse:
         return grad.detach()
     if grad.layout is not torch.sparse_coo:

@@ -1,4 +1,4 @@
-"""Modules as trees: weights, buffers of both kinds, and the flags that training may change; knows no optimizer."""
+"""Modules as trees: weights, persistent and other buffers, and flags. Independent of optimizers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resumable.state.objects.adapter import Plain, listed
+from resumable.state.codec.tree import Document, Tree
+from resumable.state.objects.adapter import BaseAdapter, listed
 from resumable.state.objects.tree_copies import Own, fresh
-from resumable.state.tensors.facts import Recorded, copy_of, empty, facts_of, fill, same_place
+from resumable.state.tensors.facts import Recorded, copy_bits, copy_of, empty, facts_of, same_place
 
 HIDDEN = "non_persistent_buffers."
-EXTRA = "_extra_state"  # in a state_dict, part of the name of what get_extra_state gave
+EXTRA = "_extra_state"  # ends the key of the value of get_extra_state() in a state_dict
 _LOADING = ("state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict", "set_extra_state")
 _HOOKS = (
     "_state_dict_hooks",
@@ -24,13 +25,13 @@ _HOOKS = (
 )
 
 
-class ModuleAdapter(Plain):
+class ModuleAdapter(BaseAdapter):
     """An `nn.Module`; its tensor keys are exactly those of its `state_dict`."""
 
     kind = "module"
     target: nn.Module
 
-    def capture(self) -> dict[str, Any]:
+    def capture(self) -> dict[str, Tree]:
         state = self.target.state_dict()
         return {
             "state": state,
@@ -44,16 +45,16 @@ class ModuleAdapter(Plain):
         return ".".join(path[1:]) if path[0] == "state" else HIDDEN + ".".join(path[1:])
 
     def frozen(self) -> frozenset[str]:
-        # One that trains nothing (an average, a teacher) is written by something else, or is small.
+        # A module that trains nothing (an average, a teacher) is written by other code, or is small.
         parameters = dict(self.target.named_parameters(remove_duplicate=False))
         if not any(parameter.requires_grad for parameter in parameters.values()):
             return frozenset()
         return frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad)
 
-    def steady(self, keys: Iterable[str]) -> frozenset[str]:
+    def optimizer_written(self, keys: Iterable[str]) -> frozenset[str]:
         return frozenset(name for name, _ in self.target.named_parameters(remove_duplicate=False))
 
-    def comparable(self, document: Any) -> Any:
+    def comparable(self, document: Any) -> Document:
         # Versions of modules change with libraries, and attributes may be defined in another order.
         state = document["state"]
         if "$ordered" in state and all(type(key) is str and key[:1] != "$" for key, _ in state["$ordered"]):
@@ -63,7 +64,7 @@ class ModuleAdapter(Plain):
     def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:
         live = self.target.state_dict()
         stored = {key: record for key, record in tensors.items() if not key.startswith(HIDDEN)}
-        # Buffers come and go with training, and an extra state may hold tensors of any name.
+        # Training creates and drops buffers, and an extra state may hold tensors of any name.
         changing = {name for name, _, _ in _all_buffers(self.target)}
         nested = tuple(f"{key}." for key, value in live.items() if not isinstance(value, Tensor))
         here = {key for key, value in live.items() if isinstance(value, Tensor)}
@@ -81,12 +82,12 @@ class ModuleAdapter(Plain):
             *listed("another shape or dtype", other),
         ]
 
-    def places(self) -> Mapping[str, Tensor] | None:
-        return places(self.target)
+    def read_targets(self) -> Mapping[str, Tensor] | None:
+        return read_targets(self.target)
 
     def _restore(self, tree: dict[str, Any], own: Own) -> None:
         self._refuse_misfit(tree)
-        state = weights(tree)
+        state = loadable_state_dict(tree)
         self._place_buffers({**_tensors(state), **tree["buffers"]})
         _prepare(self.target, state)
         try:
@@ -100,26 +101,41 @@ class ModuleAdapter(Plain):
 
     def _refuse_misfit(self, tree: dict[str, Any]) -> None:
         saved, live = tree["state"], self.target.state_dict()
-        # A buffer may be None and get its tensor in training, or lose it: then only its place has to be there.
-        places = {name: module._buffers[attribute] for name, module, attribute in _all_buffers(self.target)}
-        filled = {key for key in saved if key in places and places[key] is None}
-        emptied = {key for key, buffer in tree["buffers"].items() if buffer is None}
-        unsaved = {name for name, _, _, _ in _unsaved_buffers(self.target)}
-        modules = {name or "(itself)" for name, _ in self.target.named_modules()}
-        saved_modules = {name or "(itself)" for name in tree["training"]}
         reasons = [
-            *misfits(
-                {key: value for key, value in saved.items() if key not in filled},
-                {key: value for key, value in live.items() if key not in emptied},
-            ),
+            *self._state_misfits(saved, live, tree["buffers"]),
             *untied(saved, live),
-            *listed("buffers missing in the checkpoint", sorted(unsaved - saved.keys() - tree["buffers"].keys())),
-            *listed("buffers not in this module", sorted(tree["buffers"].keys() - places.keys())),
-            *listed("modules missing in the checkpoint", sorted(modules - saved_modules)),
-            *listed("modules not in this module", sorted(saved_modules - modules)),
+            *self._buffer_misfits(saved, tree["buffers"]),
+            *self._module_misfits(tree["training"]),
         ]
         if reasons:
             raise self.mismatch(reasons)
+
+    def _state_misfits(
+        self, saved: Mapping[str, Any], live: Mapping[str, Any], saved_buffers: Mapping[str, Tensor | None]
+    ) -> list[str]:
+        # Training may set a buffer from None to a tensor, or back: then only its name must exist.
+        buffers = {name: module._buffers[attribute] for name, module, attribute in _all_buffers(self.target)}
+        filled = {key for key in saved if key in buffers and buffers[key] is None}
+        emptied = {key for key, buffer in saved_buffers.items() if buffer is None}
+        return misfits(
+            {key: value for key, value in saved.items() if key not in filled},
+            {key: value for key, value in live.items() if key not in emptied},
+        )
+
+    def _buffer_misfits(self, saved: Mapping[str, Any], saved_buffers: Mapping[str, Tensor | None]) -> list[str]:
+        buffers = {name for name, _, _ in _all_buffers(self.target)}
+        unsaved = {name for name, _, _, _ in _unsaved_buffers(self.target)}
+        return [
+            *listed("buffers missing in the checkpoint", sorted(unsaved - saved.keys() - saved_buffers.keys())),
+            *listed("buffers not in this module", sorted(saved_buffers.keys() - buffers)),
+        ]
+
+    def _module_misfits(self, saved: Iterable[str]) -> list[str]:
+        here, there = ({name or "(itself)" for name in names} for names in (dict(self.target.named_modules()), saved))
+        return [
+            *listed("modules missing in the checkpoint", sorted(here - there)),
+            *listed("modules not in this module", sorted(there - here)),
+        ]
 
     def _place_buffers(self, saved: Mapping[str, Tensor | None]) -> None:
         device = next((tensor.device for tensor in self.target.parameters()), torch.device("cpu"))
@@ -128,54 +144,58 @@ class ModuleAdapter(Plain):
             if tensor is None:
                 module._buffers[attribute] = None if name in saved else live
             elif live is tensor:
-                continue  # filled where it is
+                continue  # filled in place
             elif live is None:
                 module._buffers[attribute] = copy_of(tensor, device)
             elif facts_of(live) == facts_of(tensor):
-                fill(live, tensor)
+                copy_bits(live, tensor)
             elif attribute in module._non_persistent_buffers_set:
                 module._buffers[attribute] = copy_of(tensor, live.device)
 
 
-def weights(tree: Mapping[str, Any]) -> collections.OrderedDict[str, Any]:
-    """The `state_dict` of a stored module, with its metadata, as the module itself would have given it.
+def loadable_state_dict(tree: Any) -> collections.OrderedDict[str, Any]:
+    """Return the `state_dict` of a stored module with its metadata, as the module itself would return it.
 
-    `ValueError`, `KeyError` or `TypeError` for a tree that is none of a module.
+    Raises:
+        ValueError, KeyError, TypeError: The tree is not that of a module.
     """
     stored, metadata = tree["state"], tree["metadata"]
     if not isinstance(stored, dict) or not all(type(key) is str for key in stored):
-        raise ValueError("its state is no dict by name")
+        raise ValueError("its state is not a dict with names as keys")
     if metadata is not None and not (
         isinstance(metadata, dict) and all(isinstance(m, dict) for m in metadata.values())
     ):
-        raise ValueError("its metadata is no dict of dicts")
-    state: Any = collections.OrderedDict(stored)
+        raise ValueError("its metadata is not a dict of dicts")
+    state = collections.OrderedDict(stored)
     if metadata is not None:
-        state._metadata = metadata
-    ordered: collections.OrderedDict[str, Any] = state
-    return ordered
+        vars(state)["_metadata"] = metadata  # the attribute in which torch keeps it
+    return state
 
 
-def state_of(document: Any) -> list[tuple[str, Any]]:
-    """The encoded `state_dict` in a module's document: names and nodes. `ValueError` for any other."""
+def encoded_state(document: Any) -> list[tuple[str, Document]]:
+    """Return the names and documents of the `state_dict` in a module's document.
+
+    Raises:
+        ValueError: The document is not that of a module.
+    """
     state = document["state"]
     pairs = state.get("$ordered", list(state.items())) if isinstance(state, dict) else None
     if type(pairs) is not list or any(len(pair) != 2 or type(pair[0]) is not str for pair in pairs):
-        raise ValueError("its state is no dict by name")
+        raise ValueError("its state is not a dict with names as keys")
     return [(name, node) for name, node in pairs]
 
 
-def tensor_keys(document: Any) -> dict[str, str]:
-    """The keys in its blobs of a module's parameters and persistent buffers, by their names."""
+def tensor_keys(document: Document) -> dict[str, str]:
+    """Return the blob keys of a module's parameters and persistent buffers, by name."""
     return {
-        name: node["$tensor"]
-        for name, node in state_of(document)
+        name: str(node["$tensor"])
+        for name, node in encoded_state(document)
         if isinstance(node, dict) and node.keys() == {"$tensor"}
     }
 
 
-def places(module: nn.Module) -> dict[str, Tensor] | None:
-    """A module's parameters and buffers by their keys in its blobs, if only torch's own code saves and loads it."""
+def read_targets(module: nn.Module) -> dict[str, Tensor] | None:
+    """Return a module's parameters and buffers by blob key, or None if code other than torch's own loads it."""
     if not all(map(_is_torchs, module.modules())):
         return None
     state = {key: value for key, value in module.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
@@ -184,7 +204,7 @@ def places(module: nn.Module) -> dict[str, Tensor] | None:
 
 
 def _is_torchs(module: nn.Module) -> bool:
-    # Then what is loaded is copied into the parameters and buffers that are there, and nothing else becomes of it.
+    # Torch's own code copies loaded values into the existing parameters and buffers, and does nothing else with them.
     return (
         all(getattr(getattr(type(module), name), "__module__", "").startswith("torch.nn.") for name in _LOADING)
         and not vars(module).keys() & set(_LOADING)
@@ -194,7 +214,7 @@ def _is_torchs(module: nn.Module) -> bool:
 
 
 def misfits(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
-    """What keeps one `state_dict` from being taken for another: names, shapes, dtypes."""
+    """Return the differences in names, shapes and dtypes between a stored `state_dict` and a live one."""
     dtypes = [
         f"{key} (checkpoint {saved[key].dtype}, here {live[key].dtype})"
         for key in saved
@@ -216,13 +236,13 @@ def _other_shapes(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str
     ]
 
 
-def _both_tensors(saved: Mapping[str, Any], live: Mapping[str, Any], key: str) -> bool:
+def _both_tensors(saved: Mapping[str, object], live: Mapping[str, Any], key: str) -> bool:
     both = not is_extra(key) and key in live and isinstance(saved[key], Tensor) and isinstance(live[key], Tensor)
     return both and not nn.parameter.is_lazy(live[key])
 
 
-def untied(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
-    """Names under which one tensor was saved that are two tensors of the live `state_dict`."""
+def untied(saved: Mapping[str, Tree], live: Mapping[str, Tensor]) -> list[str]:
+    """Return the names that share one stored tensor, but are two tensors of the live `state_dict`."""
     first: dict[int, str] = {}
     apart = []
     for key, tensor in saved.items():
@@ -234,20 +254,20 @@ def untied(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
     return listed("one tensor in the checkpoint, two here", apart)
 
 
-def _load(module: nn.Module, state: collections.OrderedDict[str, Any]) -> None:
-    # The names were compared already; torch's own strictness would refuse a state_dict that hooks have filtered.
+def _load(module: nn.Module, state: Mapping[str, Any]) -> None:
+    # The names were compared already; strict loading would refuse a state_dict that hooks have filtered.
     if type(module).load_state_dict is nn.Module.load_state_dict:
         module.load_state_dict(state, strict=False)
     else:
         module.load_state_dict(state)
 
 
-def _prepare(module: nn.Module, state: dict[str, Any]) -> None:
+def _prepare(module: nn.Module, state: dict[str, Tree]) -> None:
     live = module.state_dict(keep_vars=True)
     for key, value in state.items():
         target = live.get(key)
         if is_extra(key) or not isinstance(value, Tensor):
-            state[key] = fresh(value)  # handed over to the module, which may keep it
+            state[key] = fresh(value)  # the module may keep it
         elif isinstance(target, Tensor) and not nn.parameter.is_lazy(target):
             _take_memory_format(target, value)
 
@@ -258,12 +278,12 @@ def _take_memory_format(live: Tensor, saved: Tensor) -> None:
         live.data = empty(facts_of(saved), live.device)
 
 
-def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def _tensors(state: Mapping[str, Tree]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if isinstance(value, Tensor) and not is_extra(key)}
 
 
 def is_extra(key: str) -> bool:
-    """Whether a name in a `state_dict` is that of what `get_extra_state` gave."""
+    """Return whether a `state_dict` key holds the value of `get_extra_state`."""
     return key.rpartition(".")[2] == EXTRA
 
 

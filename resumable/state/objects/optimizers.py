@@ -1,4 +1,4 @@
-"""Optimizers as trees: state and groups by parameter name, and exactly the dtypes they had; knows no file."""
+"""Optimizers as trees: state and groups by parameter name, with exact dtypes. Independent of files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resumable.state.codec.encoder import encode
-from resumable.state.objects.adapter import Plain, listed
+from resumable.state.codec import Document, Tree, encode
+from resumable.state.objects.adapter import BaseAdapter, listed
 from resumable.state.objects.bounds_checks import misshapen
 from resumable.state.objects.tree_copies import Own, fresh
 from resumable.state.tensors.facts import facts_of, tensor_digest
@@ -20,8 +20,8 @@ _BESIDE_STATE = ("groups", "shapes", "extra", "rest")
 Names = Callable[[], Mapping[int, str]]
 
 
-class OptimizerAdapter(Plain):
-    """A `torch.optim.Optimizer`; `names` gives the names of all registered modules' parameters by `id`."""
+class OptimizerAdapter(BaseAdapter):
+    """A `torch.optim.Optimizer`; `names` returns the names of all registered modules' parameters by `id`."""
 
     kind = "optimizer"
     target: torch.optim.Optimizer
@@ -30,7 +30,7 @@ class OptimizerAdapter(Plain):
         super().__init__(name, target)
         self._names = names
 
-    def capture(self) -> dict[str, Any]:
+    def capture(self) -> dict[str, Tree]:
         state_dict = self.target.state_dict()
         group_names = self._group_names()
         names = list(chain.from_iterable(group_names))
@@ -54,15 +54,15 @@ class OptimizerAdapter(Plain):
     def key_of(self, path: tuple[str, ...]) -> str:
         return ".".join(path[1:]) if path[0] == "state" else ".".join(path)
 
-    def steady(self, keys: Iterable[str]) -> frozenset[str]:
-        # Learning rates that are tensors are written by schedulers.
+    def optimizer_written(self, keys: Iterable[str]) -> frozenset[str]:
+        # Schedulers write learning rates that are tensors.
         return frozenset(key for key in keys if key.partition(".")[0] not in _BESIDE_STATE)
 
-    def comparable(self, document: Any) -> Any:
+    def comparable(self, document: Any) -> Document:
         groups = [{**group, "params": sorted(group["params"])} for group in document["groups"]]
         return {**document, "groups": groups}
 
-    def places(self) -> Mapping[str, Tensor] | None:
+    def read_targets(self) -> Mapping[str, Tensor] | None:
         if not _is_torchs(self.target):
             return None
         return encode({"state": self.capture()["state"]}, key_of=self.key_of, where=self.name).tensors
@@ -92,7 +92,7 @@ class OptimizerAdapter(Plain):
             raise self.mismatch([str(error)]) from error
 
     def _put_right(self, wanted: dict[int, Any], own: Own) -> None:
-        # torch casts floating point state to the parameter's dtype, and rebuilds what looks iterable.
+        # torch casts floating-point state to the parameter's dtype, and rebuilds iterables.
         parameters = list(chain.from_iterable(group["params"] for group in self.target.param_groups))
         for number, state in wanted.items():
             live = self.target.state[parameters[number]]
@@ -101,7 +101,7 @@ class OptimizerAdapter(Plain):
                     live[key] = own(value, live.get(key))
 
     def _keep_identity(self, groups: list[dict[str, Any]], states: Any) -> None:
-        # A loop that holds `optimizer.param_groups[0]` must go on holding the group that the optimizer uses.
+        # A loop that holds `optimizer.param_groups[0]` must keep the group that the optimizer uses.
         for kept, loaded in zip(groups, self.target.param_groups, strict=True):
             if kept is not loaded:
                 content = loaded.copy()
@@ -115,14 +115,14 @@ class OptimizerAdapter(Plain):
             self.target.state = states
 
     def _live_state(self, saved: Mapping[int, Any]) -> dict[int, Any]:
-        # Where the optimizer has state already, new tensors go to the same devices.
+        # New tensors go to the devices of the state that the optimizer already has.
         parameters = list(chain.from_iterable(group["params"] for group in self.target.param_groups))
         return {number: self.target.state.get(parameters[number]) for number in saved}
 
     def _group_names(self) -> list[list[str]]:
-        known = self._names()
+        names = self._names()
         return [
-            [known.get(id(parameter), f"group{number}.{place}") for place, parameter in enumerate(group["params"])]
+            [names.get(id(parameter), f"group{number}.{place}") for place, parameter in enumerate(group["params"])]
             for number, group in enumerate(self.target.param_groups)
         ]
 
@@ -138,10 +138,10 @@ class OptimizerAdapter(Plain):
         reasons += self._misshapen(tree["state"])
         numbers = range(len(list(chain.from_iterable(live))))
         reasons += listed(
-            "state beside the parameters' under a number of one", [str(k) for k in tree["extra"] if k in numbers]
+            "extra state under the number of a parameter", [str(k) for k in tree["extra"] if k in numbers]
         )
         if not reasons and isinstance(self.target, torch.optim.LBFGS) and saved != live:
-            reasons.append("LBFGS keeps all parameters in one vector, and their order is another one")
+            reasons.append("LBFGS keeps all parameters in one vector, and their order differs")
         if reasons:
             raise self.mismatch(reasons)
 
@@ -152,12 +152,12 @@ class OptimizerAdapter(Plain):
 
     def _misshapen(self, saved: Mapping[str, Any]) -> list[str]:
         if not type(self.target).step.__module__.startswith("torch.optim"):
-            return []  # others may keep these smaller, as low-rank ones do, and look themselves
+            return []  # other optimizers, such as low-rank ones, may keep smaller state, and check it themselves
         return [
             reason
             for name, parameter in self._named(self._group_names())
             if name in saved
-            for reason in listed(f"state of {name} in another shape than its own", misshapen(parameter, saved[name]))
+            for reason in listed(f"state of {name} of another shape", misshapen(parameter, saved[name]))
         ]
 
     def _shapes(self, names: list[list[str]]) -> dict[str, list[int]]:
@@ -169,7 +169,7 @@ class OptimizerAdapter(Plain):
 
 
 def parameter_names(modules: Mapping[str, torch.nn.Module]) -> dict[int, str]:
-    """`model.0.weight` for every parameter of the given modules, by `id`; the first name of a shared one."""
+    """Return names such as `model.0.weight` of all parameters by `id`; a shared parameter has its first name."""
     names: dict[int, str] = {}
     for prefix, module in modules.items():
         for name, parameter in module.named_parameters():
@@ -178,7 +178,7 @@ def parameter_names(modules: Mapping[str, torch.nn.Module]) -> dict[int, str]:
 
 
 def is_standard(optimizer: torch.optim.Optimizer) -> bool:
-    """True where the `state_dict` is torch's own: groups that number their parameters in order, and state by number."""
+    """Return whether the `state_dict` has torch's layout: parameters numbered in order, state by number."""
     state_dict = optimizer.state_dict()
     if not {"state", "param_groups"} <= state_dict.keys() or type(state_dict["state"]) is not dict:
         return False
@@ -188,7 +188,7 @@ def is_standard(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _is_torchs(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether only torch's own code saves and loads it: then nothing changes the values on their way, or keeps them."""
+    """Return whether only torch's own code saves and loads it, which neither changes nor keeps the values."""
     hooks = (
         f"_optimizer_{name}_{when}_hooks" for name in ("state_dict", "load_state_dict") for when in ("pre", "post")
     )
@@ -200,7 +200,7 @@ def _is_torchs(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _castable(state: Any) -> Any:
-    # What `load_state_dict` would take apart as an iterable (a string, an array) is set by hand afterwards.
+    # `load_state_dict` would rebuild a string or an array as an iterable: these are set afterwards.
     if type(state) is dict:
         return {key: _castable(value) for key, value in state.items()}
     if type(state) in (list, tuple):

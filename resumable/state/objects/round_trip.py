@@ -1,4 +1,4 @@
-"""Compares a live object with its stored state, value by value and bit by bit; changes neither."""
+"""Compare a live object with its stored state, value by value and bit by bit. Changes neither."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from typing import Any
 from torch import Tensor
 
 from resumable.errors import StateError
-from resumable.state.codec.encoder import encode
-from resumable.state.objects.adapter import Adapter, taking
-from resumable.state.tensors.facts import DigestedRecord, TensorFacts, facts_of, same_place, tensor_digest
+from resumable.state.codec import Document, encode
+from resumable.state.objects.adapter import Adapter, mismatch_on_error
+from resumable.state.tensors.facts import (
+    DigestedRecord,
+    DigestedRecords,
+    TensorFacts,
+    facts_of,
+    same_place,
+    tensor_digest,
+)
 from resumable.utils.messages import listed
 from resumable.utils.threads import in_lanes
 
@@ -23,62 +30,61 @@ _SHOWN = 5
 _THREADS = min(4, os.cpu_count() or 1)
 
 
-Records = Mapping[str, DigestedRecord]
-
-
 @dataclass(frozen=True)
-class Compared:
-    """How a live object differs from its stored state, in words, and which of its tensors do not."""
+class RoundTrip:
+    """The differences between a live object and its stored state, and the keys of its unchanged tensors."""
 
     differences: list[str]
     unchanged: set[str]
 
 
 def verify_round_trip(
-    adapter: Adapter, document: Any, records: Records, *, proven: Mapping[str, Tensor] | None = None
+    adapter: Adapter, document: Document, records: DigestedRecords, *, proven: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Capture the live object and compare it with its stored `document` and tensor `records`: types, dtypes, bits.
+    """Verify that the live object has the types, dtypes and bits of its stored `document` and tensor `records`.
 
-    Raises `StateError` that names the first differences.
+    Raises:
+        StateError: They differ; the message lists the first differences.
     """
-    found = compare(adapter, document, records, proven=proven).differences
+    found = compare_with_stored(adapter, document, records, proven=proven).differences
     if found:
+        shown = listed(found, most=_SHOWN, separator="; ")
         raise StateError(
-            f"{adapter.name} ({adapter.type}) is not as it was saved: {listed(found, most=_SHOWN, separator='; ')}",
-            "its load_state_dict must take back exactly what its state_dict gave",
+            f"{adapter.name} ({adapter.type}) differs from what was saved: {shown}",
+            "its load_state_dict must restore exactly what its state_dict returned",
         )
 
 
-def differences(adapter: Adapter, document: Any, records: Records) -> list[str]:
-    """Where the live object differs from its stored state, as `path: stored X, here Y`; empty where nowhere."""
-    return compare(adapter, document, records).differences
+def differences(adapter: Adapter, document: Document, records: DigestedRecords) -> list[str]:
+    """Return the differences between the live object and its stored state, as `path: stored X, here Y`."""
+    return compare_with_stored(adapter, document, records).differences
 
 
-def compare(
-    adapter: Adapter, document: Any, records: Records, *, proven: Mapping[str, Tensor] | None = None
-) -> Compared:
+def compare_with_stored(
+    adapter: Adapter, document: Document, records: DigestedRecords, *, proven: Mapping[str, Tensor] | None = None
+) -> RoundTrip:
     """Capture the live object and compare it with its stored state.
 
-    `proven` are tensors whose digests were found right and that nobody has written to since. If all the live ones are
-    these, in the same memory, they are not digested again. If one is not, it may have been copied over another.
+    `proven` are tensors whose digests were verified, and which were not written since. If every live tensor is one of
+    them, in the same memory, none is digested again; otherwise one may have been copied over another.
     """
     live = encode(adapter.capture(), key_of=adapter.key_of, where=adapter.name)
-    known = {key: records[key].digest for key in live.tensors if key in records}
-    if proven is None or not _are(live.tensors, proven, known):
+    digests = {key: records[key].digest for key in live.tensors if key in records}
+    if proven is None or not _are(live.tensors, proven, digests):
         alike = {
-            key: tensor for key, tensor in live.tensors.items() if key in known and _is_alike(tensor, records[key])
+            key: tensor for key, tensor in live.tensors.items() if key in digests and _is_alike(tensor, records[key])
         }
-        known = tensor_digests(alike)
-    comparison = _Comparison(records, live.tensors, known)
-    with taking(adapter.name):
+        digests = tensor_digests(alike)
+    comparison = _DocumentComparison(records, live.tensors, digests)
+    with mismatch_on_error(adapter.name):
         then, now = adapter.comparable(document), adapter.comparable(live.document)
         same = comparison.tensors_are_alike() and json.dumps(then) == json.dumps(now)
         found = [] if same else list(comparison.nodes(then, now, adapter.name))
-    return Compared(found, {key for key, digest in known.items() if digest == records[key].digest})
+    return RoundTrip(found, {key for key, digest in digests.items() if digest == records[key].digest})
 
 
 def tensor_digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """The digest of each tensor, several at a time."""
+    """Return the digest of each tensor, computed by several threads."""
     return dict(zip(tensors, in_lanes(tensor_digest, list(tensors.values()), _THREADS), strict=True))
 
 
@@ -90,16 +96,16 @@ def _is_alike(tensor: Tensor, record: DigestedRecord) -> bool:
     return facts_of(tensor) == TensorFacts.recorded(record)
 
 
-class _Comparison:
-    def __init__(self, records: Records, tensors: Mapping[str, Tensor], digests: dict[str, str]) -> None:
+class _DocumentComparison:
+    def __init__(self, records: DigestedRecords, tensors: Mapping[str, Tensor], digests: dict[str, str]) -> None:
         self._records = records
         self._tensors = tensors
         self._digests = digests
 
     def tensors_are_alike(self) -> bool:
-        """Whether each live tensor is known to be the one that is stored under its very key.
+        """Return whether each live tensor has the digest and facts that are stored under its key.
 
-        With equal texts of the documents, which tell all types apart, there is then no difference to be looked for.
+        If the documents, which distinguish all types, are equal too, there is no difference left to find.
         """
         return all(
             key in self._digests
@@ -108,17 +114,17 @@ class _Comparison:
             for key, tensor in self._tensors.items()
         )
 
-    def nodes(self, saved: Any, live: Any, path: str) -> Iterator[str]:
+    def nodes(self, saved: Document, live: Document, path: str) -> Iterator[str]:
         if type(saved) is not type(live):
             yield _difference(path, saved, live)
-        elif type(saved) is dict:
+        elif isinstance(saved, dict) and isinstance(live, dict):
             yield from self._objects(saved, live, path)
-        elif type(saved) is list:
+        elif isinstance(saved, list) and isinstance(live, list):
             yield from self._lists(saved, live, path)
         elif saved != live or (type(saved) is float and str(saved) != str(live)):
             yield _difference(path, saved, live)
 
-    def _objects(self, saved: dict[str, Any], live: dict[str, Any], path: str) -> Iterator[str]:
+    def _objects(self, saved: dict[str, Document], live: dict[str, Document], path: str) -> Iterator[str]:
         tag = next(iter(saved), "")
         if tag.startswith("$") and saved.keys() != live.keys():
             yield _difference(path, saved, live)
@@ -127,20 +133,23 @@ class _Comparison:
         elif tag in _PAIR_TAGS:
             yield from self.nodes(_by_key(saved[tag]), _by_key(live[tag]), path)
         else:
-            yield from (f"{path}.{key}: stored, but not here" for key in saved if key not in live)
-            yield from (f"{path}.{key}: here, but not stored" for key in live if key not in saved)
-            for key in saved:
-                if key in live:
-                    yield from self.nodes(saved[key], live[key], path if key.startswith("$") else f"{path}.{key}")
+            yield from self._items(saved, live, path)
 
-    def _lists(self, saved: list[Any], live: list[Any], path: str) -> Iterator[str]:
+    def _items(self, saved: dict[str, Document], live: dict[str, Document], path: str) -> Iterator[str]:
+        yield from (f"{path}.{key}: stored, but not here" for key in saved if key not in live)
+        yield from (f"{path}.{key}: here, but not stored" for key in live if key not in saved)
+        for key in saved:
+            if key in live:
+                yield from self.nodes(saved[key], live[key], path if key.startswith("$") else f"{path}.{key}")
+
+    def _lists(self, saved: list[Document], live: list[Document], path: str) -> Iterator[str]:
         if len(saved) != len(live):
             yield f"{path}: stored {len(saved)} values, here {len(live)}"
             return
         for index, (then, now) in enumerate(zip(saved, live, strict=True)):
             yield from self.nodes(then, now, f"{path}.{index}")
 
-    def _stored(self, saved: str, live: str, path: str) -> Iterator[str]:
+    def _stored(self, saved: Any, live: Any, path: str) -> Iterator[str]:
         record, tensor = self._records.get(saved), self._tensors[live]
         if record is None:
             yield f"{path}: nothing stored under {saved!r}"
@@ -157,15 +166,15 @@ class _Comparison:
         return self._digests[key]
 
 
-def _by_key(pairs: list[list[Any]]) -> dict[str, Any]:
+def _by_key(pairs: Any) -> dict[str, Document]:
     return {json.dumps(key, sort_keys=True): value for key, value in pairs}
 
 
-def _difference(path: str, saved: Any, live: Any) -> str:
+def _difference(path: str, saved: Document, live: Document) -> str:
     return f"{path}: stored {_short(saved)}, here {_short(live)}"
 
 
-def _short(value: Any) -> str:
+def _short(value: Document) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -1,10 +1,9 @@
-"""Lets other code run a module in between and puts everything back; knows nothing of what it is run for."""
+"""Run a module without side effects: buffers, flags, attributes and random streams are restored afterwards."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from resumable.errors import StateError
 from resumable.state.objects import global_rng
 from resumable.state.objects.generators import GENERATOR_TYPES, GeneratorAdapter
-from resumable.state.tensors.facts import copy_of, fill, raw, refusal
+from resumable.state.tensors.facts import copy_bits, copy_of, raw, refusal
 from resumable.utils.messages import listed
 
 Undo = Callable[[], None]
@@ -21,17 +20,20 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
 @contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
-    """Afterwards module and random streams are what they were before, bit for bit, also after an error.
+def without_side_effects(module: nn.Module) -> Iterator[None]:
+    """Restore the module and the random streams, bit for bit, at the end of the block, also after an error.
 
-    Put back are of each submodule the training flag, every attribute (not what is inside of a list or another object)
-    and the buffers, whatever wrote to them; generators among the attributes; and all global random streams. Parameters
-    are only looked at, for copying them would cost as much as a save: raises `StateError` where one was written to.
+    Restored are the training flag, attributes and buffers of each submodule, generators among its attributes, and all
+    global random streams. Values inside a list or another object are not. Copying parameters would cost as much as a
+    save, so they are only watched.
+
+    Raises:
+        StateError: The block wrote to a parameter.
     """
     parts = list(module.modules())
     versions = {name: _version(parameter) for name, parameter in module.named_parameters()}
     with ExitStack() as undo:
-        undo.callback(global_rng.restore, global_rng.capture())
+        undo.callback(global_rng.restore_streams, global_rng.capture_streams())
         for tensor in _written_in_passing(parts):
             undo.callback(_tensor(tensor))
         for part in parts:
@@ -41,9 +43,9 @@ def untouched(module: nn.Module) -> Iterator[None]:
 
 
 def _written_in_passing(parts: list[nn.Module]) -> list[Tensor]:
-    """The buffers, and the weights of which a lookup scales what it reads."""
+    """Return the buffers, and embedding weights that lookups rescale."""
     buffers = (buffer for part in parts for buffer in part.buffers(recurse=False))
-    found = [buffer for buffer in buffers if refusal(buffer) is None]  # what could not be stored cannot be copied
+    found = [buffer for buffer in buffers if refusal(buffer) is None]  # a tensor that cannot be stored cannot be copied
     found += _scaled(parts)
     return list({id(tensor): tensor for tensor in found}.values())
 
@@ -54,15 +56,15 @@ def _scaled(parts: Iterable[nn.Module]) -> list[Tensor]:
 
 
 def _tensor(tensor: Tensor) -> Undo:
-    place, copy = tensor.detach(), copy_of(tensor)  # the same memory, whatever becomes of the tensor; and its bits
+    place, copy = tensor.detach(), copy_of(tensor)  # the memory, even if the tensor moves, and the bits
 
     def undo() -> None:
         with torch.inference_mode(tensor.is_inference()), torch.no_grad():
             if tensor.data_ptr() != place.data_ptr() or tensor.shape != place.shape:
                 tensor.data = place
-            # Writing is a change to whoever counts them: only where there is something to put back.
+            # A write increments the version counter, so it happens only if the bits differ.
             if not torch.equal(raw(place), raw(copy)):
-                fill(tensor, copy)
+                copy_bits(tensor, copy)
 
     return undo
 
@@ -75,12 +77,12 @@ def _attributes(part: nn.Module) -> Undo:
     def undo() -> None:
         for each in undos:
             each()
-        part.training = training  # of a scripted module it is no attribute
+        part.training = training  # a scripted module keeps it elsewhere than among its attributes
 
     return undo
 
 
-def _entries(held: MutableMapping[str, Any]) -> Undo:
+def _entries(held: MutableMapping[str, object]) -> Undo:
     before = dict(held)
 
     def undo() -> None:
@@ -92,11 +94,11 @@ def _entries(held: MutableMapping[str, Any]) -> Undo:
     return undo
 
 
-def _generators(part: nn.Module) -> list[Any]:
+def _generators(part: nn.Module) -> list[object]:
     return [value for value in vars(part).values() if isinstance(value, GENERATOR_TYPES)]
 
 
-def _generator(generator: Any) -> Undo:
+def _generator(generator: object) -> Undo:
     adapter = GeneratorAdapter("generator", generator)
     state = adapter.capture()
     return lambda: adapter.restore(state)

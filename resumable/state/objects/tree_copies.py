@@ -1,43 +1,49 @@
-"""Decoded trees as an object may keep them: copies, or what was handed over; knows only the codec's types."""
+"""Copy a decoded tree so that an object may keep it, or hand it over as it is. Independent of kinds of objects."""
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from resumable.state.codec.tree import Array
 from resumable.state.tensors.facts import copy_of
 
-Own = Callable[[Any, Any], Any]
-"""A tree that the caller may keep, made of one and of what stands in its place; `fresh` or `moved`."""
+T = TypeVar("T")
 
 
-def fresh(tree: Any, like: Any = None) -> Any:
-    """A deep copy with tensors of their own (one per distinct tensor), on the devices that `like` has at their paths.
+class Own(Protocol):
+    """`fresh` or `moved`: turn a tree into one that its receiver may keep."""
 
-    Fresh memory matters for bits too: kernels may add in another order where memory is not aligned as torch aligns it.
+    def __call__(self, tree: T, like: object = None) -> T: ...
+
+
+def fresh(tree: T, like: object = None) -> T:
+    """Return a deep copy whose tensors are new, one per distinct tensor, on the devices that `like` has at their paths.
+
+    Fresh memory matters for bits too: kernels may add in another order in memory that torch did not align.
     """
-    return _Copying(_fresh_tensor, lambda array: array.copy(order="K")).copy(tree, like)
+    copy: T = _Copying(_fresh_tensor, lambda array: array.copy(order="K")).copy(tree, like)
+    return copy
 
 
-def moved(tree: Any, like: Any = None) -> Any:
-    """As `fresh`, of a tree whose tensors nobody else keeps: they stay as they are if on the same device."""
-    return _Copying(_moved_tensor, lambda array: array).copy(tree, like)
+def moved(tree: T, like: object = None) -> T:
+    """Copy like `fresh`, but keep tensors that are on the right device; nobody else may use the tree."""
+    copy: T = _Copying(_moved_tensor, lambda array: array).copy(tree, like)
+    return copy
 
 
 class _Copying:
-    def __init__(
-        self, tensor: Callable[[Tensor, Any], Tensor], array: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
-    ) -> None:
+    def __init__(self, tensor: Callable[[Tensor, object], Tensor], array: Callable[[Array], Array]) -> None:
         self._tensor = tensor
         self._array = array
         self._copies: dict[int, Tensor] = {}
 
-    def copy(self, tree: Any, like: Any) -> Any:
+    def copy(self, tree: Any, like: object) -> Any:
         if isinstance(tree, Tensor):
             if id(tree) not in self._copies:
                 self._copies[id(tree)] = self._tensor(tree, like)
@@ -55,8 +61,8 @@ class _Copying:
         return tree
 
 
-def at(tree: Any, key: Any) -> Any:
-    """What stands under `key` in a dict or sequence; None where nothing does."""
+def at(tree: object, key: Any) -> Any:
+    """Return the value under `key` in a dict or sequence, or None."""
     if isinstance(tree, dict):
         return tree.get(key)
     if isinstance(tree, list | tuple):
@@ -64,12 +70,12 @@ def at(tree: Any, key: Any) -> Any:
     return None
 
 
-def _moved_tensor(tensor: Tensor, like: Any) -> Tensor:
+def _moved_tensor(tensor: Tensor, like: object) -> Tensor:
     stays = not isinstance(like, Tensor) or like.device == tensor.device
     return tensor if stays else _fresh_tensor(tensor, like)
 
 
-def _fresh_tensor(tensor: Tensor, like: Any) -> Tensor:
+def _fresh_tensor(tensor: Tensor, like: object) -> Tensor:
     copy = copy_of(tensor, like.device if isinstance(like, Tensor) else None)
     if type(tensor) is torch.nn.Parameter:
         return torch.nn.Parameter(copy, requires_grad=tensor.requires_grad)

@@ -1,8 +1,7 @@
-"""Host memory for staged bytes, and how bytes get there from tensors; knows no file image and no object.
+"""Allocate host memory for staged bytes, and copy tensors into it. Independent of file images and objects.
 
-A fresh page costs several times a reused one, so memory is kept and can be touched ahead of its first use. It is left
-out of forked loader workers: otherwise the first copy after each fork would pay for every page once more, and twice
-the memory.
+A fresh page costs several times as much as a reused one, so memory is kept, and can be touched before its first use.
+Forked loader workers do not inherit it: otherwise the first copy after a fork would duplicate every page.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor
 from resumable.state.tensors.facts import TensorFacts, raw, tensor_digest
 from resumable.utils.threads import in_lanes
 
-# Small enough to keep two threads busy to the end. One thread is fastest with whole tensors, which go past the caches.
+# Small enough to keep two threads busy to the end. One thread is fastest with whole tensors, which bypass the caches.
 COPY_PIECE_BYTES = 4 * 2**20
 
 _ADVICE = ("MADV_HUGEPAGE", "MADV_DONTFORK")
@@ -32,7 +31,7 @@ _live: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One tensor on its way to the bytes from `start` on in the host memory `target`, in row-major order."""
+    """One copy of a tensor, in row-major order, to the bytes of host memory `target` that begin at `start`."""
 
     target: Tensor
     start: int
@@ -45,34 +44,34 @@ class Copy:
 
 
 class Transfer(Protocol):
-    """How bytes get from tensors to the host. `begin`, `copy` and `finish` are called in this order, once per save.
+    """Copies tensors to the host; `begin`, `copy` and `finish` are called in this order, once per save.
 
-    `copy` and `finish` may run in another thread than the training's; `hold` runs in the training's, after `copy`.
+    `copy` and `finish` may run in another thread than training; `hold` runs in the training thread, after `copy`.
     """
 
     def allocate(self, nbytes: int) -> Tensor:
-        """Memory of the host for as many bytes."""
+        """Allocate `nbytes` bytes of host memory."""
         ...
 
     def begin(self) -> None:
-        """What training has asked for so far comes before what is copied from now on."""
+        """Order the operations that training has enqueued so far before the copies that follow."""
         ...
 
     def copy(self, copies: Sequence[Copy], *, threads: int) -> None:
-        """Copy, or ask for the copies to be made."""
+        """Make the copies, or enqueue them."""
         ...
 
     def hold(self) -> None:
-        """From here on training may overwrite the sources."""
+        """Make later operations of training wait for enqueued copies; then training may overwrite the sources."""
         ...
 
     def finish(self) -> None:
-        """Block until every byte is in the host's memory."""
+        """Block until every byte is in host memory."""
         ...
 
 
 class HostTransfer:
-    """Tensors of the CPU: memory is copied to memory, by threads that do not hold Python's lock meanwhile."""
+    """Copies tensors of the CPU, by threads that do not hold the GIL."""
 
     def allocate(self, nbytes: int) -> Tensor:
         return _aligned(nbytes)
@@ -97,7 +96,7 @@ class HostTransfer:
 
 
 class AcceleratorTransfer:
-    """Tensors of an accelerator: copied into pinned memory on a stream of its own, beside what training does there."""
+    """Copies tensors of an accelerator into pinned memory on a separate stream, concurrently with training."""
 
     def __init__(self, device: torch.device) -> None:
         self._host = HostTransfer()
@@ -131,29 +130,29 @@ class AcceleratorTransfer:
 
 
 def transfer_for(device: torch.device) -> Transfer:
-    """How tensors of this device are best brought to the host."""
+    """Return the transfer for tensors of this device."""
     return AcceleratorTransfer(device) if device.type in ("cuda", "xpu") else HostTransfer()
 
 
 def changed(copies: Sequence[tuple[Copy, str]], *, threads: int) -> list[Copy]:
-    """Those copies whose source has not the digest that stands beside it: reading costs half of copying."""
+    """Return the copies whose source differs from the given digest; reading costs half as much as copying."""
     differ = in_lanes(lambda pair: tensor_digest(pair[0].source) != pair[1], copies, threads)
     return [copy for (copy, _), differs in zip(copies, differ, strict=True) if differs]
 
 
 def touch(memory: Tensor) -> None:
-    """Have every page of fresh memory there before it is needed; holds no lock of Python's."""
+    """Touch every page of fresh memory before it is needed, without holding the GIL."""
     for start in range(0, memory.numel(), COPY_PIECE_BYTES):
         ctypes.memset(memory.data_ptr() + start, 0, min(COPY_PIECE_BYTES, memory.numel() - start))
 
 
 def _aligned(nbytes: int) -> Tensor:
-    """Memory that begins with a page, as direct writes want it, and that no forked child shares."""
+    """Allocate page-aligned memory, as direct writes require, which forked children do not inherit."""
     if not nbytes:
         return torch.empty(0, dtype=torch.uint8)
     pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for advice in _ADVICE:
-        with suppress(OSError):  # a kernel that does not know it
+        with suppress(OSError):  # the kernel may not support it
             if hasattr(mmap, advice):
                 pages.madvise(getattr(mmap, advice))
     _live.add(pages)
@@ -161,9 +160,9 @@ def _aligned(nbytes: int) -> Tensor:
 
 
 def _keep_in_child() -> None:
-    # There the addresses belong to nobody, and soon to somebody else: unmapping them would hit that.
+    # The child may map something else at these addresses, which unmapping would destroy.
     for pages in _live:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(pages))  # also when the interpreter of the child ends
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(pages))  # also when the child's interpreter exits
 
 
 os.register_at_fork(after_in_child=_keep_in_child)

@@ -1,7 +1,7 @@
-"""Lets copies run beside training until an optimizer is about to step; knows no image and no object.
+"""Overlap a copy with training until an optimizer is about to step. Independent of images and objects.
 
-What is copied late must be written by optimizers only. Versions tell of most writers that are none; of fused kernels,
-`.data` and NumPy they tell nothing, and a fused optimizer is waited for by its hook.
+Only optimizers may write to the tensors of such a copy. Version counters expose most other writers, but not fused
+kernels, `.data` or NumPy. Optimizers, fused ones included, are held back by a pre-step hook.
 """
 
 from __future__ import annotations
@@ -17,77 +17,79 @@ from resumable.utils.messages import listed
 
 
 class TornCopyError(Exception):
-    """Training wrote to tensors while they were copied: `names` says which. The copy is worth nothing."""
+    """Training wrote to the tensors `names` while they were copied, so the copy is unusable."""
 
     def __init__(self, names: list[str]) -> None:
         super().__init__(f"written while they were copied: {listed(names, most=5)}")
         self.names = names
 
 
-class LateCopy:
-    """One copy under way, and how often each tensor had been written to when it began.
+class OverlappedCopy:
+    """One copy in progress, with the version counter that each tensor had when it began.
 
-    It is judged once, by the training's own thread, where no operation of the training can be in flight: torch counts a
-    write only when it is done. What is written from then on does not spoil the copy.
+    The training thread checks the versions once, when no operation of training is in flight: torch counts a write only
+    when it is complete. Later writes do not affect the copy.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.copied = threading.Event()  # or asked of a device, and to be held before it writes
+        self.copied = (
+            threading.Event()
+        )  # set once copied, or enqueued on a device stream that later writes must wait for
         self._tensors = dict(tensors)
-        self._then = [tensor._version for tensor in self._tensors.values()]
+        self._versions = [tensor._version for tensor in self._tensors.values()]
         self._torn: list[str] = []
-        self._judged = threading.Event()
+        self._checked = threading.Event()
 
-    def judge(self) -> None:
-        """Settle whether it is whole; in the training's thread. Waits until it is copied."""
-        if not self._judged.is_set():
+    def check_versions(self) -> None:
+        """Wait for the copy, and check in the training thread whether a tensor was written meanwhile."""
+        if not self._checked.is_set():
             self.copied.wait()
-            now = zip(self._tensors.items(), self._then, strict=True)
+            now = zip(self._tensors.items(), self._versions, strict=True)
             self._torn = [name for (name, tensor), then in now if tensor._version != then]
             self._tensors.clear()
-            self._judged.set()
+            self._checked.set()
 
     def refuse_torn(self) -> None:
-        """Wait until it is judged, in any other thread, and raise `TornCopyError` if something was written to."""
-        self._judged.wait()
+        """Wait in another thread until the versions are checked, and raise `TornCopyError` if a tensor was written."""
+        self._checked.wait()
         if self._torn:
             raise TornCopyError(self._torn)
 
 
-class Gate:
-    """Holds every optimizer of the program back while a copy is under way; `close` takes it down.
+class OptimizerGate:
+    """Holds back every optimizer of the program while a copy is in progress, until `close`.
 
-    `hold` is called in the training's thread once the copy is made, asked for or given up, and before it is judged.
+    `hold` is called in the training thread once the copy is made, enqueued or abandoned, and before the version check.
     """
 
     def __init__(self, hold: Callable[[], None]) -> None:
         self._hold = hold
-        self._late: LateCopy | None = None
-        self.waited_seconds = 0.0  # all together
-        # Of all optimizers, not only of the registered ones: whichever steps writes.
+        self._late: OverlappedCopy | None = None
+        self.waited_seconds = 0.0  # in total
+        # For all optimizers, also those that are not registered: any of them may write.
         self._hook = register_optimizer_step_pre_hook(lambda *_: self.settle())
 
-    def shut(self, late: LateCopy) -> None:
-        """From here on optimizers wait until it is copied."""
+    def shut(self, late: OverlappedCopy) -> None:
+        """Make optimizers wait for this copy from now on."""
         self._late = late
 
     def settle_if_copied(self) -> None:
-        """Judge the copy if that needs no waiting; between two operations of the training."""
+        """Settle the copy if that takes no waiting; between two operations of training."""
         if self._late is not None and self._late.copied.is_set():
             self.settle()
 
     def settle(self) -> None:
-        """Wait for the copy and judge it; between two operations of the training, or before an optimizer steps."""
+        """Wait for the copy and check the versions; between two operations of training, or before a step."""
         late = self._late
         if late is None:
             return
         started = time.monotonic()
         late.copied.wait()
         self._hold()
-        late.judge()
-        self._late = None  # only now: another thread may be about to step too
+        late.check_versions()
+        self._late = None  # last: another thread may be about to step too
         self.waited_seconds += time.monotonic() - started
 
     def close(self) -> None:
-        """Let every optimizer pass from now on; safe to call twice."""
+        """Stop holding back optimizers. Idempotent."""
         self._hook.remove()

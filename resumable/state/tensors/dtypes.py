@@ -1,10 +1,10 @@
-"""What safetensors files call the dtypes, and as what they hold those that they lack; knows no torch."""
+"""Map dtypes to safetensors tags; one without a tag is stored as another with a trailing dimension. Needs no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-# float8_e8m0fnu and float4 have tags in the format, but the common readers do not open them: they go as bytes.
+# float8_e8m0fnu and float4 have tags in the format, but common readers refuse them: they are stored as bytes.
 TAGS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "bool": ("BOOL", ()),
     "uint8": ("U8", ()),
@@ -32,9 +32,9 @@ TAGS: Mapping[str, tuple[str, tuple[int, ...]]] = {
 
 
 def may_hold(tag: str, stored: Sequence[int], dtype: str, shape: Sequence[int]) -> bool:
-    """Return whether a file that says `tag` and `stored` holds a tensor of this dtype and shape.
+    """Return whether a file entry with `tag` and shape `stored` can hold a tensor of this dtype and shape.
 
-    A dtype that is not in `TAGS` is stored as bytes. Only torch knows how many of them make an item.
+    A dtype that is not in `TAGS` is stored as bytes, whose number per item is not checked: it takes torch.
     """
     if dtype in TAGS:
         return stored_as(dtype, shape) == (tag, tuple(stored))
@@ -42,7 +42,7 @@ def may_hold(tag: str, stored: Sequence[int], dtype: str, shape: Sequence[int]) 
 
 
 def stored_as(dtype: str, shape: Sequence[int]) -> tuple[str, tuple[int, ...]]:
-    """Tag and shape in a file: dtypes that it lacks get a trailing dimension. `ValueError` for an unknown one."""
+    """Return the tag and shape of a tensor in a file; raise `ValueError` for an unknown dtype."""
     if dtype not in TAGS:
         raise ValueError(f"unknown dtype {dtype[:80]!r}")
     tag, trailing = TAGS[dtype]

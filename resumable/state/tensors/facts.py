@@ -1,4 +1,4 @@
-"""What a tensor is apart from its values (dtype, shape, memory format), and its bytes; knows no file and no object."""
+"""The facts of a tensor (dtype, shape, memory format) and its bytes. Independent of files and objects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SAME_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 1
 
 
 class Recorded(Protocol):
-    """What any record of a stored tensor says; `strides` is None where it lies in row-major order."""
+    """The facts in any record of a stored tensor; `strides` is None for row-major order."""
 
     @property
     def dtype(self) -> str: ...
@@ -43,9 +43,12 @@ class DigestedRecord(Recorded, Protocol):
     def digest(self) -> str: ...
 
 
+DigestedRecords = Mapping[str, DigestedRecord]
+
+
 @dataclass(frozen=True)
-class Believed:
-    """A tensor in a safetensors file of others: what the file itself says of it, and nothing proves."""
+class UndigestedRecord:
+    """The record of a tensor in a file of another program, which has no digest to verify it."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -53,14 +56,14 @@ class Believed:
     digest: None = None
 
     @classmethod
-    def tagged(cls, tag: str, shape: tuple[int, ...]) -> Believed:
-        """One whose dtype is told by a tag of the format."""
+    def tagged(cls, tag: str, shape: tuple[int, ...]) -> UndigestedRecord:
+        """Return the record for a dtype tag of the format."""
         return cls(_OF_TAG[tag], shape)
 
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """A tensor without its values; `strides` is None where it lies in row-major order."""
+    """A tensor without its values; `strides` is None for row-major order."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -76,11 +79,11 @@ class TensorFacts:
 
     @classmethod
     def recorded(cls, record: Recorded) -> TensorFacts:
-        """The facts that a record states; `ValueError` where they are impossible."""
+        """Return the facts of a record; raise `ValueError` if they are impossible."""
         shape, strides = tuple(record.shape), None if record.strides is None else tuple(record.strides)
-        # What only equals a number (True, 1.0) must not pass for one that was looked at before.
-        known = _recorded if {*map(type, shape), *map(type, strides or ())} <= {int} else cls
-        return known(record.dtype, shape, strides)
+        # A value that equals an int (True, 1.0) must not hit the cache entry of that int.
+        make = _recorded if {*map(type, shape), *map(type, strides or ())} <= {int} else cls
+        return make(record.dtype, shape, strides)
 
     @functools.cached_property
     def torch_dtype(self) -> torch.dtype:
@@ -92,20 +95,20 @@ class TensorFacts:
 
     @functools.cached_property
     def stored_as(self) -> tuple[str, tuple[int, ...]]:
-        """Tag and shape in a safetensors file, which lacks some dtypes: those get a trailing dimension."""
+        """The tag and shape in a safetensors file; a dtype without a tag gets a trailing dimension."""
         tag, trailing = TAGS.get(self.dtype, ("U8", (self.torch_dtype.itemsize,)))
         return tag, self.shape + trailing
 
 
-_recorded = functools.lru_cache(maxsize=100_000)(TensorFacts)  # each is asked for several times in a restore
+_recorded = functools.lru_cache(maxsize=100_000)(TensorFacts)  # a restore looks up each several times
 
 
 def facts_of(tensor: Tensor) -> TensorFacts:
-    """The facts of a live tensor; one with gaps or overlaps has those of the copy that `clone()` would make."""
+    """Return the facts of a live tensor; with gaps or overlaps, those of the copy that `clone()` would make."""
     return _facts(tensor.dtype, tuple(tensor.shape), tensor.stride())
 
 
-@functools.lru_cache(maxsize=100_000)  # the same few hundred come at every save
+@functools.lru_cache(maxsize=100_000)  # every save looks up the same few hundred
 def _facts(dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]) -> TensorFacts:
     strides: tuple[int, ...] | None = stride
     if 0 in shape or strides == row_major(shape):
@@ -117,7 +120,7 @@ def _facts(dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]) 
 
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:
-    """The strides of a contiguous tensor of this shape."""
+    """Return the strides of a contiguous tensor of this shape."""
     strides = [1] * len(shape)
     for dim in range(len(shape) - 2, -1, -1):
         strides[dim] = strides[dim + 1] * max(shape[dim + 1], 1)
@@ -125,7 +128,7 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """True where these strides give each element a place of its own and leave none empty."""
+    """Return whether these strides give each element its own location and leave no gaps."""
     if len(shape) != len(strides) or any(type(stride) is not int or not 0 <= stride < 2**48 for stride in strides):
         return False
     expected = 1
@@ -139,29 +142,29 @@ def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def raw(tensor: Tensor) -> Tensor:
-    """The same memory read as integers of the same width: copying those changes no bit, and works for every dtype."""
+    """Return a view as integers of the same width: copying them changes no bit, and works for every dtype."""
     plain = tensor.detach().resolve_conj().resolve_neg()
     return plain if plain.dtype is torch.complex128 else plain.view(_SAME_WIDTH[plain.element_size()])
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """A tensor's bytes in row-major order on the host: a view of its memory where that is possible, else a copy."""
+    """Return a tensor's bytes in row-major order on the host: a view of its memory if possible, otherwise a copy."""
     flat = raw(tensor).cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def tensor_digest(tensor: Tensor) -> str:
-    """XXH3-128 (hex) of a tensor's bytes in row-major order."""
+    """Return the XXH3-128 (hex) of a tensor's bytes in row-major order."""
     return xxhash.xxh3_128_hexdigest(bytes_of(tensor))
 
 
 def empty(facts: TensorFacts, device: torch.device | str = "cpu") -> Tensor:
-    """Fresh memory for a tensor of these facts."""
+    """Allocate an uninitialized tensor with these facts."""
     strides = facts.strides if facts.strides is not None else row_major(facts.shape)
     return torch.empty_strided(facts.shape, strides, dtype=facts.torch_dtype, device=device)
 
 
-def fill(target: Tensor, source: Tensor) -> None:
+def copy_bits(target: Tensor, source: Tensor) -> None:
     """Copy every bit of `source` into the memory of `target`, which has the same dtype and shape."""
     with torch.no_grad():
         if target.is_conj() or target.is_neg():
@@ -171,14 +174,14 @@ def fill(target: Tensor, source: Tensor) -> None:
 
 
 def copy_of(tensor: Tensor, device: torch.device | str | None = None) -> Tensor:
-    """A tensor of its own with the same bits and memory format, in memory that torch aligned."""
+    """Return a copy with the same bits and memory format, in memory that torch aligned."""
     copy = empty(facts_of(tensor), device if device is not None else tensor.device)
-    fill(copy, tensor)
+    copy_bits(copy, tensor)
     return copy
 
 
 def same_place(tensor: Tensor) -> tuple[object, ...] | None:
-    """Equal for two tensors that are one in memory; None for tensors without memory."""
+    """Return a value that is equal for tensors with the same memory and layout; None for tensors without memory."""
     if tensor.numel() == 0:
         return None
     return (
@@ -193,10 +196,10 @@ def same_place(tensor: Tensor) -> tuple[object, ...] | None:
 
 
 def refusal(tensor: Tensor) -> tuple[str, str] | None:
-    """Why a tensor cannot be stored and what to do about it; None where it can."""
+    """Return why a tensor cannot be stored, and the hint; None if it can."""
     plain = tensor.layout is torch.strided and tensor.dtype in _STORABLE and tensor.grad_fn is None
     if plain and not (tensor.is_nested or tensor.is_meta):
-        return None  # nearly all of them, which is why this is asked first
+        return None  # nearly all tensors, so this check comes first
     if tensor.is_nested:
         return "a nested tensor cannot be stored", "keep a padded tensor or a list of tensors"
     if tensor.is_quantized:
@@ -204,7 +207,7 @@ def refusal(tensor: Tensor) -> tuple[str, str] | None:
     if tensor.layout is not torch.strided:
         return f"a {str(tensor.layout).removeprefix('torch.')} tensor cannot be stored", "keep .to_dense()"
     if tensor.is_meta:
-        return "a tensor on the meta device has no values", "materialise it before the training starts"
+        return "a tensor on the meta device has no values", "materialize it before the training starts"
     if tensor.grad_fn is not None:
         return "a tensor that is part of an autograd graph cannot be stored", "keep .detach() or .item()"
     if str(tensor.dtype).removeprefix("torch.") not in DTYPES:

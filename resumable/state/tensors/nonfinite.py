@@ -1,4 +1,4 @@
-"""Find tensors that are not finite by their first elements, a few bytes of each; knows no object and no storage."""
+"""Find tensors that are not finite by the first element of each. Independent of objects and storages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DTYPES = (
 )
 
 
-def broken_in_image(image: Tensor, facts: Mapping[str, TensorFacts], slices: Mapping[str, Slice]) -> Iterator[str]:
+def nonfinite_in_image(image: Tensor, facts: Mapping[str, TensorFacts], slices: Mapping[str, Slice]) -> Iterator[str]:
     """Yield the keys of floating-point tensors whose first element in the bytes of an image is NaN or infinite."""
     content = image.numpy()
     for dtype in _DTYPES:
@@ -34,14 +34,14 @@ def broken_in_image(image: Tensor, facts: Mapping[str, TensorFacts], slices: Map
             yield from _broken(keys, torch.from_numpy(first).view(dtype).reshape(-1))
 
 
-def broken_of_live(tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    """Yield as `broken_in_image`, of live tensors; waits for their devices."""
+def nonfinite_live(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield the same keys of live tensors; waits for their devices."""
     for key, tensor in tensors.items():
         if tensor.dtype in _DTYPES and tensor.numel():
             yield from _broken([key], tensor.detach()[(0,) * tensor.dim()].reshape(1).cpu())
 
 
 def _broken(keys: list[str], first: Tensor) -> Iterator[str]:
-    wide = first if first.dtype.itemsize > 2 else first.to(torch.float32)  # not every narrow type has this function
+    wide = first if first.dtype.itemsize > 2 else first.to(torch.float32)  # narrow dtypes lack this function
     for index in torch.isfinite(wide).logical_not().nonzero().flatten().tolist():
         yield keys[index]

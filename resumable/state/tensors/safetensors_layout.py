@@ -1,11 +1,11 @@
-"""The image of a safetensors file: where each tensor's bytes lie; knows neither torch nor where the file goes."""
+"""The layout of a safetensors file: its header, and the range of bytes of each tensor. Imports no torch."""
 
 from __future__ import annotations
 
 import math
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from resumable.utils import strict_json
 
@@ -39,7 +39,7 @@ _PREFIX = struct.Struct("<Q")
 
 
 class Slice(NamedTuple):
-    """One tensor in an image: its tag, its shape, and its first and past-the-last byte in the whole file."""
+    """One tensor in a file: its tag, its shape, and the range of its bytes in the whole file, `end` excluded."""
 
     dtype_tag: str
     shape: tuple[int, ...]
@@ -48,26 +48,25 @@ class Slice(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What the header of a file says: where its tensors lie, in the order of their names in it, and texts by name."""
+    """A parsed header: the slices by key, in the order of the header, and the metadata strings by name."""
 
     slices: dict[str, Slice]
     metadata: dict[str, str]
 
 
 class Layout:
-    """Places tensors in one file: `header` (prefix, JSON, padding), `slices` in file order, `size` in bytes.
+    """The positions of tensors in one file: `header` (prefix, JSON, padding), `slices` in file order, `size` in bytes.
 
-    The format allows no holes. So first comes what fills whole lines of the processor's caches, and each of these
-    begins at one: the kernel copies it a half faster than what lies across two. Of the rest the widest dtypes come
-    first: each tensor is then aligned to its own item size. What is alike stays in the order given. `metadata` comes
-    first of all in the header, in its order.
+    The format allows no gaps. Tensors that fill whole cache lines come first, so that each begins at a line: the kernel
+    copies aligned bytes 1.5 times as fast. Of the rest the widest dtypes come first, so that each tensor is aligned to
+    its item size. Equal ones keep their order. `metadata` comes first in the header, in its order.
     """
 
     def __init__(
         self, entries: Iterable[tuple[str, str, tuple[int, ...], int]], *, metadata: Mapping[str, str] | None = None
     ) -> None:
         ordered = sorted(entries, key=lambda entry: (entry[3] % _LINE_BYTES != 0, -_item_bytes(entry[1])))
-        table: dict[str, Any] = {_METADATA: {**(metadata or {}), "format": "pt"}}
+        table: dict[str, dict[str, object]] = {_METADATA: {**(metadata or {}), "format": "pt"}}
         offset = 0
         for key, tag, shape, nbytes in ordered:
             if key in table:
@@ -84,10 +83,10 @@ class Layout:
 
 
 def header_of(slices: Mapping[str, Slice]) -> bytes:
-    """The header that this program writes where tensors lie so, in whatever order."""
+    """Return the header that this program writes for tensors at these positions."""
     in_file = sorted(slices.items(), key=lambda item: (item[1].start, item[1].end))
     base = in_file[0][1].start if in_file else 0
-    table: dict[str, Any] = {_METADATA: {"format": "pt"}}
+    table: dict[str, dict[str, object]] = {_METADATA: {"format": "pt"}}
     for key, place in in_file:
         offsets = [place.start - base, place.end - base]
         table[key] = {"dtype": place.dtype_tag, "shape": list(place.shape), "data_offsets": offsets}
@@ -95,17 +94,17 @@ def header_of(slices: Mapping[str, Slice]) -> bytes:
 
 
 def parse_header(data: bytes | bytearray | memoryview) -> dict[str, Slice]:
-    """Where each tensor of a complete file image lies; `ValueError` for anything the format does not allow."""
+    """Return the slices of a complete file image; raise `ValueError` for anything the format does not allow."""
     return parse_table(data, size=len(data))
 
 
 def parse_table(data: bytes | bytearray | memoryview, *, size: int) -> dict[str, Slice]:
-    """As `parse_header`, of a file of `size` bytes that begins with `data`, which holds all of its header."""
+    """Return the slices of a file of `size` bytes that begins with `data`, which includes the whole header."""
     return parse_head(data, size=size).slices
 
 
 def parse_head(data: bytes | bytearray | memoryview, *, size: int) -> Head:
-    """As `parse_table`, with the texts that stand beside the tensors."""
+    """Return the slices and the metadata of a file of `size` bytes; otherwise like `parse_table`."""
     if len(data) < _PREFIX.size:
         raise ValueError(f"{len(data)} bytes are too few for a safetensors file")
     (length,) = _PREFIX.unpack_from(data)
@@ -123,7 +122,7 @@ def parse_head(data: bytes | bytearray | memoryview, *, size: int) -> Head:
     return Head(slices, metadata)
 
 
-def _header(table: Mapping[str, Any]) -> bytes:
+def _header(table: Mapping[str, object]) -> bytes:
     text = strict_json.dumps(table, max_bytes=MAX_HEADER_BYTES, max_items=MAX_HEADER_ITEMS)
     padding = -(_PREFIX.size + len(text)) % _LINE_BYTES
     return _PREFIX.pack(len(text) + padding) + text + b" " * padding
@@ -135,7 +134,7 @@ def _item_bytes(tag: str) -> int:
     return TAG_BYTES[tag]
 
 
-def _slice(key: str, entry: Any, *, base: int) -> Slice:
+def _slice(key: str, entry: object, *, base: int) -> Slice:
     if type(entry) is not dict or entry.keys() != _ENTRY:
         raise ValueError(f"tensor {key!r}: expected exactly dtype, shape and data_offsets")
     tag, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -147,14 +146,14 @@ def _slice(key: str, entry: Any, *, base: int) -> Slice:
     return Slice(tag, tuple(shape), base + start, base + end)
 
 
-def _is_sizes(value: Any) -> bool:
+def _is_sizes(value: object) -> bool:
     # 64 dimensions is torch's own limit; 2**48 bytes is more than any file.
     if type(value) is not list or len(value) > 64 or not {*map(type, value)} <= {int}:
         return False
     return not value or (min(value) >= 0 and max(value) < 2**48)
 
 
-def _check_metadata(metadata: Any) -> None:
+def _check_metadata(metadata: object) -> None:
     if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
         raise ValueError("__metadata__ is not a map of strings")
 

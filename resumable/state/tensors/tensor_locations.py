@@ -1,4 +1,4 @@
-"""Finds each recorded tensor in the files of its object; knows neither torch nor the bytes of a tensor."""
+"""Find each recorded tensor in the files of its object. Imports no torch, and reads no bytes of tensors."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def alias_of(record: Recorded) -> str | None:
-    """Return the key whose tensor this record's key gets; None where it has one of its own."""
+    """Return the key of the tensor that this record is an alias of, or None."""
     alias: str | None = getattr(record, "alias", None)
     return alias
 
 
-def located(headers: Iterable[Mapping[str, Slice]], records: Mapping[str, Recorded]) -> dict[str, tuple[int, Slice]]:
-    """Find where each recorded tensor lies: in which file, and where in it.
+def locate(headers: Iterable[Mapping[str, Slice]], records: Mapping[str, Recorded]) -> dict[str, tuple[int, Slice]]:
+    """Return the file and the location in it of each recorded tensor.
 
     Raises:
         ValueError: A tensor is in none of the files, or in two.

@@ -1,4 +1,4 @@
-"""The tensors of file images: views of their memory, or copies in their own format; knows no storage and no object."""
+"""Return the tensors of file images, as views of their memory or as copies. Independent of storages and objects."""
 
 from __future__ import annotations
 
@@ -7,33 +7,38 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from resumable.state.tensors.facts import Recorded, TensorFacts, empty, fill
+from resumable.state.tensors.facts import Recorded, TensorFacts, copy_bits, empty
 from resumable.state.tensors.safetensors_layout import Slice, parse_header
-from resumable.state.tensors.tensor_locations import alias_of, located
+from resumable.state.tensors.tensor_locations import alias_of, locate
 
-Image = bytearray | memoryview
+ImageBytes = bytearray | memoryview
 
 
-def unstage(images: Sequence[Image], records: Mapping[str, Recorded]) -> dict[str, Tensor]:
-    """The tensors of an object's file images: views of their memory where they lie row-major, otherwise copies.
+def view_tensors(images: Sequence[ImageBytes], records: Mapping[str, Recorded]) -> dict[str, Tensor]:
+    """Return the tensors of an object's file images: views if they are row-major, otherwise copies.
 
-    Records that say they are an `alias` of another key have no bytes of their own: their key gets that tensor.
-    Raises `ValueError` where an image is malformed, or where a record's tensor lies in none of them, in two, or is
-    another one than the record says.
+    A record with an `alias` has no bytes of its own: its key gets the tensor of that alias.
+
+    Raises:
+        ValueError: An image is malformed, or a recorded tensor is in none of them, in two, or differs from its record.
     """
     try:
         return _unstaged(images, records)
-    except (RuntimeError, OverflowError) as error:  # torch's word for an impossible size
+    except (RuntimeError, OverflowError) as error:  # torch raises these for an impossible size
         raise ValueError(str(error)) from error
 
 
-def placed(
+def checked_locations(
     headers: Iterable[Mapping[str, Slice]], records: Mapping[str, Recorded]
 ) -> dict[str, tuple[int, Slice, TensorFacts]]:
-    """Where each recorded tensor lies: in which file, and where in it; `ValueError` unless it is in exactly one."""
+    """Return the file, location and facts of each recorded tensor.
+
+    Raises:
+        ValueError: A tensor is not in exactly one file, or differs from its record.
+    """
     return {
         key: (number, place, _checked(key, place, TensorFacts.recorded(records[key])))
-        for key, (number, place) in located(headers, records).items()
+        for key, (number, place) in locate(headers, records).items()
     }
 
 
@@ -47,7 +52,7 @@ def _checked(key: str, place: Slice, facts: TensorFacts) -> TensorFacts:
 
 
 def with_aliases(tensors: dict[str, Tensor], records: Mapping[str, Recorded]) -> dict[str, Tensor]:
-    """`tensors`, and each alias's key with the tensor that it is another name of."""
+    """Add the tensor of each alias under the alias's key, and return `tensors`."""
     for key, record in records.items():
         stored = alias_of(record)
         if stored is not None:
@@ -57,13 +62,13 @@ def with_aliases(tensors: dict[str, Tensor], records: Mapping[str, Recorded]) ->
     return tensors
 
 
-def _unstaged(images: Sequence[Image], records: Mapping[str, Recorded]) -> dict[str, Tensor]:
-    places = placed([parse_header(image) for image in images], records)
+def _unstaged(images: Sequence[ImageBytes], records: Mapping[str, Recorded]) -> dict[str, Tensor]:
+    places = checked_locations([parse_header(image) for image in images], records)
     tensors = {key: _read(images[number], key, place, facts) for key, (number, place, facts) in places.items()}
     return with_aliases(tensors, records)
 
 
-def _read(image: Image, key: str, place: Slice, facts: TensorFacts) -> Tensor:
+def _read(image: ImageBytes, key: str, place: Slice, facts: TensorFacts) -> Tensor:
     if place.start == place.end:
         return empty(facts)
     flat = torch.frombuffer(image, dtype=torch.uint8, count=place.end - place.start, offset=place.start)
@@ -72,11 +77,11 @@ def _read(image: Image, key: str, place: Slice, facts: TensorFacts) -> Tensor:
     if facts.strides is None:
         return row_major
     tensor = empty(facts)
-    fill(tensor, row_major)
+    copy_bits(tensor, row_major)
     return tensor
 
 
 def refuse_other_bools(key: str, flat: Tensor, facts: TensorFacts) -> None:
-    """`ValueError` for a tensor of bools with a byte that is neither 0 nor 1."""
+    """Raise `ValueError` for a tensor of bools with a byte that is neither 0 nor 1."""
     if facts.torch_dtype is torch.bool and bool((flat > 1).any()):
         raise ValueError(f"tensor {key!r}: a bool that is neither 0 nor 1")

@@ -9,7 +9,7 @@ import pytest
 import torch
 import xxhash
 
-from resumable.state.files.stream_digests import Held, PassingFile
+from resumable.state.files.stream_digests import DigestedSlice, StreamDigester
 from resumable.state.tensors.safetensors_layout import Layout, parse_header
 from tests.state.roundtrip import save_tree
 
@@ -30,16 +30,18 @@ def example() -> bytes:
     return bytes(saved.image)
 
 
-def passed(data: bytes, *, step: int, file: PassingFile | None = None) -> PassingFile:
-    file = file or PassingFile(len(data))
+def passed(data: bytes, *, step: int, file: StreamDigester | None = None) -> StreamDigester:
+    file = file or StreamDigester(len(data))
     for start in range(0, len(data), step):
         file.see(memoryview(data)[start : start + step], start)
     return file
 
 
-def whole(data: bytes) -> dict[str, Held]:
+def whole(data: bytes) -> dict[str, DigestedSlice]:
     places = parse_header(data).items()
-    return {key: Held(place, xxhash.xxh3_128_hexdigest(data[place.start : place.end])) for key, place in places}
+    return {
+        key: DigestedSlice(place, xxhash.xxh3_128_hexdigest(data[place.start : place.end])) for key, place in places
+    }
 
 
 @pytest.mark.parametrize("step", PIECES)
@@ -62,7 +64,7 @@ def test_what_passes_once_more_is_looked_at_once_more(step: int) -> None:
     wrong = bytearray(data)
     wrong[9] ^= 4  # within the header
     wrong[-1] ^= 4
-    file = passed(bytes(wrong)[: len(wrong) - 3], step=step, file=PassingFile(len(data)))
+    file = passed(bytes(wrong)[: len(wrong) - 3], step=step, file=StreamDigester(len(data)))
     assert dict(passed(data, step=step, file=file).tensors()) == whole(data)
 
 

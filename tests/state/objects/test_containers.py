@@ -123,14 +123,14 @@ def draw_globally() -> list[Any]:
 
 def test_the_global_streams_go_on_as_if_nothing_had_happened() -> None:
     draw_globally()
-    document = encode(global_rng.capture(), key_of=None, where="rng").document
+    document = encode(global_rng.capture_streams(), key_of=None, where="rng").document
     expected = [draw_globally() for _ in range(3)]
-    assert global_rng.restore(decode(strict_json.loads(strict_json.dumps(document)), {})) == []
+    assert global_rng.restore_streams(decode(strict_json.loads(strict_json.dumps(document)), {})) == []
     assert [draw_globally() for _ in range(3)] == expected
 
 
 def test_streams_of_accelerators_that_are_not_here_are_told() -> None:
-    tree = global_rng.capture()
+    tree = global_rng.capture_streams()
     tree["accelerators"] = {"cuda": [torch.zeros(16, dtype=torch.uint8)] * (torch.cuda.device_count() + 1)}
     if torch.cuda.device_count() == 0:
-        assert global_rng.restore(tree) == ["cuda:0"]
+        assert global_rng.restore_streams(tree) == ["cuda:0"]

@@ -77,7 +77,7 @@ def test_the_state_dict_of_an_optimizer_is_refused(name: str, steps: int, wrappi
     error = refused(
         wrap(optimizer.state_dict()), rf"^{path}\S*: this is the state_dict\(\) of an optimizer", model=model
     )
-    assert "pass the optimizer itself by a name of its own: Trainer(..., " in str(error.hint)
+    assert "pass the optimizer itself under its own name: Trainer(..., " in str(error.hint)
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
@@ -160,7 +160,7 @@ def test_what_the_hint_says_brings_the_state_back(tmp_path: Path) -> None:
         refused({"a": optimizer.state_dict()}, "state_dict", model=model).hint,
         _unfit({"a": optimizer}, tmp_path / "other").hint,
     ]
-    assert all("by a name of its own: Trainer(..., " in str(hint) for hint in hints)
+    assert all("under its own name: Trainer(..., " in str(hint) for hint in hints)
     with pytest.raises(Crash):
         train(tmp_path / "run", crash_at=3)
     assert train(tmp_path / "run") == train(tmp_path / "whole")
@@ -203,15 +203,15 @@ def test_who_loads_by_himself_is_shown_what_to_keep(value: Any, hint: str, tmp_p
 @pytest.mark.parametrize(
     ("value", "hint"),
     [
-        (nn.Linear(1, 1), "pass it by a name of its own: Trainer(..., linear=...)"),
-        (torch.optim.SGD([torch.ones(1, requires_grad=True)]), "pass it by a name of its own: Trainer(..., sgd=...)"),
-        (torch.Generator(), "pass it by a name of its own: Trainer(..., generator=...)"),
-        (np.random.default_rng(1), "pass it by a name of its own: Trainer(..., generator=...)"),
-        (random.Random(1), "pass it by a name of its own: Trainer(..., random=...)"),
-        (collections.deque([1]), "let the loop itself use a plain list in its place"),
-        (collections.defaultdict(int), "let the loop itself use a plain dict in its place"),
-        (Table(), "let the loop itself use a plain dict in its place"),
-        (Progress(), "let the loop itself use a plain dict in its place"),
+        (nn.Linear(1, 1), "pass it under its own name: Trainer(..., linear=...)"),
+        (torch.optim.SGD([torch.ones(1, requires_grad=True)]), "pass it under its own name: Trainer(..., sgd=...)"),
+        (torch.Generator(), "pass it under its own name: Trainer(..., generator=...)"),
+        (np.random.default_rng(1), "pass it under its own name: Trainer(..., generator=...)"),
+        (random.Random(1), "pass it under its own name: Trainer(..., random=...)"),
+        (collections.deque([1]), "use a plain list in the loop itself"),
+        (collections.defaultdict(int), "use a plain dict in the loop itself"),
+        (Table(), "use a plain dict in the loop itself"),
+        (Progress(), "use a plain dict in the loop itself"),
         (Path("a"), "keep str(path)"),
     ],
     ids=lambda value: type(value).__name__,
@@ -222,17 +222,17 @@ def test_no_hint_about_a_part_of_a_container_leads_to_a_dead_copy(value: Any, hi
 
 def test_a_tuple_of_objects_is_to_be_taken_apart() -> None:
     error = refused((nn.Linear(1, 1), 3), "tuple has no state_dict")
-    assert error.hint == "pass each of its members by a name of its own"
+    assert error.hint == "pass each of its members under its own name"
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("state", "its file would be called as the one that holds the values of all objects"),
+        ("state", "its file would have the name of the one that holds the values of all objects"),
         ("golden", "the input that is given to trainer.golden() is stored under this name"),
         ("gradients", "the gradients that wait for an optimizer are stored under this name"),
-        ("group0", "parameters that belong to no given module are named so"),
-        ("a b", "it is no identifier of Python, and names of files and tensors are made of it"),
+        ("group0", "it is reserved for parameters that belong to no registered module"),
+        ("a b", "it is not a Python identifier, and becomes part of file and tensor names"),
         ("a" * 182, "it has 182 bytes, expected at most 181"),
     ],
 )

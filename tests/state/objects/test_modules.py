@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from resumable.errors import RunMismatchError, StateError
-from resumable.state.objects.choose_adapter import adapt, differences, weights
+from resumable.state.objects.choose_adapter import adapt, differences, loadable_state
 from tests.state.roundtrip import save, transfer
 
 
@@ -193,7 +193,7 @@ def test_what_changed_since_is_found_to_the_bit() -> None:
 
 def test_weights_are_a_state_dict_with_its_metadata() -> None:
     net = Net()
-    state = weights("module", save(adapt({"model": net})["model"]).tree())
+    state = loadable_state("module", save(adapt({"model": net})["model"]).tree())
     assert state._metadata == net.state_dict()._metadata
     assert list(state) == list(net.state_dict())
     assert torch.equal(state["scale"], net.scale)

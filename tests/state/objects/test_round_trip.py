@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from resumable.state.objects.choose_adapter import adapt
-from resumable.state.objects.round_trip import compare
+from resumable.state.objects.round_trip import compare_with_stored
 from tests.state.roundtrip import save
 
 
@@ -27,7 +27,7 @@ class Kept:
 
 def found(stored: dict[str, Any], live: dict[str, Any], **how: Any) -> list[str]:
     saved = save(adapt({"x": Kept(**stored)})["x"])
-    return compare(adapt({"x": Kept(**live)})["x"], saved.document, saved.records, **how).differences
+    return compare_with_stored(adapt({"x": Kept(**live)})["x"], saved.document, saved.records, **how).differences
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from resumable.errors import StateError
 from resumable.state.codec import encode
 from resumable.state.objects import global_rng
-from resumable.state.objects.side_effects import untouched
+from resumable.state.objects.side_effects import without_side_effects
 from tests.lab.script import digest
 from tests.lab.toys import Restless
 
@@ -88,7 +88,7 @@ def everything_of(module: nn.Module) -> list[Any]:
             for value in vars(part).values()
             if isinstance(value, torch.Generator | numpy.random.Generator)
         ],
-        encode(global_rng.capture(), key_of=None, where="rng").document,
+        encode(global_rng.capture_streams(), key_of=None, where="rng").document,
     ]
 
 
@@ -103,7 +103,7 @@ def module(request: pytest.FixtureRequest) -> nn.Module:
 @pytest.mark.parametrize("module", CHANGES, indirect=True)
 def test_what_a_forward_does_to_itself_is_undone(module: nn.Module) -> None:
     before = everything_of(module)
-    with untouched(module), torch.no_grad():
+    with without_side_effects(module), torch.no_grad():
         module(ROWS)
     assert everything_of(module) == before
 
@@ -111,7 +111,7 @@ def test_what_a_forward_does_to_itself_is_undone(module: nn.Module) -> None:
 @pytest.mark.parametrize("module", CHANGES, indirect=True)
 def test_what_a_forward_does_to_itself_is_undone_after_an_error(module: nn.Module) -> None:
     before = everything_of(module)
-    with pytest.raises(RuntimeError, match="cannot be multiplied"), untouched(module), torch.no_grad():
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), without_side_effects(module), torch.no_grad():
         module(torch.ones(3, 5))
     assert everything_of(module) == before
 
@@ -119,19 +119,19 @@ def test_what_a_forward_does_to_itself_is_undone_after_an_error(module: nn.Modul
 @pytest.mark.parametrize("module", CHANGES, indirect=True)
 def test_every_change_is_one_that_would_be_seen(module: nn.Module) -> None:
     """The proof that the two tests above look everywhere."""
-    streams = global_rng.capture()
+    streams = global_rng.capture_streams()
     before = everything_of(module)
     with torch.no_grad():
         module(ROWS)
     after = everything_of(module)
-    global_rng.restore(streams)
+    global_rng.restore_streams(streams)
     assert after != before
 
 
 def test_a_buffer_that_nobody_changed_is_not_written_to() -> None:
     module = nn.BatchNorm1d(2).eval()
     versions = [buffer._version for buffer in module.buffers()]
-    with untouched(module), torch.no_grad():
+    with without_side_effects(module), torch.no_grad():
         module(ROWS)
     assert [buffer._version for buffer in module.buffers()] == versions
 
@@ -139,7 +139,7 @@ def test_a_buffer_that_nobody_changed_is_not_written_to() -> None:
 def test_tensors_of_inference_mode_are_put_back_too() -> None:
     with torch.inference_mode():
         module = Changing(lambda module: setattr(module.seen, "data", torch.ones(4)))
-    with untouched(module), torch.inference_mode():
+    with without_side_effects(module), torch.inference_mode():
         module(ROWS)
         module.hidden.zero_()
     assert module.seen.tolist() == [0, 0, 0, 0]
@@ -149,7 +149,7 @@ def test_tensors_of_inference_mode_are_put_back_too() -> None:
 def test_a_buffer_that_is_not_plain_is_put_back_as_the_one_it_was() -> None:
     module = Changing(lambda module: setattr(module, "seen", torch.ones(1)))
     module.seen = sparse = torch.eye(2).to_sparse()
-    with untouched(module), torch.no_grad():
+    with without_side_effects(module), torch.no_grad():
         module(ROWS)
     assert module.seen is sparse
 
@@ -157,7 +157,7 @@ def test_a_buffer_that_is_not_plain_is_put_back_as_the_one_it_was() -> None:
 def test_weights_that_a_lookup_scales_are_put_back() -> None:
     table = nn.Embedding(4, 2, max_norm=0.1)
     before = table.weight.detach().clone()
-    with untouched(table), torch.no_grad():
+    with without_side_effects(table), torch.no_grad():
         table(torch.tensor([1, 2]))
     assert torch.equal(table.weight, before)
 
@@ -165,14 +165,14 @@ def test_weights_that_a_lookup_scales_are_put_back() -> None:
 def test_a_forward_that_writes_to_other_weights_is_refused_by_name() -> None:
     module = nn.Sequential(Changing(lambda module: module.layer.weight.clamp_(-0.1, 0.1)))
     refused = pytest.raises(StateError, match=r"writes to its own parameters: 0\.layer\.weight")
-    with refused as caught, torch.no_grad(), untouched(module):
+    with refused as caught, torch.no_grad(), without_side_effects(module):
         module(ROWS)
     assert "if self.training" in str(caught.value.hint)
 
 
 def test_a_buffer_that_grows_is_cut_back() -> None:
     module = Changing(lambda module: module.seen.resize_(4000).fill_(1))
-    with untouched(module), torch.no_grad():
+    with without_side_effects(module), torch.no_grad():
         module(ROWS)
     assert module.seen.tolist() == [0, 0, 0, 0]
 
@@ -181,7 +181,7 @@ def test_a_buffer_that_grows_is_cut_back() -> None:
 def test_a_scripted_module_is_put_back_too() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
     state = {name: digest(value) for name, value in scripted.state_dict().items()}
-    with untouched(scripted), torch.no_grad():
+    with without_side_effects(scripted), torch.no_grad():
         scripted.training = False
         scripted(ROWS)
     assert scripted.training
@@ -192,10 +192,10 @@ def test_every_stream_goes_on_as_if_nothing_had_been_drawn() -> None:
     def drawn() -> list[float]:
         return [torch.rand(()).item(), float(numpy.random.rand()), random.random()]
 
-    streams, module = global_rng.capture(), Restless()
+    streams, module = global_rng.capture_streams(), Restless()
     expected = drawn()
-    global_rng.restore(streams)
-    with untouched(module):
+    global_rng.restore_streams(streams)
+    with without_side_effects(module):
         module(ROWS)
     assert drawn() == expected
-    global_rng.restore(streams)
+    global_rng.restore_streams(streams)

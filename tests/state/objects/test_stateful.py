@@ -136,7 +136,7 @@ class Forgetful(Environment):
 
 
 def test_an_object_that_does_not_come_back_as_it_was_is_named() -> None:
-    with pytest.raises(StateError, match=r"env \(.*Forgetful\) is not as it was saved: env\.goal"):
+    with pytest.raises(StateError, match=r"env \(.*Forgetful\) differs from what was saved: env\.goal"):
         transfer({"env": Forgetful()}, {"env": Forgetful()})
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from resumable.state.staging.file_images import FileImage
 from resumable.state.staging.host_memory import COPY_PIECE_BYTES, Copy, HostTransfer
-from resumable.state.staging.stager import Image, Stager
+from resumable.state.staging.stager import Stager
 from resumable.state.tensors.facts import DTYPES, TensorFacts, bytes_of, facts_of, tensor_digest
-from resumable.state.tensors.tensor_views import unstage
+from resumable.state.tensors.tensor_views import view_tensors
 from tests.state.roundtrip import file_of, save_tree, stage
 
 
@@ -72,7 +73,7 @@ def test_memory_formats_come_back_and_gaps_close_as_in_clone(tensor: Tensor, str
     assert_same(back, tensor)
 
 
-def address(image: Image) -> int:
+def address(image: FileImage) -> int:
     (chunk,) = image.chunks
     return torch.frombuffer(chunk, dtype=torch.uint8).data_ptr()
 
@@ -85,7 +86,7 @@ def test_a_buffer_is_reused_while_the_size_fits() -> None:
     assert address(stage({"a": torch.ones(1000), "b": torch.ones(1)}, stager)) == where  # room for a longer header
     assert stager.nbytes == kept
     grown = stage({"a": torch.full((5000,), 2.0)}, stager)
-    assert_same(unstage([file_of(grown)], grown.facts)["a"], torch.full((5000,), 2.0))
+    assert_same(view_tensors([file_of(grown)], grown.facts)["a"], torch.full((5000,), 2.0))
 
 
 def test_a_steady_state_allocates_nothing_and_plans_nothing_anew() -> None:
@@ -121,7 +122,7 @@ def test_memory_that_was_made_ready_is_what_the_first_save_uses() -> None:
     assert kept >= 12_000_028
     image = stage(live, stager)
     assert stager.nbytes == kept
-    assert_same(unstage([file_of(image)], image.facts)["a"], live["a"])
+    assert_same(view_tensors([file_of(image)], image.facts)["a"], live["a"])
 
 
 def test_what_is_staged_no_longer_follows_the_live_tensor() -> None:
@@ -137,7 +138,7 @@ def test_many_tensors_of_all_sizes_are_copied_by_several_threads(threads: int) -
     live = {f"t{number}": torch.randn(size) for number, size in enumerate(sizes)}
     live["strided"] = torch.randn(30, 50)[::2, 1::3]
     image = stage(live, threads=threads)
-    back = unstage([file_of(image)], image.facts)
+    back = view_tensors([file_of(image)], image.facts)
     for key, tensor in live.items():
         assert_same(back[key], tensor)
         assert image.digests[key] == tensor_digest(tensor)
@@ -197,14 +198,14 @@ def test_a_streamed_image_is_the_same_file_through_a_window(window: int) -> None
 def test_a_file_that_holds_something_else_is_refused(record: dict[str, TensorFacts], reason: str) -> None:
     staged = stage({"a": torch.zeros(4)})
     with pytest.raises(ValueError, match=reason):
-        unstage([file_of(staged)], record)
+        view_tensors([file_of(staged)], record)
 
 
 def test_a_bool_that_is_neither_is_refused() -> None:
     staged = stage({"a": torch.tensor([2], dtype=torch.uint8)})
     image = bytearray(bytes(file_of(staged)).replace(b'"U8"', b'"BOOL"').replace(b"  ", b"", 1))
     with pytest.raises(ValueError, match="neither 0 nor 1"):
-        unstage([image], {"a": TensorFacts("bool", (1,))})
+        view_tensors([image], {"a": TensorFacts("bool", (1,))})
 
 
 @pytest.mark.parametrize("strides", [(1,), (0, 1), (3, 2), (-1, 1), (2**50, 1), (1, 1)])
