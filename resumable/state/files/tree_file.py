@@ -235,7 +235,7 @@ def contents_of(data: bytearray, *, size: int) -> Contents:
     header = bytes(data[: 8 + int.from_bytes(data[:8], "little")])
     blank = header[: _SEAL.start] + _BLANK.encode() + header[_SEAL.stop :]
     if header[8 : _SEAL.start] != _OPENING or _sealed(blank) != header:
-        raise ValueError("the header differs from the one that was written: its digest differs")
+        raise ValueError("the header is not the one that was written: its digest differs")
     return _own(head)
 
 
