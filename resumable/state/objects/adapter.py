@@ -12,7 +12,6 @@ from torch import Tensor
 
 from resumable.errors import RunMismatchError
 from resumable.state.codec.advice import advice
-from resumable.state.codec.encoder import advice
 from resumable.state.codec.tree import Document, Tree
 from resumable.state.objects.tree_copies import Own, fresh, moved
 from resumable.state.tensors.facts import Recorded
