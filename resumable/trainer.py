@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from resumable.config.config import Config
-from resumable.data.accelerate import AccumulationCheck
+from resumable.data.accelerate_accumulation import AccumulationCheck
 from resumable.errors import ConfigError, LoopError
 from resumable.loop.cycle import Cycle
 from resumable.loop.launch import Launch

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from resumable.data import huggingface
+from resumable.data import huggingface_datasets
 from resumable.data.addresses import key_of
 from resumable.data.map_style import KeyedFetch, build_loader, iterate
 from resumable.data.pass_base import Opening, Pass, length_of, taking
@@ -144,14 +144,14 @@ class StreamPass(Pass):
         self._persistent = bool(loader.persistent_workers)
         self._workers = workers_of(loader)
         self._dataset = loader.dataset
-        self._shuffles = huggingface.shuffles_by_buffer(self._dataset)
+        self._shuffles = huggingface_datasets.shuffles_by_buffer(self._dataset)
         self._stateful = has_state(loader) and not self._shuffles
         check_workers(opening, self._workers)
         self._check_kind(opening)
         self._count = opening.batches_done if self._stateful else 0
-        self._loaded: huggingface.LoadedStates | None = None
+        self._loaded: huggingface_datasets.LoadedStates | None = None
         if self._stateful and opening.resume:
-            self._loaded = huggingface.LoadedStates(self._dataset)
+            self._loaded = huggingface_datasets.LoadedStates(self._dataset)
             with taking(opening.address, type_of(self._dataset)):
                 self._dataset.load_state_dict(opening.resume["dataset"])
             self.replayed = True
@@ -164,7 +164,7 @@ class StreamPass(Pass):
 
     def _advice(self) -> str:
         if self._shuffles:
-            return huggingface.LEFT_OUT
+            return huggingface_datasets.LEFT_OUT
         if _is_stateful(self._dataset):
             return "fast instead: num_workers=0, with which the state_dict of the dataset is used"
         return (

@@ -26,7 +26,7 @@ from resumable.data.addresses import loop_key
 from resumable.data.pass_base import Opening, Pass, has_epoch, tell_epoch
 from resumable.data.rng.find_generators import Finder
 from resumable.data.rng.streams import Seeds, SeedsAhead, seed_number, seeds_now
-from resumable.data.samplers import States
+from resumable.data.sampler_state import States
 from resumable.data.sampling_order import KeyedBatch, Order
 from resumable.data.workers import WorkerStart, end_iterator, end_workers, signals_held, tell_worker_seed
 

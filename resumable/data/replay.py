@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from resumable.data import accelerate
+from resumable.data import accelerate_accumulation
 from resumable.data.pass_base import Opening, Pass, length_of
 from resumable.data.rng.find_generators import find_generators
 from resumable.data.rng.streams import PrivateStreams, saved_streams, seed_streams
@@ -118,7 +118,7 @@ def type_of(loader: Any) -> str:
 
 def advice(loader: Any) -> str:
     """What would make this loader resume without replaying."""
-    if hasattr(loader, "base_dataloader") and accelerate.ends_with_the_loader():
+    if hasattr(loader, "base_dataloader") and accelerate_accumulation.ends_with_the_loader():
         # The plain loader tells Accelerate no end, at which a window would be cut short: that is another training.
         return "for a prepared loader whose last batch ends a window of accumulation there is nothing faster yet"
     if hasattr(loader, "base_dataloader"):

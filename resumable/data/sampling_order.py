@@ -28,7 +28,7 @@ from torch.utils.data.distributed import DistributedSampler
 from resumable.data.pass_base import Opening, Position, length_of
 from resumable.data.rng.find_generators import Found, find_generators
 from resumable.data.rng.streams import PrivateStreams
-from resumable.data.samplers import States, load, same, stateful_parts, states_of
+from resumable.data.sampler_state import States, load, same, stateful_parts, states_of
 from resumable.errors import LoopError
 
 # These draw from the global streams before their first index or never, so the streams need no swap for the others.

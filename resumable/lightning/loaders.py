@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from resumable.data.addresses import PassAddress
-from resumable.data.open_passes import Data, Pass
+from resumable.data.open_pass import Data, Pass
 from resumable.lightning.protocols import SavedState, State
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from resumable.data.addresses import PassAddress
-from resumable.data.open_passes import Data, Pass
+from resumable.data.open_pass import Data, Pass
 from resumable.errors import LoopError
 from resumable.loop import loop_errors
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from resumable.data.addresses import PassAddress
-from resumable.data.open_passes import Data, Pass
+from resumable.data.open_pass import Data, Pass
 from resumable.data.pass_base import length_of
 from resumable.errors import LoopError
 

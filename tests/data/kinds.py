@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 from resumable.data.addresses import PassAddress
-from resumable.data.open_passes import Data
+from resumable.data.open_pass import Data
 
 FLOAT = torch.float64
 

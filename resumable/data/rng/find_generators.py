@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 
-from resumable.data.rng import first_rule, reachable
+from resumable.data.rng import generator_rule_1, generator_rule_2
 
 AnyGenerator: TypeAlias = (
     torch.Generator | np.random.Generator | np.random.RandomState | np.random.BitGenerator | random.Random
@@ -51,25 +51,25 @@ class Rule:
 
 RULES: Mapping[int, Rule] = {
     1: Rule(
-        first_rule.children,
-        first_rule.is_passed_by,
-        first_rule.is_generator,
-        first_rule.table_of,
-        first_rule.global_streams,
-        max_effort=first_rule.MAX_OBJECTS,
-        max_depth=first_rule.MAX_DEPTH,
+        generator_rule_1.children,
+        generator_rule_1.is_passed_by,
+        generator_rule_1.is_generator,
+        generator_rule_1.table_of,
+        generator_rule_1.global_streams,
+        max_effort=generator_rule_1.MAX_OBJECTS,
+        max_depth=generator_rule_1.MAX_DEPTH,
     ),
     2: Rule(
-        reachable.children,
-        reachable.is_passed_by,
-        reachable.is_generator,
-        reachable.table_of,
-        reachable.global_streams,
+        generator_rule_2.children,
+        generator_rule_2.is_passed_by,
+        generator_rule_2.is_generator,
+        generator_rule_2.table_of,
+        generator_rule_2.global_streams,
         max_effort=20_000,
         max_depth=64,
-        step=reachable.step,
-        effort=reachable.effort,
-        settled=reachable.streams_apart,
+        step=generator_rule_2.step,
+        effort=generator_rule_2.effort,
+        settled=generator_rule_2.streams_apart,
     ),
 }
 NEWEST_RULE = max(RULES)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from resumable.utils.find_objects import find_objects
+from resumable.data.find_objects import find_objects
 
 # From here on a buffer of one sample holds nothing back between two samples.
 _HOLDS_NOTHING = (5, 2)

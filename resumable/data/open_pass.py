@@ -20,8 +20,8 @@ from resumable.data.map_style import KeyedPass, KeyedSource
 from resumable.data.pass_base import FinishedPass, Opening, Pass, Position, Skipping, announce_epoch, length_of
 from resumable.data.replay import ReplayPass, type_of, workers_of
 from resumable.data.rng.find_generators import NEWEST_RULE, unkeyed
-from resumable.data.samplers import States, state_of, stateful_parts, states_of
-from resumable.data.samplers import load as load_sampler
+from resumable.data.sampler_state import States, state_of, stateful_parts, states_of
+from resumable.data.sampler_state import load as load_sampler
 from resumable.errors import CorruptCheckpointError, LoopError
 
 __all__ = ["Data", "Pass", "PassAddress"]

@@ -26,7 +26,14 @@ import numpy as np
 import torch
 import xxhash
 
-from resumable.data.rng.object_tables import class_table, order_of, package_of, qualname_of, slots_of, table_of_instance
+from resumable.data.rng.static_attributes import (
+    class_table,
+    order_of,
+    package_of,
+    qualname_of,
+    slots_of,
+    table_of_instance,
+)
 
 MAX_ITEMS = 256  # a longer container is data, not a list of transforms
 

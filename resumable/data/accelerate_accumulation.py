@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from resumable.utils.find_objects import find_objects
+from resumable.data.find_objects import find_objects
 
 
 def window() -> int:

@@ -14,8 +14,8 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler, WeightedRandomSa
 from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
 from resumable.data.addresses import PassAddress
-from resumable.data.open_passes import Data
-from resumable.data.samplers import same
+from resumable.data.open_pass import Data
+from resumable.data.sampler_state import same
 from resumable.errors import CorruptCheckpointError, LoopError
 from tests.data.kinds import Bench, CountingSampler, Indices
 
