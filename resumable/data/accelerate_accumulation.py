@@ -64,9 +64,7 @@ def _stores_counter(target: Any) -> bool:
     kind = getattr(sys.modules.get("accelerate.accelerator"), "Accelerator", None)
     if kind is None or not callable(getattr(target, "state_dict", None)):
         return False
-    return any(
-        _follows(target, accelerator) for accelerator in find_objects(target, lambda item: isinstance(item, kind))
-    )
+    return any(_follows(target, accelerator) for accelerator in find_objects(target, kind))
 
 
 def _follows(target: Any, accelerator: Any) -> bool:

@@ -1,12 +1,19 @@
-"""Find objects inside of others, through attributes, items and closures. Independent of their types."""
+"""Find objects of one class inside other objects, through attributes, items and closures.
+
+One rule of the walk in `object_walk.py`. It reads attributes as usual and stops early. The newest rule for random
+generators (`rng/generator_rule_2.py`) also reads classes and slots and runs no code of the objects. Its paths
+are frozen.
+"""
 
 from __future__ import annotations
 
 import functools
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TypeGuard, TypeVar
+
+from resumable.data.object_walk import Child, WalkRule, walk
 
 MAX_DEPTH = 6
 MAX_OBJECTS = 2000
@@ -14,23 +21,27 @@ MAX_ITEMS = 256  # a longer collection is data
 
 _PLAIN = (str, bytes, int, float, complex, range, type, types.ModuleType, type(None))
 
+T = TypeVar("T")
 
-def find_objects(root: object, wanted: Callable[[Any], bool]) -> list[Any]:
-    """Return every object reachable from `root`, itself included, that is `wanted`; do not search inside of those."""
-    found: list[Any] = []
-    seen: set[int] = set()
-    waiting = deque([(root, 0)])
-    while waiting and len(seen) < MAX_OBJECTS:
-        item, depth = waiting.popleft()
-        if id(item) in seen or isinstance(item, _PLAIN):
-            continue
-        seen.add(id(item))
-        if wanted(item):
-            found.append(item)
-        elif depth < MAX_DEPTH:
-            waiting.extend((child, depth + 1) for child in _inside(item))
-            waiting.extend((value, depth) for value in _named(item) if wanted(value))
-    return found
+
+def find_objects(root: object, kind: type[T]) -> list[T]:
+    """Return every instance of `kind` that can be reached from `root`, itself included; nothing inside of those."""
+
+    def is_wanted(item: object) -> TypeGuard[T]:
+        return isinstance(item, kind)
+
+    def children(item: object) -> Iterator[Child]:
+        yield from (("", child) for child in _inside(item))
+        yield from (("", value) for value in _module_variables(item) if is_wanted(value))
+
+    rule = WalkRule(
+        is_wanted=is_wanted,
+        is_skipped=lambda item: isinstance(item, _PLAIN),
+        children=children,
+        max_effort=MAX_OBJECTS,
+        max_depth=MAX_DEPTH,
+    )
+    return [item for _, item in walk([root], rule).found]
 
 
 def _inside(item: object) -> Iterator[object]:
@@ -47,15 +58,15 @@ def _inside(item: object) -> Iterator[object]:
         for cell in item.__closure__ or ():
             try:
                 yield cell.cell_contents
-            except ValueError:  # a variable without a value yet
+            except ValueError:  # a variable that is not assigned yet
                 continue
     elif hasattr(item, "__dict__"):
         yield from list(vars(item).values())
 
 
-def _named(item: object) -> Iterator[object]:
-    """Yield the module variables that a function, or the methods of an object, refer to."""
-    functions = [item] if isinstance(item, types.FunctionType) else []
+def _module_variables(item: object) -> Iterator[object]:
+    """Return the module variables that a function, or the methods of an object, name."""
+    functions: list[object] = [item] if isinstance(item, types.FunctionType) else []
     if not functions and hasattr(item, "__dict__"):
         functions = [value for kind in type(item).__mro__ for value in vars(kind).values()]
     for function in functions:

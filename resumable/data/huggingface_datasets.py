@@ -21,7 +21,7 @@ LEFT_OUT = (
 def streams_in(dataset: Any) -> list[Any]:
     """The iterable datasets of Hugging Face that `dataset` is, or reads from."""
     kind = getattr(_module(), "IterableDataset", None)
-    return [] if kind is None else find_objects(dataset, lambda item: isinstance(item, kind))
+    return [] if kind is None else find_objects(dataset, kind)
 
 
 def shuffles_by_buffer(dataset: Any) -> bool:

@@ -19,7 +19,7 @@ from resumable.data.iterable_style import StreamPass, StreamSource
 from resumable.data.map_style import KeyedPass, KeyedSource
 from resumable.data.pass_base import FinishedPass, Opening, Pass, Position, Skipping, announce_epoch, length_of
 from resumable.data.replay import ReplayPass, type_of, workers_of
-from resumable.data.rng.find_generators import NEWEST_RULE, unkeyed
+from resumable.data.rng.find_generators import NEWEST_RULE, missing_key_warning
 from resumable.data.sampler_state import States, state_of, stateful_parts, states_of
 from resumable.data.sampler_state import load as load_sampler
 from resumable.errors import CorruptCheckpointError, LoopError
@@ -115,7 +115,7 @@ class Data:
         if id(read) in self._searched:
             return
         self._searched.add(id(read))
-        reason = unkeyed(self._generator_rule, **parts)
+        reason = missing_key_warning(self._generator_rule, **parts)
         if reason is not None and reason not in self._warned:
             self._warned.add(reason)
             self._warn(f"{type_of(read)}: {reason}")

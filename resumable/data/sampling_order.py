@@ -26,7 +26,8 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from resumable.data.pass_base import Opening, Position, length_of
-from resumable.data.rng.find_generators import Found, find_generators
+from resumable.data.rng.find_generators import find_generators
+from resumable.data.rng.generator_rule import Found
 from resumable.data.rng.streams import PrivateStreams
 from resumable.data.sampler_state import States, load, same, stateful_parts, states_of
 from resumable.errors import LoopError

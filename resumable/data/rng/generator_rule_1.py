@@ -1,6 +1,6 @@
-"""How the first versions looked for random generators (rule 1); never changed, for runs go on by it.
+"""Rule 1: how the first versions searched for random generators. Never changed, since old runs go on by it.
 
-It asks objects by the usual means, which may run code of theirs: the next rule does not.
+It reads attributes as usual, which may run code of the objects. Rule 2 runs none.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ import functools
 import operator
 import random
 import types
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TypeGuard
 
 import numpy as np
 import torch
+
+from resumable.data.object_walk import Attributes, Child
+from resumable.data.rng.generator_rule import AnyGenerator, GeneratorRule
 
 MAX_DEPTH = 8
 MAX_OBJECTS = 2000
@@ -24,31 +27,26 @@ _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray
 _OPAQUE = (torch.Tensor, np.ndarray, np.generic, types.ModuleType, type, random.SystemRandom)
 
 
-def is_passed_by(item: Any) -> bool:
-    """Whether nothing is to be looked for in the object."""
+def _is_skipped(item: object) -> bool:
     return type(item) in _PLAIN or isinstance(item, _OPAQUE)
 
 
-def is_generator(item: Any) -> bool:
-    """Whether the object is a generator that gets a key."""
+def _is_generator(item: object) -> TypeGuard[AnyGenerator]:
     return isinstance(item, _GENERATORS)
 
 
-def table_of(item: Any) -> Mapping[str, Any] | None:
-    """The attributes of the object; None where it has no table of them."""
+def _attributes(item: object) -> Attributes | None:
     return vars(item) if hasattr(item, "__dict__") else None
 
 
-def global_streams() -> tuple[Any, ...]:
-    """What is no private generator."""
+def _global_streams() -> tuple[object, ...]:
     return torch.default_generator, getattr(np.random.mtrand, "_rand", None), getattr(random, "_inst", None)
 
 
-def children(item: Any) -> Iterator[tuple[str, Any]]:
-    """What the object leads to, by name."""
+def _children(item: object) -> Iterator[Child]:
     if isinstance(item, dict):
         if len(item) <= MAX_ITEMS:
-            yield from sorted(((str(key), child) for key, child in item.items()), key=operator.itemgetter(0))
+            yield from _by_name(item.items())
     elif isinstance(item, list | tuple):
         if len(item) <= MAX_ITEMS:
             yield from ((str(number), child) for number, child in enumerate(item))
@@ -65,7 +63,11 @@ def children(item: Any) -> Iterator[tuple[str, Any]]:
         yield from _of_object(item)
 
 
-def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+def _by_name(items: Iterable[tuple[object, object]]) -> list[Child]:
+    return sorted(((str(key), child) for key, child in items), key=operator.itemgetter(0))
+
+
+def _of_function(function: types.FunctionType) -> Iterator[Child]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         try:
             yield name, cell.cell_contents
@@ -76,22 +78,22 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     yield from _named_globals(function)
 
 
-def _named_globals(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+def _named_globals(function: types.FunctionType) -> Iterator[Child]:
     for name in function.__code__.co_names:
         value = function.__globals__.get(name)
         if isinstance(value, _GENERATORS):
             yield f"globals.{name}", value
 
 
-def _of_object(item: Any) -> Iterator[tuple[str, Any]]:
+def _of_object(item: object) -> Iterator[Child]:
     if hasattr(item, "__dict__"):
-        yield from sorted(((str(key), child) for key, child in vars(item).items()), key=operator.itemgetter(0))
+        yield from _by_name(vars(item).items())
     for cls in type(item).__mro__:
         if cls.__module__.split(".")[0] not in {"builtins", "torch", "typing", "collections", "abc"}:
             yield from _of_class(item, cls)
 
 
-def _of_class(item: Any, cls: type) -> Iterator[tuple[str, Any]]:
+def _of_class(item: object, cls: type) -> Iterator[Child]:
     for name, value in vars(cls).items():
         if isinstance(value, _GENERATORS):
             yield name, value
@@ -99,3 +101,14 @@ def _of_class(item: Any, cls: type) -> Iterator[tuple[str, Any]]:
             yield name, getattr(item, name, None)
         elif isinstance(value, types.FunctionType):
             yield from _named_globals(value)
+
+
+RULE = GeneratorRule(
+    is_wanted=_is_generator,
+    is_skipped=_is_skipped,
+    children=_children,
+    max_effort=MAX_OBJECTS,
+    max_depth=MAX_DEPTH,
+    attributes=_attributes,
+    left_out=_global_streams,
+)

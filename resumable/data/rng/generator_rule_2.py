@@ -1,6 +1,7 @@
-"""What an object leads to, found without running any code of its own (rule 2); knows no walk and no key.
+"""Rule 2: search for random generators without running any code of the objects. Never changed, since runs go on by it.
 
-Objects are read by their tables alone, and types are compared by identity.
+Objects are read by their tables alone (`static_attributes.py`), and types are compared by identity. Keys and the walk
+itself are elsewhere.
 """
 
 from __future__ import annotations
@@ -19,20 +20,23 @@ import re
 import types
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 import torch
 import xxhash
 
+from resumable.data.object_walk import Attributes, Child
+from resumable.data.rng.generator_rule import AnyGenerator, Found, GeneratorRule
 from resumable.data.rng.static_attributes import (
-    class_table,
-    order_of,
+    class_attributes,
+    instance_attributes,
+    is_a,
+    mro_of,
     package_of,
     qualname_of,
     slots_of,
-    table_of_instance,
 )
 
 MAX_ITEMS = 256  # a longer container is data, not a list of transforms
@@ -44,7 +48,7 @@ _TIMES = (datetime.date, datetime.time, datetime.datetime, datetime.timedelta, d
 _OTHERS = (bytearray, memoryview, range, slice, re.Pattern, decimal.Decimal, fractions.Fraction, uuid.UUID)
 # By identity: to look a type up in a set would run the `__hash__` of a metaclass.
 _PLAIN = frozenset(map(id, (*_WORDS, *_PATHS, *_TIMES, *_OTHERS, torch.Tensor, torch.Size, np.ndarray)))
-_SPOKEN = frozenset(map(id, _WORDS))
+_NAMED_BY_REPR = frozenset(map(id, _WORDS))
 _OPAQUE = (
     *(torch.Tensor, torch.dtype, torch.device, np.ndarray, np.generic, np.dtype, random.SystemRandom),
     *(types.ModuleType, types.CodeType, types.FrameType, types.TracebackType, weakref.ReferenceType),
@@ -64,33 +68,34 @@ _LIBRARIES = frozenset({"builtins", "torch", "typing", "collections", "abc", "nu
 _MACHINERY = frozenset({"logging", "threading", "_thread", "asyncio", "multiprocessing", "concurrent", "resumable"})
 _CLOSED = _LIBRARIES | _MACHINERY
 
-Child = tuple[str, Any]
+T = TypeVar("T")
 
 
-def is_passed_by(item: Any) -> bool:
-    """Whether nothing is to be looked for in the object."""
+def _is_skipped(item: object) -> bool:
     kind = type(item)
     if id(kind) in _PLAIN:
         return True
-    if id(kind) in _BARE:
+    if _is_bare(item):
         return _holds_data(item)
     if issubclass(kind, _OPAQUE):
         return True
-    return package_of(item) in _CLOSED if issubclass(kind, type) else package_of(kind) in _MACHINERY
+    return package_of(item) in _CLOSED if is_a(item, type) else package_of(kind) in _MACHINERY
 
 
-def is_generator(item: Any) -> bool:
-    """Whether the object is a generator that gets a key."""
+def _is_generator(item: object) -> TypeGuard[AnyGenerator]:
     return issubclass(type(item), _GENERATORS)
 
 
-def table_of(item: Any) -> Mapping[str, Any] | None:
-    """The attributes of the object; None where it has no table of them, and of code, which nobody rebinds."""
-    return None if id(type(item)) in _LIGHT or issubclass(type(item), type) else table_of_instance(item)
+def _is_bare(item: object) -> TypeGuard[Collection[object]]:
+    return id(type(item)) in _BARE
 
 
-def global_streams() -> tuple[Any, ...]:
-    """What is no private generator."""
+def _attributes(item: object) -> Attributes | None:
+    """Return the attributes of an object; None where it has none, and of code, which nobody rebinds."""
+    return None if id(type(item)) in _LIGHT or issubclass(type(item), type) else instance_attributes(item)
+
+
+def _global_streams() -> tuple[object, ...]:
     numpys = getattr(np.random.mtrand, "_rand", None)
     return (
         torch.default_generator,
@@ -100,32 +105,32 @@ def global_streams() -> tuple[Any, ...]:
     )
 
 
-def step(item: Any) -> int:
-    """How much farther away than the object its children are: attributes are near, items of long containers far."""
+def _step(item: object) -> int:
+    """Return how much farther away its children are: attributes are near, items of long containers far."""
     return 1 if (length := _length(item)) is None else 1 + length.bit_length()
 
 
-def effort(item: Any) -> int:
-    """The share of the bound that a look at the object takes: containers, of which data is made, take little."""
+def _effort(item: object) -> int:
+    """Return the share of the bound that one object takes: containers, of which data is made, take little."""
     return 1 if id(type(item)) in _LIGHT else 8
 
 
-def children(item: Any) -> Iterator[Child]:
-    """What the object leads to, by names that are the same in every process."""
+def _children(item: object) -> Iterator[Child]:
+    """Yield what an object refers to, by names that are the same in every process."""
     kind = type(item)
-    for sorts, look in _LOOKS:
-        if issubclass(kind, sorts):
-            yield from look(item)
+    for kinds, references in _REFERENCES:
+        if issubclass(kind, kinds):
+            yield from references(item)
             break
     if id(kind) not in _BARE and not issubclass(kind, _SELF_CONTAINED):
         yield from _of_object(item)
 
 
-def streams_apart(found: dict[str, Any]) -> dict[str, Any]:
-    """Without bit generators that drive a generator found, and without NumPy generators over the global stream."""
+def _without_duplicates(found: Found) -> Found:
+    """Drop bit generators that drive a generator found, and NumPy generators over the global stream."""
     driving = {path: _bit_generator(generator) for path, generator in found.items()}
     owned = {id(bits) for path, bits in driving.items() if bits is not found[path]}
-    outside = set(map(id, global_streams()))
+    outside = set(map(id, _global_streams()))
     return {
         path: generator
         for path, generator in found.items()
@@ -133,42 +138,48 @@ def streams_apart(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _bit_generator(generator: Any) -> Any:
-    """What makes the numbers of a NumPy generator; of others the generator itself."""
-    if issubclass(type(generator), np.random.Generator):
-        getter: Any = np.random.Generator.__dict__["bit_generator"]
-        return getter.__get__(generator)
-    if issubclass(type(generator), np.random.RandomState):
-        return object.__getattribute__(generator, "_bit_generator")
+def _bit_generator(generator: AnyGenerator) -> AnyGenerator:
+    """Return what makes the numbers of a NumPy generator; of others the generator itself."""
+    if is_a(generator, np.random.Generator):
+        bits: AnyGenerator = np.random.Generator.__dict__["bit_generator"].__get__(generator)
+        return bits
+    if is_a(generator, np.random.RandomState):
+        driving: AnyGenerator = object.__getattribute__(generator, "_bit_generator")
+        return driving
     return generator
 
 
-def _length(item: Any) -> int | None:
-    if id(type(item)) in _BARE:
+def _length(item: object) -> int | None:
+    if _is_bare(item):
         return len(item)
-    sort = next((sort for sort in _CONTAINERS if issubclass(type(item), sort)), None)
-    return None if sort is None else sort.__len__(item)
+    base = _builtin_base(item, _CONTAINERS)
+    return None if base is None else base.__len__(item)
+
+
+def _builtin_base(item: object, kinds: tuple[type, ...]) -> Any:
+    """Return the container of Python that the class of an object is derived from: its methods read the object."""
+    return next((kind for kind in kinds if issubclass(type(item), kind)), None)
 
 
 # -- containers -------------------------------------------------------------------------------------------------------
 
 
-def _of_mapping(item: Any) -> Iterable[Child]:
+def _of_mapping(item: object) -> Iterable[Child]:
     pairs = enumerate(_values(item, dict.items))
     return sorted(((_name_of(key, number), child) for number, (key, child) in pairs), key=operator.itemgetter(0))
 
 
-def _of_sequence(item: Any) -> Iterable[Child]:
-    sort: Any = next(sort for sort in _SEQUENCES if issubclass(type(item), sort))
-    return ((str(number), child) for number, child in enumerate(_values(item, sort.__iter__)))
+def _of_sequence(item: object) -> Iterable[Child]:
+    values = _values(item, _builtin_base(item, _SEQUENCES).__iter__)
+    return ((str(number), child) for number, child in enumerate(values))
 
 
-def _of_set(item: Any) -> Iterator[Child]:
-    """The members by type and number, in an order that does not depend on hashes or addresses."""
-    sort: Any = next(sort for sort in _SETS if issubclass(type(item), sort))
-    members = [value for value in _values(item, sort.__iter__) if not is_passed_by(value)]
+def _of_set(item: object) -> Iterator[Child]:
+    """Yield the members by type and number, in an order that does not depend on hashes or addresses."""
+    values = _values(item, _builtin_base(item, _SETS).__iter__)
+    members = [value for value in values if not _is_skipped(value)]
     if len(members) > 1:
-        members.sort(key=lambda member: _first_described(_Same(member)))
+        members.sort(key=lambda member: _first_description(_Same(member)))
     numbers: collections.Counter[str] = collections.Counter()
     for member in members:
         name = qualname_of(type(member))
@@ -176,28 +187,28 @@ def _of_set(item: Any) -> Iterator[Child]:
         numbers[name] += 1
 
 
-def _holds_data(item: Any) -> bool:
-    """Whether one of Python's own containers holds plain values alone, or more than transforms would be."""
-    values = item.values() if issubclass(type(item), dict) else item
+def _holds_data(item: Collection[object]) -> bool:
+    """Return whether one of Python's own containers holds plain values alone, or more than transforms would be."""
+    values = item.values() if is_a(item, dict) else item
     return len(item) > MAX_ITEMS or _PLAIN.issuperset(map(id, map(type, values)))
 
 
-def _values(item: Any, read: Callable[[Any], Iterable[Any]]) -> list[Any]:
+def _values(item: object, read: Callable[[Any], Iterable[T]]) -> list[T]:
     return list(read(item)) if (_length(item) or 0) <= MAX_ITEMS else []
 
 
-def _name_of(key: Any, number: int) -> str:
-    if issubclass(type(key), str):
+def _name_of(key: object, number: int) -> str:
+    if is_a(key, str):
         return str.__str__(key)
-    return repr(key) if id(type(key)) in _SPOKEN else f"{qualname_of(type(key))}#{number}"
+    return repr(key) if id(type(key)) in _NAMED_BY_REPR else f"{qualname_of(type(key))}#{number}"
 
 
 class _Same:
-    """An object that is equal to itself alone, whatever it says of that."""
+    """An object that is equal to itself alone, whatever its `__eq__` returns."""
 
     __slots__ = ("item",)
 
-    def __init__(self, item: Any) -> None:
+    def __init__(self, item: object) -> None:
         self.item = item
 
     def __hash__(self) -> int:
@@ -208,39 +219,39 @@ class _Same:
 
 
 @functools.lru_cache(maxsize=4096)
-def _first_described(member: _Same) -> str:
-    """What tells the member of a set from its fellows, as it was at the first look: states move on with each draw."""
-    return _described(member.item, levels=3)
+def _first_description(member: _Same) -> str:
+    """Return what distinguishes a member of a set, as of the first call: later states move on with each draw."""
+    return _description(member.item, levels=3)
 
 
-def _described(item: Any, *, levels: int) -> str:
+def _description(item: object, *, levels: int) -> str:
     kind = type(item)
     name = f"{package_of(kind)}.{qualname_of(kind)}"
-    if id(kind) in _SPOKEN:
+    if id(kind) in _NAMED_BY_REPR:
         return f"{name} {item!r:.200}"
-    if is_generator(item):
-        return f"{name} {_state(item)}"
-    if levels == 0 or is_passed_by(item):
+    if _is_generator(item):
+        return f"{name} {_digest_of_state(item)}"
+    if levels == 0 or _is_skipped(item):
         return name
     parts = (
-        f"{child_name}={_described(child, levels=levels - 1)}"
-        for child_name, child in children(item)
+        f"{child_name}={_description(child, levels=levels - 1)}"
+        for child_name, child in _children(item)
         if not issubclass(type(child), type)
     )
-    own = f" {item.__code__.co_qualname}:{item.__code__.co_firstlineno}" if kind is types.FunctionType else ""
+    own = f" {item.__code__.co_qualname}:{item.__code__.co_firstlineno}" if is_a(item, types.FunctionType) else ""
     return f"{name}{own}({';'.join(itertools.islice(parts, 8))})"
 
 
-def _state(generator: Any) -> str:
+def _digest_of_state(generator: AnyGenerator) -> str:
     bits = _bit_generator(generator)
-    if issubclass(type(bits), np.random.BitGenerator):
+    if is_a(bits, np.random.BitGenerator):
         return xxhash.xxh3_128_hexdigest(repr(sorted(_flat(bits.state))).encode())
-    if issubclass(type(bits), torch.Generator):
+    if is_a(bits, torch.Generator):
         return xxhash.xxh3_128_hexdigest(torch.Generator.get_state(bits).numpy().tobytes())
-    return xxhash.xxh3_128_hexdigest(repr(random.Random.getstate(bits)).encode())
+    return xxhash.xxh3_128_hexdigest(repr(random.Random.getstate(bits)).encode())  # type: ignore[arg-type]
 
 
-def _flat(state: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
+def _flat(state: Mapping[str, object], at: str = "") -> Iterator[tuple[str, str]]:
     for key, value in state.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{at}{key}.")
@@ -267,7 +278,7 @@ def _of_cell(cell: types.CellType) -> Iterator[Child]:
         return
 
 
-def _of_suspended(item: types.GeneratorType[Any, Any, Any]) -> Iterator[Child]:
+def _of_suspended(item: types.GeneratorType[object, object, object]) -> Iterator[Child]:
     frame = item.gi_frame
     if frame is not None:
         yield from sorted(frame.f_locals.items())
@@ -275,15 +286,15 @@ def _of_suspended(item: types.GeneratorType[Any, Any, Any]) -> Iterator[Child]:
     yield "yieldfrom", item.gi_yieldfrom
 
 
-def _named_globals(code: types.CodeType, names: dict[str, Any]) -> Iterator[Child]:
+def _named_globals(code: types.CodeType, names: dict[str, object]) -> Iterator[Child]:
     for name in _names_in(code):
         value = dict.get(names, name)
-        if is_generator(value):
+        if _is_generator(value):
             yield f"globals.{name}", value
 
 
 def _names_in(code: types.CodeType) -> Iterator[str]:
-    """The names that the code reads, and those of the functions that are written inside of it."""
+    """Yield the names that the code reads, and those that functions defined inside it read."""
     yield from code.co_names
     for constant in code.co_consts:
         if type(constant) is types.CodeType:
@@ -291,8 +302,8 @@ def _names_in(code: types.CodeType) -> Iterator[str]:
 
 
 def _of_class(cls: type) -> Iterator[Child]:
-    """The generators that its code names, then its attributes and its functions."""
-    table = class_table(cls)
+    """Yield the generators that the code of a class names, then its attributes and functions."""
+    table = class_attributes(cls)
     for value in table.values():
         for function in _functions_in(value):
             yield from _named_globals(function.__code__, function.__globals__)
@@ -301,10 +312,10 @@ def _of_class(cls: type) -> Iterator[Child]:
             yield name, value
 
 
-def _functions_in(value: Any) -> Iterator[types.FunctionType]:
+def _functions_in(value: object) -> Iterator[types.FunctionType]:
     if type(value) is types.FunctionType:
         yield value
-    elif issubclass(type(value), _WRAPPERS):
+    elif is_a(value, *_WRAPPERS):
         for _, inner in slots_of(value):
             yield from _functions_in(inner)
 
@@ -312,23 +323,23 @@ def _functions_in(value: Any) -> Iterator[types.FunctionType]:
 # -- objects ----------------------------------------------------------------------------------------------------------
 
 
-def _of_object(item: Any) -> Iterator[Child]:
+def _of_object(item: object) -> Iterator[Child]:
     yield from _of_table(item)
     yield from slots_of(item)
-    for cls in order_of(type(item)):
+    for cls in mro_of(type(item)):
         if package_of(cls) not in _LIBRARIES:
             yield f"class {qualname_of(cls)}", cls
 
 
-def _of_table(item: Any) -> list[Child]:
-    named = enumerate((table_of_instance(item) or {}).items())
+def _of_table(item: object) -> list[Child]:
+    named = enumerate((instance_attributes(item) or {}).items())
     return sorted(((_name_of(key, number), child) for number, (key, child) in named), key=operator.itemgetter(0))
 
 
 _SELF_CONTAINED = (
     *(types.FunctionType, types.GeneratorType, types.BuiltinMethodType, types.CellType, types.MappingProxyType, type),
 )
-_LOOKS: tuple[tuple[Any, Any], ...] = (
+_REFERENCES: tuple[tuple[type | tuple[type, ...], Callable[[Any], Iterable[Child]]], ...] = (
     (dict, _of_mapping),
     (_SEQUENCES, _of_sequence),
     (_SETS, _of_set),
@@ -338,4 +349,17 @@ _LOOKS: tuple[tuple[Any, Any], ...] = (
     (types.GeneratorType, _of_suspended),
     ((types.BuiltinMethodType, types.MethodWrapperType), lambda item: (("self", item.__self__),)),
     (type, _of_class),
+)
+
+RULE = GeneratorRule(
+    is_wanted=_is_generator,
+    is_skipped=_is_skipped,
+    children=_children,
+    max_effort=20_000,
+    max_depth=64,
+    attributes=_attributes,
+    left_out=_global_streams,
+    step=_step,
+    effort=_effort,
+    keyed=_without_duplicates,
 )

@@ -1,34 +1,42 @@
-"""What Python itself knows of an object, read without running any code of the object; knows nothing of generators.
+"""Read the attributes of objects and classes without running any code of theirs, like `inspect.getattr_static`.
 
-Nothing here evaluates a property, calls a method of the object or asks it for an attribute: the tables of instances and
-classes are read by the descriptors of Python itself, whatever a metaclass says.
+Nothing here evaluates a property, calls a method of the object, or goes through its `__getattr__`: the tables of
+instances and classes are read by the descriptors of Python itself, whatever a metaclass defines.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeGuard, TypeVar
 
-order_of: Any = type.__dict__["__mro__"].__get__
-class_table: Any = type.__dict__["__dict__"].__get__
-_module_of: Any = type.__dict__["__module__"].__get__
-qualname_of: Any = type.__dict__["__qualname__"].__get__
+mro_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
+class_attributes: Callable[[type], Mapping[str, object]] = type.__dict__["__dict__"].__get__
+qualname_of: Callable[[type], str] = type.__dict__["__qualname__"].__get__
+_module_of: Callable[[type], object] = type.__dict__["__module__"].__get__
+
+T = TypeVar("T")
 
 
-def table_of_instance(item: Any) -> Mapping[str, Any] | None:
-    """The attributes of an instance; None where it has no table of them, or shows another in its place."""
-    for cls in order_of(type(item)):
-        own = class_table(cls).get("__dict__")
+def is_a(item: object, *kinds: type[T]) -> TypeGuard[T]:
+    """Return whether the real type of an object is among `kinds`, whatever its `__class__` returns."""
+    return issubclass(type(item), kinds)
+
+
+def instance_attributes(item: object) -> dict[str, object] | None:
+    """Return the `__dict__` of an instance; None where it has none, or shows another object in its place."""
+    for cls in mro_of(type(item)):
+        own = class_attributes(cls).get("__dict__")
         if own is not None:
-            real = issubclass(type(own), (types.GetSetDescriptorType, types.MemberDescriptorType))
-            found = own.__get__(item) if real else None
+            if not is_a(own, types.GetSetDescriptorType) and not is_a(own, types.MemberDescriptorType):
+                return None
+            found = own.__get__(item)
             return found if type(found) is dict else None
     return None
 
 
 def package_of(cls: type) -> str:
-    """The top of the path by which the module of a class is imported; empty where the class does not say."""
+    """Return the top-level package that a class is defined in; empty where the class has no module."""
     try:
         module = _module_of(cls)
     except AttributeError:
@@ -36,10 +44,10 @@ def package_of(cls: type) -> str:
     return module.partition(".")[0] if type(module) is str else ""
 
 
-def slots_of(item: Any) -> Iterator[tuple[str, Any]]:
-    """The slots of an instance, and what Python's own types keep in such: a partial, a method, a property."""
-    for cls in order_of(type(item)):
-        for name, value in class_table(cls).items():
+def slots_of(item: object) -> Iterator[tuple[str, object]]:
+    """Yield the slots of an instance, and those of Python's own types: of a partial, a method, a property."""
+    for cls in mro_of(type(item)):
+        for name, value in class_attributes(cls).items():
             if type(value) is types.MemberDescriptorType and name not in ("__dict__", "__doc__"):
                 try:
                     yield name, value.__get__(item)

@@ -13,7 +13,7 @@ import torch
 
 from resumable.data.addresses import derived, key_of
 from resumable.data.rng import numpy_global, python_global
-from resumable.data.rng.find_generators import AnyGenerator
+from resumable.data.rng.generator_rule import AnyGenerator
 
 _NONE: Mapping[str, AnyGenerator] = {}
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from resumable.data.rng import numpy_global, python_global
-from resumable.data.rng.find_generators import AnyGenerator
+from resumable.data.rng.generator_rule import AnyGenerator
 from resumable.data.rng.streams import saved_streams, seed_streams
 
 

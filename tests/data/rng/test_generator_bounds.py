@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from resumable.data.rng.find_generators import NEWEST_RULE, Finder, find_generators, unkeyed
+from resumable.data.rng.find_generators import NEWEST_RULE, Finder, find_generators, missing_key_warning
 from tests.data.holders import Cases, Held, Property, Rand, Slotted, Stack, Table, attribute, drawn
 from tests.data.kinds import Bench
 
@@ -25,7 +25,7 @@ from tests.data.kinds import Bench
 def test_data_does_not_use_up_the_bound(cases: int, found: int) -> None:
     dataset = Cases(cases, found)
     assert list(find_generators(dataset)) == ["0.transform.transforms.0.R", "0.transform.transforms.1.R"]
-    assert unkeyed(NEWEST_RULE, dataset=dataset) is None
+    assert missing_key_warning(NEWEST_RULE, dataset=dataset) is None
 
 
 class Case:
@@ -103,9 +103,9 @@ def test_the_walk_ends_on_every_shape() -> None:
     around.list.append(deque([around, {Rand()}]))
     for shape in (itself, chain, wide, around, gc, find_generators, Bench()):
         find_generators(shape)
-    assert unkeyed(NEWEST_RULE, chain=chain)
-    assert unkeyed(NEWEST_RULE, wide=wide)
-    assert unkeyed(NEWEST_RULE, itself=itself) is None
+    assert missing_key_warning(NEWEST_RULE, chain=chain)
+    assert missing_key_warning(NEWEST_RULE, wide=wide)
+    assert missing_key_warning(NEWEST_RULE, itself=itself) is None
 
 
 # -- user code --------------------------------------------------------------------------------------------------------
