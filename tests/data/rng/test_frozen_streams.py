@@ -159,7 +159,7 @@ def test_numpys_stream_is_seeded_as_by_its_own_function_also_where_words_of_the_
     np.random.seed(np.frombuffer(key, dtype="<u4"))
     expected = main_states()[1]
     disturb()
-    numpy_global.seed(key, numpy_global.image_of(key))
+    numpy_global.seed_numpy(key, numpy_global.seeded_numpy_state(key))
     assert main_states()[1] == expected
 
 
@@ -204,8 +204,8 @@ def test_a_twister_that_was_put_under_numpys_stream_later_is_the_one_that_is_see
 
 def test_a_state_captured_by_memory_can_be_put_back_by_the_public_function(monkeypatch: pytest.MonkeyPatch) -> None:
     disturb()
-    before, state = main_states(), numpy_global.capture()
+    before, state = main_states(), numpy_global.get_numpy_state()
     np.random.rand(700)
     monkeypatch.setattr(numpy_global, "_KEPT_OFFSET", None)
-    numpy_global.put_back(state)
+    numpy_global.set_numpy_state(state)
     assert main_states() == before

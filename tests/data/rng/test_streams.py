@@ -101,11 +101,11 @@ def test_the_fast_copy_of_numpys_stream_equals_the_public_state() -> None:
         np.random.seed(5)
         np.random.standard_normal(7 if kept else 8)
         public = np.random.get_state()
-        state = numpy_global.capture()
-        assert isinstance(state, numpy_global.Image)
+        state = numpy_global.get_numpy_state()
+        assert isinstance(state, numpy_global.NumpyMemory)
         assert str(np.random.get_state()) == str(public)
         np.random.standard_normal(1001)
-        numpy_global.put_back(state)
+        numpy_global.set_numpy_state(state)
         assert str(np.random.get_state()) == str(public)
         assert any(state.kept) is kept
 
@@ -114,9 +114,9 @@ def test_another_bit_generator_under_numpys_global_stream_is_kept_too() -> None:
     before: Any = np.random.get_bit_generator()  # type: ignore[attr-defined]
     try:
         np.random.set_bit_generator(np.random.PCG64(3))  # type: ignore[attr-defined]
-        state = numpy_global.capture()
+        state = numpy_global.get_numpy_state()
         expected = np.random.rand(3).tolist()
-        numpy_global.put_back(state)
+        numpy_global.set_numpy_state(state)
         assert np.random.rand(3).tolist() == expected
         seed_streams(KEY)
         first = draws()
