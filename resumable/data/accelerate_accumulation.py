@@ -1,4 +1,4 @@
-"""Accumulation of gradients by Accelerate, which decides by a counter in its `Accelerator`; imports nothing of it."""
+"""Check gradient accumulation by Accelerate, whose counter is in its `Accelerator`. Does not import Accelerate."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def ends_with_the_loader() -> bool:
 
 
 class AccumulationCheck:
-    """Looks at boundaries whether one lies inside a window whose counter is in no checkpoint, and warns once."""
+    """Warns once at a boundary inside a window whose counter is in no checkpoint."""
 
-    def __init__(self, objects: Mapping[str, Any], warn: Callable[[str], None]) -> None:
-        """`objects` are those whose states checkpoints hold."""
+    def __init__(self, objects: Mapping[str, object], warn: Callable[[str], None]) -> None:
+        """Remember `objects`, whose states are in the checkpoints."""
         self._objects = objects
         self._warn = warn
-        self._inside = _inside_window()  # of another training in this program, which is none of ours
+        self._inside = _inside_window()  # then it is the window of another training in this program
         self._done = False
 
     def look(self) -> None:
-        """At a boundary; costs next to nothing."""
+        """Check one boundary; costs next to nothing."""
         if self._done:
             return
         before, self._inside = self._inside, _inside_window()
@@ -46,38 +46,40 @@ class AccumulationCheck:
             )
 
 
-def _state() -> Any:
+def _state() -> Mapping[str, Any]:
     kind = getattr(sys.modules.get("accelerate.state"), "GradientState", None)
     return getattr(kind, "_shared_state", {})
 
 
-def _plugin() -> Any:
-    return _state().get("plugin_kwargs", {})
+def _plugin() -> Mapping[str, Any]:
+    plugin: Mapping[str, Any] = _state().get("plugin_kwargs", {})
+    return plugin
 
 
 def _inside_window() -> bool:
     return _state().get("sync_gradients") is False and window() > 1
 
 
-def _stores_counter(target: Any) -> bool:
+def _stores_counter(target: object) -> bool:
     """Return whether the object's state follows the counter of an `Accelerator` that it refers to, by changing it."""
     kind = getattr(sys.modules.get("accelerate.accelerator"), "Accelerator", None)
-    if kind is None or not callable(getattr(target, "state_dict", None)):
+    state_dict = getattr(target, "state_dict", None)
+    if kind is None or not callable(state_dict):
         return False
-    return any(_follows(target, accelerator) for accelerator in find_objects(target, kind))
+    return any(_follows(state_dict, accelerator) for accelerator in find_objects(target, kind))
 
 
-def _follows(target: Any, accelerator: Any) -> bool:
+def _follows(state_dict: Callable[[], object], accelerator: Any) -> bool:
     before = accelerator.step
-    numbers = list(_numbers(target.state_dict()))
+    numbers = list(_numbers(state_dict()))
     accelerator.step = before + 1
     try:
-        return list(_numbers(target.state_dict())) != numbers
+        return list(_numbers(state_dict())) != numbers
     finally:
         accelerator.step = before
 
 
-def _numbers(tree: Any) -> Iterator[int]:
+def _numbers(tree: object) -> Iterator[int]:
     if isinstance(tree, int):
         yield tree
     elif isinstance(tree, Mapping):

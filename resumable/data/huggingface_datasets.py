@@ -1,15 +1,16 @@
-"""Streams of Hugging Face's `datasets`, and which of their states are none; imports nothing of it."""
+"""Find streams of Hugging Face's `datasets` whose states are incomplete. Does not import `datasets`."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 from resumable.data.find_objects import find_objects
 
-# From here on a buffer of one sample holds nothing back between two samples.
+# From this version on a buffer of one sample is empty between two samples.
 _HOLDS_NOTHING = (5, 2)
 
 LEFT_OUT = (
@@ -18,26 +19,26 @@ LEFT_OUT = (
 )
 
 
-def streams_in(dataset: Any) -> list[Any]:
-    """The iterable datasets of Hugging Face that `dataset` is, or reads from."""
+def streams_in(dataset: object) -> list[Any]:
+    """Return the iterable datasets of Hugging Face that `dataset` is, or reads from."""
     kind = getattr(_module(), "IterableDataset", None)
     return [] if kind is None else find_objects(dataset, kind)
 
 
-def shuffles_by_buffer(dataset: Any) -> bool:
-    """Whether samples wait in a shuffle buffer somewhere on their way, of which no state tells."""
+def shuffles_by_buffer(dataset: object) -> bool:
+    """Return whether samples pass through a shuffle buffer, which is in no state."""
     return any(_holds_back(part) for stream in streams_in(dataset) for part in _chain(stream))
 
 
 class LoadedStates:
-    """States that streams were given. Each is forgotten once it was used: a later pass would begin there, too."""
+    """States loaded into streams. Each is dropped once it was used: a later pass would begin there, too."""
 
-    def __init__(self, dataset: Any) -> None:
-        """To be made before the states are loaded."""
+    def __init__(self, dataset: object) -> None:
+        """Record the streams; called before the states are loaded."""
         self._waiting = [(stream, getattr(stream, "_state_dict", None)) for stream in streams_in(dataset)]
 
-    def forget_used(self) -> None:
-        """Take back what iterating has begun with."""
+    def drop_used(self) -> None:
+        """Drop the states from which iteration has started."""
         waiting = []
         for stream, before in self._waiting:
             if getattr(stream, "_state_dict", None) is before:
@@ -47,11 +48,11 @@ class LoadedStates:
         self._waiting = waiting
 
 
-def _module() -> Any:
+def _module() -> ModuleType | None:
     return sys.modules.get("datasets.iterable_dataset")
 
 
-def _chain(stream: Any) -> Iterator[Any]:
+def _chain(stream: object) -> Iterator[object]:
     waiting = [getattr(stream, "_ex_iterable", None)]
     base = getattr(_module(), "_BaseExamplesIterable", ())
     while waiting:
@@ -62,10 +63,10 @@ def _chain(stream: Any) -> Iterator[Any]:
             waiting.extend(source for source in sources if isinstance(source, base))
 
 
-def _holds_back(part: Any) -> bool:
+def _holds_back(part: object) -> bool:
     kind = getattr(_module(), "BufferShuffledExamplesIterable", None)
     if kind is None or part is None:
-        return True  # another version of datasets than was read: replaying is exact whatever it holds
+        return True  # an unknown version of datasets: a replay is exact in any case
     return isinstance(part, kind) and not (part.buffer_size <= 1 and _version() >= _HOLDS_NOTHING)
 
 

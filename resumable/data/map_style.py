@@ -1,12 +1,11 @@
-"""Map-style datasets by address: a DataLoader whose batches carry the key of their randomness; knows no storage.
+"""Passes over map-style datasets, by address: the batches of a DataLoader carry the keys of their randomness.
 
-The loader that runs is one of ours, built from the settings of the user's. Its sampler yields `KeyedBatch`, its dataset
-is a proxy that sets the streams from the key and then fetches and collates as torch would.
+The loader that runs is one of ours (`keyed_loader.py`), built from the settings of the user's. Its sampler yields
+`KeyedBatch`. Its dataset is a proxy that sets the streams from the key, then fetches and collates as torch would.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,54 +18,22 @@ from torch.utils.data import (
     TensorDataset,
     default_collate,
     default_convert,
-    get_worker_info,
 )
 
-from resumable.data.addresses import loop_key
-from resumable.data.pass_base import Opening, Pass, has_epoch, tell_epoch
-from resumable.data.rng.find_generators import Finder
-from resumable.data.rng.streams import Seeds, SeedsAhead, seed_number, seeds_now
-from resumable.data.sampler_state import States
-from resumable.data.sampling_order import KeyedBatch, Order
-from resumable.data.workers import WorkerStart, end_iterator, end_workers, signals_held, tell_worker_seed
-
-
-class KeyedFetch:
-    """Runs a fetch under the streams of a key, in a worker or in the main program; the latter gets its streams back."""
-
-    def __init__(self, *roots: Any, rule: int, seeds: Callable[[bytes], Seeds] = seeds_now) -> None:
-        self._roots = roots
-        self._rule = rule
-        self._seeds = seeds
-        self._finder: Finder | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_roots": self._roots, "_rule": self._rule, "_seeds": self._seeds, "_finder": None}
-
-    def __call__(self, key: bytes, fetch: Callable[[], Any], *, again: bool = True) -> Any:
-        """The result of `fetch`; `again` allows a second call if a generator came into being during the first."""
-        if self._finder is None:
-            self._finder = Finder(*self._roots, rule=self._rule)
-        before = self._finder.find()
-        seeds = self._seeds(key)
-        if get_worker_info() is None:
-            result = seeds.run(fetch, before)
-        else:
-            tell_worker_seed(seeds.number)
-            seeds.set(before)
-            result = fetch()
-        # The very same dict is the usual case: then nothing can have come into being.
-        if again and (after := self._finder.find()) is not before and after.keys() - before.keys():
-            # Made lazily, it was seeded by whatever its maker chose; from the next batch on it would have a key.
-            return self(key, fetch, again=False)
-        return result
+from resumable.data.keyed_loader import KeyedFetch, build_loader, iterate
+from resumable.data.pass_base import Opening, Pass, PassPosition
+from resumable.data.rng.streams import Seeds, SeedsAhead, seeds_now
+from resumable.data.sampler_state import SamplerStates
+from resumable.data.sampling_order import KeyedBatch, SamplingOrder
+from resumable.data.set_epoch import has_epoch, update_epoch
+from resumable.data.workers import end_iterator, end_workers
 
 
 class KeyedDataset(Dataset[Any]):
-    """The user's dataset behind a proxy that takes a keyed batch and gives the collated batch."""
+    """The user's dataset behind a proxy that maps a keyed batch to the collated batch."""
 
-    def __init__(self, loader: Any, *, rule: int, seeds: Callable[[bytes], Seeds] = seeds_now) -> None:
-        self.dataset = loader.dataset
+    def __init__(self, loader: DataLoader[Any], *, rule: int, seeds: Callable[[bytes], Seeds] = seeds_now) -> None:
+        self.dataset: Any = loader.dataset
         self._collate = loader.collate_fn
         self._batched = loader.batch_sampler is not None
         self._has_epoch = has_epoch(self.dataset)
@@ -77,8 +44,8 @@ class KeyedDataset(Dataset[Any]):
         key, index, epoch = batch
         if self._has_epoch and epoch is not None:
             # Persistent workers hold a copy of the dataset that the main program's set_epoch does not reach; in the
-            # main program another loop over the same dataset may have told it another epoch since.
-            tell_epoch(self.dataset, epoch)
+            # main program another loop over the same dataset may have passed it another epoch since.
+            update_epoch(self.dataset, epoch)
         if self._draws_nothing:
             return self._collate(self._read(index))
         return self._fetch(key, lambda: self._collate(self._read(index)))
@@ -92,8 +59,8 @@ class KeyedDataset(Dataset[Any]):
         return [dataset[one] for one in index]
 
 
-def draws_nothing(dataset: Any) -> bool:
-    """Whether reading is known to draw no random number, so that no stream needs to be set: tensors, and parts of them.
+def draws_nothing(dataset: object) -> bool:
+    """Return whether reading surely draws no random number, so that no stream has to be set: tensors and their parts.
 
     Of exactly torch's own types only: a subclass may do anything, and so may a tensor of another type.
     """
@@ -106,7 +73,7 @@ _DRAWING_NOTHING = (default_collate, default_convert)
 
 
 class CurrentOrder(Sampler[KeyedBatch]):
-    """The sampler of our loader: whatever order is set now. A loader asks for its iterator more than once a pass."""
+    """The sampler of our loader: the order that is set now. A loader requests its iterator more than once a pass."""
 
     def __init__(self) -> None:
         self.order: Iterator[KeyedBatch] = iter(())
@@ -115,49 +82,20 @@ class CurrentOrder(Sampler[KeyedBatch]):
         return self.order
 
 
-def as_it_is(batch: Any) -> Any:
-    """The collate function of our loader: the proxy has collated already."""
-    return batch
-
-
-def build_loader(loader: Any, opening: Opening, dataset: Dataset[Any], sampler: Any) -> DataLoader[Any]:
-    """A DataLoader with the settings of `loader` over a proxy; its base seed follows from data_seed and the loop."""
-    settings: dict[str, Any] = {"pin_memory": loader.pin_memory, "timeout": loader.timeout}
-    if loader.pin_memory and loader.pin_memory_device:
-        settings["pin_memory_device"] = loader.pin_memory_device
-    if loader.num_workers:
-        settings |= {
-            "num_workers": loader.num_workers,
-            "prefetch_factor": loader.prefetch_factor,
-            "persistent_workers": loader.persistent_workers,
-            "multiprocessing_context": loader.multiprocessing_context,
-            "worker_init_fn": WorkerStart(loader.worker_init_fn, opening.signals),
-        }
-    seed = torch.Generator()
-    seed.manual_seed(seed_number(loop_key(opening.data_seed, opening.address.loop)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about the worker count: the user's own loader told them already
-        return DataLoader(dataset, batch_size=None, sampler=sampler, collate_fn=as_it_is, generator=seed, **settings)
-
-
-def iterate(loader: DataLoader[Any], signals: tuple[int, ...]) -> Iterator[Any]:
-    """Start a pass over one of our loaders, and its workers where none are waiting."""
-    with signals_held(signals if loader.num_workers else ()):
-        return iter(loader)
-
-
 class KeyedSource:
     """One of our loaders, kept as long as the user's loader lives, so that persistent workers live across passes."""
 
     def __init__(self) -> None:
         self._loader: DataLoader[Any] | None = None
         self._order = CurrentOrder()
-        self._active: Pass | None = None
+        self._active: KeyedPass | None = None
 
-    def start(self, loader: Any, opening: Opening, order: Order, owner: Pass) -> Iterator[Any]:
-        """The batches of `order`; a pass of the same loop that still holds the persistent workers is closed."""
+    def start(
+        self, loader: DataLoader[object], opening: Opening, order: SamplingOrder, owner: KeyedPass
+    ) -> Iterator[Any]:
+        """Return the batches of `order`; close a pass of the same loop that still holds the persistent workers."""
         if not loader.num_workers and not loader.pin_memory:
-            # All that torch's own iterator would do besides costs half a fetch: its record for profilers, a count.
+            # Everything else that torch's own iterator does costs half a fetch: its record for profilers, a count.
             seeds = SeedsAhead(order.following).of
             return map(KeyedDataset(loader, rule=opening.generator_rule, seeds=seeds).__getitem__, order)
         if self._loader is None or not loader.persistent_workers:
@@ -170,19 +108,19 @@ class KeyedSource:
         return iterate(self._loader, opening.signals)
 
     def close(self) -> None:
-        """End the workers."""
+        """Shut down the workers."""
         end_workers(self._loader)
         self._loader = None
 
 
-class KeyedPass(Pass):
+class KeyedPass(Pass[Any]):
     """One pass over a map-style dataset."""
 
-    def __init__(self, loader: Any, opening: Opening, source: KeyedSource, now: States) -> None:
+    def __init__(self, loader: DataLoader[object], opening: Opening, source: KeyedSource, now: SamplerStates) -> None:
         super().__init__(opening.address)
-        self._loader = loader  # kept alive: its workers end with it
+        self._loader: DataLoader[object] | None = loader  # kept alive: its workers end with it
         self._persistent = bool(loader.persistent_workers)
-        self.order = Order(loader, opening, now)
+        self.order = SamplingOrder(loader, opening, now)
         self.length = self.order.length
         self._batches: Iterator[Any] | None = source.start(loader, opening, self.order, self)
 
@@ -192,7 +130,7 @@ class KeyedPass(Pass):
         self.order.consumed()
         return batch
 
-    def _position(self) -> dict[str, Any]:
+    def _position(self) -> PassPosition:
         return {"kind": "address"} | self.order.position()
 
     def _release(self) -> None:

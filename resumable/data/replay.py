@@ -1,33 +1,37 @@
-"""Everything that has no address: loaders with an `__iter__` of their own, and any iterable, replayed from the start.
+"""Passes over everything that has no address: loaders with an `__iter__` of their own, and any iterable.
 
-Knows nothing of what an item is. Each item is made under streams keyed by its place in the pass.
+They are replayed from the start. Each item is made under streams keyed by its number in the pass. Independent of what
+an item is.
 """
 
 from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from resumable.data import accelerate_accumulation
-from resumable.data.pass_base import Opening, Pass, length_of
+from resumable.data.pass_base import Opening, Pass, PassPosition, length_of
 from resumable.data.rng.find_generators import find_generators
 from resumable.data.rng.streams import PrivateStreams, saved_streams, seed_streams
 from resumable.data.workers import calm_workers, end_workers
 from resumable.errors import LoopError
 
-# Iterating over these makes nothing and runs no code of the program: to go on in them is exact, and costs nothing.
+# Iterating over these makes nothing and runs no code of the program: skipping in them is exact, and costs nothing.
 HELD = (range, list, tuple, dict, collections.deque, np.ndarray, torch.Tensor)
 
 
-class ReplayPass(Pass):
-    """One pass over an iterable; opening it on a resume makes and discards what was consumed."""
+T = TypeVar("T")
 
-    def __init__(self, loader: Any, opening: Opening) -> None:
+
+class ReplayPass(Pass[T]):
+    """One pass over an iterable; opening it on a resume makes and discards the items that were consumed."""
+
+    def __init__(self, loader: Iterable[T], opening: Opening) -> None:
         super().__init__(opening.address)
         self.length = length_of(loader)
         self._opening = opening
@@ -35,31 +39,32 @@ class ReplayPass(Pass):
         self._workers = workers_of(loader)
         check_workers(opening, self._workers)
         self._count = 0
-        self._loaders = [loader, vars(loader).get("base_dataloader")] if hasattr(loader, "__dict__") else [loader]
+        prepared = vars(loader).get("base_dataloader") if hasattr(loader, "__dict__") else None
+        self._loaders: tuple[object, object] = (loader, prepared)  # of Accelerate, or None
         for one in self._loaders:
             # Persistent workers carry their streams from pass to pass; after a crash there would be fresh ones.
             end_workers(one)
-        # Private generators go on from item to item, as replaying does; beside the loop's own use of them.
+        # Private generators continue from item to item, as a replay does; separate from the loop's own use of them.
         self._streams = PrivateStreams(opening.key, find_generators(loader, rule=opening.generator_rule))
         self._streams.leave_main_alone()
         with self._streams, saved_streams(), calm_workers(self._loaders, opening.signals):
             seed_streams(opening.key)
-            self._items: Iterator[Any] = iter(loader)
+            self._items: Iterator[T] = iter(loader)
         if type(loader) in HELD:
             self._count = sum(1 for _ in itertools.islice(self._items, opening.batches_done))
             if self._count < opening.batches_done:
                 raise too_few(opening, type_of(loader), self._count)
         else:
-            replay(self, opening, type_of(loader), advice(loader))
+            replay(self, opening, type_of(loader), faster_hint(loader))
 
-    def _fetch(self) -> Any:
+    def _fetch(self) -> T:
         with self._streams, saved_streams(), calm_workers(self._loaders, self._opening.signals):
             seed_streams(self._opening.batch_key(self._count))
             item = next(self._items)
         self._count += 1
         return item
 
-    def _position(self) -> dict[str, Any]:
+    def _position(self) -> PassPosition:
         return {"kind": "replay", "batches": self._count, "workers": self._workers}
 
     def _release(self) -> None:
@@ -69,8 +74,8 @@ class ReplayPass(Pass):
         self._items = iter(())
 
 
-def replay(this: Pass, opening: Opening, what: str, hint: str) -> None:
-    """Consume as many batches as the checkpoint says, with progress and one warning; `LoopError` if fewer come."""
+def replay(this: Pass[object], opening: Opening, what: str, hint: str) -> None:
+    """Consume as many batches as before the checkpoint, with progress and one warning; `LoopError` if fewer come."""
     wanted = opening.batches_done
     if not wanted:
         return
@@ -86,17 +91,17 @@ def replay(this: Pass, opening: Opening, what: str, hint: str) -> None:
 
 
 def too_few(opening: Opening, what: str, done: int) -> LoopError:
-    """The error for data that ended before the place of the checkpoint."""
+    """Return the error for data that ended before the position of the checkpoint."""
     return LoopError(
-        f"{opening.address}: {what} gave {done} batches on resume, {opening.batches_done} were consumed before the "
+        f"{opening.address}: {what} yielded {done} batches on resume, {opening.batches_done} were consumed before the "
         "checkpoint",
         "the data changed, or it can be iterated only once (a generator object): pass something that "
-        "starts anew with every pass, such as a list or an object with __iter__",
+        "starts again with every pass, such as a list or an object with __iter__",
     )
 
 
 def check_workers(opening: Opening, workers: int) -> None:
-    """`LoopError` where a replay would be divided among another number of workers."""
+    """Raise `LoopError` where a replay would be divided among another number of workers."""
     before = opening.resume["workers"] if opening.resume else workers
     if before != workers:
         raise LoopError(
@@ -105,21 +110,21 @@ def check_workers(opening: Opening, workers: int) -> None:
         )
 
 
-def workers_of(loader: Any) -> int:
-    """`num_workers` of anything that has one, else 0."""
+def workers_of(loader: object) -> int:
+    """Return `num_workers` of anything that has one, else 0."""
     workers = getattr(loader, "num_workers", 0)
     return workers if isinstance(workers, int) else 0
 
 
-def type_of(loader: Any) -> str:
-    """The name of the real type: some wrappers pretend another `__class__`."""
+def type_of(loader: object) -> str:
+    """Return the name of the real type: some wrappers fake their `__class__`."""
     return type(loader).__qualname__
 
 
-def advice(loader: Any) -> str:
-    """What would make this loader resume without replaying."""
+def faster_hint(loader: object) -> str:
+    """Return how to make this loader resume without a replay."""
     if hasattr(loader, "base_dataloader") and accelerate_accumulation.ends_with_the_loader():
-        # The plain loader tells Accelerate no end, at which a window would be cut short: that is another training.
+        # Over the plain loader Accelerate cuts no window short at the end of a pass: that is another training.
         return "for a prepared loader whose last batch ends a window of accumulation there is nothing faster yet"
     if hasattr(loader, "base_dataloader"):
         return "fast instead: pass the DataLoader from before prepare() and move batches to the device in the loop"

@@ -1,23 +1,20 @@
-"""The order of one pass: the user's own sampler under private streams, and a digest of what was consumed.
+"""The sampling order of one pass: the user's own sampler under private streams, and a digest of what was consumed.
 
-Knows nothing of datasets' contents or workers. Skipping draws indices and reads no sample.
+Independent of the content of datasets and of workers. Skipping draws indices and reads no sample.
 """
 
 from __future__ import annotations
 
 import contextlib
-import struct
-from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeAlias
 
-import numpy as np
-import torch
 import xxhash
 from torch.utils.data import (
     BatchSampler,
+    DataLoader,
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
@@ -25,11 +22,18 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from resumable.data.pass_base import Opening, Position, length_of
+from resumable.data.index_encoding import encode_index
+from resumable.data.pass_base import Opening, StoredPosition, length_of
 from resumable.data.rng.find_generators import find_generators
 from resumable.data.rng.generator_rule import Found
 from resumable.data.rng.streams import PrivateStreams
-from resumable.data.sampler_state import States, load, same, stateful_parts, states_of
+from resumable.data.sampler_state import (
+    SamplerStates,
+    copied_states,
+    is_same_state,
+    load_sampler_state,
+    stateful_samplers,
+)
 from resumable.errors import LoopError
 
 # These draw from the global streams before their first index or never, so the streams need no swap for the others.
@@ -38,36 +42,36 @@ _PLAIN_ORDERS = (list, tuple, range)
 _END = object()
 
 
-# What travels to whoever fetches: the key of the batch, its index (or list of indices), and the epoch. A plain tuple,
-# because to pickle a class by its name for every batch costs more than all that it holds.
-KeyedBatch: TypeAlias = tuple[bytes, Any, int | None]
+# What is sent to the process that fetches: the key of the batch, its index (or list of indices), and the epoch. A plain
+# tuple, because pickling a class by its name for every batch costs more than the content.
+KeyedBatch: TypeAlias = tuple[bytes, object, int | None]
 
 
-class Order(Iterator[KeyedBatch]):
-    """Indices drawn lazily, possibly ahead of the loop; `consumed()` says that the loop took the oldest.
+class SamplingOrder(Iterator[KeyedBatch]):
+    """Indices drawn lazily, possibly ahead of the loop; `consumed()` counts the oldest as taken by the loop.
 
-    A resumed order is drawn again from the state in which the samplers began the pass, as far as it was drawn before,
-    and only then do they get the states that they had at the checkpoint: `now`, by role. So what is left of an order
-    drawn at `iter()` stays, and what the loop wrote since has a say in what is drawn next.
+    A resumed order is drawn again from the state in which the samplers began the pass, as far as it was drawn before.
+    Only then do they get the states of the checkpoint (`now`, by role). So the rest of an order drawn at `iter()`
+    stays, and what the loop wrote since then decides what is drawn next.
     """
 
-    def __init__(self, loader: Any, opening: Opening, now: States) -> None:
+    def __init__(self, loader: DataLoader[object], opening: Opening, now: SamplerStates) -> None:
         self._opening = opening
-        self._sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        self._sampler: Iterable[object] = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
         self._dataset = loader.dataset
         self._dataset_length = length_of(loader.dataset)
-        self._stateful = stateful_parts(loader)
+        self._stateful = stateful_samplers(loader)
         if opening.resume is not None:
             self._load(opening.resume)
         self.length = length_of(loader)  # of this pass, whatever the loop makes of a sampler later
-        self._state = states_of(self._stateful)
+        self._state = copied_states(self._stateful)
         self._streams = PrivateStreams(opening.key, self._generators())
-        self._indices: Iterator[Any] | None = None
-        self._unswapped = False  # whether indices may be drawn without a look at the streams
+        self._indices: Iterator[object] | None = None
+        self._unswapped = False  # True if indices may be drawn without swapping streams
         self._ended = False
         self._digest = xxhash.xxh3_128()
-        self._ahead: deque[bytes] = deque()  # handed out, and not consumed yet
-        self._kept: deque[Any] = deque()  # drawn again on a resume, and not handed out yet
+        self._ahead: deque[bytes] = deque()  # yielded, and not consumed yet
+        self._kept: deque[object] = deque()  # drawn again on a resume, and not yielded yet
         self._drawn = self._consumed = 0
         if opening.resume is not None:
             self._skip(opening.resume, now)
@@ -80,7 +84,7 @@ class Order(Iterator[KeyedBatch]):
         return self._opening.batch_key(number), index, self._opening.epoch
 
     def following(self, count: int) -> list[bytes]:
-        """The keys of the next `count` batches to be drawn, or of those that are left."""
+        """Return the keys of the next `count` batches to be drawn, or of those that are left."""
         end = self._drawn + count if self.length is None else min(self._drawn + count, self.length)
         return [self._opening.batch_key(number) for number in range(self._drawn, end)]
 
@@ -90,17 +94,17 @@ class Order(Iterator[KeyedBatch]):
         self._consumed += 1
 
     def position(self) -> dict[str, Any]:
-        """Batches consumed, the digest of their indices, and the samplers' states as of the start of the pass.
+        """Return the batches consumed, the digest of their indices, and the samplers' states at the start of the pass.
 
-        Where samplers have a state, also how far they were drawn: their states as of now say so, too.
+        Where samplers have a state, also return how far they were drawn, which their states as of now reflect, too.
         """
-        place = {
+        position = {
             "batches": self._consumed,
             "order": self._digest.hexdigest(),
             "dataset_length": self._dataset_length,
             "sampler": self._state,
         }
-        return place | {"drawn": self._all_drawn()} if self._stateful else place
+        return position | {"drawn": self._all_drawn()} if self._stateful else position
 
     def _all_drawn(self) -> dict[str, Any]:
         digest = self._digest.copy()
@@ -108,7 +112,7 @@ class Order(Iterator[KeyedBatch]):
             digest.update(encoded)
         return {"batches": self._drawn + len(self._kept), "order": digest.hexdigest(), "ended": self._ended}
 
-    def _draw(self) -> Any:
+    def _draw(self) -> object:
         try:
             if self._indices is None:
                 return self._begin()
@@ -120,15 +124,15 @@ class Order(Iterator[KeyedBatch]):
             self._indices, self._unswapped, self._ended = iter(()), True, True
             raise
 
-    def _begin(self) -> Any:
+    def _begin(self) -> object:
         index = self._first()
         grown = self._generators()
         if grown.keys() - self._streams.generators.keys() and self._indices is not self._sampler:
-            # A generator that came into being as iterating began has no key yet; later passes would find and key it.
-            self._stand_at(self._state)
+            # A generator created when iterating began has no key yet; later passes would find and key it.
+            self._load_states(self._state)
             index = self._first_again()
         if index is _END and self._stateful and self.length != 0:
-            # A state from the end of the pass before may let this one begin there, as those in torchdata's manner do.
+            # A state from the end of the pass before may make this one begin there, as those of torchdata do.
             index = self._first_again()
         if _draws_once(self._sampler):
             self._streams.leave_main_alone()
@@ -137,11 +141,11 @@ class Order(Iterator[KeyedBatch]):
             raise StopIteration
         return index
 
-    def _first_again(self) -> Any:
+    def _first_again(self) -> object:
         self._streams = PrivateStreams(self._opening.key, self._generators())
         return self._first()
 
-    def _first(self) -> Any:
+    def _first(self) -> object:
         with self._streams:
             self._indices = iter(self._sampler)
             return next(self._indices, _END)
@@ -149,7 +153,7 @@ class Order(Iterator[KeyedBatch]):
     def _generators(self) -> Found:
         return find_generators(self._sampler, leave_out=(self._dataset,), rule=self._opening.generator_rule)
 
-    def _load(self, resume: Position) -> None:
+    def _load(self, resume: StoredPosition) -> None:
         before = resume["dataset_length"]
         if before != self._dataset_length:
             raise LoopError(
@@ -164,13 +168,13 @@ class Order(Iterator[KeyedBatch]):
                 f"{sorted(states)}",
                 "use the sampler that the run began with",
             )
-        self._stand_at(states)
+        self._load_states(states)
 
-    def _stand_at(self, states: States) -> None:
-        for role, part in self._stateful.items():
-            load(part, states[role], self._opening.address, role)
+    def _load_states(self, states: SamplerStates) -> None:
+        for role, sampler in self._stateful.items():
+            load_sampler_state(sampler, states[role], self._opening.address, role)
 
-    def _skip(self, resume: Position, now: States) -> None:
+    def _skip(self, resume: StoredPosition, now: SamplerStates) -> None:
         wanted = int(resume["batches"])
         found = self._discard(wanted) if wanted else 0
         self._drawn = self._consumed = found
@@ -179,11 +183,11 @@ class Order(Iterator[KeyedBatch]):
         if "drawn" in resume:
             self._draw_ahead(resume["drawn"])
         elif self._changes_as_it_draws():
-            return  # an earlier version did not say how far it had drawn, so its states fit no place in the order
-        for role, part in self._stateful.items():
-            # A state may say to the next iter() where to begin, so none is loaded without need.
-            if role in now and not same(part.state_dict(), now[role]):
-                load(part, now[role], self._opening.address, role)
+            return  # an earlier version did not store how far it had drawn, so its states match no place in the order
+        for role, sampler in self._stateful.items():
+            # A state may decide where the next iter() begins, so none is loaded without need.
+            if role in now and not is_same_state(sampler.state_dict(), now[role]):
+                load_sampler_state(sampler, now[role], self._opening.address, role)
 
     def _draw_ahead(self, drawn: Mapping[str, Any]) -> None:
         for _ in range(drawn["batches"] - self._consumed):
@@ -194,10 +198,10 @@ class Order(Iterator[KeyedBatch]):
             raise self._other_order(drawn["batches"], drawn["batches"])
 
     def _changes_as_it_draws(self) -> bool:
-        before = states_of(self._stateful)
+        before = copied_states(self._stateful)
         if before:
             self._keep_one()
-        return not same(before, states_of(self._stateful))
+        return not is_same_state(before, copied_states(self._stateful))
 
     def _keep_one(self) -> None:
         with contextlib.suppress(StopIteration):
@@ -218,7 +222,7 @@ class Order(Iterator[KeyedBatch]):
 
     def _other_order(self, found: int, wanted: int) -> LoopError:
         what = (
-            f"the sampler gives {found} batches, {wanted} were consumed before the checkpoint"
+            f"the sampler yields {found} batches, {wanted} were consumed before the checkpoint"
             if found < wanted
             else f"the order of the first {wanted} batches differs from the order before the checkpoint"
         )
@@ -232,50 +236,12 @@ _OTHER_ORDER = (
 )
 _DRAWN_AS_IT_GOES = (
     "the sampler, its arguments, batch_size and drop_last must be as before. What the loop writes to a sampler must "
-    "have a say from its next iter() on, and not in indices drawn later in the same pass: draw the whole order at the "
-    "head of __iter__"
+    "take effect at its next iter(), and not in indices drawn later in the same pass: draw the whole order at the head "
+    "of __iter__"
 )
 
 
-def encode_index(index: Any) -> bytes:
-    """Bytes that differ where indices differ: framed, so that [1, 2], [3] is not [1], [2, 3]."""
-    if type(index) is int:
-        return _one(index)
-    if type(index) is list:
-        try:
-            return b"l" + len(index).to_bytes(4, "little") + array("q", index).tobytes()
-        except (TypeError, OverflowError):
-            pass
-    return _encode_slowly(index)
-
-
-def _one(index: int) -> bytes:
-    try:
-        return b"q" + struct.pack("<q", index)
-    except struct.error:
-        return _framed(b"r", repr(index).encode())
-
-
-def _encode_slowly(index: Any) -> bytes:
-    if isinstance(index, list | tuple):
-        return b"L" + len(index).to_bytes(4, "little") + b"".join(map(encode_index, index))
-    if isinstance(index, torch.Tensor):
-        index = index.detach().cpu().numpy()
-    if isinstance(index, np.ndarray | np.generic):
-        return _framed(b"a", f"{index.dtype.str}{index.shape}".encode()) + _framed(b"d", index.tobytes())
-    if isinstance(index, dict):
-        return b"D" + len(index).to_bytes(4, "little") + b"".join(map(encode_index, index.items()))
-    if isinstance(index, str | bytes | int | float | bool | slice | None):
-        return _framed(b"r", repr(index).encode())
-    # Nothing is known of this type: an address in its repr would make every resume fail, so only its type counts.
-    return _framed(b"t", type(index).__qualname__.encode())
-
-
-def _framed(tag: bytes, data: bytes) -> bytes:
-    return tag + len(data).to_bytes(4, "little") + data
-
-
-def _draws_once(sampler: Any) -> bool:
+def _draws_once(sampler: object) -> bool:
     if type(sampler) is BatchSampler:
         return _draws_once(sampler.sampler)
     return type(sampler) in _DRAWS_ONCE or type(sampler) in _PLAIN_ORDERS

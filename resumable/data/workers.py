@@ -1,4 +1,4 @@
-"""How loader workers start, which signals they ignore, and how they end; knows nothing of batches."""
+"""Start loader workers, make them ignore preemption signals, and shut them down. Independent of batches."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from torch.utils.data import DataLoader, get_worker_info
 
 
 class CalmStart:
-    """A `worker_init_fn` around the user's that lets the signals of a preemption pass by.
+    """A `worker_init_fn` around the user's that makes the worker ignore the signals of a preemption.
 
-    A scheduler signals the whole group, but the step under way still needs its batches: workers leave when the main
-    program lets go of them. Picklable where the user's function is.
+    A scheduler signals the whole group, but the current step still needs its batches: the main program shuts its
+    workers down. Picklable where the user's function is.
     """
 
     def __init__(self, user: Callable[[int], None] | None, signals: tuple[int, ...]) -> None:
@@ -30,24 +29,23 @@ class CalmStart:
             self._user(worker)
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():
-            os._exit(
-                1
-            )  # torch's own watch, which begins now, sees only a parent that dies later; a spawn takes seconds
+            # torch's own watchdog, which starts now, sees only a parent that dies later; a spawn takes seconds.
+            os._exit(1)
 
 
 class WorkerStart(CalmStart):
     """The same for loaders of ours, whose dataset is a proxy: worker code sees the user's as `worker_info.dataset`."""
 
     def __call__(self, worker: int) -> None:
-        told = get_worker_info()
+        info = get_worker_info()
         # The dataclass is frozen, hence the detour.
-        object.__setattr__(told, "dataset", told.dataset.dataset)  # type: ignore[union-attr]
+        object.__setattr__(info, "dataset", info.dataset.dataset)  # type: ignore[union-attr]
         super().__call__(worker)
 
 
 @contextmanager
-def calm_workers(loaders: Iterable[Any], signals: tuple[int, ...]) -> Iterator[None]:
-    """While it lasts, workers that `loaders` start themselves let `signals` pass by."""
+def calm_workers(loaders: Iterable[object], signals: tuple[int, ...]) -> Iterator[None]:
+    """Make the workers that `loaders` start themselves inside this context ignore `signals`."""
     calmed = [(loader, loader.worker_init_fn) for loader in loaders if signals and isinstance(loader, DataLoader)]
     for loader, user in calmed:
         loader.worker_init_fn = CalmStart(user, signals)
@@ -58,11 +56,11 @@ def calm_workers(loaders: Iterable[Any], signals: tuple[int, ...]) -> Iterator[N
             loader.worker_init_fn = user
 
 
-def tell_worker_seed(number: int) -> None:
-    """Make `worker_info.seed` agree with `torch.initial_seed()` in a worker; nothing in the main program."""
-    told = get_worker_info()
-    if told is not None:
-        object.__setattr__(told, "seed", number)
+def set_worker_seed(number: int) -> None:
+    """Set `worker_info.seed` to `torch.initial_seed()` in a worker; no-op in the main program."""
+    info = get_worker_info()
+    if info is not None:
+        object.__setattr__(info, "seed", number)
 
 
 @contextmanager
@@ -78,15 +76,15 @@ def signals_held(signals: tuple[int, ...]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_workers(loader: Any) -> None:
-    """End the workers that a loader keeps for its next pass, if it has any."""
+def end_workers(loader: object) -> None:
+    """Shut down the workers that a loader keeps for its next pass, if it has any."""
     if isinstance(loader, DataLoader) and loader._iterator is not None:
         end_iterator(loader._iterator)
         loader._iterator = None
 
 
-def end_iterator(iterator: Any) -> None:
-    """End the workers of one iterator now; waiting for the collector would leave them to a traceback's lifetime."""
+def end_iterator(iterator: object) -> None:
+    """Shut down the workers of one iterator now: until collected, it may live as long as a traceback."""
     end = getattr(iterator, "_shutdown_workers", None)
     if end is not None:
         end()
@@ -94,7 +92,7 @@ def end_iterator(iterator: Any) -> None:
 
 def _ignore(signals: tuple[int, ...]) -> None:
     for number in signals:
-        # terminate() is how a shutdown ends a worker that hangs: it comes after the preemption's own SIGTERM.
+        # A shutdown terminates a worker that hangs by a second SIGTERM, after that of the preemption.
         signal.signal(number, _FirstIgnored() if number == signal.SIGTERM else signal.SIG_IGN)
     if signals and hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)

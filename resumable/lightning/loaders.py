@@ -70,11 +70,11 @@ class TrainLoader(StandInLoader):
         self._epoch = epoch
         self._wanted = wanted
         self._resume = resume
-        self._pass: Pass | None = None
+        self._pass: Pass[object] | None = None
         self._turns: Iterator[object] | None = None  # the iterator that reads the open pass
         self._before: State | None = None  # the position before the batch that was read ahead
 
-    def open(self) -> Pass:
+    def open(self) -> Pass[object]:
         """Return the pass of the next batch; opening a resumed one may replay it."""
         if self._pass is None:
             epoch, resume = self._epoch(), self._resume
@@ -114,7 +114,7 @@ class TrainLoader(StandInLoader):
         # The states of samplers are captured now, and so is the number of draws.
         return self._before | {"drawn": self._pass.position()["drawn"]}
 
-    def _standing(self, opened: Pass) -> State:
+    def _standing(self, opened: Pass[object]) -> State:
         return opened.position() | {"length": opened.length, "number": self.number}
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class ValidationLoader(StandInLoader):
         self._address = address
         self._epoch = epoch
         self._wanted = wanted
-        self._pass: Pass | None = None
+        self._pass: Pass[object] | None = None
         self._turns: Iterator[object] | None = None
 
     def _fetch(self, turns: Iterator[object]) -> object:

@@ -24,7 +24,7 @@ class Cycle(Iterator[T], Generic[T]):
         self._data = data
         self._loader = loader
         self._begin = begin
-        self._pass: Pass | None = None
+        self._pass: Pass[T] | None = None
         self._number = 0
         self._resume: Mapping[str, Any] | None = None
 
@@ -32,12 +32,12 @@ class Cycle(Iterator[T], Generic[T]):
         self._begin()
         current = self._pass or self._open()
         try:
-            return self._batch(current)
+            return next(current)
         except StopIteration:
             self._close()
             self._number += 1
         try:
-            return self._batch(self._open())
+            return next(self._open())
         except StopIteration:
             raise LoopError(
                 f"cycle {self.name!r}: a whole pass over the loader gave no batch",
@@ -55,11 +55,7 @@ class Cycle(Iterator[T], Generic[T]):
         self._number = position["number"] if position else 0
         self._resume = position["loader"] if position else None
 
-    def _batch(self, current: Pass) -> T:
-        batch: T = next(current)
-        return batch
-
-    def _open(self) -> Pass:
+    def _open(self) -> Pass[T]:
         address = PassAddress(loop=f"cycle:{self.name}", number=self._number, epoch=0)
         self._pass = self._data.open(self._loader, address, self._resume, set_epoch=self._number)
         self._resume = None

@@ -13,7 +13,7 @@ from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
 from resumable.config.config import Config
 from resumable.data.addresses import PassAddress
-from resumable.data.open_passes import Data
+from resumable.data.open_pass import Data
 from resumable.data.pass_base import Skipping
 from resumable.loop.boundary import Boundary, Instant
 from resumable.loop.metrics import Metric, as_numbers

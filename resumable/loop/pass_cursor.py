@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from resumable.data.open_passes import Data
+from resumable.data.open_pass import Data
 from resumable.loop import loop_errors
 from resumable.loop.zipped_pass import ZippedPass, pass_over
 from resumable.utils.transitions import next_state

@@ -44,7 +44,7 @@ class ZippedPass:
                 "pass the same loaders in the same order",
             )
         self.batches: int = resume[0]["batches"] if resume else 0
-        self._passes: list[Pass] = []
+        self._passes: list[Pass[Any]] = []
         try:
             for i, address in enumerate(_addresses(len(loaders), number, epoch)):
                 position = resume[i] if resume else None

@@ -16,9 +16,9 @@ import xxhash
 from torch.utils.data import DataLoader, RandomSampler
 
 from resumable import Trainer
-from resumable.data import pass_base
+from resumable.data import set_epoch
 from resumable.data.addresses import PassAddress
-from resumable.data.sampling_order import encode_index
+from resumable.data.index_encoding import encode_index
 from tests.data.kinds import Bench, Epoched, Indices
 
 SMALL, LARGE = 10_000, 10_000_000
@@ -129,14 +129,14 @@ def test_nothing_is_kept_of_the_batches_that_were_consumed(workers: int) -> None
 
 def test_what_a_dataset_was_told_is_forgotten_with_it() -> None:
     gc.collect()
-    before = len(pass_base._told)
+    before = len(set_epoch._last_epochs)
     datasets = [Epoched() for _ in range(5)]
     for epoch in (1, 2):
         for dataset in datasets:
-            pass_base.tell_epoch(dataset, epoch)
+            set_epoch.update_epoch(dataset, epoch)
     assert [dataset.epoch for dataset in datasets] == [2] * 5
-    assert len(pass_base._told) == before + 5
+    assert len(set_epoch._last_epochs) == before + 5
     datasets.clear()
     del dataset
     gc.collect()
-    assert len(pass_base._told) == before
+    assert len(set_epoch._last_epochs) == before

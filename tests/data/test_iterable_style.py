@@ -126,7 +126,7 @@ def test_a_list_with_code_of_its_own_is_replayed_with_a_word() -> None:
 
 def test_a_list_that_became_shorter_is_an_error_on_resume() -> None:
     position = Bench().batches([1, 2, 3], stop=3)[1]
-    with pytest.raises(LoopError, match="list gave 2 batches on resume, 3 were consumed"):
+    with pytest.raises(LoopError, match="list yielded 2 batches on resume, 3 were consumed"):
         Bench().batches([1, 2], resume=position | {"finished": False})
 
 
@@ -145,7 +145,7 @@ def test_a_generator_object_that_ran_dry_is_an_error_on_resume() -> None:
     assert len(Bench().batches(generate(), resume=position)[0]) == 2
     used = generate()
     assert [next(used) for _ in range(4)]
-    with pytest.raises(LoopError, match="gave 1 batches on resume, 3 were consumed"):
+    with pytest.raises(LoopError, match="yielded 1 batches on resume, 3 were consumed"):
         Bench().batches(used, resume=position)
 
 

@@ -15,7 +15,7 @@ from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
 from resumable.data.addresses import PassAddress
 from resumable.data.open_pass import Data
-from resumable.data.sampler_state import same
+from resumable.data.sampler_state import is_same_state
 from resumable.errors import CorruptCheckpointError, LoopError
 from tests.data.kinds import Bench, CountingSampler, Indices
 
@@ -254,7 +254,7 @@ def test_killed_after_any_batch_the_order_and_the_state_of_a_sampler_go_on(kind:
         first, second = (Program(kind, {}, registered=registered) for _ in range(2))
         assert second.train(until=None, start=first.train(until=until))["done"] == end["done"]
         assert first.seen + second.seen == whole.seen
-        assert same(second.inner.state_dict(), whole.inner.state_dict())
+        assert is_same_state(second.inner.state_dict(), whole.inner.state_dict())
 
 
 WAYS = [({}, WORKERS), (WORKERS, {}), (WORKERS, WORKERS), (WORKERS, {"num_workers": 2, "prefetch_factor": 4})]
@@ -271,7 +271,7 @@ def test_what_was_drawn_ahead_for_workers_is_drawn_once_and_workers_may_change(k
         start = first.train(until=until)
         assert second.train(until=None, start=start)["done"] == end["done"]
         assert first.seen + second.seen == whole.seen
-        assert same(second.inner.state_dict(), whole.inner.state_dict())
+        assert is_same_state(second.inner.state_dict(), whole.inner.state_dict())
 
 
 def test_a_position_of_an_earlier_version_resumes() -> None:
@@ -283,7 +283,7 @@ def test_a_position_of_an_earlier_version_resumes() -> None:
         assert start["position"].pop("drawn")["batches"] >= 3
         second.train(until=None, start=start)
         assert first.seen + second.seen == whole.seen
-        assert same(second.inner.state_dict(), whole.inner.state_dict())
+        assert is_same_state(second.inner.state_dict(), whole.inner.state_dict())
 
 
 def test_a_position_of_an_earlier_version_of_a_sampler_that_counts_goes_on_where_the_loop_was() -> None:
@@ -371,7 +371,7 @@ def test_states_are_told_apart_by_their_bits() -> None:
     equal = [1, 1.5, nan, None, "a", b"a", {"a": [1, (2.0, nan)]}, torch.tensor([nan]), np.array([nan]), {1, 2}]
     equal += [torch.tensor([1.0], dtype=torch.bfloat16), torch.zeros(0), torch.zeros(()), np.float32(2)]
     for one in equal:
-        assert same(one, copy.deepcopy(one)), one
+        assert is_same_state(one, copy.deepcopy(one)), one
     for one, other in [
         (0.0, -0.0),
         (1, True),
@@ -386,4 +386,4 @@ def test_states_are_told_apart_by_their_bits() -> None:
         (object(), object()),
         (np.array([None]), np.array([None])),
     ]:
-        assert not same(one, other), (one, other)
+        assert not is_same_state(one, other), (one, other)

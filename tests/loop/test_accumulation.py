@@ -15,7 +15,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch.utils.data import DataLoader, TensorDataset
 
 from resumable import Trainer
-from resumable.data.replay import advice
+from resumable.data.replay import faster_hint
 from tests.tiny import Crash, assert_equal_ends
 
 TOLD = "no object given to Trainer(...) stores"
@@ -169,8 +169,8 @@ def test_no_other_loader_is_advised_that_would_train_otherwise() -> None:
         _reset()
         accelerator = Accelerator(cpu=True, **options)  # type: ignore[arg-type]
         prepared = accelerator.prepare(DataLoader(TensorDataset(torch.arange(8.0)), 2))
-        assert ("pass the DataLoader from before prepare()" in advice(prepared)) == helps
-        assert ("there is nothing faster" in advice(prepared)) != helps
+        assert ("pass the DataLoader from before prepare()" in faster_hint(prepared)) == helps
+        assert ("there is nothing faster" in faster_hint(prepared)) != helps
 
 
 @pytest.mark.parametrize("sync", [True, False])

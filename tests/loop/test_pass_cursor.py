@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from resumable.data.open_passes import Data
+from resumable.data.open_pass import Data
 from resumable.errors import LoopError
 from resumable.loop.pass_cursor import TRANSITIONS, PassCursor, PassEvent, PassState
 from resumable.utils.transitions import next_state
