@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 import numpy as np
 import torch
@@ -19,7 +19,13 @@ from resumable.data.object_walk import WalkRule
 AnyGenerator: TypeAlias = (
     torch.Generator | np.random.Generator | np.random.RandomState | np.random.BitGenerator | random.Random
 )
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
 Found: TypeAlias = dict[str, AnyGenerator]  # by path
+
+
+def is_generator(item: object) -> TypeGuard[AnyGenerator]:
+    """Return whether the real type of an object is one that a key can seed."""
+    return issubclass(type(item), _GENERATORS)
 
 
 def _all_of_them(found: Found) -> Found:

@@ -28,12 +28,21 @@ import torch
 import xxhash
 
 from resumable.data.object_walk import Attributes, Child
-from resumable.data.rng.generator_rule import AnyGenerator, Found, GeneratorRule
+from resumable.data.rng.code_references import (
+    WRAPPERS,
+    cell_references,
+    class_references,
+    function_references,
+    suspended_references,
+)
+from resumable.data.rng.generator_rule import AnyGenerator, Found, GeneratorRule, is_generator
 from resumable.data.rng.static_attributes import (
-    class_attributes,
+    NAMED_BY_REPR,
     instance_attributes,
     is_a,
     mro_of,
+    name_of,
+    named_attributes,
     package_of,
     qualname_of,
     slots_of,
@@ -41,14 +50,12 @@ from resumable.data.rng.static_attributes import (
 
 MAX_ITEMS = 256  # a longer container is data, not a list of transforms
 
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
 _WORDS = (type(None), bool, int, float, complex, str, bytes)
 _PATHS = (pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath)
 _TIMES = (datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone)
 _OTHERS = (bytearray, memoryview, range, slice, re.Pattern, decimal.Decimal, fractions.Fraction, uuid.UUID)
 # By identity: to look a type up in a set would run the `__hash__` of a metaclass.
 _PLAIN = frozenset(map(id, (*_WORDS, *_PATHS, *_TIMES, *_OTHERS, torch.Tensor, torch.Size, np.ndarray)))
-_NAMED_BY_REPR = frozenset(map(id, _WORDS))
 _OPAQUE = (
     *(torch.Tensor, torch.dtype, torch.device, np.ndarray, np.generic, np.dtype, random.SystemRandom),
     *(types.ModuleType, types.CodeType, types.FrameType, types.TracebackType, weakref.ReferenceType),
@@ -57,11 +64,10 @@ _OPAQUE = (
 )
 _SEQUENCES = (list, tuple, collections.deque)
 _SETS = (set, frozenset)
-_WRAPPERS = (staticmethod, classmethod, property)
 _CONTAINERS = (dict, *_SEQUENCES, *_SETS)
 # Of these, nothing but the content counts.
 _BARE = frozenset(map(id, (*_CONTAINERS, collections.OrderedDict, collections.Counter)))
-_LIGHT = _BARE | frozenset(map(id, (types.FunctionType, types.MethodType, types.CellType, *_WRAPPERS)))
+_LIGHT = _BARE | frozenset(map(id, (types.FunctionType, types.MethodType, types.CellType, *WRAPPERS)))
 
 # Packages whose classes draw from no generator of their own, and machinery that leads everywhere.
 _LIBRARIES = frozenset({"builtins", "torch", "typing", "collections", "abc", "numpy", "functools", "types", "enum"})
@@ -80,10 +86,6 @@ def _is_skipped(item: object) -> bool:
     if issubclass(kind, _OPAQUE):
         return True
     return package_of(item) in _CLOSED if is_a(item, type) else package_of(kind) in _MACHINERY
-
-
-def _is_generator(item: object) -> TypeGuard[AnyGenerator]:
-    return issubclass(type(item), _GENERATORS)
 
 
 def _is_bare(item: object) -> TypeGuard[Collection[object]]:
@@ -166,7 +168,7 @@ def _builtin_base(item: object, kinds: tuple[type, ...]) -> Any:
 
 def _of_mapping(item: object) -> Iterable[Child]:
     pairs = enumerate(_values(item, dict.items))
-    return sorted(((_name_of(key, number), child) for number, (key, child) in pairs), key=operator.itemgetter(0))
+    return sorted(((name_of(key, number), child) for number, (key, child) in pairs), key=operator.itemgetter(0))
 
 
 def _of_sequence(item: object) -> Iterable[Child]:
@@ -197,12 +199,6 @@ def _values(item: object, read: Callable[[Any], Iterable[T]]) -> list[T]:
     return list(read(item)) if (_length(item) or 0) <= MAX_ITEMS else []
 
 
-def _name_of(key: object, number: int) -> str:
-    if is_a(key, str):
-        return str.__str__(key)
-    return repr(key) if id(type(key)) in _NAMED_BY_REPR else f"{qualname_of(type(key))}#{number}"
-
-
 class _Same:
     """An object that is equal to itself alone, whatever its `__eq__` returns."""
 
@@ -227,9 +223,9 @@ def _first_description(member: _Same) -> str:
 def _description(item: object, *, levels: int) -> str:
     kind = type(item)
     name = f"{package_of(kind)}.{qualname_of(kind)}"
-    if id(kind) in _NAMED_BY_REPR:
+    if id(kind) in NAMED_BY_REPR:
         return f"{name} {item!r:.200}"
-    if _is_generator(item):
+    if is_generator(item):
         return f"{name} {_digest_of_state(item)}"
     if levels == 0 or _is_skipped(item):
         return name
@@ -259,81 +255,12 @@ def _flat(state: Mapping[str, object], at: str = "") -> Iterator[tuple[str, str]
             yield f"{at}{key}", value.tobytes().hex() if isinstance(value, np.ndarray) else repr(value)
 
 
-# -- code -------------------------------------------------------------------------------------------------------------
-
-
-def _of_function(function: types.FunctionType) -> Iterator[Child]:
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        yield from ((name, content) for _, content in _of_cell(cell))
-    yield "defaults", function.__defaults__
-    yield "kwdefaults", function.__kwdefaults__
-    yield from _of_table(function)  # of a decorated one `__wrapped__`
-    yield from _named_globals(function.__code__, function.__globals__)
-
-
-def _of_cell(cell: types.CellType) -> Iterator[Child]:
-    try:
-        yield "contents", cell.cell_contents
-    except ValueError:  # a variable not assigned yet
-        return
-
-
-def _of_suspended(item: types.GeneratorType[object, object, object]) -> Iterator[Child]:
-    frame = item.gi_frame
-    if frame is not None:
-        yield from sorted(frame.f_locals.items())
-        yield from _named_globals(frame.f_code, frame.f_globals)
-    yield "yieldfrom", item.gi_yieldfrom
-
-
-def _named_globals(code: types.CodeType, names: dict[str, object]) -> Iterator[Child]:
-    for name in _names_in(code):
-        value = dict.get(names, name)
-        if _is_generator(value):
-            yield f"globals.{name}", value
-
-
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    """Yield the names that the code reads, and those that functions defined inside it read."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if type(constant) is types.CodeType:
-            yield from _names_in(constant)
-
-
-def _of_class(cls: type) -> Iterator[Child]:
-    """Yield the generators that the code of a class names, then its attributes and functions."""
-    table = class_attributes(cls)
-    for value in table.values():
-        for function in _functions_in(value):
-            yield from _named_globals(function.__code__, function.__globals__)
-    for name, value in table.items():
-        if not (name[:2] == name[-2:] == "__") or issubclass(type(value), (types.FunctionType, *_WRAPPERS)):
-            yield name, value
-
-
-def _functions_in(value: object) -> Iterator[types.FunctionType]:
-    if type(value) is types.FunctionType:
-        yield value
-    elif is_a(value, *_WRAPPERS):
-        for _, inner in slots_of(value):
-            yield from _functions_in(inner)
-
-
-# -- objects ----------------------------------------------------------------------------------------------------------
-
-
 def _of_object(item: object) -> Iterator[Child]:
-    yield from _of_table(item)
+    yield from named_attributes(item)
     yield from slots_of(item)
     for cls in mro_of(type(item)):
         if package_of(cls) not in _LIBRARIES:
             yield f"class {qualname_of(cls)}", cls
-
-
-def _of_table(item: object) -> list[Child]:
-    named = enumerate((instance_attributes(item) or {}).items())
-    return sorted(((_name_of(key, number), child) for number, (key, child) in named), key=operator.itemgetter(0))
 
 
 _SELF_CONTAINED = (
@@ -344,15 +271,15 @@ _REFERENCES: tuple[tuple[type | tuple[type, ...], Callable[[Any], Iterable[Child
     (_SEQUENCES, _of_sequence),
     (_SETS, _of_set),
     (types.MappingProxyType, lambda item: (("mapping", inner) for inner in gc.get_referents(item))),
-    (types.FunctionType, _of_function),
-    (types.CellType, _of_cell),
-    (types.GeneratorType, _of_suspended),
+    (types.FunctionType, function_references),
+    (types.CellType, cell_references),
+    (types.GeneratorType, suspended_references),
     ((types.BuiltinMethodType, types.MethodWrapperType), lambda item: (("self", item.__self__),)),
-    (type, _of_class),
+    (type, class_references),
 )
 
 RULE = GeneratorRule(
-    is_wanted=_is_generator,
+    is_wanted=is_generator,
     is_skipped=_is_skipped,
     children=_children,
     max_effort=20_000,

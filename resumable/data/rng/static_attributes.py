@@ -6,6 +6,7 @@ instances and classes are read by the descriptors of Python itself, whatever a m
 
 from __future__ import annotations
 
+import operator
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeGuard, TypeVar
@@ -14,6 +15,9 @@ mro_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 class_attributes: Callable[[type], Mapping[str, object]] = type.__dict__["__dict__"].__get__
 qualname_of: Callable[[type], str] = type.__dict__["__qualname__"].__get__
 _module_of: Callable[[type], object] = type.__dict__["__module__"].__get__
+
+# By identity: to look a type up in a set would run the `__hash__` of a metaclass.
+NAMED_BY_REPR = frozenset(map(id, (type(None), bool, int, float, complex, str, bytes)))
 
 T = TypeVar("T")
 
@@ -53,3 +57,16 @@ def slots_of(item: object) -> Iterator[tuple[str, object]]:
                     yield name, value.__get__(item)
                 except AttributeError:  # not filled yet
                     continue
+
+
+def named_attributes(item: object) -> list[tuple[str, object]]:
+    """Return the attributes of an instance, sorted by name."""
+    named = enumerate((instance_attributes(item) or {}).items())
+    return sorted(((name_of(key, number), child) for number, (key, child) in named), key=operator.itemgetter(0))
+
+
+def name_of(key: object, number: int) -> str:
+    """Return a name for the key of a mapping that is the same in every process; `number` is its place in the order."""
+    if is_a(key, str):
+        return str.__str__(key)
+    return repr(key) if id(type(key)) in NAMED_BY_REPR else f"{qualname_of(type(key))}#{number}"
