@@ -1,4 +1,4 @@
-"""Data by address: what a batch is depends on where it stands in the run, not on how the run got there; no storage."""
+"""Data by address: the content of a batch depends on its address in the run, not on the history of the program."""
 
 from resumable.data.addresses import PassAddress
 from resumable.data.open_pass import Data

@@ -1,4 +1,4 @@
-"""Addresses of passes and batches, and the keys made of them; knows nothing of loaders or random streams.
+"""Addresses of passes and batches, and the keys derived from them. Independent of loaders and random streams.
 
 A key is XXH3-128 of the whole address. Parts are written with their type and length, so that no two addresses share
 one encoding: sums and packed bits would let neighbours collide.
@@ -27,17 +27,17 @@ class PassAddress:
 
 
 def pass_key(data_seed: int, address: PassAddress) -> bytes:
-    """The 16 bytes that decide the order of one pass."""
+    """Return the 16 bytes that decide the order of one pass."""
     return key_of("pass", data_seed, *_parts(address))
 
 
 def batch_key(data_seed: int, address: PassAddress, batch: int) -> bytes:
-    """The 16 bytes that decide everything random about fetching one batch."""
+    """Return the 16 bytes that decide everything random about fetching one batch."""
     return batch_keys(data_seed, address)(batch)
 
 
 def batch_keys(data_seed: int, address: PassAddress) -> Callable[[int], bytes]:
-    """`batch_key` of one pass, as a function of the batch."""
+    """Return `batch_key` of one pass, as a function of the batch."""
     start = _framed("batch", data_seed, *_parts(address))
 
     def key(batch: int) -> bytes:
@@ -48,17 +48,17 @@ def batch_keys(data_seed: int, address: PassAddress) -> Callable[[int], bytes]:
 
 
 def loop_key(data_seed: int, loop: str) -> bytes:
-    """The 16 bytes that workers of one loop start with: without the pass, so that persistent and fresh ones agree."""
+    """Return the 16 bytes that workers of a loop start with: the same for each pass, as workers may be persistent."""
     return key_of("workers", data_seed, loop)
 
 
 def key_of(*parts: str | int | bytes) -> bytes:
-    """XXH3-128 of an unambiguous encoding of `parts`."""
+    """Return XXH3-128 of an unambiguous encoding of `parts`."""
     return xxhash.xxh3_128_digest(_framed(*parts))
 
 
 def derived(key: bytes, name: str) -> bytes:
-    """`key_of(key, name)`."""
+    """Return `key_of(key, name)`."""
     return xxhash.xxh3_128_digest(_encode(key) + _encoded_name(name))
 
 
@@ -80,4 +80,4 @@ def _encode(part: str | int | bytes) -> bytes:
     return tag + len(data).to_bytes(8, "little") + data
 
 
-_encoded_name = functools.cache(_encode)  # of the few names that keys are derived for
+_encoded_name = functools.cache(_encode)  # for the few names that keys are derived for
