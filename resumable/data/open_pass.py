@@ -194,11 +194,11 @@ def _slot(address: PassAddress) -> str:
     return address.loop if address.loop.startswith("cycle:") else f"{address.loop}/{address.number}"
 
 
-class _Source(Protocol):
+class _Closable(Protocol):
     def close(self) -> None: ...
 
 
-S = TypeVar("S", bound=_Source)
+S = TypeVar("S", bound=_Closable)
 
 
 class _Sources(Generic[S]):
