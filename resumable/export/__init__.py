@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from resumable.utils.lazy_imports import attribute
 
 if TYPE_CHECKING:
-    from resumable.export.verifier import Measured, verify
+    from resumable.export.check import Measured, verify
     from resumable.export.exporter import Exported, export
-    from resumable.export.proof.schema import Proof
+    from resumable.export.proof.document import Proof
 
 _HOME = {
     "Exported": "exporter",

@@ -11,15 +11,15 @@ from typing import Any
 from resumable.errors import ConfigError
 from resumable.export import caveats
 from resumable.export import golden_answers as known_inputs
-from resumable.export.verifier import Measured, grade, measured_afresh
+from resumable.export.check import Measured, grade, measured_afresh
 from resumable.export.formats import huggingface, programs
-from resumable.export.formats.safetensors import Weight
-from resumable.export.golden_outputs import Given
+from resumable.export.formats.huggingface import Weight
+from resumable.export.golden_answers import Given
 from resumable.export.proof import artifact
 from resumable.export.proof import document as proof
-from resumable.export.proof.schema import Known, Proof
+from resumable.export.proof.document import Known, Proof
 from resumable.export.request import Batch, Wanted
-from resumable.export.checkpoint_module import Stored, stored
+from resumable.export.source import Stored, stored
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
 from resumable.run.target import parse_target

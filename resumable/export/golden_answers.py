@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from resumable.checkpointing.golden_input import Golden, inputs_of, nothing_in, outputs_of
 from resumable.errors import ConfigError, CorruptCheckpointError, ExportError
-from resumable.export.formats import safetensors
-from resumable.export.live_model import build, fill
+from resumable.export.formats import huggingface
+from resumable.export.model import build, fill
 from resumable.export.proof.comparison import compare
-from resumable.export.proof.schema import Known, Port
+from resumable.export.proof.document import Known, Port
 from resumable.export.request import Wanted, default_tolerance
 from resumable.export.runtimes import of_tensors
-from resumable.export.checkpoint_module import Stored
+from resumable.export.source import Stored
 from resumable.run.checkpoint import GOLDEN, Checkpoint, is_golden
 from resumable.store.storage.local import LocalStorage
 from resumable.utils.environment import environment

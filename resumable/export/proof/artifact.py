@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError, StorageError
-from resumable.export.proof.schema import FileRecord, Proof, parse
+from resumable.export.proof.document import FileRecord, Proof, parse
 from resumable.store.digesting import DIGEST_PIECE_BYTES, digest_of
 from resumable.store.storage.protocol import reported, storage_error
 from resumable.weights.proof import MAX_BYTES, PROOF
