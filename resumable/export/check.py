@@ -1,4 +1,4 @@
-"""Proves an artefact: every byte, the weights' bits, and the outputs of its program; needs no training code.
+"""Proves an artifact: every byte, the weights' bits, and the outputs of its program; needs no training code.
 
 `python -m resumable.export.check DIR` is how an export does it in a fresh process, and says on stdout what it found.
 """

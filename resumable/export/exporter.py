@@ -33,7 +33,7 @@ from resumable.weights.proof import PROOF, ProvedWeights, WeightRecord
 
 @dataclass(frozen=True)
 class Exported:
-    """A published artefact, and the proof in it."""
+    """A published artifact, and the proof in it."""
 
     folder: Path
     proof: Proof

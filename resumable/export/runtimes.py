@@ -1,4 +1,4 @@
-"""Runs an artefact on its golden input, with its runtime alone: ONNX needs no torch, nothing needs the training code.
+"""Runs an artifact on its golden input, with its runtime alone: ONNX needs no torch, nothing needs the training code.
 
 Loading a program is running it: only the formats without programs can be looked at without trust.
 """

@@ -1,4 +1,4 @@
-"""What a checkpoint gives to an export: its weights by name, and its golden input; knows no format and no artefact."""
+"""What a checkpoint gives to an export: its weights by name, and its golden input; knows no format and no artifact."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    """All tensors of an artefact, read by the library; of shards, those that the index names where it names them."""
+    """All tensors of an artifact, read by the library; of shards, those that the index names where it names them."""
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return load_file(folder / "model.safetensors")

@@ -18,7 +18,7 @@ from resumable.export.proof.document import Difference, parse
 from resumable.store.manifest import digest
 from resumable.utils import strict_json
 from resumable.weights.proof import MAX_BYTES
-from tests.export.conftest import Artefact
+from tests.export.conftest import Artifact
 from tests.export.signing import signed
 
 FORMATS = ["safetensors", "pt2", "onnx"]
@@ -57,12 +57,12 @@ def test_a_difference_without_end_is_kept(exported: Make) -> None:
     assert parse(endless.dump()) == endless
 
 
-def test_a_newer_version_says_to_upgrade(exported: Make, artefact: Artefact) -> None:
+def test_a_newer_version_says_to_upgrade(exported: Make, artifact: Artifact) -> None:
     data = changed(exported("onnx").proof, "proof_version", value=2)
     with pytest.raises(FormatVersionError, match="version 2, expected at most 1") as caught:
         parse(data)
     assert "upgrade" in str(caught.value.hint)
-    folder = artefact("onnx")
+    folder = artifact("onnx")
     (folder / "proof.json").write_bytes(data)
     with pytest.raises(FormatVersionError):
         read_proof(folder)
@@ -143,8 +143,8 @@ def test_a_key_that_stands_twice_is_refused(exported: Make) -> None:
         parse(body[:-1] + b',"digest":"%s"}' % digest(body).encode())
 
 
-def test_what_is_too_long_is_refused_and_not_read_whole(artefact: Artefact) -> None:
-    folder = artefact("onnx")
+def test_what_is_too_long_is_refused_and_not_read_whole(artifact: Artifact) -> None:
+    folder = artifact("onnx")
     with (folder / "proof.json").open("r+b") as file:
         file.truncate(2**40)  # a hole: reading it whole would end this program
     with pytest.raises(CorruptCheckpointError, match=r"proof\.json"):
@@ -155,10 +155,10 @@ def test_what_is_too_long_is_refused_and_not_read_whole(artefact: Artefact) -> N
         parse(body[:-1] + b',"digest":"%s"}' % digest(body).encode())
 
 
-def test_a_proof_that_is_a_folder_or_not_there_is_told(artefact: Artefact, tmp_path: Path) -> None:
+def test_a_proof_that_is_a_folder_or_not_there_is_told(artifact: Artifact, tmp_path: Path) -> None:
     with pytest.raises(ResumableError, match=r"no proof\.json here, so it is no exported model"):
         read_proof(tmp_path)
-    folder = artefact("onnx")
+    folder = artifact("onnx")
     (folder / "proof.json").unlink()
     (folder / "proof.json").mkdir()
     with pytest.raises(ResumableError):

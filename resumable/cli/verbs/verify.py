@@ -12,7 +12,7 @@ from resumable.cli.options import Json, StorageOptions
 from resumable.cli.proof_output import prove
 from resumable.cli.terminal import Column, Styled, count, meanwhile, print_json, print_table, say
 from resumable.errors import CheckpointError, FormatVersionError, NoCheckpointError
-from resumable.export.proof.artifact import is_artefact
+from resumable.export.proof.artifact import is_artifact
 from resumable.run.run import Run
 from resumable.run.target import parse_target
 from resumable.run.verification import verify as verify_checkpoint
@@ -69,7 +69,7 @@ def verify(
     "tolerance", "runtime"}; `grade` is what was found here, `proved` what the proof says. Or {"folder", "ok": false,
     "error", "hint"}.
     """
-    if is_artefact(target):
+    if is_artifact(target):
         prove(target, model=model, json=json)
         return
     if model is not None:

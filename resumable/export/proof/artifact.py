@@ -33,7 +33,7 @@ _TEXTS = (".md", ".txt", ".rst", ".html", ".pdf", ".png", ".jpg", ".svg", ".json
 _NOTICES = ("LICENSE", "NOTICE", "README", "COPYING", "AUTHORS", "CHANGELOG")
 
 
-def is_artefact(path: str) -> bool:
+def is_artifact(path: str) -> bool:
     """Whether `path` is a folder of this machine that holds a proof, or something in its place."""
     return "://" not in path and os.path.lexists(Path(path).expanduser() / PROOF)
 

@@ -24,7 +24,7 @@ class Source(Record):
 
 
 class FileRecord(Record):
-    """One file of the artefact: its bytes, and XXH3-128 of them."""
+    """One file of the artifact: its bytes, and XXH3-128 of them."""
 
     size: Natural
     digest: Digest
@@ -66,7 +66,7 @@ class Difference(Record):
 
 
 class Checked(Record):
-    """Where the artefact was loaded again, and with what it was run; None where nothing was."""
+    """Where the artifact was loaded again, and with what it was run; None where nothing was."""
 
     runtime: Text | None
     environment: dict[str, Any]
