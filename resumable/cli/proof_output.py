@@ -15,9 +15,9 @@ from resumable.errors import ResumableError
 from resumable.utils.events import size
 
 if TYPE_CHECKING:
-    from resumable.export.check import Measured
     from resumable.export.proof.comparison import Compared
-    from resumable.export.proof.document import Difference, Proof
+    from resumable.export.proof.schema import Difference, Proof
+    from resumable.export.verifier import Measured
 
 GRADES: Mapping[str | None, str] = {
     "weights-identical": "weights bit-identical",
@@ -33,7 +33,7 @@ def no_words_on_stdout() -> AbstractContextManager[object]:
 
 def prove(folder: str, *, model: str | None, json: bool) -> None:
     """Prove an exported model again, and tell; `ExportError` or `CorruptCheckpointError` where it is not the same."""
-    from resumable.export.check import grade, verify
+    from resumable.export.verifier import grade, verify
 
     try:
         with meanwhile(f"loading and running {folder}"), no_words_on_stdout():

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 from resumable.utils.lazy_imports import attribute
 
 if TYPE_CHECKING:
-    from resumable.export.check import Measured, verify
     from resumable.export.exporter import Exported, export
-    from resumable.export.proof.document import Proof
+    from resumable.export.proof.schema import Proof
+    from resumable.export.verifier import Measured, verify
 
 _HOME = {
     "Exported": "exporter",
-    "Measured": "check",
-    "Proof": "proof.document",
+    "Measured": "verifier",
+    "Proof": "proof.schema",
     "export": "exporter",
-    "verify": "check",
+    "verify": "verifier",
 }
 
 __all__ = ["Exported", "Measured", "Proof", "export", "verify"]

@@ -7,7 +7,7 @@ from torch import nn
 
 from resumable.checkpointing.golden_input import Golden
 from resumable.export.request import Wanted
-from resumable.export.source import Stored
+from resumable.export.stored_module import Stored
 
 
 def of_weights(found: Stored, *, cast_to: str | None) -> list[str]:

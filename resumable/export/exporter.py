@@ -10,16 +10,16 @@ from typing import Any
 
 from resumable.errors import ConfigError
 from resumable.export import caveats
-from resumable.export import golden_answers as known_inputs
-from resumable.export.check import Measured, grade, measured_afresh
-from resumable.export.formats import huggingface, programs
-from resumable.export.formats.huggingface import Weight
-from resumable.export.golden_answers import Given
+from resumable.export import golden_outputs as known_inputs
+from resumable.export.formats import programs, safetensors
+from resumable.export.formats.safetensors import Weight
+from resumable.export.golden_outputs import Given
 from resumable.export.proof import artifact
-from resumable.export.proof import document as proof
-from resumable.export.proof.document import Known, Proof
+from resumable.export.proof import schema as proof
+from resumable.export.proof.schema import Known, Proof
 from resumable.export.request import Batch, Wanted
-from resumable.export.source import Stored, stored
+from resumable.export.stored_module import Stored, stored
+from resumable.export.verifier import Measured, grade, measured_afresh
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
 from resumable.run.target import parse_target
@@ -98,7 +98,7 @@ def _weights_alone(folder: Path, found: Stored, given: Given | None, wanted: Wan
     weights = [
         Weight(name, _cast(record.dtype, wanted.dtype), tuple(record.shape)) for name, record in found.records.items()
     ]
-    digests = huggingface.write(
+    digests = safetensors.write(
         LocalStorage(folder), weights, found.read, tied=found.tied, max_bytes=wanted.max_shard_bytes
     )
     # Of what is not cast the checkpoint's own digests are the word, not those of what was read and written.

@@ -16,7 +16,7 @@ import numpy as np
 
 from resumable.errors import ConfigError, CorruptCheckpointError, ExportError
 from resumable.export.proof.comparison import Output
-from resumable.export.proof.document import Known, Port, Proof
+from resumable.export.proof.schema import Known, Port, Proof
 from resumable.state.tensors.dtypes import stored_as
 from resumable.state.tensors.safetensors_layout import parse_header
 from resumable.utils.messages import quoted

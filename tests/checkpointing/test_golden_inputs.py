@@ -19,7 +19,7 @@ from resumable.cli import app
 from resumable.cli.verbs.diff import compare, examine
 from resumable.export import runtimes
 from resumable.export.proof import comparison as arrays
-from resumable.export.proof.document import Known, Port
+from resumable.export.proof.schema import Known, Port
 from resumable.state.tensors.dtypes import TAGS, stored_as
 from resumable.state.tensors.facts import DTYPES
 from tests.lab.client import Bench, killed, shared_lab

@@ -223,7 +223,7 @@ def test_proving_where_it_serves_needs_no_torch(
     """
     ended = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(ended.stdout.splitlines()[-1].split())
-    assert "resumable.export.check" in loaded
+    assert "resumable.export.verifier" in loaded
     assert not absent & loaded
 
 

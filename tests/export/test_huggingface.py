@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from resumable import Run, Trainer
 from resumable.export import Exported, export, verify
-from resumable.export.formats.huggingface import Weight, shards, write
+from resumable.export.formats.safetensors import Weight, shards, write
 from resumable.export.proof.weight_bits import holds
 from resumable.store.storage.local import LocalStorage
 from resumable.weights.proof import WeightRecord
@@ -220,8 +220,8 @@ TENSORS, TENSOR_MIB = 8, 16
 PEAK = """
 import sys
 from resumable.export import export
-from resumable.export import exporter, golden_answers
-from resumable.export.formats import huggingface
+from resumable.export import exporter, golden_outputs
+from resumable.export.formats import safetensors
 
 def peak():
     with open("/proc/self/status") as status:

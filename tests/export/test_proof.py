@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from resumable.errors import CorruptCheckpointError, FormatVersionError, ResumableError
 from resumable.export import Exported, Proof
 from resumable.export.proof.artifact import read_proof
-from resumable.export.proof.document import Difference, parse
+from resumable.export.proof.schema import Difference, parse
 from resumable.store.manifest import digest
 from resumable.utils import strict_json
 from resumable.weights.proof import MAX_BYTES

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import xxhash
 
 from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError, StorageError
-from resumable.export.proof.document import FileRecord, Proof, parse
+from resumable.export.proof.schema import FileRecord, Proof, parse
 from resumable.store.storage.protocol import reported, storage_error
 from resumable.weights.proof import MAX_BYTES, PROOF
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resumable.errors import ExportError, NoCheckpointError
-from resumable.export.proof.document import Source
+from resumable.export.proof.schema import Source
 from resumable.run.checkpoint import Checkpoint
 from resumable.state.objects.modules import EXTRA, HIDDEN, is_extra
 from resumable.store.manifest import TensorRecord

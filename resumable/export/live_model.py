@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from resumable.errors import ExportError, RunMismatchError
 from resumable.export.model_factory import made_by
-from resumable.export.source import Stored
+from resumable.export.stored_module import Stored
 from resumable.state.objects.adapter import listed, unwrapped
 from resumable.state.objects.modules import HIDDEN, is_extra, misfits, untied
 from resumable.state.tensors.facts import TensorFacts, empty, facts_of, same_place

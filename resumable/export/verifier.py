@@ -1,6 +1,6 @@
 """Proves an artifact: every byte, the weights' bits, and the outputs of its program; needs no training code.
 
-`python -m resumable.export.check DIR` is how an export does it in a fresh process, and says on stdout what it found.
+`python -m resumable.export.verifier DIR` is how an export does it in a fresh process, and says on stdout what it found.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 from resumable.errors import ConfigError, CorruptCheckpointError, ExportError, ResumableError
 from resumable.export import runtimes
-from resumable.export.proof import document as proofs
+from resumable.export.proof import schema as proofs
 from resumable.export.proof.artifact import check_files, read_proof
 from resumable.export.proof.comparison import Compared, compare, nothing_in
-from resumable.export.proof.document import Known, Proof
+from resumable.export.proof.schema import Known, Proof
 from resumable.utils.location import location
 from resumable.weights.proof import WeightRecord
 
@@ -114,7 +114,7 @@ def measure(folder: Path, proof: Proof, *, model: str | None) -> Measured:
 
 
 def _with_code(folder: Path, known: Known, model: str) -> tuple[str, dict[str, Any], list[Any]]:
-    from resumable.export.model import build
+    from resumable.export.live_model import build
     from resumable.state.objects.modules import is_extra
     from resumable.weights.load_weights import load_weights
 
@@ -173,7 +173,7 @@ def measured_afresh(folder: Path, *, called: Path, model: str | None = None) -> 
 
     Messages name the folder `called`, which it is to become: `folder` is gone by the time that they are read.
     """
-    command = [sys.executable, "-m", "resumable.export.check", str(folder), *([model] if model else [])]
+    command = [sys.executable, "-m", "resumable.export.verifier", str(folder), *([model] if model else [])]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         said = json.loads(ended.stdout.splitlines()[-1])

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from resumable.checkpointing.golden_input import Golden, inputs_of, nothing_in, outputs_of
 from resumable.errors import ConfigError, CorruptCheckpointError, ExportError
-from resumable.export.formats import huggingface
-from resumable.export.model import build, fill
+from resumable.export.formats import safetensors
+from resumable.export.live_model import build, fill
 from resumable.export.proof.comparison import compare
-from resumable.export.proof.document import Known, Port
+from resumable.export.proof.schema import Known, Port
 from resumable.export.request import Wanted, default_tolerance
 from resumable.export.runtimes import of_tensors
-from resumable.export.source import Stored
+from resumable.export.stored_module import Stored
 from resumable.run.checkpoint import GOLDEN, Checkpoint, is_golden
 from resumable.store.storage.local import LocalStorage
 from resumable.utils.environment import environment
@@ -148,8 +148,8 @@ def written(
         )
     tensors = {f"input.{n}": each for n, each in enumerate(golden.inputs)}
     tensors |= {f"output.{n}": each for n, each in enumerate(golden.outputs)}
-    weights = [huggingface.Weight(key, dtype_of(each), tuple(each.shape)) for key, each in tensors.items()]
-    LocalStorage(folder).write(GOLDEN_FILE, huggingface.Streamed(weights, tensors.__getitem__, {}, {}))
+    weights = [safetensors.Weight(key, dtype_of(each), tuple(each.shape)) for key, each in tensors.items()]
+    LocalStorage(folder).write(GOLDEN_FILE, safetensors.Streamed(weights, tensors.__getitem__, {}, {}))
     return Known(
         file=GOLDEN_FILE,
         made_by=known.made_by,
