@@ -15,8 +15,8 @@ from resumable.errors import ResumableError
 from resumable.utils.events import size
 
 if TYPE_CHECKING:
-    from resumable.export.proof.comparison import Compared
-    from resumable.export.proof.schema import Difference, Proof
+    from resumable.export.proof.comparison import OutputComparison
+    from resumable.export.proof.schema import OutputDifference, Proof
     from resumable.export.verifier import Measured
 
 GRADES: Mapping[str | None, str] = {
@@ -66,7 +66,7 @@ def _document(proof: Proof, measured: Measured, reached: str) -> dict[str, Any]:
     }
 
 
-def _numbers(proof: Proof, found: Compared | Difference | None) -> str:
+def _numbers(proof: Proof, found: OutputComparison | OutputDifference | None) -> str:
     tensors = f": {count(len(proof.weights.tensors), 'tensor')}" if proof.format == "safetensors" else ":"
     if found is None or proof.tolerance is None:
         return tensors

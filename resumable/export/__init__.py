@@ -1,8 +1,8 @@
-"""From a checkpoint to what serves elsewhere, with the proof beside it; each name is imported when it is first used."""
+"""Export a model from a checkpoint, with a proof that it is the same model. Names are imported on first use."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resumable.utils.lazy_imports import attribute
 
@@ -22,5 +22,5 @@ _HOME = {
 __all__ = ["Exported", "Measured", "Proof", "export", "verify"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     return attribute(__name__, _HOME, name)

@@ -1,4 +1,7 @@
-"""The golden input of an export: whence it comes, what the live model gave for it, and its file; runs no program."""
+"""The golden input of an export, and the live model's outputs for it: where they come from, and their file.
+
+Runs the live model, never an exported program.
+"""
 
 from __future__ import annotations
 
@@ -6,63 +9,65 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from resumable.checkpointing.golden_input import Golden, inputs_of, nothing_in, outputs_of
 from resumable.errors import ConfigError, CorruptCheckpointError, ExportError
-from resumable.export.formats import safetensors
-from resumable.export.live_model import build, fill
-from resumable.export.proof.comparison import compare
-from resumable.export.proof.schema import Known, Port
-from resumable.export.request import Wanted, default_tolerance
-from resumable.export.runtimes import of_tensors
-from resumable.export.stored_module import Stored
+from resumable.export.formats.safetensors import SafetensorsStream, WeightSpec
+from resumable.export.live_model import build_model, fill_model
+from resumable.export.proof.comparison import compare_outputs, outputs_of_tensors
+from resumable.export.proof.schema import GoldenRecord, Port
+from resumable.export.request import ExportRequest, default_tolerance
+from resumable.export.stored_module import StoredModule
 from resumable.run.checkpoint import GOLDEN, Checkpoint, is_golden
 from resumable.store.storage.local import LocalStorage
 from resumable.utils.environment import environment
 from resumable.utils.messages import quoted
 from resumable.weights.proof import GOLDEN_FILE
 
-SAME_RELATIVE = 1e-5  # of the largest output: what another order of additions may make of float32
+SAME_RELATIVE = 1e-5  # of the largest output: what another order of additions may change in float32
 
-_SAME = (
+_SAME_MODEL = (
     "the function must build the model as it was trained, down to what has no weights: activations, masks, scales; "
-    "a model that draws random numbers in eval mode, as a dropout that is never off, gives other outputs each time"
+    "a model that draws random numbers in eval mode, such as a dropout that stays on, gives other outputs each time"
 )
 
 
 @dataclass(frozen=True)
-class Given:
-    """A golden input, with outputs if training gave it; and what of the machine on which they came may change bits.
+class GoldenCase:
+    """A golden input, its outputs if there are any yet, and the facts of their machine that may change bits.
 
-    `live` is the one that training gave, whichever is used: no model passes that gives something else for it.
+    `live` is the golden input of the training, also where another one is used: the model must reproduce its outputs.
     """
 
     golden: Golden
     made_by: Literal["trainer", "export"]
-    environment: Mapping[str, Any]
+    environment: Mapping[str, object]
     live: Golden | None = None
 
 
-def given(checkpoint: Checkpoint, wanted: Wanted, batch: Any) -> Given | None:
-    """The golden input that is to be used: `batch`, or that of the checkpoint; None where none is needed."""
-    trained = _of_training(checkpoint, wanted.object)
-    if batch is not None and wanted.dtype is not None:
-        raise ConfigError(f"a golden input proves nothing of weights cast to {wanted.dtype}", "leave --golden out")
+def choose_golden(checkpoint: Checkpoint, request: ExportRequest, batch: object) -> GoldenCase | None:
+    """Return the golden input to use: `batch`, or that of the checkpoint; None where none is needed."""
+    trained = _golden_of_training(checkpoint, request.object)
+    if batch is not None and request.dtype is not None:
+        raise ConfigError(
+            f"golden: it proves nothing about weights that are cast to {request.dtype}", "leave --golden out"
+        )
     if batch is not None:
-        return Given(inputs_of(batch), "export", _here(), None if trained is None else trained.golden)
-    if trained is not None or (wanted.format == "safetensors" and wanted.model is None):
+        return GoldenCase(inputs_of(batch), "export", _this_environment(), None if trained is None else trained.golden)
+    if trained is not None or (request.format == "safetensors" and request.model is None):
         return trained
     raise ConfigError(
-        f"{checkpoint.name} holds no golden input of {wanted.object}, and without one outputs cannot be compared",
-        "give one: --golden FILE, made by resumable.save(batch, FILE); or call trainer.golden(batch) when you train",
+        f"golden: {checkpoint.name} holds no golden input of {request.object}, and without one outputs cannot be "
+        "compared",
+        "pass one: --golden FILE, made by resumable.save(batch, FILE); or call trainer.golden(batch) during training",
     )
 
 
-def _of_training(checkpoint: Checkpoint, name: str) -> Given | None:
+def _golden_of_training(checkpoint: Checkpoint, name: str) -> GoldenCase | None:
     record = checkpoint.manifest.objects.get(GOLDEN)
     if record is None or not is_golden(GOLDEN, record):
         return None
@@ -72,92 +77,100 @@ def _of_training(checkpoint: Checkpoint, name: str) -> Given | None:
     except ValueError as error:
         raise CorruptCheckpointError(
             f"{checkpoint.name}: {GOLDEN}: {quoted(error)}",
-            "export another checkpoint: `resumable verify` tells which are good",
+            "export another checkpoint: `resumable verify` lists the good ones",
         ) from error
     manifest = checkpoint.manifest
-    there = {"torch": manifest.versions.get("torch"), **manifest.environment}
-    return Given(golden, "trainer", there, golden) if tree["model"] == name else None
+    trained_on = {"torch": manifest.versions.get("torch"), **manifest.environment}
+    return GoldenCase(golden, "trainer", trained_on, golden) if tree["model"] == name else None
 
 
-def _here() -> dict[str, Any]:
+def _this_environment() -> dict[str, object]:
     return {"torch": str(torch.__version__), **environment()}
 
 
-def with_outputs(known: Given, found: Stored, wanted: Wanted) -> tuple[Given, nn.Module]:
-    """The model with the checkpoint's values, and what the live one gave: in training, or else here.
+def with_outputs(case: GoldenCase, stored: StoredModule, request: ExportRequest) -> tuple[GoldenCase, nn.Module]:
+    """Build the model with the checkpoint's values, and add its outputs to a case that has none.
 
-    `ExportError` where the model that was built gives something else than the one that was trained, and where what it
-    gives proves nothing.
+    Raises `ExportError` where the outputs prove nothing, and where they differ from those of the training.
     """
-    assert wanted.model is not None
-    model = build(wanted.model)
-    fill(model, found)
-    if not known.golden.outputs:
-        known = dataclasses.replace(known, golden=outputs_of(model, known.golden))
-    refuse_nothing(known, found)  # before the next, which two models that give nothing pass
-    if known.live is not None:
-        _refuse_another(outputs_of(model, known.live), known.live, wanted)
-    return known, model
+    assert request.model is not None
+    model = build_model(request.model)
+    fill_model(model, stored)
+    if not case.golden.outputs:
+        case = dataclasses.replace(case, golden=outputs_of(model, case.golden))
+    refuse_without_number(case, stored)  # before the next check, which two models without any number pass
+    if case.live is not None:
+        _refuse_other_model(outputs_of(model, case.live), case.live, request)
+    return case, model
 
 
-def refuse_nothing(known: Given, found: Stored) -> None:
-    """`ExportError` where the golden outputs hold no finite number, so that any model would pass."""
-    nothing = nothing_in(known.golden.outputs)
+def refuse_without_number(case: GoldenCase, stored: StoredModule) -> None:
+    """Raise `ExportError` where the golden outputs hold no finite number, so that any model would pass."""
+    nothing = nothing_in(case.golden.outputs)
     if nothing is None:
         return
-    hint = "give another input, or look at the checkpoint's weights"
-    if known.made_by == "trainer":
-        hint = "export a checkpoint from before the model gave none, or give another input: --golden FILE with --model"
+    hint = "pass another input, or check the weights of the checkpoint"
+    if case.made_by == "trainer":
+        hint = (
+            "export an earlier checkpoint whose outputs are finite, or pass another input: --golden FILE with --model"
+        )
     raise ExportError(
-        f"{found.source.checkpoint}: {nothing} in the golden outputs, so that any model would pass for this one", hint
+        f"{stored.source.checkpoint}: {nothing} in the golden outputs, so that any model would pass for this one", hint
     )
 
 
-def _refuse_another(here: Golden, live: Golden, wanted: Wanted) -> None:
-    what = f"{wanted.model} builds another model than the one that was trained"
+def _refuse_other_model(here: Golden, live: Golden, request: ExportRequest) -> None:
+    headline = f"{request.model} builds another model than the one that was trained"
     try:
-        compared = compare(of_tensors(here.outputs), of_tensors(live.outputs))
+        compared = compare_outputs(outputs_of_tensors(here.outputs), outputs_of_tensors(live.outputs))
     except ValueError as error:
-        raise ExportError(f"{what}: {error}", _SAME) from error
-    # What the user allows a runtime is no leave for another model; another machine is, for its last bits.
+        raise ExportError(f"{headline}: {error}", _SAME_MODEL) from error
+    # The user's tolerance is for a runtime, not for another model. Another machine may change the last bits.
     if compared.absolute > default_tolerance(map(dtype_of, live.outputs)) and not compared.relative <= SAME_RELATIVE:
         raise ExportError(
-            f"{what}: with the same weights its outputs for the golden input differ by {compared.absolute:.3g}", _SAME
+            f"{headline}: with the same weights its outputs for the golden input differ by {compared.absolute:.3g}",
+            _SAME_MODEL,
         )
 
 
-def upcast(model: nn.Module, known: Given) -> tuple[Given, float]:
-    """The golden input in float32 with the upcast model's outputs, and how far the live one's are from these."""
-    inputs = tuple(each.float() if each.dtype is torch.bfloat16 else each for each in known.golden.inputs)
-    here = outputs_of(model, dataclasses.replace(known.golden, inputs=inputs, outputs=()))
-    pairs = zip(known.golden.outputs, here.outputs, strict=True)
-    compared = compare(of_tensors(here.outputs), of_tensors([live.to(other.dtype) for live, other in pairs]))
-    return Given(here, "export", _here()), compared.absolute
+def float32_case(model: nn.Module, case: GoldenCase) -> tuple[GoldenCase, float]:
+    """Return the case in float32 with the outputs of the float32 `model`, and their distance to the live ones."""
+    inputs = tuple(each.float() if each.dtype is torch.bfloat16 else each for each in case.golden.inputs)
+    here = outputs_of(model, dataclasses.replace(case.golden, inputs=inputs, outputs=()))
+    pairs = zip(case.golden.outputs, here.outputs, strict=True)
+    live = outputs_of_tensors(live.to(other.dtype) for live, other in pairs)
+    difference = compare_outputs(outputs_of_tensors(here.outputs), live).absolute
+    return GoldenCase(here, "export", _this_environment()), difference
 
 
-def written(
-    folder: Path, known: Given, wanted: Wanted, *, inputs: Sequence[str | None], outputs: Sequence[str | None]
-) -> Known:
-    """Write the golden input and outputs, and say where they are; the names are those that the program has for them."""
-    golden = known.golden
+def write_golden(
+    folder: Path,
+    case: GoldenCase,
+    request: ExportRequest,
+    *,
+    inputs: Sequence[str | None],
+    outputs: Sequence[str | None],
+) -> GoldenRecord:
+    """Write the golden file and return its record; `inputs` and `outputs` are the program's names for them."""
+    golden = case.golden
     if len(inputs) != len(golden.inputs) or len(outputs) != len(golden.outputs):
         raise ExportError(
-            f"the program takes {len(inputs)} inputs and gives {len(outputs)} outputs, the model takes "
-            f"{len(golden.inputs)} and gives {len(golden.outputs)}",
+            f"the program has {len(inputs)} inputs and {len(outputs)} outputs, the model has "
+            f"{len(golden.inputs)} and {len(golden.outputs)}",
             "leave out inputs that the model does not use, and outputs that are not tensors",
         )
     tensors = {f"input.{n}": each for n, each in enumerate(golden.inputs)}
     tensors |= {f"output.{n}": each for n, each in enumerate(golden.outputs)}
-    weights = [safetensors.Weight(key, dtype_of(each), tuple(each.shape)) for key, each in tensors.items()]
-    LocalStorage(folder).write(GOLDEN_FILE, safetensors.Streamed(weights, tensors.__getitem__, {}, {}))
-    return Known(
+    weights = [WeightSpec(key, dtype_of(each), tuple(each.shape)) for key, each in tensors.items()]
+    LocalStorage(folder).write(GOLDEN_FILE, SafetensorsStream(weights, tensors.__getitem__, {}, {}))
+    return GoldenRecord(
         file=GOLDEN_FILE,
-        made_by=known.made_by,
+        made_by=case.made_by,
         batch_size=next((each.shape[0] for each in golden.inputs if each.ndim), 0),
-        dynamic_batch=wanted.batch == "dynamic",
+        dynamic_batch=request.batch == "dynamic",
         inputs=_ports("input", golden.inputs, inputs, golden.arguments),
         outputs=_ports("output", golden.outputs, outputs, None),
-        environment=dict(known.environment),
+        environment=dict(case.environment),
     )
 
 
@@ -177,5 +190,5 @@ def _ports(
 
 
 def dtype_of(tensor: Tensor) -> str:
-    """The dtype's own name, such as `float32`."""
+    """Return the dtype's name, such as `float32`."""
     return str(tensor.dtype).removeprefix("torch.")

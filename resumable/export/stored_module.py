@@ -1,16 +1,16 @@
-"""What a checkpoint gives to an export: its weights by name, and its golden input; knows no format and no artifact."""
+"""One module of a checkpoint, for an export: its tensors by name, read on demand. Independent of formats."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resumable.errors import ExportError, NoCheckpointError
-from resumable.export.proof.schema import Source
+from resumable.export.proof.schema import SourceRecord
 from resumable.run.checkpoint import Checkpoint
 from resumable.state.objects.modules import EXTRA, HIDDEN, is_extra
-from resumable.store.manifest import TensorRecord
+from resumable.store.manifest import ObjectRecord, TensorRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,65 +19,79 @@ AVERAGED = "torch.optim.swa_utils.AveragedModel"
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredModule:
     """The `state_dict` of one module in a checkpoint, without its values.
 
-    `records` by name, `tied`: another name of which one, `hidden`: buffers that are in no `state_dict`; `read` gives
-    the values of one of them, `read_extra` all extra states by name, which are no weights.
+    `records`: by name. `tied`: further names of a tensor, each with the name that it is stored under. `hidden`: buffers
+    that no `state_dict` contains. `read` returns the values of one of them. `read_extra` returns the extra states,
+    which are not weights, by name.
     """
 
-    source: Source
+    source: SourceRecord
     records: Mapping[str, TensorRecord]
     tied: Mapping[str, str]
     hidden: Mapping[str, TensorRecord]
     read: Callable[[str], Tensor]
-    read_extra: Callable[[], Mapping[str, Any]]
+    read_extra: Callable[[], Mapping[str, object]]
 
 
-def stored(checkpoint: Checkpoint, name: str) -> Stored:
-    """The module `name` of a checkpoint, an average of weights under the names of the averaged module.
+def open_module(checkpoint: Checkpoint, name: str) -> StoredModule:
+    """Look up the module `name` of a checkpoint; an averaged model gets the names of the module that it averages.
 
-    Raises `ExportError` for what is no module, `NoCheckpointError` for what is not there.
+    Raises `NoCheckpointError` where there is no such object, `ExportError` where it is not a module.
     """
-    record = checkpoint.manifest.objects.get(name)
-    if record is None:
-        known = ", ".join(checkpoint.manifest.objects)
-        raise NoCheckpointError(f"{checkpoint.name}: no object {name!r}", f"this checkpoint holds: {known}")
-    if record.kind != "module":
-        modules = [other for other, found in checkpoint.manifest.objects.items() if found.kind == "module"]
-        raise ExportError(
-            f"{checkpoint.name}: {name}: expected a module, found {record.kind} ({record.type})",
-            f"this checkpoint holds the modules: {', '.join(modules) or 'none'}",
-        )
+    record = _module_record(checkpoint, name)
     prefix = "module." if record.type == AVERAGED else ""
     plain = [key for key in record.tensors if EXTRA not in key.split(".")]
     weights = {key.removeprefix(prefix): key for key in plain if key.startswith(prefix) and not key.startswith(HIDDEN)}
     hidden = {HIDDEN + key.removeprefix(HIDDEN + prefix): key for key in plain if key.startswith(HIDDEN + prefix)}
-    named = {**weights, **hidden}
+    stored_names = {**weights, **hidden}
     tied = _tied(weights, record.tensors)
     read = checkpoint.reader(name)
-    return Stored(
-        source=Source(
-            run_id=checkpoint.manifest.run_id,
-            checkpoint=checkpoint.name,
-            step=checkpoint.step,
-            epoch=checkpoint.epoch,
-            object=name,
-        ),
-        records={short: _value(record.tensors, key) for short, key in weights.items() if short not in tied},
+    return StoredModule(
+        source=_source(checkpoint, name),
+        records={short: _home_record(record.tensors, key) for short, key in weights.items() if short not in tied},
         tied=tied,
         hidden={short: record.tensors[key] for short, key in hidden.items()},
-        read=lambda short: read(named[short]),
-        read_extra=lambda: {
-            key.removeprefix(prefix): value for key, value in checkpoint.load(name).items() if is_extra(key)
-        },
+        read=lambda short: read(stored_names[short]),
+        read_extra=lambda: _extra_states(checkpoint, name, prefix),
     )
 
 
-def _tied(weights: Mapping[str, str], records: Mapping[str, TensorRecord]) -> dict[str, str]:
-    """For each weight that is another name of one, which that is.
+def _module_record(checkpoint: Checkpoint, name: str) -> ObjectRecord:
+    objects = checkpoint.manifest.objects
+    record = objects.get(name)
+    if record is None:
+        raise NoCheckpointError(
+            f"{checkpoint.name}: no object {name!r}", f"this checkpoint holds: {', '.join(objects)}"
+        )
+    if record.kind != "module":
+        modules = [other for other, found in objects.items() if found.kind == "module"]
+        raise ExportError(
+            f"{checkpoint.name}: {name}: expected a module, found {record.kind} ({record.type})",
+            f"this checkpoint holds the modules: {', '.join(modules) or 'none'}",
+        )
+    return record
 
-    What the checkpoint leads to may be no weight: an extra state and a hidden buffer can share memory with one.
+
+def _source(checkpoint: Checkpoint, name: str) -> SourceRecord:
+    return SourceRecord(
+        run_id=checkpoint.manifest.run_id,
+        checkpoint=checkpoint.name,
+        step=checkpoint.step,
+        epoch=checkpoint.epoch,
+        object=name,
+    )
+
+
+def _extra_states(checkpoint: Checkpoint, name: str, prefix: str) -> dict[str, object]:
+    return {key.removeprefix(prefix): value for key, value in checkpoint.load(name).items() if is_extra(key)}
+
+
+def _tied(weights: Mapping[str, str], records: Mapping[str, TensorRecord]) -> dict[str, str]:
+    """Map each further name of a weight to its first name.
+
+    The alias in the checkpoint may point to something else: an extra state or hidden buffer can share the memory.
     """
     first: dict[str, str] = {}
     found = {}
@@ -92,5 +106,5 @@ def _home(records: Mapping[str, TensorRecord], key: str) -> str:
     return records[key].alias or key
 
 
-def _value(records: Mapping[str, TensorRecord], key: str) -> TensorRecord:
+def _home_record(records: Mapping[str, TensorRecord], key: str) -> TensorRecord:
     return records[_home(records, key)]

@@ -1,55 +1,70 @@
-"""Proves an artifact: every byte, the weights' bits, and the outputs of its program; needs no training code.
-
-`python -m resumable.export.verifier DIR` is how an export does it in a fresh process, and says on stdout what it found.
-"""
+"""Prove an artifact: every byte, the bits of its weights, and the outputs of its program. Needs no training code."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from resumable.errors import ConfigError, CorruptCheckpointError, ExportError, ResumableError
+from resumable.errors import ConfigError, CorruptCheckpointError, ExportError
 from resumable.export import runtimes
-from resumable.export.proof import schema as proofs
 from resumable.export.proof.artifact import check_files, read_proof
-from resumable.export.proof.comparison import Compared, compare, nothing_in
-from resumable.export.proof.schema import Known, Proof
+from resumable.export.proof.comparison import OutputComparison, compare_outputs, nothing_in
+from resumable.export.proof.golden_file import expected_outputs, output_numbers
+from resumable.export.proof.schema import GoldenRecord, Grade, Proof
+from resumable.export.runtimes import RuntimeResult
 from resumable.utils.location import location
 from resumable.weights.proof import WeightRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found here: None where the format has no such thing, or there is no golden input."""
+    """The result of loading and running an artifact on this machine.
+
+    Attributes:
+        weights_identical: whether it holds the checkpoint's tensors, every bit; None for formats that transform them.
+        outputs: its outputs compared with the golden ones; None where nothing was run.
+        runtime: name and version of the runtime; None where nothing was run.
+        environment: the facts of this machine that may change bits.
+    """
 
     weights_identical: bool | None
-    outputs: Compared | None
+    outputs: OutputComparison | None
     runtime: str | None
-    environment: Mapping[str, Any]
+    environment: Mapping[str, object]
 
 
 def verify(folder: str | Path, *, model: str | None = None) -> tuple[Proof, Measured]:
     """Prove an exported model again, on this machine: read every byte, load it, and run it on its golden input.
 
-    `model` names a function (`package.module:function`) that builds the model: with it also the outputs of weights in
-    safetensors files are compared. A program in the folder is run, so trust whoever made it. Raises
-    `CorruptCheckpointError` for damage, and `ExportError` where this is not the model that was trained.
+    A program in the folder is executed, so verify only folders that you trust.
+
+    Args:
+        folder: the local folder that `export` made.
+        model: `package.module:function` that builds the model. With it the outputs of safetensors weights are compared,
+            too.
+
+    Returns:
+        The proof that lies in the folder, and the result of measuring here.
+
+    Raises:
+        CorruptCheckpointError: a file is damaged, missing or not listed in the proof.
+        ExportError: it is not, within its tolerance, the model that was trained.
+        NoCheckpointError: there is no proof in `folder`.
+        ConfigError: an argument cannot be used, or the runtime is not installed.
     """
     if "://" in str(folder):
         raise ConfigError(
-            f"{location(folder)}: an export is verified in a folder of this machine", "copy it here first"
+            f"folder: expected a folder on this machine, found the URL {location(folder)}", "copy it here first"
         )
     folder = Path(folder).expanduser()
     proof = read_proof(folder)
     _refuse_unproved(folder, proof)
-    check_files(folder, proof)
-    _refuse_nothing(folder, proof)
+    check_artifact(folder, proof)
     measured = measure(folder, proof, model=model)
     grade(proof, measured, where=str(folder))
     return proof, measured
@@ -62,8 +77,10 @@ def _refuse_unproved(folder: Path, proof: Proof) -> None:
         )
 
 
-def _refuse_nothing(folder: Path, proof: Proof) -> None:
-    nothing = None if proof.golden is None else nothing_in(runtimes.numbers(folder, proof.golden))
+def check_artifact(folder: Path, proof: Proof) -> None:
+    """Check every file, and that the golden outputs can tell models apart; raises as `verify`."""
+    check_files(folder, proof)
+    nothing = None if proof.golden is None else nothing_in(output_numbers(folder, proof.golden))
     if nothing is not None:
         raise ExportError(
             f"{folder}: {nothing} in the golden outputs, so that any model would pass for this one",
@@ -71,8 +88,8 @@ def _refuse_nothing(folder: Path, proof: Proof) -> None:
         )
 
 
-def grade(proof: Proof, measured: Measured, *, where: str) -> proofs.Grade:
-    """The grade that was reached; `ExportError` says with numbers why it is none."""
+def grade(proof: Proof, measured: Measured, *, where: str) -> Grade:
+    """Return the grade that was reached; raise `ExportError` with the numbers where there is none."""
     if measured.weights_identical is False:
         raise ExportError(f"{where}: its weights are not those that were saved", "export again; do not serve this one")
     found, tolerance = measured.outputs, proof.tolerance
@@ -80,58 +97,60 @@ def grade(proof: Proof, measured: Measured, *, where: str) -> proofs.Grade:
         most = "none was allowed" if tolerance is None else f"{tolerance.absolute:g} is the tolerance"
         raise ExportError(
             f"{where}: outputs differ by {found.absolute:.3g} ({found.relative:.3g} of the largest), {most}",
-            "it is not proved to be the same model; a larger --tolerance is yours to justify",
+            "it is not proved to be the same model; if that difference is acceptable, pass a larger --tolerance",
         )
     if proof.format == "safetensors":
         return "weights-identical"
     if found is None:
-        raise ExportError(f"{where}: a program without a golden input proves nothing", "give one: --golden FILE")
+        raise ExportError(f"{where}: a program without a golden input proves nothing", "pass one: --golden FILE")
     return "outputs-identical" if found.identical else "outputs-within-tolerance"
 
 
 def measure(folder: Path, proof: Proof, *, model: str | None) -> Measured:
-    """Load and run what is in `folder`; judges nothing."""
-    identical = _WEIGHTS[proof.format](folder, proof)
+    """Load and run the artifact in `folder`; decides nothing."""
+    identical = _COMPARE_WEIGHTS[proof.format](folder, proof)
+    result = _run(folder, proof, model)
+    if result is None or proof.golden is None:
+        return Measured(identical, None, None, {})
+    try:
+        compared = compare_outputs(result.outputs, expected_outputs(folder, proof.golden))
+    except ValueError as error:
+        raise ExportError(
+            f"{folder / proof.entry}: {error}", "it is another model than the one that was run at export"
+        ) from error
+    return Measured(identical, compared, result.runtime, result.environment)
+
+
+def _run(folder: Path, proof: Proof, model: str | None) -> RuntimeResult | None:
     if proof.golden is None:
         if model is not None:
             cast = f", since its weights were cast to {proof.weights.cast_to}" if proof.weights.cast_to else ""
             raise ConfigError(f"{folder}: there is no golden input to run {model} on{cast}", "leave the model out")
-        return Measured(identical, None, None, {})
+        return None
     if proof.format != "safetensors":
-        found = runtimes.run(folder, proof, proof.golden)
-    elif model is not None:
-        found = _with_code(folder, proof.golden, model)
-    else:
-        return Measured(identical, None, None, {})
-    runtime, environment, outputs = found
-    try:
-        compared = compare(outputs, runtimes.expected(folder, proof.golden))
-    except ValueError as error:
-        raise ExportError(
-            f"{folder / proof.entry}: {error}", "it is another model than the one that was run"
-        ) from error
-    return Measured(identical, compared, runtime, environment)
+        return runtimes.run(folder, proof, proof.golden)
+    return None if model is None else _run_with_code(folder, proof.golden, model)
 
 
-def _with_code(folder: Path, known: Known, model: str) -> tuple[str, dict[str, Any], list[Any]]:
-    from resumable.export.live_model import build
+def _run_with_code(folder: Path, golden: GoldenRecord, model: str) -> RuntimeResult:
+    from resumable.export.live_model import build_model
     from resumable.state.objects.modules import is_extra
     from resumable.weights.load_weights import load_weights
 
-    made = build(model)
+    made = build_model(model)
     load_weights(made, str(folder), skip=list(filter(is_extra, made.state_dict())))  # which no such file holds
-    return runtimes.with_torch(made, folder, known)
+    return runtimes.run_with_torch(made, folder, golden)
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------
 
 
-def _of_files(folder: Path, proof: Proof) -> bool:
-    from resumable.export.proof.weight_bits import holds
+def _compare_files(folder: Path, proof: Proof) -> bool:
+    from resumable.export.proof.weight_bits import weights_match
 
     files = [folder / name for name in proof.files if name.endswith(".safetensors") and not _is_golden(name, proof)]
     try:
-        return holds(files, proof.weights.tensors)
+        return weights_match(files, proof.weights.tensors)
     except ValueError as error:
         raise CorruptCheckpointError(f"{folder}: {error}", "export again") from error
 
@@ -140,76 +159,26 @@ def _is_golden(name: str, proof: Proof) -> bool:
     return proof.golden is not None and name == proof.golden.file
 
 
-def _of_program(folder: Path, proof: Proof) -> bool | None:
+def _compare_program(folder: Path, proof: Proof) -> bool | None:
     import torch
 
-    with runtimes.told(folder, proof):
+    with runtimes.runtime_errors(folder, proof):
         program = torch.export.load(folder / proof.entry)
-    held = {name: program.state_dict.get(name) for name in proof.weights.tensors}
-    if any(value is None for value in held.values()):
-        return None  # it calls them otherwise, so nothing was shown of them
-    return all(_is(value, proof.weights.tensors[name]) for name, value in held.items())
+    held, expected = program.state_dict, proof.weights.tensors
+    if not expected.keys() <= held.keys():
+        return None  # the program has other names for them, so nothing can be compared
+    return all(_matches(held[name], record) for name, record in expected.items())
 
 
-def _is(value: Any, record: WeightRecord) -> bool:
+def _matches(value: Tensor, record: WeightRecord) -> bool:
     from resumable.state.tensors.facts import facts_of, tensor_digest
 
     return facts_of(value).dtype == record.dtype and tensor_digest(value) == record.digest
 
 
-_WEIGHTS: Mapping[str, Any] = {
-    "safetensors": _of_files,
-    "pt2": _of_program,
+_COMPARE_WEIGHTS: Mapping[str, Callable[[Path, Proof], bool | None]] = {
+    "safetensors": _compare_files,
+    "pt2": _compare_program,
     "onnx": lambda folder, proof: None,  # the exporter folds constants: fewer and other tensors than were trained
-    "aoti": lambda folder, proof: None,  # compiled in
+    "aoti": lambda folder, proof: None,  # weights are compiled in
 }
-
-
-# -- a fresh process --------------------------------------------------------------------------------------------------
-
-
-def measured_afresh(folder: Path, *, called: Path, model: str | None = None) -> Measured:
-    """As `measure`, by a process that has seen nothing of the training; raises what that found.
-
-    Messages name the folder `called`, which it is to become: `folder` is gone by the time that they are read.
-    """
-    command = [sys.executable, "-m", "resumable.export.verifier", str(folder), *([model] if model else [])]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        said = json.loads(ended.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        last = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise ExportError(
-            f"{called}: the check in a fresh process ended with {ended.returncode}: {last}",
-            "it loads the model once more: is there the memory? Else it is the program, or what --model names, that "
-            "ends the process",
-        ) from None
-    if "error" in said:
-        raise ExportError(said["error"].replace(str(folder), str(called)), said["hint"])
-    outputs = said.pop("outputs")
-    return Measured(outputs=Compared(**outputs) if outputs else None, **said)
-
-
-def main(arguments: list[str]) -> int:
-    """`DIR [MODEL]`: one line of JSON, what was measured or the error."""
-    folder, model = Path(arguments[0]), arguments[1] if len(arguments) > 1 else None
-    # What a model's code says, in whatever way and until the very end, goes to stderr: stdout is for the one line.
-    with os.fdopen(os.dup(1), "w") as stdout:
-        os.dup2(2, 1)
-        said = _said(folder, model)
-        print(json.dumps(said), file=stdout)
-    return 1 if "error" in said else 0
-
-
-def _said(folder: Path, model: str | None) -> dict[str, Any]:
-    try:
-        proof = read_proof(folder)
-        check_files(folder, proof)
-        _refuse_nothing(folder, proof)
-        return asdict(measure(folder, proof, model=model))
-    except ResumableError as error:
-        return {"error": error.message, "hint": error.hint}
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -17,9 +17,9 @@ from resumable import ConfigError, LoopError, Run, RunMismatchError, StateError,
 from resumable.checkpointing.golden_input import Golden, inputs_of, nothing_in, outputs_of
 from resumable.cli import app
 from resumable.cli.verbs.diff import compare, examine
-from resumable.export import runtimes
 from resumable.export.proof import comparison as arrays
-from resumable.export.proof.schema import Known, Port
+from resumable.export.proof.golden_file import output_numbers
+from resumable.export.proof.schema import GoldenRecord, Port
 from resumable.state.tensors.dtypes import TAGS, stored_as
 from resumable.state.tensors.facts import DTYPES
 from tests.lab.client import Bench, killed, shared_lab
@@ -565,8 +565,8 @@ def test_numbers_of_any_dtype_can_be_looked_at(name: str, tmp_path: Path) -> Non
     tag, shape = stored_as(name, list(value.shape))
     header = json.dumps({"output.0": {"dtype": tag, "shape": list(shape), "data_offsets": [0, 16]}}).encode()
     (tmp_path / "golden").write_bytes(len(header).to_bytes(8, "little") + header + bytes([1] * 16))
-    known = Known.model_construct(file="golden", outputs=[port])
-    [numbers] = runtimes.numbers(tmp_path, known)
+    golden = GoldenRecord.model_construct(file="golden", outputs=[port])
+    [numbers] = output_numbers(tmp_path, golden)
     assert arrays.nothing_in([numbers]) is None
 
 

@@ -64,8 +64,8 @@ def refused(
         ("small", ConfigError, "--model small: expected package.module:function", "my_project.model:build"),
         (":small", ConfigError, "--model :small: expected package.module:function", "my_project"),
         (f"{MODELS}:", ConfigError, "expected package.module:function", "my_project"),
-        ("no_such_package.model:build", ConfigError, "No module named 'no_such_package'", "run it from the folder"),
-        ("tests.export.no_such:build", ConfigError, "No module named 'tests.export.no_such'", "run it from the folder"),
+        ("no_such_package.model:build", ConfigError, "No module named 'no_such_package'", "run this in the folder"),
+        ("tests.export.no_such:build", ConfigError, "No module named 'tests.export.no_such'", "run this in the folder"),
         ("tests/export/models.py:small", ConfigError, "not a path", "^write tests.export.models:small$"),
         ("./tests/export/models.py:small", ConfigError, "not a path", "^write tests.export.models:small$"),
         ("models.py:small", ConfigError, "not a path", "^write models:small$"),
@@ -86,7 +86,12 @@ def refused(
         (f"{MODELS}:raises", ExportError, rf"RuntimeError: no weights today \({PLACE}\)", "without arguments"),
         (f"{MODELS}:leaves", ExportError, rf"leaves\(\) raised SystemExit: 0 \({PLACE}\)", "without arguments"),
         (f"{MODELS}:fails_in_torch", ExportError, rf"raised TypeError: .* \({PLACE}\)", "without arguments"),
-        (f"{MODELS}:no_module", ExportError, r"no_module\(\) made a dict, expected a torch.nn.Module", "return the"),
+        (
+            f"{MODELS}:no_module",
+            ExportError,
+            r"no_module\(\) returned a dict, expected a torch.nn.Module",
+            "return the",
+        ),
         (
             f"{MODELS}:narrow",
             RunMismatchError,
@@ -195,14 +200,14 @@ def test_a_golden_input_alone_proves_nothing_of_weights(small: Trained, tmp_path
 @pytest.mark.parametrize(
     ("asked", "said", "hint"),
     [
-        ({"format": "pickle"}, "format 'pickle': unknown", "safetensors, pt2, onnx, aoti"),
-        ({"batch": "any"}, "batch 'any': unknown", "dynamic, fixed"),
-        ({"dtype": "int8", "format": "safetensors"}, "dtype 'int8': unknown", "float32, float16, bfloat16"),
-        ({"dtype": "float16"}, "dtype is for safetensors, not for pt2", "leave it out"),
+        ({"format": "pickle"}, "format: unknown value 'pickle'", "safetensors, pt2, onnx, aoti"),
+        ({"batch": "any"}, "batch: unknown value 'any'", "dynamic, fixed"),
+        ({"dtype": "int8", "format": "safetensors"}, "dtype: unknown value 'int8'", "float32, float16, bfloat16"),
+        ({"dtype": "float16"}, "dtype: only for safetensors, not for pt2", "leave it out"),
         ({"dtype": "float16", "format": "safetensors"}, "dtype and model together", "leave --model out"),
-        ({"max_shard_bytes": 10}, "max-shard is for safetensors, not for pt2", "leave it out"),
-        ({"max_shard_bytes": 0, "format": "safetensors"}, "a shard of 0 bytes: expected at least 1", "5GB"),
-        ({"tolerance": -1.0}, "tolerance -1.0: expected a number from 0 on", "1e-4"),
+        ({"max_shard_bytes": 10}, "max-shard: only for safetensors, not for pt2", "leave it out"),
+        ({"max_shard_bytes": 0, "format": "safetensors"}, "max_shard_bytes: expected at least 1, found 0", "5GB"),
+        ({"tolerance": -1.0}, "tolerance: expected a number from 0 on, found -1.0", "1e-4"),
         ({"tolerance": float("nan")}, "tolerance nan: expected a number", "1e-4"),
         ({"tolerance": float("inf")}, "tolerance inf: expected a number", "1e-4"),
     ],
@@ -259,7 +264,7 @@ def test_a_damaged_checkpoint_is_not_exported(train: Train, tmp_path: Path) -> N
 def test_what_is_there_is_never_replaced(small: Trained, tmp_path: Path, kind: str) -> None:
     target = tmp_path / "made"
     {"folder": target.mkdir, "file": target.touch, "link": lambda: target.symlink_to("nowhere")}[kind]()
-    refused(small, tmp_path, ConfigError, "exists already", "name a new folder", format="safetensors", model=None)
+    refused(small, tmp_path, ConfigError, "exists already", "choose a new folder", format="safetensors", model=None)
 
 
 def test_a_url_is_no_target(small: Trained) -> None:
@@ -278,7 +283,7 @@ def test_a_target_below_a_file_is_told(small: Trained, tmp_path: Path, below: st
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place in which no folder can be made")
 def test_a_target_where_no_folder_can_be_made_is_told(small: Trained) -> None:
-    with pytest.raises(ConfigError, match=r"/proc/none: no folder, and none can be made there"):
+    with pytest.raises(ConfigError, match=r"/proc/none: not a folder, and none can be created"):
         export(str(small.run), "/proc/none/made")
 
 

@@ -56,7 +56,7 @@ def test_a_golden_file_that_is_not_among_the_files_is_refused(artifact: Artifact
 def test_a_stranger_that_something_may_load_is_refused(artifact: Artifact, format: str, name: str) -> None:
     folder = artifact(format)
     (folder / name).write_bytes(b"x")
-    with pytest.raises(CorruptCheckpointError, match=f"{name}: not among the files of the proof"):
+    with pytest.raises(CorruptCheckpointError, match=f"{name}: not listed in the proof"):
         verify(folder)
 
 
@@ -74,7 +74,7 @@ def test_a_file_that_an_onnx_program_names_is_one_of_the_proof_whatever_it_is_ca
     model = onnx.load(folder / "model.onnx")
     onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="NOTES.md", size_threshold=0)
     accepted(folder)
-    with pytest.raises(CorruptCheckpointError, match=r"NOTES\.md: not among the files of the proof, and model\.onnx"):
+    with pytest.raises(CorruptCheckpointError, match=r"NOTES\.md: not listed in the proof, and model\.onnx"):
         verify(folder)
 
 
@@ -104,7 +104,7 @@ def _device(path: Path) -> None:
 
 SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "link": (_link, "a symbolic link"),
-    "pipe": (_pipe, "no regular file"),
+    "pipe": (_pipe, "not a regular file"),
     "terabyte": (_terabyte, "1099511627776 bytes, expected"),
     "device": (_device, "a symbolic link"),
 }

@@ -1,8 +1,8 @@
-"""`proof.json`: what an exported model was shown to be, checked field by field; runs nothing. PROOF.md describes it."""
+"""The schema of `proof.json`, validated field by field. PROOF.md describes it; nothing here runs a model."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,8 +13,8 @@ Grade = Literal["weights-identical", "outputs-identical", "outputs-within-tolera
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 
 
-class Source(Record):
-    """The checkpoint, and the object in it, that was carried over."""
+class SourceRecord(Record):
+    """The exported checkpoint, and the object in it."""
 
     run_id: Name
     checkpoint: Name
@@ -24,14 +24,14 @@ class Source(Record):
 
 
 class FileRecord(Record):
-    """One file of the artifact: its bytes, and XXH3-128 of them."""
+    """One file of the artifact: its size in bytes, and the XXH3-128 of its content."""
 
     size: Natural
     digest: Digest
 
 
 class Port(Record):
-    """One input or output: its key in the golden file, and how the program calls it."""
+    """One input or output: its key in the golden file, and its name in the program or the call."""
 
     key: Key
     name: Text | None
@@ -40,8 +40,8 @@ class Port(Record):
     shape: Sizes
 
 
-class Known(Record):
-    """The golden input, and what the live model gave for it."""
+class GoldenRecord(Record):
+    """The golden input, and the live model's outputs for it."""
 
     file: FileName
     made_by: Literal["trainer", "export"]
@@ -49,7 +49,7 @@ class Known(Record):
     dynamic_batch: bool
     inputs: list[Port]
     outputs: list[Port]
-    environment: dict[str, Any]
+    environment: dict[str, object]
 
 
 class Tolerance(Record):
@@ -58,33 +58,49 @@ class Tolerance(Record):
     absolute: Annotated[float, Field(ge=0)]
 
 
-class Difference(Record):
-    """The largest over all outputs: absolute, and relative to the largest number of that output."""
+class OutputDifference(Record):
+    """The largest difference over all outputs: absolute, and relative to the largest number of that output."""
 
     absolute: Number
     relative: Number
 
 
 class Checked(Record):
-    """Where the artifact was loaded again, and with what it was run; None where nothing was."""
+    """The process that loaded the artifact again, and its runtime; None for a format that needs none."""
 
     runtime: Text | None
-    environment: dict[str, Any]
+    environment: dict[str, object]
 
 
 class Proof(Record):
-    """The whole document."""
+    """The content of `proof.json`; PROOF.md describes every field.
+
+    Attributes:
+        format: `safetensors`, `pt2`, `onnx` or `aoti`.
+        grade: what was proved; None for an export that was killed before its proof.
+        source: the run, checkpoint, step, epoch and object that were exported.
+        entry: the file that a loader opens first; one of `files`.
+        files: size in bytes and digest of every file except the proof.
+        weights: dtype, shape and digest of every tensor of the `state_dict`.
+        golden: the golden input and its outputs; None where nothing was run.
+        tolerance: the largest absolute difference that passes.
+        difference: the largest difference that was found.
+        checked: runtime and environment of the fresh process that measured it.
+        notes: one sentence for each caveat beside the numbers.
+        versions: of the libraries that made it.
+        created: seconds since 1970.
+    """
 
     proof_version: Version = PROOF_VERSION
     format: Format
     grade: Grade | None
-    source: Source
+    source: SourceRecord
     entry: FileName
     files: dict[FileName, FileRecord]
     weights: ProvedWeights
-    golden: Known | None
+    golden: GoldenRecord | None
     tolerance: Tolerance | None
-    difference: Difference | None
+    difference: OutputDifference | None
     checked: Checked | None
     notes: list[Text]
     versions: dict[str, str]
@@ -92,7 +108,7 @@ class Proof(Record):
 
     @model_validator(mode="after")
     def _refuse_unlisted(self) -> Proof:
-        """What is loaded is among the files, or no digest would cover it."""
+        """Refuse an entry or golden file that is not among the files: no digest would cover it."""
         used = {"entry": self.entry} | ({} if self.golden is None else {"golden.file": self.golden.file})
         for key, name in used.items():
             if name not in self.files:
@@ -100,9 +116,9 @@ class Proof(Record):
         return self
 
 
-def parse(data: bytes) -> Proof:
-    """The document of these bytes.
+def parse_proof(data: bytes) -> Proof:
+    """Parse and validate the bytes of a `proof.json`.
 
-    `CorruptCheckpointError` says what is wrong with it, `FormatVersionError` that it is newer than this program.
+    Raises `CorruptCheckpointError` for a malformed proof, `FormatVersionError` for one of a newer version.
     """
     return parsed(Proof, data)
