@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from resumable import ConfigError, LoopError, Run, RunMismatchError, StateError, Trainer
 from resumable.checkpointing.golden_input import Golden, inputs_of, nothing_in, outputs_of
 from resumable.cli import app
-from resumable.cli.verbs.diff import compare, examine
+from resumable.cli.checkpoint_diff import compare, diff_checkpoints
 from resumable.export.proof import comparison as arrays
 from resumable.export.proof.golden_file import output_numbers
 from resumable.export.proof.schema import GoldenRecord, Port
@@ -673,7 +673,7 @@ def test_an_old_object_of_that_name_is_read_and_compared(old: Path, capsys: pyte
     last = Run(str(old)).latest()
     assert last.load("golden") == {"retriever": 7}
     assert last.manifest.objects["golden"].kind == "container"
-    assert examine(last, last).values > examine(last, last).tensors
+    assert diff_checkpoints(last, last).values > diff_checkpoints(last, last).tensors
     first = Run(str(old)).checkpoints()[0]
     assert "golden" not in [each.path for each in compare(first, last)]
 
