@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from resumable.checkpointing.golden_input import Golden
+from resumable.export.checkpoint_module import CheckpointModule
 from resumable.export.request import ExportRequest
-from resumable.export.stored_module import StoredModule
 
 
-def weight_caveats(stored: StoredModule, *, cast_to: str | None) -> list[str]:
+def weight_caveats(stored: CheckpointModule, *, cast_to: str | None) -> list[str]:
     """List the caveats of weights in safetensors files."""
     notes = []
     if cast_to is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resumable.errors import ConfigError
 from resumable.export import caveats
+from resumable.export.checkpoint_module import CheckpointModule, open_module
 from resumable.export.formats import programs
 from resumable.export.formats.safetensors import WeightSpec, write_weights
 from resumable.export.fresh_process import measure_in_fresh_process
@@ -24,7 +25,6 @@ from resumable.export.golden_outputs import (
 from resumable.export.proof.artifact import atomic_folder, file_records, refuse_existing
 from resumable.export.proof.schema import Checked, GoldenRecord, OutputDifference, Proof, Tolerance
 from resumable.export.request import Batch, ExportRequest
-from resumable.export.stored_module import StoredModule, open_module
 from resumable.export.verifier import Measured, grade
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
@@ -128,7 +128,7 @@ def _open_checkpoint(source: str, storage_options: Mapping[str, Any] | None) -> 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _write_weights(folder: Path, stored: StoredModule, case: GoldenCase | None, request: ExportRequest) -> Proof:
+def _write_weights(folder: Path, stored: CheckpointModule, case: GoldenCase | None, request: ExportRequest) -> Proof:
     weights = [
         WeightSpec(name, _cast(record.dtype, request.dtype), tuple(record.shape))
         for name, record in stored.records.items()
@@ -154,7 +154,9 @@ def _write_weights(folder: Path, stored: StoredModule, case: GoldenCase | None, 
     return _draft(folder, request, stored, entry, tensors, golden, notes)
 
 
-def _golden_of_weights(folder: Path, stored: StoredModule, case: GoldenCase, request: ExportRequest) -> GoldenRecord:
+def _golden_of_weights(
+    folder: Path, stored: CheckpointModule, case: GoldenCase, request: ExportRequest
+) -> GoldenRecord:
     if request.model is not None:
         case, _ = with_outputs(case, stored, request)
     if not case.golden.outputs:
@@ -171,7 +173,7 @@ def _cast(dtype: str, to: str | None) -> str:
     return to if to is not None and DTYPES[dtype].is_floating_point else dtype
 
 
-def _write_program(folder: Path, stored: StoredModule, case: GoldenCase | None, request: ExportRequest) -> Proof:
+def _write_program(folder: Path, stored: CheckpointModule, case: GoldenCase | None, request: ExportRequest) -> Proof:
     assert case is not None
     case, model = with_outputs(case, stored, request)
     made_by = "export" if case.live is None else "trainer"
@@ -196,7 +198,7 @@ def _write_program(folder: Path, stored: StoredModule, case: GoldenCase | None, 
 def _draft(
     folder: Path,
     request: ExportRequest,
-    stored: StoredModule,
+    stored: CheckpointModule,
     entry: str,
     tensors: dict[str, WeightRecord],
     golden: GoldenRecord | None,

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from resumable.checkpointing.golden_input import Golden, inputs_of, nothing_in, outputs_of
 from resumable.errors import ConfigError, CorruptCheckpointError, ExportError
+from resumable.export.checkpoint_module import CheckpointModule
 from resumable.export.formats.safetensors import SafetensorsStream, WeightSpec
 from resumable.export.live_model import build_model, fill_model
 from resumable.export.proof.comparison import compare_outputs, outputs_of_tensors
 from resumable.export.proof.schema import GoldenRecord, Port
 from resumable.export.request import ExportRequest, default_tolerance
-from resumable.export.stored_module import StoredModule
 from resumable.run.checkpoint import GOLDEN, Checkpoint, is_golden
 from resumable.store.storage.local import LocalStorage
 from resumable.utils.environment import environment
@@ -88,7 +88,7 @@ def _this_environment() -> dict[str, object]:
     return {"torch": str(torch.__version__), **environment()}
 
 
-def with_outputs(case: GoldenCase, stored: StoredModule, request: ExportRequest) -> tuple[GoldenCase, nn.Module]:
+def with_outputs(case: GoldenCase, stored: CheckpointModule, request: ExportRequest) -> tuple[GoldenCase, nn.Module]:
     """Build the model with the checkpoint's values, and add its outputs to a case that has none.
 
     Raises `ExportError` where the outputs prove nothing, and where they differ from those of the training.
@@ -104,7 +104,7 @@ def with_outputs(case: GoldenCase, stored: StoredModule, request: ExportRequest)
     return case, model
 
 
-def refuse_without_number(case: GoldenCase, stored: StoredModule) -> None:
+def refuse_without_number(case: GoldenCase, stored: CheckpointModule) -> None:
     """Raise `ExportError` where the golden outputs hold no finite number, so that any model would pass."""
     nothing = nothing_in(case.golden.outputs)
     if nothing is None:

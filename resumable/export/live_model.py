@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from resumable.errors import ExportError, RunMismatchError
+from resumable.export.checkpoint_module import CheckpointModule
 from resumable.export.model_factory import call_factory
-from resumable.export.stored_module import StoredModule
 from resumable.state.objects.adapter import listed, unwrapped
 from resumable.state.objects.modules import HIDDEN, is_extra, misfits, untied
 from resumable.state.tensors.facts import TensorFacts, empty, facts_of, same_place
@@ -31,7 +31,7 @@ def build_model(factory: str) -> nn.Module:
     return made.eval()
 
 
-def fill_model(model: nn.Module, stored: StoredModule) -> None:
+def fill_model(model: nn.Module, stored: CheckpointModule) -> None:
     """Copy every value of the checkpoint into `model`, also into buffers that no `state_dict` contains.
 
     Raises `RunMismatchError` where names, shapes or dtypes differ.
@@ -47,7 +47,7 @@ def fill_model(model: nn.Module, stored: StoredModule) -> None:
         _fill_buffer(model, key.removeprefix(HIDDEN), stored.read(key))
 
 
-def _fill_extra(model: nn.Module, stored: StoredModule) -> None:
+def _fill_extra(model: nn.Module, stored: CheckpointModule) -> None:
     for name, value in stored.read_extra().items():
         try:
             model.get_submodule(name.rpartition(".")[0]).set_extra_state(value)
@@ -57,7 +57,7 @@ def _fill_extra(model: nn.Module, stored: StoredModule) -> None:
             ) from error
 
 
-def _refuse_misfit(what: str, live: Mapping[str, Tensor], stored: StoredModule) -> None:
+def _refuse_misfit(what: str, live: Mapping[str, Tensor], stored: CheckpointModule) -> None:
     saved = {name: empty(TensorFacts.recorded(record), "meta") for name, record in stored.records.items()}
     saved |= {name: saved[kept] for name, kept in stored.tied.items()}
     reasons = [*misfits(saved, live), *untied(saved, live)] or _wrongly_tied(stored, live)
@@ -85,7 +85,7 @@ def _fill_buffer(model: nn.Module, name: str, value: Tensor) -> None:
         buffers[attribute] = value.to(near.device)
 
 
-def _wrongly_tied(stored: StoredModule, live: Mapping[str, Tensor]) -> list[str]:
+def _wrongly_tied(stored: CheckpointModule, live: Mapping[str, Tensor]) -> list[str]:
     """List different tensors of the checkpoint that are one tensor here: the last value would overwrite the others."""
     first: dict[object, str] = {}
     apart = []

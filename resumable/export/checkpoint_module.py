@@ -19,7 +19,7 @@ AVERAGED = "torch.optim.swa_utils.AveragedModel"
 
 
 @dataclass(frozen=True)
-class StoredModule:
+class CheckpointModule:
     """The `state_dict` of one module in a checkpoint, without its values.
 
     `records`: by name. `tied`: further names of a tensor, each with the name that it is stored under. `hidden`: buffers
@@ -35,7 +35,7 @@ class StoredModule:
     read_extra: Callable[[], Mapping[str, object]]
 
 
-def open_module(checkpoint: Checkpoint, name: str) -> StoredModule:
+def open_module(checkpoint: Checkpoint, name: str) -> CheckpointModule:
     """Look up the module `name` of a checkpoint; an averaged model gets the names of the module that it averages.
 
     Raises `NoCheckpointError` where there is no such object, `ExportError` where it is not a module.
@@ -48,7 +48,7 @@ def open_module(checkpoint: Checkpoint, name: str) -> StoredModule:
     stored_names = {**weights, **hidden}
     tied = _tied(weights, record.tensors)
     read = checkpoint.reader(name)
-    return StoredModule(
+    return CheckpointModule(
         source=_source(checkpoint, name),
         records={short: _home_record(record.tensors, key) for short, key in weights.items() if short not in tied},
         tied=tied,
