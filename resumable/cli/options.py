@@ -51,7 +51,9 @@ def open_whole_run(url: str, storage_options: Mapping[str, object] | None) -> Ru
     """Open the run at `url`; a selector is a usage error, because the verb is about the whole run."""
     run_url, selector = parse_target(url)
     if selector is not None:
-        raise typer.BadParameter(f"expected a run without @{selector}: this verb is about the whole run")
+        raise typer.BadParameter(
+            f"expected a run without @{selector}: this verb is about the whole run", param_hint="'RUN'"
+        )
     return Run(run_url, storage_options=storage_options)
 
 

@@ -230,7 +230,7 @@ def test_proving_where_it_serves_needs_no_torch(
 def test_a_model_is_not_asked_for_of_a_run(cli: Cli, run: Path) -> None:
     said = cli("verify", run, "--model", FACTORY)
     assert said.code == 2
-    assert "is for the folder of an exported model" in said.err
+    assert "expected the folder of an exported model" in said.err
 
 
 def test_a_model_cannot_be_run_without_a_golden_input(cli: Cli, weights: tuple[Path, Shell]) -> None:

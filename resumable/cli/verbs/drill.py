@@ -107,7 +107,7 @@ def _scratch(keep: Path | None) -> Path:
     if keep is None:
         return Path(tempfile.mkdtemp(prefix="resumable-drill-"))
     if keep.exists() and any(keep.iterdir()):
-        raise typer.BadParameter(f"--keep: {keep} is not empty, expected a new folder")
+        raise typer.BadParameter(f"expected a new folder, and {keep} is not empty", param_hint="'--keep'")
     keep.mkdir(parents=True, exist_ok=True)
     return keep.resolve()
 

@@ -73,7 +73,7 @@ def verify(
         prove(target, model=model, json=json)
         return
     if model is not None:
-        raise typer.BadParameter(f"--model: expected the folder of an exported model, found {target}")
+        raise typer.BadParameter(f"expected the folder of an exported model, found {target}", param_hint="'--model'")
     url, selector = parse_target(target)
     run = Run(url, storage_options=storage_options)
     names = _selected(run, selector)
