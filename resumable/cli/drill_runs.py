@@ -153,10 +153,10 @@ class DrillRuns:
 
     def _refuse_renamed(self, names: set[str]) -> None:
         found = {child.name for child in (self.scratch / DRILLED).iterdir() if (child / RUN_FILE).exists()}
-        others = sorted(found - names)
-        if others:
+        unexpected = sorted(found - names)
+        if unexpected:
             raise ResumableError(
-                f"COMMAND trains runs of other names at each launch: {', '.join(others)}, expected "
+                f"COMMAND trains runs of other names at each launch: {', '.join(unexpected)}, expected "
                 f"{', '.join(sorted(names))}",
                 "name each run the same at every launch, without a time or a random part, so that it can resume",
             )
