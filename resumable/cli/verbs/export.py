@@ -70,7 +70,7 @@ def export(
         float | None,
         typer.Option(
             help="The largest absolute difference of an output that passes.",
-            show_default="1e-4; if all outputs are float16 1e-3, bfloat16 1e-2",
+            show_default="1e-4; where all outputs are float16 1e-3, bfloat16 1e-2",
         ),
     ] = None,
     batch: Annotated[
