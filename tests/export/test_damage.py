@@ -106,7 +106,7 @@ def retrained(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_proof_of_another_export_is_not_taken_for_that_of_this_one(artifact: Artifact, retrained: Path) -> None:
     folder = artifact("onnx")
     shutil.copy(retrained / "onnx" / "proof.json", folder)
-    said = r"this proof is that of another export|bytes, expected|the proof is of"
+    said = r"bytes, expected|digest \w+, expected"
     with pytest.raises(CorruptCheckpointError, match=said) as caught:
         verify(folder)
     assert "copy the whole folder" in str(caught.value.hint)
@@ -234,7 +234,7 @@ def test_what_a_killed_export_leaves_is_no_proved_model(artifact: Artifact) -> N
 
 
 def test_a_folder_without_a_proof_is_no_exported_model(tmp_path: Path) -> None:
-    with pytest.raises(NoCheckpointError, match=r"no proof\.json here") as caught:
+    with pytest.raises(NoCheckpointError, match=r"no proof\.json, so it is not an exported model") as caught:
         verify(tmp_path)
     assert "resumable export" in str(caught.value.hint)
 

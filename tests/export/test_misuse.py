@@ -75,11 +75,11 @@ def refused(
         (f"{MODELS}:zzz", ConfigError, "has no attribute 'zzz'", "name a function that builds the model"),
         (f"{MODELS}:smal", ConfigError, "has no attribute 'smal'", f"^did you mean {MODELS}:small\\?$"),
         (f"{MODELS}:Several.forwrad", ConfigError, "no attribute 'forwrad'", f"mean {MODELS}:Several.forward\\?$"),
-        (f"{MODELS}:NOT_CALLABLE", ConfigError, "a int, expected a function", "name what is called"),
+        (f"{MODELS}:NOT_CALLABLE", ConfigError, "a int, expected a function", "name a function"),
         (
             f"{MODELS}:BUILT",
             ConfigError,
-            "a model that is built already .Sequential.",
+            "a model .Sequential., expected a function",
             "name a function that builds it",
         ),
         (f"{MODELS}:called", ExportError, r"called\(\) raised TypeError", "it is called without arguments"),
@@ -191,7 +191,7 @@ def test_a_golden_input_that_does_not_fit_is_told(
 
 
 def test_a_golden_input_alone_proves_nothing_of_weights(small: Trained, tmp_path: Path) -> None:
-    refused(small, tmp_path, ConfigError, "proves nothing of weights", "--model", format="safetensors", model=None)
+    refused(small, tmp_path, ConfigError, "proves nothing about weights", "--model", format="safetensors", model=None)
 
 
 # -- what is asked for ------------------------------------------------------------------------------------------------
@@ -208,8 +208,8 @@ def test_a_golden_input_alone_proves_nothing_of_weights(small: Trained, tmp_path
         ({"max_shard_bytes": 10}, "max-shard: only for safetensors, not for pt2", "leave it out"),
         ({"max_shard_bytes": 0, "format": "safetensors"}, "max_shard_bytes: expected at least 1, found 0", "5GB"),
         ({"tolerance": -1.0}, "tolerance: expected a number from 0 on, found -1.0", "1e-4"),
-        ({"tolerance": float("nan")}, "tolerance nan: expected a number", "1e-4"),
-        ({"tolerance": float("inf")}, "tolerance inf: expected a number", "1e-4"),
+        ({"tolerance": float("nan")}, "tolerance: expected a number from 0 on, found nan", "1e-4"),
+        ({"tolerance": float("inf")}, "tolerance: expected a number from 0 on, found inf", "1e-4"),
     ],
 )
 def test_what_cannot_be_asked_is_told(
@@ -268,7 +268,9 @@ def test_what_is_there_is_never_replaced(small: Trained, tmp_path: Path, kind: s
 
 
 def test_a_url_is_no_target(small: Trained) -> None:
-    with pytest.raises(ConfigError, match="s3://bucket/made: an export goes into a folder of this machine") as caught:
+    with pytest.raises(
+        ConfigError, match="to: expected a folder on this machine, found the URL s3://bucket/made"
+    ) as caught:
         export(str(small.run), "s3://bucket/made")
     assert "copy the folder" in str(caught.value.hint)
 
@@ -276,7 +278,7 @@ def test_a_url_is_no_target(small: Trained) -> None:
 @pytest.mark.parametrize("below", ["file/made", "file/more/made"])
 def test_a_target_below_a_file_is_told(small: Trained, tmp_path: Path, below: str) -> None:
     (tmp_path / "file").touch()
-    with leaves_nothing(tmp_path), pytest.raises(ConfigError, match=r"file.*: no folder") as caught:
+    with leaves_nothing(tmp_path), pytest.raises(ConfigError, match=r"file.*: not a folder") as caught:
         export(str(small.run), tmp_path / below)
     assert "--to DIR" in str(caught.value.hint)
 
@@ -376,5 +378,5 @@ def test_a_check_that_dies_is_told_with_what_may_be_the_reason(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with leaves_nothing(tmp_path), pytest.raises(ExportError, match="ended with -9: out of memory") as caught:
         export(str(small.run), tmp_path / "made")
-    assert "is there the memory?" in str(caught.value.hint)
+    assert "is there enough memory?" in str(caught.value.hint)
     assert ".made.tmp-" not in f"{caught.value} {caught.value.hint}"  # which is gone by now
