@@ -147,7 +147,7 @@ def test_the_help_says_what_each_format_needs(cli: Cli) -> None:
     for option in (*options, "--json", "--storage-options"):
         assert option in text
     assert "1e-4; where all outputs are float16 1e-3, bfloat16 1e-2" in text
-    assert "run because you name it" in text
+    assert "it is imported and called" in text
     assert "the exit code is 1" in text
 
 

@@ -272,7 +272,7 @@ def test_a_url_is_no_target(small: Trained) -> None:
         ConfigError, match="to: expected a folder on this machine, found the URL s3://bucket/made"
     ) as caught:
         export(str(small.run), "s3://bucket/made")
-    assert "copy the folder" in str(caught.value.hint)
+    assert "export to a local folder, then copy it" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("below", ["file/made", "file/more/made"])
