@@ -71,7 +71,7 @@ def validate(model, unseen):
     return loss
 
 
-def draw(run, artefact, picture):
+def draw(run, artifact, picture):
     """What the live model gives for unseen images, beside what ONNX Runtime gives with the exported one."""
     import matplotlib.pyplot as plt
     import onnxruntime
@@ -79,7 +79,7 @@ def draw(run, artefact, picture):
     images = samples()[1][:8][0]
     model = build().eval()
     Run(run).best().load_into(model)
-    session = onnxruntime.InferenceSession(artefact / "model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(artifact / "model.onnx", providers=["CPUExecutionProvider"])
     with torch.no_grad():
         live = model(images).softmax(1).numpy()
     exported = torch.tensor(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]).softmax(1).numpy()

@@ -90,7 +90,7 @@ try:
 except SystemExit:
     pass
 heavy = {"numpy", "fsspec", "yaml", "asyncio", "pydantic_settings"}
-heavy |= {"resumable.config.config", "resumable.cli.verbs.diff"}
+heavy |= {"resumable.config.config", "resumable.cli.checkpoint_diff"}
 print("\\nimported:", sorted(heavy & set(sys.modules)))
 """
     assert python(torchless, "-c", script, str(run)).splitlines()[-1] == "imported: []"

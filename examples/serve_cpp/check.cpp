@@ -80,7 +80,7 @@ void check(const std::vector<std::string>& words) {
   const std::filesystem::path folder = words[0];
   const auto proof = read_proof(folder);
   if (proof.at("format") != "aoti") {
-    throw Misused(text("this program runs no artefact of format ", proof.at("format")), "export with --format aoti");
+    throw Misused(text("this program runs no artifact of format ", proof.at("format")), "export with --format aoti");
   }
   check_files(folder, proof);
   report_source(proof);
@@ -103,7 +103,7 @@ int main(int count, char** words) try {
 } catch (const Refused& error) {
   return complain(error.what(), error.hint, 1);
 } catch (const nlohmann::json::exception& error) {
-  return complain(text("proof.json is not laid out as expected: ", error.what()), "export the artefact again", 1);
+  return complain(text("proof.json is not laid out as expected: ", error.what()), "export the artifact again", 1);
 } catch (const std::exception& error) {
   return complain(error.what(), COPY_AGAIN, 1);
 }

@@ -1,4 +1,4 @@
-// Reads an artefact's proof.json and checks the files that it names; runs no model.
+// Reads an artifact's proof.json and checks the files that it names; runs no model.
 #pragma once
 
 #include <filesystem>
@@ -36,7 +36,7 @@ inline void refuse_irregular(const std::filesystem::path& path) {
   throw Refused(text(path.filename().string(), ": ", kind), COPY_AGAIN);
 }
 
-// The proof of the artefact in `folder`, undamaged and of a version that this program knows.
+// The proof of the artifact in `folder`, undamaged and of a version that this program knows.
 inline nlohmann::json read_proof(const std::filesystem::path& folder) {
   const auto path = folder / "proof.json";
   refuse_irregular(path);
@@ -83,7 +83,7 @@ inline void check_digest(const std::filesystem::path& path, const nlohmann::json
 
 inline void refuse_unlisted(const nlohmann::json& files, const nlohmann::json& name) {
   if (files.contains(name.get<std::string>())) return;
-  throw Refused(text("proof.json uses the file ", name, ", which is not among its files"), "export the artefact again");
+  throw Refused(text("proof.json uses the file ", name, ", which is not among its files"), "export the artifact again");
 }
 
 // Every file that the proof names is there, with the size and the digest that it had when the proof was written.
@@ -93,7 +93,7 @@ inline void check_files(const std::filesystem::path& folder, const nlohmann::jso
   static const std::regex plain("[A-Za-z0-9][A-Za-z0-9._-]*");  // in this folder itself
   for (const auto& [name, expected] : proof.at("files").items()) {
     if (!std::regex_match(name, plain))
-      throw Refused(text("proof.json names the file ", name), "export the artefact again");
+      throw Refused(text("proof.json names the file ", name), "export the artifact again");
     refuse_other_size(folder / name, expected);
   }
   for (const auto& [name, expected] : proof.at("files").items()) check_digest(folder / name, expected);

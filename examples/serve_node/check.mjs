@@ -1,4 +1,4 @@
-// `node check.mjs DIR`: proves here, without Python, that the artefact in DIR is the model that was exported.
+// `node check.mjs DIR`: proves here, without Python, that the artifact in DIR is the model that was exported.
 //
 // Exit codes: 0 it is; 1 it is damaged or gives other outputs; 2 this program was not used as it is meant to be.
 import { join } from "node:path";

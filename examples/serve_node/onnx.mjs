@@ -35,7 +35,7 @@ async function ran(session, feeds) {
   } catch (error) {
     throw new Refused(
       `${RUNTIME} fails on the golden input: ${error.message}`,
-      "prove the artefact where it was exported: resumable verify",
+      "prove the artifact where it was exported: resumable verify",
     );
   }
 }

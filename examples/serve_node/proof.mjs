@@ -1,4 +1,4 @@
-// Reads an artefact's proof.json and checks the files that it names; runs no model.
+// Reads an artifact's proof.json and checks the files that it names; runs no model.
 import { closeSync, constants, fstatSync, lstatSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { digestOf, digestOfBytes } from "./digest.mjs";
@@ -9,7 +9,7 @@ const MAX_BYTES = 64 * 2 ** 20;
 const TRAILER = /,"digest":"([0-9a-f]{32})"\}$/; // the last bytes of every proof, of this and of later versions
 const TRAILER_BYTES = ',"digest":""}'.length + 32;
 
-/** The proof of the artefact in `folder`, undamaged and of a version that this program knows. */
+/** The proof of the artifact in `folder`, undamaged and of a version that this program knows. */
 export async function readProof(folder) {
   const bytes = contentOf(join(folder, "proof.json"), folder);
   await refuseDamage(bytes);
@@ -107,15 +107,15 @@ function opened(path, name) {
   }
 }
 
-/** This program runs artefacts of two formats. */
+/** This program runs artifacts of two formats. */
 export function refuseFormat({ format }) {
   if (format === "onnx" || format === "safetensors") return;
-  throw new Misused(`Node runs no artefact of format ${JSON.stringify(format)}`, "export with --format onnx");
+  throw new Misused(`Node runs no artifact of format ${JSON.stringify(format)}`, "export with --format onnx");
 }
 
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 const wrong = (field, expected, found) =>
   new Refused(
     `proof.json: ${field} should be ${expected}, found ${JSON.stringify(found)}`,
-    "export the artefact again",
+    "export the artifact again",
   );

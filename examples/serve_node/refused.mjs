@@ -1,6 +1,6 @@
-// What a check that failed says; knows of no artefact.
+// What a check that failed says; knows of no artifact.
 
-/** A damaged or different artefact: `message` says what, where, expected and found, `hint` the next thing to do. */
+/** A damaged or different artifact: `message` says what, where, expected and found, `hint` the next thing to do. */
 export class Refused extends Error {
   constructor(message, hint) {
     super(message);
@@ -11,7 +11,7 @@ export class Refused extends Error {
 /** This program was asked for something that it does not do. */
 export class Misused extends Refused {}
 
-export const COPY_AGAIN = "copy the artefact's folder here again, or export it again";
+export const COPY_AGAIN = "copy the artifact's folder here again, or export it again";
 
 /** Refuses a tensor of another dtype or shape than the proof names. */
 export function refuseOtherKind(what, found, expected, hint) {

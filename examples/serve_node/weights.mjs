@@ -1,4 +1,4 @@
-// The tensors of a safetensors artefact, one file or many, against their digests in the proof.
+// The tensors of a safetensors artifact, one file or many, against their digests in the proof.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { digestOf } from "./digest.mjs";

@@ -1,4 +1,4 @@
-"""An exported model and its proof, for people and for programs; runs nothing by itself."""
+"""Print an exported model and its proof, as text or JSON."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from resumable.cli.terminal import Column, Styled, count, meanwhile, print_json, print_table, say
+from resumable.cli.terminal import Column, Styled, count, print_json, print_line, print_table, spinner
 from resumable.errors import ResumableError
 from resumable.utils.events import size
 
 if TYPE_CHECKING:
-    from resumable.export.check import Measured
-    from resumable.export.proof.comparison import Compared
-    from resumable.export.proof.document import Difference, Proof
+    from resumable.export.proof.comparison import OutputComparison
+    from resumable.export.proof.schema import OutputDifference, Proof
+    from resumable.export.verifier import Measured
 
 GRADES: Mapping[str | None, str] = {
     "weights-identical": "weights bit-identical",
@@ -26,17 +26,17 @@ GRADES: Mapping[str | None, str] = {
 }
 
 
-def no_words_on_stdout() -> AbstractContextManager[object]:
-    """While it lasts, what the code of a model prints goes to stderr: stdout is for results."""
+def prints_to_stderr() -> AbstractContextManager[object]:
+    """Redirect the prints of a model's code to stderr while the context lasts: stdout is for results."""
     return redirect_stdout(sys.stderr)
 
 
 def prove(folder: str, *, model: str | None, json: bool) -> None:
-    """Prove an exported model again, and tell; `ExportError` or `CorruptCheckpointError` where it is not the same."""
-    from resumable.export.check import grade, verify
+    """Prove an exported model again and print the result; raises as `resumable.export.verify`."""
+    from resumable.export.verifier import grade, verify
 
     try:
-        with meanwhile(f"loading and running {folder}"), no_words_on_stdout():
+        with spinner(f"loading and running {folder}"), prints_to_stderr():
             proof, measured = verify(folder, model=model)
     except ResumableError as error:
         if not json:
@@ -47,14 +47,14 @@ def prove(folder: str, *, model: str | None, json: bool) -> None:
     if json:
         print_json({"folder": folder, "ok": True, **_document(proof, measured, reached)})
         return
-    say((GRADES[reached], "green"), _numbers(proof, measured.outputs))
-    say(("proved     ", "dim"), f"{GRADES[proof.grade]}, of {_origin(proof)}")
+    print_line((GRADES[reached], "green"), _numbers(proof, measured.outputs))
+    print_line(("proved     ", "dim"), f"{GRADES[proof.grade]}, of {_origin(proof)}")
     if measured.runtime:
-        say(("run with   ", "dim"), measured.runtime)
+        print_line(("run with   ", "dim"), measured.runtime)
     print_notes(proof)
 
 
-def _document(proof: Proof, measured: Measured, reached: str) -> dict[str, Any]:
+def _document(proof: Proof, measured: Measured, reached: str) -> dict[str, object]:
     found = measured.outputs
     return {
         "grade": reached,
@@ -66,7 +66,7 @@ def _document(proof: Proof, measured: Measured, reached: str) -> dict[str, Any]:
     }
 
 
-def _numbers(proof: Proof, found: Compared | Difference | None) -> str:
+def _numbers(proof: Proof, found: OutputComparison | OutputDifference | None) -> str:
     tensors = f": {count(len(proof.weights.tensors), 'tensor')}" if proof.format == "safetensors" else ":"
     if found is None or proof.tolerance is None:
         return tensors
@@ -84,18 +84,18 @@ def _origin(proof: Proof) -> str:
 
 
 def print_proof(folder: Path, proof: Proof) -> None:
-    """What was published, file by file, and what it was shown to be."""
+    """Print the published files, and the grade that was reached."""
     rows: list[list[Styled]] = [[name, size(record.size), record.digest] for name, record in proof.files.items()]
     print_table([Column("file"), Column("size", "right"), Column("digest", drop=1)], rows)
-    say((GRADES[proof.grade], "green"), _numbers(proof, proof.difference))
-    say(("exported   ", "dim"), f"{_origin(proof)} as {proof.format} to {folder}")
+    print_line((GRADES[proof.grade], "green"), _numbers(proof, proof.difference))
+    print_line(("exported   ", "dim"), f"{_origin(proof)} as {proof.format} to {folder}")
     if proof.checked:
         runtime = proof.checked.runtime
-        say(("checked    ", "dim"), "in a fresh process" + (f", with {runtime}" if runtime else ""))
+        print_line(("checked    ", "dim"), "in a fresh process" + (f", with {runtime}" if runtime else ""))
     print_notes(proof)
 
 
 def print_notes(proof: Proof) -> None:
-    """What must be known beside the numbers."""
+    """Print the caveats beside the numbers."""
     for note in proof.notes:
-        say(("note       ", "dim"), note)
+        print_line(("note       ", "dim"), note)

@@ -1,4 +1,4 @@
-"""Runs the user's command once and shows what it prints as it prints it; knows nothing of runs and kills."""
+"""Run the user's command once, and pass on each line as it prints it. Independent of runs and kills."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DRAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a launch ended: its exit code, negative for a signal, and the last lines that it printed."""
+class CommandResult:
+    """The exit code of a command, negative for a signal, and the last lines that it printed."""
 
     code: int
     tail: tuple[str, ...]
@@ -29,11 +29,13 @@ class Ended:
         return f"signal {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
 
 
-def launch(command: Sequence[str], *, environment: Mapping[str, str], show: Callable[[str], None]) -> Ended:
-    """Run `command` to its end, handing each line it prints to `show`; blocks. `ResumableError` if it cannot start.
+def run_command(
+    command: Sequence[str], *, environment: Mapping[str, str], show: Callable[[str], None]
+) -> CommandResult:
+    """Run `command` to its end, passing each line that it prints to `show`; blocks.
 
-    It runs in a session of its own, and whatever of that session outlives it (loader workers of a killed training)
-    is killed too, so that one launch never meets the remains of another.
+    It runs in its own session. Processes of that session that outlive it (loader workers of a killed training) are
+    killed, so one launch never meets those of another. Raises `ResumableError` if the command cannot start.
     """
     try:
         child = subprocess.Popen(
@@ -46,27 +48,28 @@ def launch(command: Sequence[str], *, environment: Mapping[str, str], show: Call
         )
     except OSError as error:
         raise ResumableError(
-            f"cannot run {command[0]!r}: {error.strerror}", "give the command that you train with: -- python train.py"
+            f"COMMAND: cannot run {command[0]!r}: {error.strerror}",
+            "pass the command that you train with: -- python train.py",
         ) from error
     assert child.stdout is not None
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     reader = threading.Thread(target=_relay, args=(child.stdout, tail, show), daemon=True)
     reader.start()
     try:
-        # Not reaped yet, so that the number of its session cannot have become another's.
+        # Not reaped yet, so the id of its session cannot have been reused.
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         reader.join(DRAIN_SECONDS)
-    return Ended(child.returncode, tuple(tail))
+    return CommandResult(child.returncode, tuple(tail))
 
 
 def _relay(stream: IO[bytes], tail: deque[str], show: Callable[[str], None]) -> None:
     with stream:
         for raw in stream:
-            # Of a bar that redraws itself only what it showed last.
+            # Of a progress bar that redraws itself, keep only the last state.
             line = raw.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
             tail.append(line)
             show(line)

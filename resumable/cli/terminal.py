@@ -1,4 +1,4 @@
-"""How things look: tables that fit a terminal, plain text in a pipe, JSON for programs; knows nothing of runs."""
+"""Print tables that fit a terminal, plain text in a pipe, and JSON for programs. Independent of runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Literal, TextIO, TypeAlias
 
 from resumable.errors import ResumableError
 from resumable.utils.messages import printable
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 Styled: TypeAlias = str | tuple[str, str]
-"""Text, or text and how it looks on a terminal."""
+"""Text, or text and its style on a terminal."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table. In a narrow terminal those with the highest `drop` go first; 0 stays."""
+    """One column of a table. A narrow terminal leaves out those with the highest `drop` first, never those with 0."""
 
     title: str
     justify: Literal["left", "right"] = "left"
@@ -33,17 +33,17 @@ class Column:
     wrap: bool = False
 
 
-def say(*parts: Styled) -> None:
-    """One line among the results. Never broken by the terminal, so that it can be copied and searched."""
-    _print_line(parts, sys.stdout)
+def print_line(*parts: Styled) -> None:
+    """Print one line of the results on stdout. A terminal does not wrap it, so it can be copied and searched."""
+    _print(parts, sys.stdout)
 
 
-def tell(*parts: Styled) -> None:
-    """One line about what happens meanwhile, or went wrong: on stderr, else as `say`."""
-    _print_line(parts, sys.stderr)
+def print_status(*parts: Styled) -> None:
+    """Print one line about progress or failure on stderr."""
+    _print(parts, sys.stderr)
 
 
-def _print_line(parts: Sequence[Styled], stream: TextIO) -> None:
+def _print(parts: Sequence[Styled], stream: TextIO) -> None:
     console = _console(stream)
     if console is None:
         print("".join(map(_plain_text, parts)).expandtabs(), file=stream, flush=True)
@@ -51,15 +51,15 @@ def _print_line(parts: Sequence[Styled], stream: TextIO) -> None:
         console.print(*map(_text, parts), sep="", soft_wrap=True)
 
 
-def meanwhile(what: str) -> AbstractContextManager[object]:
-    """While it lasts, a terminal shows on stderr that this is being done."""
+def spinner(text: str) -> AbstractContextManager[object]:
+    """Show a spinner with `text` on stderr while the context lasts, if that is a terminal."""
     console = _console(sys.stderr)
-    return nullcontext() if console is None else console.status(what)
+    return nullcontext() if console is None else console.status(text)
 
 
 def _console(stream: TextIO) -> Console | None:
-    """What draws on the terminal that `stream` leads to; None in a pipe, for which rich need not be imported."""
-    if not stream.isatty() and not os.environ.keys() & _MADE_TERMINALS:
+    """Return a console for the terminal behind `stream`; None for a pipe, which does not need to import rich."""
+    if not stream.isatty() and not os.environ.keys() & _FORCES_TERMINAL:
         return None
     from rich.console import Console
 
@@ -67,8 +67,8 @@ def _console(stream: TextIO) -> Console | None:
     return console if console.is_terminal else None
 
 
-# With these in the environment rich may take a pipe for a terminal.
-_MADE_TERMINALS = {"FORCE_COLOR", "TTY_COMPATIBLE"}
+# With one of these variables set, rich may treat a pipe as a terminal.
+_FORCES_TERMINAL = {"FORCE_COLOR", "TTY_COMPATIBLE"}
 
 
 def _text(part: Styled) -> Text:
@@ -82,34 +82,34 @@ def _plain_text(part: Styled) -> str:
 
 
 def count(number: int, word: str) -> str:
-    """`1 checkpoint`, `2 checkpoints`."""
+    """Return `1 checkpoint` or `2 checkpoints`."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _visible(text: str) -> str:
-    # What is in a manifest or a file name must not steer the terminal: no escape sequences, no writing backwards.
+    # Text of a manifest or file name must not control the terminal: no escape sequences, no right-to-left marks.
     return text if text.isprintable() else "".join(c if c in "\n\t" else printable(c) for c in text)
 
 
 def print_error(error: ResumableError) -> None:
-    """`error: ...` and `hint: ...` on stderr."""
-    tell(("error: ", "bold red"), (error.message, "red"))
+    """Print `error: ...` and `hint: ...` on stderr."""
+    print_status(("error: ", "bold red"), (error.message, "red"))
     if error.hint:
-        tell(("hint: ", "bold"), error.hint)
+        print_status(("hint: ", "bold"), error.hint)
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on stdout; numbers that JSON lacks become the strings "nan", "inf" and "-inf"."""
+def print_json(value: object) -> None:
+    """Print one JSON document on stdout; numbers that JSON lacks become the strings "nan", "inf" and "-inf"."""
     sys.stdout.write(_json(value) + "\n")
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    # What does not print stands inside of a string, where an escape means the same.
+    # A character that is not printable is inside a string, where its escape means the same.
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -120,7 +120,7 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Styled]]) -> None:
-    """A table: on a terminal as wide as that allows, in a pipe all columns, aligned with spaces."""
+    """Print a table: in a terminal the columns that fit its width, in a pipe all columns, aligned with spaces."""
     console = _console(sys.stdout)
     if console is None:
         for line in _aligned(columns, [list(map(_plain_text, row)) for row in rows]):
@@ -144,7 +144,7 @@ def _rich_table(columns: Sequence[Column], rows: Sequence[Sequence[Text]]) -> Ta
 
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> list[int]:
-    """The numbers of the columns to show: all, or without those that may go, until the rest fits into `width`."""
+    """Return the indices of the columns to show: droppable ones are left out until the rest fits into `width`."""
     shown = list(range(len(columns)))
     widths = [max([len(column.title), *(row[i].cell_len for row in rows)]) for i, column in enumerate(columns)]
     least = [min(widths[i], 40) if column.wrap else widths[i] for i, column in enumerate(columns)]

@@ -1,4 +1,4 @@
-"""How a wrong command line is reported: without the secrets of a URL that stands in it; knows no verb."""
+"""Report a wrong command line without the secrets of a URL in it. Independent of verbs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typer.core import TyperGroup
 from resumable.utils.location import scrubbed
 
 
-class Verbs(TyperGroup):
-    """The group of all verbs. Which arguments are unexpected its errors quote, and one may be a URL."""
+class VerbGroup(TyperGroup):
+    """The group of all verbs. Its errors quote unexpected arguments, and one of them may be a URL."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _scrubbed():
@@ -24,7 +24,7 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
 
 
-# Of `click`, or of the copy that newer versions of typer bring along.
+# The class of `click`, or of the copy that newer versions of typer contain.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 

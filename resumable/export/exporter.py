@@ -1,4 +1,4 @@
-"""One export from checkpoint to published folder: made, proved in a fresh process, and only then given its name."""
+"""One export, from checkpoint to published folder: write it, prove it in a fresh process, then rename it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resumable.errors import ConfigError
 from resumable.export import caveats
-from resumable.export import golden_answers as known_inputs
-from resumable.export.check import Measured, grade, measured_afresh
-from resumable.export.formats import huggingface, programs
-from resumable.export.formats.huggingface import Weight
-from resumable.export.golden_answers import Given
-from resumable.export.proof import artifact
-from resumable.export.proof import document as proof
-from resumable.export.proof.document import Known, Proof
-from resumable.export.request import Batch, Wanted
-from resumable.export.source import Stored, stored
+from resumable.export.checkpoint_module import CheckpointModule, open_module
+from resumable.export.formats import programs
+from resumable.export.formats.safetensors import WeightSpec, write_weights
+from resumable.export.fresh_process import measure_in_fresh_process
+from resumable.export.golden_outputs import (
+    GoldenCase,
+    choose_golden,
+    float32_case,
+    refuse_without_number,
+    with_outputs,
+    write_golden,
+)
+from resumable.export.proof.artifact import atomic_folder, file_records, refuse_existing
+from resumable.export.proof.schema import Checked, GoldenRecord, OutputDifference, Proof, Tolerance
+from resumable.export.request import Batch, ExportRequest
+from resumable.export.verifier import Measured, grade
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
 from resumable.run.target import parse_target
@@ -30,10 +36,18 @@ from resumable.utils.location import location
 from resumable.weights.files import INDEX, SINGLE
 from resumable.weights.proof import PROOF, ProvedWeights, WeightRecord
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Exported:
-    """A published artefact, and the proof in it."""
+    """A published artifact.
+
+    Attributes:
+        folder: the absolute path of the new folder.
+        proof: the content of its `proof.json`.
+    """
 
     folder: Path
     proof: Proof
@@ -46,116 +60,136 @@ def export(
     format: str = "safetensors",
     object: str | None = None,
     model: str | None = None,
-    golden: Any = None,
+    golden: Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor] | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
     tolerance: float | None = None,
     batch: Batch = "dynamic",
     storage_options: Mapping[str, Any] | None = None,
 ) -> Exported:
-    """Carry a model from a checkpoint into the new folder `to`, with the proof that it is the same. Blocks.
+    """Export a model from a checkpoint into a new folder, with a proof that it is the same model. Blocks.
 
-    `source` is a `Checkpoint` or `RUN[@latest|@best|@finite|@STEP]`. `format` is `safetensors` (weights in Hugging Face
-    layout, needs no code and at most one tensor in memory), or a program: `pt2`, `onnx`, `aoti`, which need `model`, a
-    function `package.module:function` that builds it, and a golden input: `golden` (a tensor, a tuple of tensors, a
-    dict of them by argument), or the one that training gave to `trainer.golden(batch)`. `dtype` casts floating-point
-    weights (safetensors alone). `tolerance` is the largest absolute difference of an output that passes: 1e-4, where
-    all outputs are float16 1e-3, where all are bfloat16 1e-2. `batch`: programs take batches of any size, or of the
-    golden input's alone.
+    A fresh process loads and runs the result before the folder gets its name. Where it is not the same model, nothing
+    is published.
 
-    What was made is loaded and run by a fresh process before it gets its name; where it is not the same model nothing
-    is published: `ExportError`. Raises `ConfigError` for what cannot be asked, `RunMismatchError` where `model` builds
-    another one, `StorageError` where it cannot be written, and as `Run` where the checkpoint cannot be read.
+    Args:
+        source: a `Checkpoint`, or `RUN[@latest|@best|@finite|@STEP]`.
+        to: the new folder, on this machine; it must not exist.
+        format: `safetensors` (weights in Hugging Face layout, needs no code and at most one tensor in memory), or one
+            of the programs `pt2`, `onnx` and `aoti`, which need `model` and a golden input.
+        object: the name of the module in the checkpoint; by default the only one, or `model`.
+        model: `package.module:function`; the function builds the model and takes no arguments.
+        golden: a known input: a tensor, a tuple of tensors, or a dict of tensors by argument name; by default the one
+            that training passed to `trainer.golden(batch)`.
+        dtype: casts floating-point weights to `float32`, `float16` or `bfloat16`; only for safetensors.
+        max_shard_bytes: the largest size of one file of weights, in bytes; by default all are in one file.
+        tolerance: the largest absolute difference of an output that passes; by default 1e-4, where all outputs are
+            float16 1e-3, where all are bfloat16 1e-2.
+        batch: `dynamic` makes programs for any batch size, `fixed` for that of the golden input alone.
+        storage_options: passed to fsspec to open the run.
+
+    Returns:
+        The folder and its proof.
+
+    Raises:
+        ConfigError: an argument cannot be used, or a package is not installed.
+        ExportError: the model cannot be exported, or it is not proved to be the same.
+        RunMismatchError: the function of `model` builds another model than the checkpoint holds.
+        StateError: `golden` is not a batch of tensors, or the model fails on it.
+        StorageError: the folder cannot be written.
+        CheckpointError: the checkpoint does not exist or cannot be read.
     """
-    target = _local(to)
-    artifact.refuse_existing(target)
-    checkpoint = source if isinstance(source, Checkpoint) else _opened(source, storage_options)
-    wanted = Wanted(format, object or checkpoint.main_module(), model, dtype, max_shard_bytes, tolerance, batch)
-    found = stored(checkpoint, wanted.object)
-    given = known_inputs.given(checkpoint, wanted, golden)
-    with artifact.made(target) as folder:
-        make = _weights_alone if format == "safetensors" else _program
-        return Exported(target, _proved(folder, make(folder, found, given, wanted), wanted, target))
+    target = _local_folder(to)
+    refuse_existing(target)
+    checkpoint = source if isinstance(source, Checkpoint) else _open_checkpoint(source, storage_options)
+    request = ExportRequest(format, object or checkpoint.main_module(), model, dtype, max_shard_bytes, tolerance, batch)
+    stored = open_module(checkpoint, request.object)
+    case = choose_golden(checkpoint, request, golden)
+    with atomic_folder(target) as folder:
+        write = _write_weights if format == "safetensors" else _write_program
+        draft = write(folder, stored, case, request)
+        return Exported(target, _prove(folder, draft, request, target))
 
 
-def _local(to: str | Path) -> Path:
+def _local_folder(to: str | Path) -> Path:
     if "://" in str(to):
         raise ConfigError(
-            f"{location(to)}: an export goes into a folder of this machine", "export here, then copy the folder"
+            f"to: expected a folder on this machine, found the URL {location(to)}",
+            "export to a local folder, then copy it",
         )
     return Path(to).expanduser().absolute()
 
 
-def _opened(source: str, storage_options: Mapping[str, Any] | None) -> Checkpoint:
+def _open_checkpoint(source: str, storage_options: Mapping[str, Any] | None) -> Checkpoint:
     url, selector = parse_target(source)
     return Run(url, storage_options=storage_options).select(selector)
 
 
-# -- what is made -----------------------------------------------------------------------------------------------------
+# -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _weights_alone(folder: Path, found: Stored, given: Given | None, wanted: Wanted) -> Proof:
+def _write_weights(folder: Path, stored: CheckpointModule, case: GoldenCase | None, request: ExportRequest) -> Proof:
     weights = [
-        Weight(name, _cast(record.dtype, wanted.dtype), tuple(record.shape)) for name, record in found.records.items()
+        WeightSpec(name, _cast(record.dtype, request.dtype), tuple(record.shape))
+        for name, record in stored.records.items()
     ]
-    digests = huggingface.write(
-        LocalStorage(folder), weights, found.read, tied=found.tied, max_bytes=wanted.max_shard_bytes
-    )
-    # Of what is not cast the checkpoint's own digests are the word, not those of what was read and written.
+    storage = LocalStorage(folder)
+    digests = write_weights(storage, weights, stored.read, tied=stored.tied, max_bytes=request.max_shard_bytes)
+    # Without a cast, the checkpoint's own digests count, not those of the values that were read and written.
     tensors = {
         each.name: WeightRecord(
             dtype=each.dtype,
             shape=list(each.shape),
-            digest=found.records[each.name].digest if wanted.dtype is None else digests[each.name],
+            digest=stored.records[each.name].digest if request.dtype is None else digests[each.name],
         )
         for each in weights
     }
-    said = caveats.of_weights(found, cast_to=wanted.dtype)
-    known = None
-    if given is not None and wanted.dtype is not None:
-        said.append("there are no golden outputs: those of the live model are of weights that were not cast")
-    elif given is not None:
-        known = _known_of_weights(folder, found, given, wanted)
-    return _draft(folder, wanted, found, _entry(folder), tensors, known, said)
+    notes = caveats.weight_caveats(stored, cast_to=request.dtype)
+    golden = None
+    if case is not None and request.dtype is not None:
+        notes.append("there are no golden outputs: those of the live model belong to weights that were not cast")
+    elif case is not None:
+        golden = _golden_of_weights(folder, stored, case, request)
+    entry = SINGLE if (folder / SINGLE).exists() else INDEX
+    return _draft(folder, request, stored, entry, tensors, golden, notes)
 
 
-def _known_of_weights(folder: Path, found: Stored, given: Given, wanted: Wanted) -> Known | None:
-    if wanted.model is not None:
-        given, _ = known_inputs.with_outputs(given, found, wanted)
-    if not given.golden.outputs:
+def _golden_of_weights(
+    folder: Path, stored: CheckpointModule, case: GoldenCase, request: ExportRequest
+) -> GoldenRecord:
+    if request.model is not None:
+        case, _ = with_outputs(case, stored, request)
+    if not case.golden.outputs:
         raise ConfigError(
-            "a golden input alone proves nothing of weights: nothing here can run it",
+            "golden: without a model to run it, it proves nothing about weights",
             "name the function that builds the model: --model package.module:function; or leave --golden out",
         )
-    known_inputs.refuse_nothing(given, found)
-    nameless = {"inputs": [None] * len(given.golden.inputs), "outputs": [None] * len(given.golden.outputs)}
-    return known_inputs.written(folder, given, wanted, **nameless)
+    refuse_without_number(case, stored)
+    no_inputs, no_outputs = [None] * len(case.golden.inputs), [None] * len(case.golden.outputs)
+    return write_golden(folder, case, request, inputs=no_inputs, outputs=no_outputs)
 
 
 def _cast(dtype: str, to: str | None) -> str:
     return to if to is not None and DTYPES[dtype].is_floating_point else dtype
 
 
-def _entry(folder: Path) -> str:
-    return SINGLE if (folder / SINGLE).exists() else INDEX
-
-
-def _program(folder: Path, found: Stored, given: Given | None, wanted: Wanted) -> Proof:
-    assert given is not None
-    given, model = known_inputs.with_outputs(given, found, wanted)
-    said = caveats.of_program(model, wanted, given.golden, made_by="export" if given.live is None else "trainer")
-    if wanted.format == "onnx" and caveats.has_bfloat16(model):
-        model = programs.upcast(model)
-        given, difference = known_inputs.upcast(model, given)
-        said.append(caveats.upcast(difference))
-    call = programs.Call.of(given.golden.inputs, given.golden.arguments)
-    written = programs.write(model, call, folder, format=wanted.format, batch=wanted.batch)
-    known = known_inputs.written(folder, given, wanted, inputs=written.input_names, outputs=written.output_names)
+def _write_program(folder: Path, stored: CheckpointModule, case: GoldenCase | None, request: ExportRequest) -> Proof:
+    assert case is not None
+    case, model = with_outputs(case, stored, request)
+    made_by = "export" if case.live is None else "trainer"
+    notes = caveats.program_caveats(model, request, case.golden, made_by=made_by)
+    if request.format == "onnx" and caveats.has_bfloat16(model):
+        model = programs.to_float32(model)
+        case, difference = float32_case(model, case)
+        notes.append(caveats.float32_caveat(difference))
+    call = programs.ModelCall.of(case.golden.inputs, case.golden.arguments)
+    program = programs.write_program(model, call, folder, format=request.format, batch=request.batch)
+    golden = write_golden(folder, case, request, inputs=program.input_names, outputs=program.output_names)
     tensors = {
         name: WeightRecord(dtype=record.dtype, shape=list(record.shape), digest=record.digest)
-        for name, record in found.records.items()
+        for name, record in stored.records.items()
     }
-    return _draft(folder, wanted, found, written.entry, tensors, known, said)
+    return _draft(folder, request, stored, program.entry, tensors, golden, notes)
 
 
 # -- the proof --------------------------------------------------------------------------------------------------------
@@ -163,49 +197,52 @@ def _program(folder: Path, found: Stored, given: Given | None, wanted: Wanted) -
 
 def _draft(
     folder: Path,
-    wanted: Wanted,
-    found: Stored,
+    request: ExportRequest,
+    stored: CheckpointModule,
     entry: str,
     tensors: dict[str, WeightRecord],
-    known: Known | None,
-    said: list[str],
+    golden: GoldenRecord | None,
+    notes: list[str],
 ) -> Proof:
-    """The proof before anything was shown."""
+    """Return the proof as it is before anything was measured."""
     tolerance = None
-    if known is not None:
-        tolerance = proof.Tolerance(absolute=wanted.tolerance_for(port.dtype for port in known.outputs))
+    if golden is not None:
+        tolerance = Tolerance(absolute=request.tolerance_for(port.dtype for port in golden.outputs))
     return Proof(
-        format=wanted.format,  # type: ignore[arg-type]
+        format=request.format,  # type: ignore[arg-type]
         grade=None,
-        source=found.source,
+        source=stored.source,
         entry=entry,
-        files=artifact.records(folder),
-        weights=ProvedWeights(cast_to=wanted.dtype, identical=None, tensors=tensors, tied=dict(found.tied)),
-        golden=known,
+        files=file_records(folder),
+        weights=ProvedWeights(cast_to=request.dtype, identical=None, tensors=tensors, tied=dict(stored.tied)),
+        golden=golden,
         tolerance=tolerance,
         difference=None,
         checked=None,
-        notes=said,
+        notes=notes,
         versions=versions(),
         created=time.time(),
     )
 
 
-def _proved(folder: Path, draft: Proof, wanted: Wanted, target: Path) -> Proof:
-    """The whole proof, once a fresh process has loaded and run what is in `folder`."""
+def _prove(folder: Path, draft: Proof, request: ExportRequest, target: Path) -> Proof:
+    """Measure `folder` in a fresh process, and write the complete proof."""
     storage = LocalStorage(folder)
     storage.write(PROOF, [draft.dump()])
-    model = wanted.model if wanted.format == "safetensors" else None
-    measured = measured_afresh(folder, called=target, model=model)
-    whole = draft.model_copy(update={"grade": grade(draft, measured, where=str(target)), **_shown(draft, measured)})
-    storage.write(PROOF, [whole.dump()])
-    return whole
+    model = request.model if request.format == "safetensors" else None
+    measured = measure_in_fresh_process(folder, published_as=target, model=model)
+    proof = _complete(draft, measured, where=str(target))
+    storage.write(PROOF, [proof.dump()])
+    return proof
 
 
-def _shown(draft: Proof, measured: Measured) -> dict[str, Any]:
+def _complete(draft: Proof, measured: Measured, *, where: str) -> Proof:
     found = measured.outputs
-    return {
-        "weights": draft.weights.model_copy(update={"identical": measured.weights_identical}),
-        "difference": found and proof.Difference(absolute=found.absolute, relative=found.relative),
-        "checked": proof.Checked(runtime=measured.runtime, environment=dict(measured.environment)),
-    }
+    return draft.model_copy(
+        update={
+            "grade": grade(draft, measured, where=where),
+            "weights": draft.weights.model_copy(update={"identical": measured.weights_identical}),
+            "difference": found and OutputDifference(absolute=found.absolute, relative=found.relative),
+            "checked": Checked(runtime=measured.runtime, environment=dict(measured.environment)),
+        }
+    )

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from resumable import ConfigError, LoopError, Run, RunMismatchError, StateError, Trainer
 from resumable.checkpointing.golden_input import Golden, inputs_of, nothing_in, outputs_of
 from resumable.cli import app
-from resumable.cli.verbs.diff import compare, examine
-from resumable.export import runtimes
+from resumable.cli.checkpoint_diff import compare, diff_checkpoints
 from resumable.export.proof import comparison as arrays
-from resumable.export.proof.document import Known, Port
+from resumable.export.proof.golden_file import output_numbers
+from resumable.export.proof.schema import GoldenRecord, Port
 from resumable.state.tensors.dtypes import TAGS, stored_as
 from resumable.state.tensors.facts import DTYPES
 from tests.lab.client import Bench, killed, shared_lab
@@ -565,8 +565,8 @@ def test_numbers_of_any_dtype_can_be_looked_at(name: str, tmp_path: Path) -> Non
     tag, shape = stored_as(name, list(value.shape))
     header = json.dumps({"output.0": {"dtype": tag, "shape": list(shape), "data_offsets": [0, 16]}}).encode()
     (tmp_path / "golden").write_bytes(len(header).to_bytes(8, "little") + header + bytes([1] * 16))
-    known = Known.model_construct(file="golden", outputs=[port])
-    [numbers] = runtimes.numbers(tmp_path, known)
+    golden = GoldenRecord.model_construct(file="golden", outputs=[port])
+    [numbers] = output_numbers(tmp_path, golden)
     assert arrays.nothing_in([numbers]) is None
 
 
@@ -673,7 +673,7 @@ def test_an_old_object_of_that_name_is_read_and_compared(old: Path, capsys: pyte
     last = Run(str(old)).latest()
     assert last.load("golden") == {"retriever": 7}
     assert last.manifest.objects["golden"].kind == "container"
-    assert examine(last, last).values > examine(last, last).tensors
+    assert diff_checkpoints(last, last).values > diff_checkpoints(last, last).tensors
     first = Run(str(old)).checkpoints()[0]
     assert "golden" not in [each.path for each in compare(first, last)]
 

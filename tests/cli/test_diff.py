@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from resumable import CorruptCheckpointError, Run, Trainer
-from resumable.cli.verbs.diff import compare
+from resumable.cli.checkpoint_diff import compare
 from tests.cli.conftest import Cli, flip_a_bit, newest
 from tests.tiny import Tiny
 

@@ -7,7 +7,7 @@ import numpy
 import pytest
 import torch
 
-from resumable.cli.document_diff import unequal, values
+from resumable.cli.document_diff import count_values, document_differences
 from resumable.state.codec import encode
 
 
@@ -16,7 +16,7 @@ def document(tree: Any) -> Any:
 
 
 def paths(a: Any, b: Any) -> list[str]:
-    return [each.path for each in unequal(document(a), document(b), "x")]
+    return [each.path for each in document_differences(document(a), document(b), "x")]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_path_leads_to_the_value() -> None:
 
 
 def test_a_missing_key_is_told_as_absent() -> None:
-    [only_a] = unequal(document({"a": 1}), document({}), "x")
+    [only_a] = document_differences(document({"a": 1}), document({}), "x")
     assert (only_a.path, only_a.a, only_a.b) == ("x.a", "1", "(absent)")
 
 
@@ -81,9 +81,9 @@ def test_another_length_is_one_difference() -> None:
 
 
 def test_a_long_list_of_numbers_is_one_difference_and_one_value() -> None:
-    [found] = unequal(document(list(range(625))), document(list(range(1, 626))), "x")
+    [found] = document_differences(document(list(range(625))), document(list(range(1, 626))), "x")
     assert found.path == "x.0 (and 624 more of 625)"
-    assert values(document(list(range(625)))) == 1
+    assert count_values(document(list(range(625)))) == 1
 
 
 def test_order_of_keys_counts_only_where_it_is_state() -> None:
@@ -92,4 +92,4 @@ def test_order_of_keys_counts_only_where_it_is_state() -> None:
 
 
 def test_values_are_counted_and_containers_are_not() -> None:
-    assert values(document({"a": [1, 2], "b": (3, {"c": None})})) == 4
+    assert count_values(document({"a": [1, 2], "b": (3, {"c": None})})) == 4

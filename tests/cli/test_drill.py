@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from resumable.cli.drill_runs import SAVE_POINTS, draw_kills
-from resumable.cli.run_command import launch
+from resumable.cli.kill_schedule import SAVE_POINTS, draw_kills
+from resumable.cli.run_command import run_command
 from tests.cli.conftest import Cli
 
 Script = Callable[..., list[str]]
@@ -142,7 +142,7 @@ def test_a_sweep_with_new_names_at_each_launch_is_refused(tmp_path: Path, cli: C
     path.write_text(SWEEP.format(run=str(tmp_path / "rate"), factor="rate").replace("str(rate)", "f'{time.time()}'"))
     drilled = cli("drill", "--kills", 1, "--seed", 5, "--keep", tmp_path / "kept", "--", sys.executable, str(path))
     assert drilled.code == 1
-    assert "the command trains other runs each time that it is launched: rate" in drilled.err
+    assert "COMMAND trains runs of other names at each launch: rate" in drilled.err
     assert "name each run the same at every launch" in drilled.err
 
 
@@ -187,8 +187,8 @@ def test_a_drill_that_always_began_anew_says_that_it_proves_little(
 @pytest.mark.parametrize(
     ("body", "before", "message", "hint"),
     [
-        ("1 / 0", "", "failed without being disturbed: exit code 1", "make it run to its end"),
-        ("break", "", "is not finished: it stands at step", "trainer.stop()"),
+        ("1 / 0", "", "failed in the undisturbed run: exit code 1", "make it run to its end"),
+        ("break", "", "is unfinished at step", "trainer.stop()"),
         ("pass", "raise SystemExit", "wrote no run", "resumable.Trainer"),
     ],
 )
@@ -237,7 +237,9 @@ def test_more_kills_than_steps_can_be_drawn() -> None:
 
 def test_what_outlives_a_launch_is_ended_with_it() -> None:
     lines: list[str] = []
-    ended = launch(["sh", "-c", "sleep 600 & echo $!; echo half\rwhole; kill -9 $$"], environment={}, show=lines.append)
+    ended = run_command(
+        ["sh", "-c", "sleep 600 & echo $!; echo half\rwhole; kill -9 $$"], environment={}, show=lines.append
+    )
     assert str(ended) == "signal SIGKILL"
     assert lines[1] == "whole"
     with contextlib.suppress(ProcessLookupError):

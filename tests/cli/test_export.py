@@ -146,8 +146,8 @@ def test_the_help_says_what_each_format_needs(cli: Cli) -> None:
     )
     for option in (*options, "--json", "--storage-options"):
         assert option in text
-    assert "1e-4; where outputs are float16 1e-3, bfloat16 1e-2" in text
-    assert "run because you name it" in text
+    assert "1e-4; where all outputs are float16 1e-3, bfloat16 1e-2" in text
+    assert "it is imported and called" in text
     assert "the exit code is 1" in text
 
 
@@ -223,14 +223,14 @@ def test_proving_where_it_serves_needs_no_torch(
     """
     ended = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(ended.stdout.splitlines()[-1].split())
-    assert "resumable.export.check" in loaded
+    assert "resumable.export.verifier" in loaded
     assert not absent & loaded
 
 
 def test_a_model_is_not_asked_for_of_a_run(cli: Cli, run: Path) -> None:
     said = cli("verify", run, "--model", FACTORY)
     assert said.code == 2
-    assert "is for the folder of an exported model" in said.err
+    assert "expected the folder of an exported model" in said.err
 
 
 def test_a_model_cannot_be_run_without_a_golden_input(cli: Cli, weights: tuple[Path, Shell]) -> None:

@@ -54,5 +54,5 @@ def test_one_that_is_pruned_at_this_moment_is_told_and_not_left_pinned(
     monkeypatch.setattr(Catalog, "manifest", pruned_now)
     failed = cli("pin", run)
     assert failed.code == 1
-    assert "was pruned at this very moment" in failed.err
+    assert "was pruned at this moment" in failed.err
     assert list((run / "pins").iterdir()) == []

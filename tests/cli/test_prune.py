@@ -58,7 +58,7 @@ def test_a_copy_without_attempts_is_refused(run: Path, cli: Cli) -> None:
         file.unlink()
     failed = cli("prune", run, "--keep-last", 1)
     assert failed.code == 1
-    assert "no attempts/" in failed.err
+    assert "no folder attempts/" in failed.err
 
 
 def test_keeping_none_is_a_usage_error(run: Path, cli: Cli) -> None:
@@ -71,6 +71,6 @@ def test_nothing_is_deleted_while_what_would_stay_as_the_newest_is_damaged(run: 
     failed = cli("prune", run, "--keep-last", 1)
     assert failed.code == 1
     said = " ".join(failed.err.split())
-    assert f"{newest(run).name} would stay as the newest, but is damaged" in said
+    assert f"{newest(run).name}: it would stay as the newest, but it is damaged" in said
     assert "nothing was deleted" in said
     assert sorted(run.rglob("*")) == before

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from resumable.cli.terminal import Column, count, print_json, print_table, say
+from resumable.cli.terminal import Column, count, print_json, print_line, print_table
 
 COLUMNS = (Column("step", "right"), Column("metrics", wrap=True, drop=1), Column("attempt", drop=2))
 ROWS = (("5", "loss=0.25", "1"), ("10000", "loss=0.5", "2"))
@@ -44,7 +44,7 @@ def test_one_is_no_plural() -> None:
 
 
 def test_escape_sequences_in_what_is_shown_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    say("a\x1b[2Jb", ("\x9bc", "red"))
+    print_line("a\x1b[2Jb", ("\x9bc", "red"))
     print_table((Column("x"),), [["d\x1b]0;e"]])
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
@@ -53,6 +53,6 @@ def test_escape_sequences_in_what_is_shown_do_not_reach_the_terminal(capsys: pyt
 
 
 def test_text_that_looks_like_markup_is_text(capsys: pytest.CaptureFixture[str]) -> None:
-    say("[red]a[/red] :smile:")
+    print_line("[red]a[/red] :smile:")
     print_table((Column("x"),), [["[bold]b"]])
     assert capsys.readouterr().out == "[red]a[/red] :smile:\nx\n[bold]b\n"

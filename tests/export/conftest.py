@@ -1,4 +1,4 @@
-"""What the tests of exports share: runs that were trained, and artefacts made of them once, to be copied and spoilt."""
+"""What the tests of exports share: runs that were trained, and artifacts made of them once, to be copied and spoilt."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Trained:
 
 
 Train = Callable[[Case], Trained]
-Artefact = Callable[[str], Path]
+Artifact = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def exported(small: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 
 @pytest.fixture
-def artefact(exported: Callable[[str], Exported], tmp_path: Path) -> Artefact:
+def artifact(exported: Callable[[str], Exported], tmp_path: Path) -> Artifact:
     """A copy of what is published in a format, which a test may spoil."""
 
     def copy(format: str) -> Path:

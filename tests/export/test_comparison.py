@@ -12,19 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from resumable.export.proof.comparison import Compared, Output, compare, nothing_in
-from resumable.export.runtimes import of_arrays, of_tensors
+from resumable.export.proof.comparison import (
+    ModelOutput,
+    OutputComparison,
+    compare_outputs,
+    nothing_in,
+    outputs_of_arrays,
+    outputs_of_tensors,
+)
 
 NAN, INF = math.nan, math.inf
-SAME = Compared(True, 0.0, 0.0)
+SAME = OutputComparison(True, 0.0, 0.0)
 
 
-def outputs(*values: Any, dtype: str = "float32") -> list[Output]:
-    return of_arrays([np.asarray(each, dtype) for each in values])
+def outputs(*values: Any, dtype: str = "float32") -> list[ModelOutput]:
+    return outputs_of_arrays([np.asarray(each, dtype) for each in values])
 
 
-def compared(found: Any, expected: Any, *, dtype: str = "float32") -> Compared:
-    return compare(outputs(found, dtype=dtype), outputs(expected, dtype=dtype))
+def compared(found: Any, expected: Any, *, dtype: str = "float32") -> OutputComparison:
+    return compare_outputs(outputs(found, dtype=dtype), outputs(expected, dtype=dtype))
 
 
 @pytest.mark.parametrize("value", [1.5, [1.0, NAN], [INF, -INF], -0.0, [], np.zeros((0, 3)), [[1], [2]]])
@@ -52,19 +58,19 @@ def test_the_difference_is_the_largest_and_the_relative_one_is_of_the_largest_th
 
 
 def test_a_zero_of_the_other_sign_is_not_identical_and_differs_by_nothing() -> None:
-    assert compared([1.0, -0.0], [1.0, 0.0]) == Compared(False, 0.0, 0.0)
+    assert compared([1.0, -0.0], [1.0, 0.0]) == OutputComparison(False, 0.0, 0.0)
 
 
 def test_another_nan_is_not_identical_and_differs_by_nothing() -> None:
     quiet = np.array([0x7FC00000, 0x7FC00001], np.uint32).view(np.float32)
-    assert compared(quiet[:1], quiet[1:]) == Compared(False, 0.0, 0.0)
+    assert compared(quiet[:1], quiet[1:]) == OutputComparison(False, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
     ("found", "expected"), [(NAN, 1.0), (1.0, NAN), (INF, 1.0), (1.0, INF), (INF, -INF), (NAN, INF), (INF, NAN)]
 )
 def test_a_number_beside_none_differs_without_end(found: float, expected: float) -> None:
-    assert compared([0.5, found], [0.5, expected]) == Compared(False, INF, INF)
+    assert compared([0.5, found], [0.5, expected]) == OutputComparison(False, INF, INF)
 
 
 def test_one_number_in_its_place_does_not_hide_another_that_is_none() -> None:
@@ -72,16 +78,16 @@ def test_one_number_in_its_place_does_not_hide_another_that_is_none() -> None:
 
 
 def test_the_relative_difference_of_what_was_expected_to_be_zero_has_no_end() -> None:
-    assert compared([1e-30], [0.0]) == Compared(False, float(np.float32(1e-30)), INF)
+    assert compared([1e-30], [0.0]) == OutputComparison(False, float(np.float32(1e-30)), INF)
 
 
 def test_infinities_that_were_expected_do_not_make_the_others_look_small() -> None:
-    assert compared([INF, 3.0], [INF, 2.0]) == Compared(False, 1.0, 0.5)
+    assert compared([INF, 3.0], [INF, 2.0]) == OutputComparison(False, 1.0, 0.5)
 
 
 def test_the_largest_of_all_outputs_counts_wherever_it_is() -> None:
     found, expected = outputs(1.0, [2.0, 4.5], 8.0), outputs(1.0, [2.0, 4.0], 8.0)
-    assert compare(found, expected) == Compared(False, 0.5, 0.125)
+    assert compare_outputs(found, expected) == OutputComparison(False, 0.5, 0.125)
 
 
 def test_whole_numbers_and_truths_are_compared_too() -> None:
@@ -93,19 +99,19 @@ def test_whole_numbers_and_truths_are_compared_too() -> None:
 @pytest.mark.parametrize("dtype", ["int64", "uint64"])
 def test_whole_numbers_are_told_apart_where_float64_cannot(dtype: str) -> None:
     assert compared([2**62 + 1, 5], [2**62, 5], dtype=dtype).absolute == 1
-    pair = [of_tensors([torch.tensor([number], dtype=getattr(torch, dtype))]) for number in (2**62 + 1, 2**62)]
-    assert compare(*pair).absolute == 1
+    pair = [outputs_of_tensors([torch.tensor([number], dtype=getattr(torch, dtype))]) for number in (2**62 + 1, 2**62)]
+    assert compare_outputs(*pair).absolute == 1
     assert compared([0], [2**63 - 1], dtype=dtype).absolute == float(2**63 - 1)
 
 
 def test_of_complex_numbers_both_parts_are_compared() -> None:
-    found, expected = (of_tensors([torch.tensor([complex(1, part)])]) for part in (2, 5))
-    assert compare(found, found) == SAME
-    assert compare(found, expected) == Compared(False, 3.0, 0.6)
+    found, expected = (outputs_of_tensors([torch.tensor([complex(1, part)])]) for part in (2, 5))
+    assert compare_outputs(found, found) == SAME
+    assert compare_outputs(found, expected) == OutputComparison(False, 3.0, 0.6)
 
 
 def test_no_outputs_are_the_same_as_none() -> None:
-    assert compare([], []) == SAME
+    assert compare_outputs([], []) == SAME
 
 
 @pytest.mark.parametrize(
@@ -122,9 +128,11 @@ def test_no_outputs_are_the_same_as_none() -> None:
         ),
     ],
 )
-def test_other_numbers_shapes_and_dtypes_are_told(found: list[Output], expected: list[Output], said: str) -> None:
+def test_other_numbers_shapes_and_dtypes_are_told(
+    found: list[ModelOutput], expected: list[ModelOutput], said: str
+) -> None:
     with pytest.raises(ValueError, match=said):
-        compare(found, expected)
+        compare_outputs(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""An artefact that was damaged, mixed up or doctored: `verify` says what and where, and never that all is well."""
+"""An artifact that was damaged, mixed up or doctored: `verify` says what and where, and never that all is well."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from resumable.errors import CheckpointError, CorruptCheckpointError, ExportError, NoCheckpointError
 from resumable.export import export, verify
-from resumable.export.formats.programs import Call, write
-from tests.export.conftest import Artefact, Train, exported_as
+from resumable.export.formats.programs import ModelCall, write_program
+from tests.export.conftest import Artifact, Train, exported_as
 from tests.export.models import CASES, SMALL, Case, small
 from tests.export.signing import accepted, rewritten
 
@@ -36,15 +36,15 @@ def flip(path: Path, at: int) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_copy_that_is_whole_is_proved(artefact: Artefact, format: str) -> None:
-    proof, measured = verify(artefact(format))
+def test_a_copy_that_is_whole_is_proved(artifact: Artifact, format: str) -> None:
+    proof, measured = verify(artifact(format))
     assert proof.grade is not None
     assert measured.weights_identical is {"safetensors": True, "pt2": True, "onnx": None}[format]
 
 
 @each_file
-def test_a_flipped_bit_is_found_in_the_file_that_has_it(artefact: Artefact, format: str, name: str) -> None:
-    folder = artefact(format)
+def test_a_flipped_bit_is_found_in_the_file_that_has_it(artifact: Artifact, format: str, name: str) -> None:
+    folder = artifact(format)
     size = (folder / name).stat().st_size
     for at in (0, size // 3, size // 2, size - 1):
         flip(folder / name, at)
@@ -56,16 +56,16 @@ def test_a_flipped_bit_is_found_in_the_file_that_has_it(artefact: Artefact, form
 
 
 @each_file
-def test_a_missing_file_is_named(artefact: Artefact, format: str, name: str) -> None:
-    folder = artefact(format)
+def test_a_missing_file_is_named(artifact: Artifact, format: str, name: str) -> None:
+    folder = artifact(format)
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=name):
         verify(folder)
 
 
 @each_file
-def test_a_file_cut_short_is_told_with_its_sizes(artefact: Artefact, format: str, name: str) -> None:
-    folder = artefact(format)
+def test_a_file_cut_short_is_told_with_its_sizes(artifact: Artifact, format: str, name: str) -> None:
+    folder = artifact(format)
     size = (folder / name).stat().st_size
     with (folder / name).open("r+b") as file:
         file.truncate(size - 1)
@@ -75,8 +75,8 @@ def test_a_file_cut_short_is_told_with_its_sizes(artefact: Artefact, format: str
 
 
 @each_file
-def test_bytes_behind_the_end_are_found(artefact: Artefact, format: str, name: str) -> None:
-    folder = artefact(format)
+def test_bytes_behind_the_end_are_found(artifact: Artifact, format: str, name: str) -> None:
+    folder = artifact(format)
     with (folder / name).open("ab") as file:
         file.write(b"\n")
     with pytest.raises(CorruptCheckpointError, match=name):
@@ -84,8 +84,8 @@ def test_bytes_behind_the_end_are_found(artefact: Artefact, format: str, name: s
 
 
 @each_file
-def test_a_folder_in_a_file_s_place_is_told(artefact: Artefact, format: str, name: str) -> None:
-    folder = artefact(format)
+def test_a_folder_in_a_file_s_place_is_told(artifact: Artifact, format: str, name: str) -> None:
+    folder = artifact(format)
     (folder / name).unlink()
     (folder / name).mkdir()
     with pytest.raises((CheckpointError, OSError), match=name):
@@ -99,29 +99,29 @@ def retrained(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("retrained")
     exported_as(other, folder / "onnx", "onnx")
     (folder / "pt2").mkdir()
-    write(other.model, Call((other.case.batch(),), {}), folder / "pt2", format="pt2", batch="dynamic")
+    write_program(other.model, ModelCall((other.case.batch(),), {}), folder / "pt2", format="pt2", batch="dynamic")
     return folder
 
 
-def test_the_proof_of_another_export_is_not_taken_for_that_of_this_one(artefact: Artefact, retrained: Path) -> None:
-    folder = artefact("onnx")
+def test_the_proof_of_another_export_is_not_taken_for_that_of_this_one(artifact: Artifact, retrained: Path) -> None:
+    folder = artifact("onnx")
     shutil.copy(retrained / "onnx" / "proof.json", folder)
-    said = r"this proof is that of another export|bytes, expected|the proof is of"
+    said = r"bytes, expected|digest \w+, expected"
     with pytest.raises(CorruptCheckpointError, match=said) as caught:
         verify(folder)
     assert "copy the whole folder" in str(caught.value.hint)
 
 
-def test_the_golden_file_of_another_export_is_found(artefact: Artefact, retrained: Path) -> None:
-    folder = artefact("onnx")
+def test_the_golden_file_of_another_export_is_found(artifact: Artifact, retrained: Path) -> None:
+    folder = artifact("onnx")
     shutil.copy(retrained / "onnx" / "golden.safetensors", folder)
-    with pytest.raises(CorruptCheckpointError, match=r"golden\.safetensors: its digest is"):
+    with pytest.raises(CorruptCheckpointError, match=r"golden\.safetensors: digest"):
         verify(folder)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_key_that_no_proof_has_is_refused_although_the_digest_fits(artefact: Artefact, format: str) -> None:
-    folder = artefact(format)
+def test_a_key_that_no_proof_has_is_refused_although_the_digest_fits(artifact: Artifact, format: str) -> None:
+    folder = artifact(format)
     rewritten(folder, lambda document: document.update(approved=True))
     with pytest.raises(CorruptCheckpointError, match="approved: Extra inputs are not permitted") as caught:
         verify(folder)
@@ -132,8 +132,8 @@ def test_a_key_that_no_proof_has_is_refused_although_the_digest_fits(artefact: A
 
 
 @pytest.mark.parametrize("format", ["pt2", "onnx"])
-def test_a_program_of_other_weights_is_found_by_what_it_gives(artefact: Artefact, retrained: Path, format: str) -> None:
-    folder = artefact(format)
+def test_a_program_of_other_weights_is_found_by_what_it_gives(artifact: Artifact, retrained: Path, format: str) -> None:
+    folder = artifact(format)
     shutil.copy(retrained / format / f"model.{format}", folder)
     accepted(folder)
     said = {"pt2": "its weights are not those that were saved", "onnx": "outputs differ by .* 0.0001 is the tolerance"}
@@ -142,8 +142,8 @@ def test_a_program_of_other_weights_is_found_by_what_it_gives(artefact: Artefact
 
 
 @pytest.mark.parametrize("format", ["pt2", "onnx"])
-def test_other_golden_outputs_are_told_with_how_far_they_are(artefact: Artefact, format: str) -> None:
-    folder = artefact(format)
+def test_other_golden_outputs_are_told_with_how_far_they_are(artifact: Artifact, format: str) -> None:
+    folder = artifact(format)
     tensors = load_file(folder / "golden.safetensors")
     tensors["output.0"] = tensors["output.0"] + 0.25
     save_file(tensors, folder / "golden.safetensors")
@@ -153,8 +153,8 @@ def test_other_golden_outputs_are_told_with_how_far_they_are(artefact: Artefact,
 
 
 @pytest.mark.parametrize("format", ["pt2", "onnx"])
-def test_a_golden_output_that_is_no_number_is_beyond_any_tolerance(artefact: Artefact, format: str) -> None:
-    folder = artefact(format)
+def test_a_golden_output_that_is_no_number_is_beyond_any_tolerance(artifact: Artifact, format: str) -> None:
+    folder = artifact(format)
     tensors = load_file(folder / "golden.safetensors")
     tensors["output.0"][0, 0] = float("nan")
     save_file(tensors, folder / "golden.safetensors")
@@ -175,9 +175,9 @@ def test_a_golden_output_that_is_no_number_is_beyond_any_tolerance(artefact: Art
 )
 @pytest.mark.parametrize("format", ["pt2", "onnx"])
 def test_a_golden_file_that_is_not_as_the_proof_says_is_damage(
-    artefact: Artefact, format: str, change: Callable[[dict[str, torch.Tensor]], object]
+    artifact: Artifact, format: str, change: Callable[[dict[str, torch.Tensor]], object]
 ) -> None:
-    folder = artefact(format)
+    folder = artifact(format)
     tensors = load_file(folder / "golden.safetensors")
     change(tensors)
     save_file(tensors, folder / "golden.safetensors")
@@ -197,9 +197,9 @@ def test_a_golden_file_that_is_not_as_the_proof_says_is_damage(
     ],
 )
 def test_other_tensors_in_the_files_of_weights_are_found(
-    artefact: Artefact, change: Callable[[dict[str, torch.Tensor]], object]
+    artifact: Artifact, change: Callable[[dict[str, torch.Tensor]], object]
 ) -> None:
-    folder = artefact("safetensors")
+    folder = artifact("safetensors")
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
@@ -208,8 +208,8 @@ def test_other_tensors_in_the_files_of_weights_are_found(
         verify(folder)
 
 
-def test_a_file_of_weights_that_is_none_is_damage(artefact: Artefact) -> None:
-    folder = artefact("safetensors")
+def test_a_file_of_weights_that_is_none_is_damage(artifact: Artifact) -> None:
+    folder = artifact("safetensors")
     (folder / "model.safetensors").write_bytes(b"no safetensors")
     accepted(folder)
     with pytest.raises(CorruptCheckpointError, match=str(folder)):
@@ -217,8 +217,8 @@ def test_a_file_of_weights_that_is_none_is_damage(artefact: Artefact) -> None:
 
 
 @pytest.mark.parametrize("format", ["pt2", "onnx"])
-def test_a_program_that_is_none_is_told_by_its_runtime(artefact: Artefact, format: str) -> None:
-    folder = artefact(format)
+def test_a_program_that_is_none_is_told_by_its_runtime(artifact: Artifact, format: str) -> None:
+    folder = artifact(format)
     (folder / f"model.{format}").write_bytes(b"no program")
     accepted(folder)
     with pytest.raises(ExportError, match=rf"model\.{format}: ") as caught:
@@ -226,22 +226,22 @@ def test_a_program_that_is_none_is_told_by_its_runtime(artefact: Artefact, forma
     assert caught.value.hint
 
 
-def test_what_a_killed_export_leaves_is_no_proved_model(artefact: Artefact) -> None:
-    folder = artefact("onnx")
+def test_what_a_killed_export_leaves_is_no_proved_model(artifact: Artifact) -> None:
+    folder = artifact("onnx")
     rewritten(folder, lambda document: document.update(grade=None, difference=None, checked=None))
     with pytest.raises(ExportError, match="killed before it was proved"):
         verify(folder)
 
 
 def test_a_folder_without_a_proof_is_no_exported_model(tmp_path: Path) -> None:
-    with pytest.raises(NoCheckpointError, match=r"no proof\.json here") as caught:
+    with pytest.raises(NoCheckpointError, match=r"no proof\.json, so it is not an exported model") as caught:
         verify(tmp_path)
     assert "resumable export" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("format", ["pt2", "onnx"])
-def test_golden_outputs_without_a_finite_number_prove_nothing(artefact: Artefact, format: str) -> None:
-    folder = artefact(format)
+def test_golden_outputs_without_a_finite_number_prove_nothing(artifact: Artifact, format: str) -> None:
+    folder = artifact(format)
     tensors = load_file(folder / "golden.safetensors")
     for key in ("input.0", "output.0"):
         tensors[key] = torch.full_like(tensors[key], torch.nan)

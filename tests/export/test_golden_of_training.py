@@ -106,7 +106,7 @@ def test_what_a_diverged_model_gave_is_no_proof(diverged: Path, tmp_path: Path, 
     said = r"step-000000003\S+: no finite number among the 8 in the golden outputs"
     with pytest.raises(ExportError, match=said) as caught:
         export(str(diverged), tmp_path / "made", **asked)  # type: ignore[arg-type]
-    assert "export a checkpoint from before" in str(caught.value.hint)
+    assert "export an earlier checkpoint" in str(caught.value.hint)
     assert not list(tmp_path.iterdir())
 
 
@@ -128,7 +128,7 @@ def test_a_given_input_for_which_any_model_would_pass_is_refused(
 ) -> None:
     with pytest.raises(ExportError, match=said) as caught:
         export(str(run.run), tmp_path / "made", format=format, model=CASE.factory, golden=batch)
-    assert "give another input" in str(caught.value.hint)
+    assert "pass another input" in str(caught.value.hint)
     assert not list(tmp_path.iterdir())
 
 

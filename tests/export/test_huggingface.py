@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from resumable import Run, Trainer
 from resumable.export import Exported, export, verify
-from resumable.export.formats.huggingface import Weight, shards, write
-from resumable.export.proof.weight_bits import holds
+from resumable.export.formats.safetensors import WeightSpec, shards, write_weights
+from resumable.export.proof.weight_bits import weights_match
 from resumable.store.storage.local import LocalStorage
 from resumable.weights.proof import WeightRecord
 from tests.export.conftest import Train, Trained
@@ -31,7 +31,7 @@ LIMIT = 20_000
 LIMITS = st.none() | st.integers(1, 400)
 WEIGHTS = st.lists(
     st.tuples(st.sampled_from(["float32", "bfloat16", "uint8"]), st.lists(st.integers(0, 9), max_size=2)), max_size=12
-).map(lambda found: [Weight(f"w{n}", dtype, tuple(shape)) for n, (dtype, shape) in enumerate(found)])
+).map(lambda found: [WeightSpec(f"w{n}", dtype, tuple(shape)) for n, (dtype, shape) in enumerate(found)])
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    """All tensors of an artefact, read by the library; of shards, those that the index names where it names them."""
+    """All tensors of an artifact, read by the library; of shards, those that the index names where it names them."""
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return load_file(folder / "model.safetensors")
@@ -66,18 +66,20 @@ def read(folder: Path) -> dict[str, Tensor]:
 
 
 @given(WEIGHTS, LIMITS)
-def test_shards_hold_every_weight_once_in_its_order(weights: list[Weight], limit: int | None) -> None:
+def test_shards_hold_every_weight_once_in_its_order(weights: list[WeightSpec], limit: int | None) -> None:
     assert [weight for shard in shards(weights, max_bytes=limit) for weight in shard] == weights
 
 
 @given(WEIGHTS, LIMITS)
-def test_no_shard_is_larger_than_allowed_unless_one_weight_alone_is(weights: list[Weight], limit: int | None) -> None:
+def test_no_shard_is_larger_than_allowed_unless_one_weight_alone_is(
+    weights: list[WeightSpec], limit: int | None
+) -> None:
     for shard in shards(weights, max_bytes=limit):
         assert limit is None or sum(weight.nbytes for weight in shard) <= limit or len(shard) == 1
 
 
 @given(WEIGHTS, LIMITS)
-def test_there_are_no_more_shards_than_that_takes(weights: list[Weight], limit: int | None) -> None:
+def test_there_are_no_more_shards_than_that_takes(weights: list[WeightSpec], limit: int | None) -> None:
     parts = shards(weights, max_bytes=limit)
     assert all(parts) or weights == []
     for before, after in itertools.pairwise(parts):
@@ -88,7 +90,7 @@ def test_there_are_no_more_shards_than_that_takes(weights: list[Weight], limit: 
 @settings(max_examples=30)  # each is written durably
 @given(WEIGHTS, LIMITS)
 def test_files_of_any_shards_hold_what_was_written_and_nothing_else(
-    tmp_path_factory: pytest.TempPathFactory, weights: list[Weight], limit: int | None
+    tmp_path_factory: pytest.TempPathFactory, weights: list[WeightSpec], limit: int | None
 ) -> None:
     folder = tmp_path_factory.mktemp("files")
     values = {
@@ -97,12 +99,12 @@ def test_files_of_any_shards_hold_what_was_written_and_nothing_else(
         .view(each.shape)
         for each in weights
     }
-    digests = write(LocalStorage(folder), weights, values.__getitem__, tied={}, max_bytes=limit)
+    digests = write_weights(LocalStorage(folder), weights, values.__getitem__, tied={}, max_bytes=limit)
     found = read(folder)
     assert found.keys() == values.keys()
     assert all(same_bits(found[name], value) for name, value in values.items())
     records = {w.name: WeightRecord(dtype=w.dtype, shape=list(w.shape), digest=digests[w.name]) for w in weights}
-    assert holds(folder.glob("*.safetensors"), records)
+    assert weights_match(folder.glob("*.safetensors"), records)
 
 
 # -- of a checkpoint --------------------------------------------------------------------------------------------------
@@ -183,8 +185,8 @@ def test_a_cast_is_published_as_such_and_leaves_whole_numbers_alone(train: Train
 def test_a_cast_is_that_of_torch(tmp_path: Path, dtype: str) -> None:
     value = torch.tensor([0.0, -0.0, 1e-45, 65504.0, 65520.0, 1e38, 3.3895e38, float("nan"), float("-inf"), 1 / 3])
     values = {"plain": value, "double": value.double() * 1.1, "transposed": value.view(2, 5).t()}
-    weights = [Weight(name, dtype, tuple(each.shape)) for name, each in values.items()]
-    write(LocalStorage(tmp_path), weights, values.__getitem__, tied={}, max_bytes=None)
+    weights = [WeightSpec(name, dtype, tuple(each.shape)) for name, each in values.items()]
+    write_weights(LocalStorage(tmp_path), weights, values.__getitem__, tied={}, max_bytes=None)
     found = read(tmp_path)
     assert all(same_bits(found[name], each.to(getattr(torch, dtype))) for name, each in values.items())
 
@@ -220,8 +222,8 @@ TENSORS, TENSOR_MIB = 8, 16
 PEAK = """
 import sys
 from resumable.export import export
-from resumable.export import exporter, golden_answers
-from resumable.export.formats import huggingface
+from resumable.export import exporter, golden_outputs
+from resumable.export.formats import safetensors
 
 def peak():
     with open("/proc/self/status") as status:

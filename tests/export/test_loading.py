@@ -15,7 +15,7 @@ from torch import nn
 from resumable import Trainer, load_weights
 from resumable.errors import CheckpointError, CorruptCheckpointError, FormatVersionError
 from resumable.export import Exported, export
-from tests.export.conftest import Artefact, Train, Trained
+from tests.export.conftest import Artifact, Train, Trained
 from tests.export.models import CASES
 from tests.export.signing import accepted, rewritten
 
@@ -50,9 +50,9 @@ def same(model: nn.Module, other: nn.Module) -> bool:
 
 
 def test_one_file_and_shards_come_in_as_they_were(
-    artefact: Artefact, small: Trained, shards: Exported, train: Train
+    artifact: Artifact, small: Trained, shards: Exported, train: Train
 ) -> None:
-    for folder, trained in ((artefact("safetensors"), small), (shards.folder, train(TIED))):
+    for folder, trained in ((artifact("safetensors"), small), (shards.folder, train(TIED))):
         model = trained.case.build()
         load_weights(model, folder)
         assert same(model, trained.model)
@@ -76,8 +76,8 @@ def test_a_dtype_that_files_lack_is_the_one_that_the_proof_names(tmp_path: Path)
 # -- damage -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_flipped_bit_is_found_and_its_tensor_named(artefact: Artefact, small: Trained) -> None:
-    folder = artefact("safetensors")
+def test_a_flipped_bit_is_found_and_its_tensor_named(artifact: Artifact, small: Trained) -> None:
+    folder = artifact("safetensors")
     path = folder / "model.safetensors"
     flip(path, path.stat().st_size - 1)
     last = list(load_file(path))
@@ -95,15 +95,15 @@ def test_a_flipped_bit_in_any_shard_is_found(shards: Exported, tmp_path: Path) -
         flip(path, path.stat().st_size - 1)
 
 
-def test_a_flipped_bit_is_found_where_values_are_cast(artefact: Artefact, small: Trained) -> None:
-    folder = artefact("safetensors")
+def test_a_flipped_bit_is_found_where_values_are_cast(artifact: Artifact, small: Trained) -> None:
+    folder = artifact("safetensors")
     path = folder / "model.safetensors"
     flip(path, path.stat().st_size - 1)
     refused(small.case.build().double(), folder, "digest differs")
 
 
-def test_a_flipped_bit_is_found_on_other_storage(artefact: Artefact, small: Trained) -> None:
-    folder = artefact("safetensors")
+def test_a_flipped_bit_is_found_on_other_storage(artifact: Artifact, small: Trained) -> None:
+    folder = artifact("safetensors")
     memory = fsspec.filesystem("memory")
     memory.put(str(folder), "/loading/made", recursive=True)
     try:
@@ -120,8 +120,8 @@ def _renamed(state: dict[str, Any], name: str) -> dict[str, Any]:
     return {("other" if key == name else key): value for key, value in state.items()}
 
 
-def test_other_names_shapes_and_dtypes_than_the_proofs_are_refused(artefact: Artefact, small: Trained) -> None:
-    folder = artefact("safetensors")
+def test_other_names_shapes_and_dtypes_than_the_proofs_are_refused(artifact: Artifact, small: Trained) -> None:
+    folder = artifact("safetensors")
     path = folder / "model.safetensors"
     state = load_file(path)
     name = next(key for key, value in state.items() if value.ndim == 2)
@@ -144,15 +144,15 @@ def test_a_tie_that_the_proof_does_not_know_is_refused(shards: Exported, tmp_pat
 
 
 def test_weights_that_went_missing_are_told_from_a_folder_that_never_had_any(
-    artefact: Artefact, small: Trained
+    artifact: Artifact, small: Trained
 ) -> None:
-    folder = artefact("safetensors")
+    folder = artifact("safetensors")
     (folder / "model.safetensors").unlink()
     refused(small.case.build(), folder, "proof.json is of weights, and neither model.safetensors nor")
 
 
-def test_a_file_that_is_named_itself_is_believed(artefact: Artefact, small: Trained) -> None:
-    folder = artefact("safetensors")
+def test_a_file_that_is_named_itself_is_believed(artifact: Artifact, small: Trained) -> None:
+    folder = artifact("safetensors")
     (folder / "proof.json").write_text("{}")
     refused(small.case.build(), folder, "proof.json: cut short, or not of this format")
     assert load_weights(small.case.build(), folder / "model.safetensors").tensors
@@ -161,8 +161,8 @@ def test_a_file_that_is_named_itself_is_believed(artefact: Artefact, small: Trai
 # -- the proof --------------------------------------------------------------------------------------------------------
 
 
-def test_a_bit_that_is_flipped_in_the_proof_is_found(artefact: Artefact, small: Trained) -> None:
-    folder = artefact("safetensors")
+def test_a_bit_that_is_flipped_in_the_proof_is_found(artifact: Artifact, small: Trained) -> None:
+    folder = artifact("safetensors")
     for at in (0, 100, -1):
         flip(folder / "proof.json", at)
         error = refused(small.case.build(), folder, r"proof\.json: (cut short|its digest differs)")
@@ -179,21 +179,21 @@ def test_a_bit_that_is_flipped_in_the_proof_is_found(artefact: Artefact, small: 
         ({"weights": {"cast_to": None, "identical": True, "tied": {}, "tensors": {"a": 1}}}, r"weights\.tensors\.a"),
     ],
 )
-def test_a_proof_that_is_none_is_refused(artefact: Artefact, small: Trained, change: Any, said: str) -> None:
-    folder = artefact("safetensors")
+def test_a_proof_that_is_none_is_refused(artifact: Artifact, small: Trained, change: Any, said: str) -> None:
+    folder = artifact("safetensors")
     rewritten(folder, lambda document: document.update(change))
     refused(small.case.build(), folder, said)
 
 
-def test_a_proof_that_is_too_large_is_not_read(artefact: Artefact, small: Trained) -> None:
-    folder = artefact("safetensors")
+def test_a_proof_that_is_too_large_is_not_read(artifact: Artifact, small: Trained) -> None:
+    folder = artifact("safetensors")
     with (folder / "proof.json").open("r+b") as file:
         file.truncate(32 * 2**20 + 1)
     refused(small.case.build(), folder, r"proof\.json: 33554433 bytes, more than the 33554432 allowed")
 
 
-def test_a_proof_of_a_newer_version_says_so(artefact: Artefact, small: Trained) -> None:
-    folder = artefact("safetensors")
+def test_a_proof_of_a_newer_version_says_so(artifact: Artifact, small: Trained) -> None:
+    folder = artifact("safetensors")
     rewritten(folder, lambda document: document.update(proof_version=2, weights=None))
     with pytest.raises(FormatVersionError, match=r"proof\.json: version 2, expected at most 1") as caught:
         load_weights(small.case.build(), folder)
@@ -201,8 +201,8 @@ def test_a_proof_of_a_newer_version_says_so(artefact: Artefact, small: Trained) 
 
 
 @pytest.mark.parametrize("format", ["pt2", "onnx"])
-def test_a_program_holds_no_files_of_weights(artefact: Artefact, small: Trained, format: str) -> None:
-    folder = artefact(format)
+def test_a_program_holds_no_files_of_weights(artifact: Artifact, small: Trained, format: str) -> None:
+    folder = artifact(format)
     with pytest.raises(CheckpointError) as caught:
         load_weights(small.case.build(), folder)
     assert caught.value.message == f"{folder}: an exported program ({format}), which holds no files of weights"

@@ -64,8 +64,8 @@ def refused(
         ("small", ConfigError, "--model small: expected package.module:function", "my_project.model:build"),
         (":small", ConfigError, "--model :small: expected package.module:function", "my_project"),
         (f"{MODELS}:", ConfigError, "expected package.module:function", "my_project"),
-        ("no_such_package.model:build", ConfigError, "No module named 'no_such_package'", "run it from the folder"),
-        ("tests.export.no_such:build", ConfigError, "No module named 'tests.export.no_such'", "run it from the folder"),
+        ("no_such_package.model:build", ConfigError, "No module named 'no_such_package'", "run this in the folder"),
+        ("tests.export.no_such:build", ConfigError, "No module named 'tests.export.no_such'", "run this in the folder"),
         ("tests/export/models.py:small", ConfigError, "not a path", "^write tests.export.models:small$"),
         ("./tests/export/models.py:small", ConfigError, "not a path", "^write tests.export.models:small$"),
         ("models.py:small", ConfigError, "not a path", "^write models:small$"),
@@ -75,18 +75,23 @@ def refused(
         (f"{MODELS}:zzz", ConfigError, "has no attribute 'zzz'", "name a function that builds the model"),
         (f"{MODELS}:smal", ConfigError, "has no attribute 'smal'", f"^did you mean {MODELS}:small\\?$"),
         (f"{MODELS}:Several.forwrad", ConfigError, "no attribute 'forwrad'", f"mean {MODELS}:Several.forward\\?$"),
-        (f"{MODELS}:NOT_CALLABLE", ConfigError, "a int, expected a function", "name what is called"),
+        (f"{MODELS}:NOT_CALLABLE", ConfigError, "a int, expected a function", "name a function"),
         (
             f"{MODELS}:BUILT",
             ConfigError,
-            "a model that is built already .Sequential.",
+            "a model .Sequential., expected a function",
             "name a function that builds it",
         ),
         (f"{MODELS}:called", ExportError, r"called\(\) raised TypeError", "it is called without arguments"),
         (f"{MODELS}:raises", ExportError, rf"RuntimeError: no weights today \({PLACE}\)", "without arguments"),
         (f"{MODELS}:leaves", ExportError, rf"leaves\(\) raised SystemExit: 0 \({PLACE}\)", "without arguments"),
         (f"{MODELS}:fails_in_torch", ExportError, rf"raised TypeError: .* \({PLACE}\)", "without arguments"),
-        (f"{MODELS}:no_module", ExportError, r"no_module\(\) made a dict, expected a torch.nn.Module", "return the"),
+        (
+            f"{MODELS}:no_module",
+            ExportError,
+            r"no_module\(\) returned a dict, expected a torch.nn.Module",
+            "return the",
+        ),
         (
             f"{MODELS}:narrow",
             RunMismatchError,
@@ -186,7 +191,7 @@ def test_a_golden_input_that_does_not_fit_is_told(
 
 
 def test_a_golden_input_alone_proves_nothing_of_weights(small: Trained, tmp_path: Path) -> None:
-    refused(small, tmp_path, ConfigError, "proves nothing of weights", "--model", format="safetensors", model=None)
+    refused(small, tmp_path, ConfigError, "proves nothing about weights", "--model", format="safetensors", model=None)
 
 
 # -- what is asked for ------------------------------------------------------------------------------------------------
@@ -195,16 +200,16 @@ def test_a_golden_input_alone_proves_nothing_of_weights(small: Trained, tmp_path
 @pytest.mark.parametrize(
     ("asked", "said", "hint"),
     [
-        ({"format": "pickle"}, "format 'pickle': unknown", "safetensors, pt2, onnx, aoti"),
-        ({"batch": "any"}, "batch 'any': unknown", "dynamic, fixed"),
-        ({"dtype": "int8", "format": "safetensors"}, "dtype 'int8': unknown", "float32, float16, bfloat16"),
-        ({"dtype": "float16"}, "dtype is for safetensors, not for pt2", "leave it out"),
+        ({"format": "pickle"}, "format: unknown value 'pickle'", "safetensors, pt2, onnx, aoti"),
+        ({"batch": "any"}, "batch: unknown value 'any'", "dynamic, fixed"),
+        ({"dtype": "int8", "format": "safetensors"}, "dtype: unknown value 'int8'", "float32, float16, bfloat16"),
+        ({"dtype": "float16"}, "dtype: only for safetensors, not for pt2", "leave it out"),
         ({"dtype": "float16", "format": "safetensors"}, "dtype and model together", "leave --model out"),
-        ({"max_shard_bytes": 10}, "max-shard is for safetensors, not for pt2", "leave it out"),
-        ({"max_shard_bytes": 0, "format": "safetensors"}, "a shard of 0 bytes: expected at least 1", "5GB"),
-        ({"tolerance": -1.0}, "tolerance -1.0: expected a number from 0 on", "1e-4"),
-        ({"tolerance": float("nan")}, "tolerance nan: expected a number", "1e-4"),
-        ({"tolerance": float("inf")}, "tolerance inf: expected a number", "1e-4"),
+        ({"max_shard_bytes": 10}, "max-shard: only for safetensors, not for pt2", "leave it out"),
+        ({"max_shard_bytes": 0, "format": "safetensors"}, "max_shard_bytes: expected at least 1, found 0", "5GB"),
+        ({"tolerance": -1.0}, "tolerance: expected a number from 0 on, found -1.0", "1e-4"),
+        ({"tolerance": float("nan")}, "tolerance: expected a number from 0 on, found nan", "1e-4"),
+        ({"tolerance": float("inf")}, "tolerance: expected a number from 0 on, found inf", "1e-4"),
     ],
 )
 def test_what_cannot_be_asked_is_told(
@@ -259,26 +264,28 @@ def test_a_damaged_checkpoint_is_not_exported(train: Train, tmp_path: Path) -> N
 def test_what_is_there_is_never_replaced(small: Trained, tmp_path: Path, kind: str) -> None:
     target = tmp_path / "made"
     {"folder": target.mkdir, "file": target.touch, "link": lambda: target.symlink_to("nowhere")}[kind]()
-    refused(small, tmp_path, ConfigError, "exists already", "name a new folder", format="safetensors", model=None)
+    refused(small, tmp_path, ConfigError, "exists already", "choose a new folder", format="safetensors", model=None)
 
 
 def test_a_url_is_no_target(small: Trained) -> None:
-    with pytest.raises(ConfigError, match="s3://bucket/made: an export goes into a folder of this machine") as caught:
+    with pytest.raises(
+        ConfigError, match="to: expected a folder on this machine, found the URL s3://bucket/made"
+    ) as caught:
         export(str(small.run), "s3://bucket/made")
-    assert "copy the folder" in str(caught.value.hint)
+    assert "export to a local folder, then copy it" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("below", ["file/made", "file/more/made"])
 def test_a_target_below_a_file_is_told(small: Trained, tmp_path: Path, below: str) -> None:
     (tmp_path / "file").touch()
-    with leaves_nothing(tmp_path), pytest.raises(ConfigError, match=r"file.*: no folder") as caught:
+    with leaves_nothing(tmp_path), pytest.raises(ConfigError, match=r"file.*: not a folder") as caught:
         export(str(small.run), tmp_path / below)
     assert "--to DIR" in str(caught.value.hint)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place in which no folder can be made")
 def test_a_target_where_no_folder_can_be_made_is_told(small: Trained) -> None:
-    with pytest.raises(ConfigError, match=r"/proc/none: no folder, and none can be made there"):
+    with pytest.raises(ConfigError, match=r"/proc/none: not a folder, and none can be created"):
         export(str(small.run), "/proc/none/made")
 
 
@@ -371,5 +378,5 @@ def test_a_check_that_dies_is_told_with_what_may_be_the_reason(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with leaves_nothing(tmp_path), pytest.raises(ExportError, match="ended with -9: out of memory") as caught:
         export(str(small.run), tmp_path / "made")
-    assert "is there the memory?" in str(caught.value.hint)
+    assert "is there enough memory?" in str(caught.value.hint)
     assert ".made.tmp-" not in f"{caught.value} {caught.value.hint}"  # which is gone by now

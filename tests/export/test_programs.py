@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from resumable import Trainer
 from resumable.errors import CorruptCheckpointError, ExportError
 from resumable.export import Exported, export, verify
-from resumable.export.formats.programs import Call, upcast, write
+from resumable.export.formats.programs import ModelCall, to_float32, write_program
 from resumable.export.request import Batch
 from tests.export.conftest import Train, Trained, exported_as
 from tests.export.models import CASES, SMALL, outputs
@@ -28,8 +28,8 @@ def programmed(
     model: nn.Module, known: Any, folder: Path, format: str, *, batch: Batch = "dynamic"
 ) -> Callable[[Any], list[Tensor]]:
     """The program of a model as a function of batches, run by its own runtime; `known` is the golden input."""
-    call = Call((), known) if isinstance(known, dict) else Call((known,), {})
-    written = write(model, call, folder, format=format, batch=batch)
+    call = ModelCall((), known) if isinstance(known, dict) else ModelCall((known,), {})
+    written = write_program(model, call, folder, format=format, batch=batch)
     return _RUNS[format](folder / written.entry, written.input_names)
 
 
@@ -83,7 +83,7 @@ def test_a_program_gives_what_the_live_model_gives_for_batches_of_other_sizes(
     trained = train(CASES[name])
     model, batch = trained.model, trained.case.batch()
     if format == "onnx" and "bfloat16" in name:
-        model, batch = upcast(model), batch.float()
+        model, batch = to_float32(model), batch.float()
     program = programmed(model, batch, tmp_path, format)
     for size in (4, 1, 7):
         other = of_size(batch, size)
@@ -119,8 +119,8 @@ class Odd(nn.Module):
 
 
 def test_an_output_that_is_none_is_not_counted(tmp_path: Path) -> None:
-    call = Call((torch.ones(3, 2), torch.tensor(1.0), torch.ones(3)), {})
-    assert write(Odd(), call, tmp_path, format="pt2", batch="dynamic").output_names == [None, None]
+    call = ModelCall((torch.ones(3, 2), torch.tensor(1.0), torch.ones(3)), {})
+    assert write_program(Odd(), call, tmp_path, format="pt2", batch="dynamic").output_names == [None, None]
 
 
 @pytest.mark.parametrize("format", QUICK)

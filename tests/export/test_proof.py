@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from resumable.errors import CorruptCheckpointError, FormatVersionError, ResumableError
 from resumable.export import Exported, Proof
 from resumable.export.proof.artifact import read_proof
-from resumable.export.proof.document import Difference, parse
+from resumable.export.proof.schema import OutputDifference, parse_proof
 from resumable.store.sealed_json import digest
 from resumable.utils import strict_json
 from resumable.weights.proof import MAX_BYTES
-from tests.export.conftest import Artefact
+from tests.export.conftest import Artifact
 from tests.export.signing import signed
 
 FORMATS = ["safetensors", "pt2", "onnx"]
@@ -39,7 +39,7 @@ def changed(proof: Proof, *path: str, value: Any) -> bytes:
 def test_what_was_published_is_read_back_as_it_was_returned(exported: Make, format: str) -> None:
     made = exported(format)
     data = (made.folder / "proof.json").read_bytes()
-    assert parse(data) == made.proof
+    assert parse_proof(data) == made.proof
     assert made.proof.dump() == data
 
 
@@ -53,16 +53,16 @@ def test_any_program_reads_it_as_plain_json(exported: Make) -> None:
 
 def test_a_difference_without_end_is_kept(exported: Make) -> None:
     proof = exported("onnx").proof
-    endless = proof.model_copy(update={"difference": Difference(absolute=float("inf"), relative=float("inf"))})
-    assert parse(endless.dump()) == endless
+    endless = proof.model_copy(update={"difference": OutputDifference(absolute=float("inf"), relative=float("inf"))})
+    assert parse_proof(endless.dump()) == endless
 
 
-def test_a_newer_version_says_to_upgrade(exported: Make, artefact: Artefact) -> None:
+def test_a_newer_version_says_to_upgrade(exported: Make, artifact: Artifact) -> None:
     data = changed(exported("onnx").proof, "proof_version", value=2)
     with pytest.raises(FormatVersionError, match="version 2, expected at most 1") as caught:
-        parse(data)
+        parse_proof(data)
     assert "upgrade" in str(caught.value.hint)
-    folder = artefact("onnx")
+    folder = artifact("onnx")
     (folder / "proof.json").write_bytes(data)
     with pytest.raises(FormatVersionError):
         read_proof(folder)
@@ -90,7 +90,7 @@ def test_a_newer_version_says_to_upgrade(exported: Make, artefact: Artefact) -> 
 )
 def test_what_is_no_such_document_is_named(exported: Make, path: tuple[str, ...], value: Any, said: str) -> None:
     with pytest.raises(CorruptCheckpointError) as caught:
-        parse(changed(exported("onnx").proof, *path, value=value))
+        parse_proof(changed(exported("onnx").proof, *path, value=value))
     assert caught.value.message.startswith("proof.json: ")
     assert said in caught.value.message
     assert "again" in str(caught.value.hint)
@@ -100,27 +100,27 @@ def test_a_missing_key_is_named(exported: Make) -> None:
     document = json.loads(exported("onnx").proof.dump())
     del document["weights"]
     with pytest.raises(CorruptCheckpointError, match="weights: Field required"):
-        parse(signed(document))
+        parse_proof(signed(document))
 
 
 def test_every_flipped_bit_is_found(exported: Make) -> None:
     data = exported("safetensors").proof.dump()
     for at in range(len(data)):
         with pytest.raises(CorruptCheckpointError):
-            parse(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
+            parse_proof(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
 
 
 def test_every_cut_is_found(exported: Make) -> None:
     data = exported("safetensors").proof.dump()
     for length in range(len(data)):
         with pytest.raises(CorruptCheckpointError):
-            parse(data[:length])
+            parse_proof(data[:length])
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"null", b"\xff\xfe", b"[" * 100_000, b'{"proof_version":2}'])
 def test_what_is_no_proof_is_refused(data: bytes) -> None:
     with pytest.raises(CorruptCheckpointError, match=r"^proof\.json: "):
-        parse(data)
+        parse_proof(data)
 
 
 @given(
@@ -134,17 +134,17 @@ def test_what_is_no_proof_is_refused(data: bytes) -> None:
 def test_any_document_with_a_digest_that_fits_is_judged_and_never_a_crash(value: Any) -> None:
     body = strict_json.dumps({"proof_version": value, "value": value})
     with pytest.raises(ResumableError):
-        parse(body[:-1] + b',"digest":"%s"}' % digest(body).encode())
+        parse_proof(body[:-1] + b',"digest":"%s"}' % digest(body).encode())
 
 
 def test_a_key_that_stands_twice_is_refused(exported: Make) -> None:
     body = exported("onnx").proof.dump().rpartition(b',"digest":')[0] + b',"entry":"model.onnx"}'
     with pytest.raises(CorruptCheckpointError, match="entry"):
-        parse(body[:-1] + b',"digest":"%s"}' % digest(body).encode())
+        parse_proof(body[:-1] + b',"digest":"%s"}' % digest(body).encode())
 
 
-def test_what_is_too_long_is_refused_and_not_read_whole(artefact: Artefact) -> None:
-    folder = artefact("onnx")
+def test_what_is_too_long_is_refused_and_not_read_whole(artifact: Artifact) -> None:
+    folder = artifact("onnx")
     with (folder / "proof.json").open("r+b") as file:
         file.truncate(2**40)  # a hole: reading it whole would end this program
     with pytest.raises(CorruptCheckpointError, match=r"proof\.json"):
@@ -152,13 +152,13 @@ def test_what_is_too_long_is_refused_and_not_read_whole(artefact: Artefact) -> N
     sound = b" " * MAX_BYTES
     body = b'{"a":1' + sound + b"}"
     with pytest.raises(CorruptCheckpointError, match=r"bytes"):
-        parse(body[:-1] + b',"digest":"%s"}' % digest(body).encode())
+        parse_proof(body[:-1] + b',"digest":"%s"}' % digest(body).encode())
 
 
-def test_a_proof_that_is_a_folder_or_not_there_is_told(artefact: Artefact, tmp_path: Path) -> None:
-    with pytest.raises(ResumableError, match=r"no proof\.json here, so it is no exported model"):
+def test_a_proof_that_is_a_folder_or_not_there_is_told(artifact: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(ResumableError, match=r"no proof\.json, so it is not an exported model"):
         read_proof(tmp_path)
-    folder = artefact("onnx")
+    folder = artifact("onnx")
     (folder / "proof.json").unlink()
     (folder / "proof.json").mkdir()
     with pytest.raises(ResumableError):

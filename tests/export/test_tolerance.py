@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resumable.export.request import Wanted, default_tolerance
+from resumable.export.request import ExportRequest, default_tolerance
 
 
 @pytest.mark.parametrize(
@@ -25,5 +25,5 @@ def test_the_finest_of_the_outputs_decides_and_whole_numbers_do_not(dtypes: list
 
 
 def test_what_was_asked_for_wins() -> None:
-    wanted = Wanted("onnx", "model", "m:f", None, None, 0.5, "dynamic")
+    wanted = ExportRequest("onnx", "model", "m:f", None, None, 0.5, "dynamic")
     assert wanted.tolerance_for(["float32"]) == 0.5

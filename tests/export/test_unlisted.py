@@ -13,7 +13,7 @@ import pytest
 from resumable.errors import CorruptCheckpointError
 from resumable.export import verify
 from tests.cli.conftest import cli as cli
-from tests.export.conftest import Artefact
+from tests.export.conftest import Artifact
 from tests.export.signing import Document, accepted, rewritten
 from tests.export.test_damage import FILES
 
@@ -35,8 +35,8 @@ def unlisted(folder: Path, key: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("format", FORMATS)
-def test_an_entry_that_is_not_among_the_files_is_refused(artefact: Artefact, format: str, name: str) -> None:
-    folder = artefact(format)
+def test_an_entry_that_is_not_among_the_files_is_refused(artifact: Artifact, format: str, name: str) -> None:
+    folder = artifact(format)
     unlisted(folder, "entry", name)
     with pytest.raises(CorruptCheckpointError, match=f"entry is '{name}', which is not among its files") as caught:
         verify(folder)
@@ -44,8 +44,8 @@ def test_an_entry_that_is_not_among_the_files_is_refused(artefact: Artefact, for
 
 
 @pytest.mark.parametrize("format", ["pt2", "onnx"])
-def test_a_golden_file_that_is_not_among_the_files_is_refused(artefact: Artefact, format: str) -> None:
-    folder = artefact(format)
+def test_a_golden_file_that_is_not_among_the_files_is_refused(artifact: Artifact, format: str) -> None:
+    folder = artifact(format)
     unlisted(folder, "golden", "other.safetensors")
     with pytest.raises(CorruptCheckpointError, match=r"golden\.file is 'other.safetensors', which is not among"):
         verify(folder)
@@ -53,28 +53,28 @@ def test_a_golden_file_that_is_not_among_the_files_is_refused(artefact: Artefact
 
 @pytest.mark.parametrize("name", ["more.so", "more.onnx_data", "more", "more.safetensors", "x.index.json", "code.py"])
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_stranger_that_something_may_load_is_refused(artefact: Artefact, format: str, name: str) -> None:
-    folder = artefact(format)
+def test_a_stranger_that_something_may_load_is_refused(artifact: Artifact, format: str, name: str) -> None:
+    folder = artifact(format)
     (folder / name).write_bytes(b"x")
-    with pytest.raises(CorruptCheckpointError, match=f"{name}: not among the files of the proof"):
+    with pytest.raises(CorruptCheckpointError, match=f"{name}: not listed in the proof"):
         verify(folder)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_is_for_people_may_lie_beside_an_artefact(artefact: Artefact, format: str) -> None:
-    folder = artefact(format)
+def test_what_is_for_people_may_lie_beside_an_artifact(artifact: Artifact, format: str) -> None:
+    folder = artifact(format)
     for name in ("README.md", "LICENSE", ".gitattributes", "config.json", "notes.txt"):
         (folder / name).write_bytes(b"x")
     (folder / ".git").mkdir()
     assert verify(folder)[0].grade is not None
 
 
-def test_a_file_that_an_onnx_program_names_is_one_of_the_proof_whatever_it_is_called(artefact: Artefact) -> None:
-    folder = artefact("onnx")
+def test_a_file_that_an_onnx_program_names_is_one_of_the_proof_whatever_it_is_called(artifact: Artifact) -> None:
+    folder = artifact("onnx")
     model = onnx.load(folder / "model.onnx")
     onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="NOTES.md", size_threshold=0)
     accepted(folder)
-    with pytest.raises(CorruptCheckpointError, match=r"NOTES\.md: not among the files of the proof, and model\.onnx"):
+    with pytest.raises(CorruptCheckpointError, match=r"NOTES\.md: not listed in the proof, and model\.onnx"):
         verify(folder)
 
 
@@ -104,7 +104,7 @@ def _device(path: Path) -> None:
 
 SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "link": (_link, "a symbolic link"),
-    "pipe": (_pipe, "no regular file"),
+    "pipe": (_pipe, "not a regular file"),
     "terabyte": (_terabyte, "1099511627776 bytes, expected"),
     "device": (_device, "a symbolic link"),
 }
@@ -113,9 +113,9 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
 @pytest.mark.parametrize("sort", SPOILT)
 @pytest.mark.parametrize(("format", "name"), FILES)
 def test_what_is_no_plain_file_of_its_size_is_refused_before_it_is_read(
-    artefact: Artefact, format: str, name: str, sort: str
+    artifact: Artifact, format: str, name: str, sort: str
 ) -> None:
-    folder = artefact(format)
+    folder = artifact(format)
     spoil, said = SPOILT[sort]
     spoil(folder / name)
     with pytest.raises(CorruptCheckpointError, match=rf"{name}: .*({said})"):
@@ -124,9 +124,9 @@ def test_what_is_no_plain_file_of_its_size_is_refused_before_it_is_read(
 
 @pytest.mark.parametrize("sort", ["link", "pipe"])
 def test_the_command_line_says_what_is_wrong_with_a_proof_that_is_no_file(
-    artefact: Artefact, cli: Callable[..., Any], sort: str
+    artifact: Artifact, cli: Callable[..., Any], sort: str
 ) -> None:
-    folder = artefact("safetensors")
+    folder = artifact("safetensors")
     spoil, said = SPOILT[sort]
     spoil(folder / "proof.json")
     ended = cli("verify", folder)

@@ -1,4 +1,4 @@
-"""The values of a checkpoint: each reaches the artefact, whatever it shares memory with, or the export is refused."""
+"""The values of a checkpoint: each reaches the artifact, whatever it shares memory with, or the export is refused."""
 
 from __future__ import annotations
 

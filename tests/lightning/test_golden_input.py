@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resumable import Run, StateError
 from resumable.checkpointing.golden_input import Golden
-from resumable.cli.verbs.diff import compare
+from resumable.cli.checkpoint_diff import compare
 from resumable.lightning import Resume
 from resumable.state.objects import global_rng
 from tests.lab.script import seed_all

@@ -131,7 +131,7 @@ def test_a_whole_blob_that_is_another_one_is_named_with_its_tensor(
     verdicts = {each["name"]: each for each in json.loads(capsys.readouterr().out)["checkpoints"]}
     assert {name for name, each in verdicts.items() if each["verdict"] == "bad"} == {NEWEST}
     assert OTHER in verdicts[NEWEST]["reason"]
-    with pytest.raises(CorruptCheckpointError, match=f"{NEWEST} would stay as the newest, but is damaged"):
+    with pytest.raises(CorruptCheckpointError, match=f"{NEWEST}: it would stay as the newest, but it is damaged"):
         app(["prune", "--keep-last", "1", str(run)])
     assert steps_of(run) == [2, 4, 6]
 

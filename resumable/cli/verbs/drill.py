@@ -1,4 +1,4 @@
-"""`resumable drill`: the user's own proof, with the user's own script; decides nothing about how a drill goes."""
+"""`resumable drill`: kill the user's own training, rerun it, and compare the results."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import shutil
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from resumable.cli.drill_runs import DRILLED, Attempt, Reference, Rehearsal, plan_kills, step_seconds
+from resumable.cli.checkpoint_diff import CheckpointDiff, diff_checkpoints
+from resumable.cli.diff_output import diff_document, print_diff
+from resumable.cli.drill_runs import DRILLED, DrillAttempt, DrillRuns, Reference
+from resumable.cli.kill_schedule import plan_kills, step_seconds
 from resumable.cli.options import Json
-from resumable.cli.terminal import Column, Styled, count, print_json, print_table, say, tell
-from resumable.cli.verbs.diff import Comparison, as_json, examine, print_result
+from resumable.cli.terminal import Column, Styled, count, print_json, print_line, print_status, print_table
 from resumable.utils.events import duration
 from resumable.utils.failpoints import Kill
 from resumable.utils.location import scrubbed
@@ -34,56 +36,59 @@ WHERE = {
     "save.published": "in a save, after its commit",
 }
 HINTS = (
-    "is the script deterministic at all? `--kills 0` compares two undisturbed runs",
+    "the script itself is not deterministic: `--kills 0` compares two undisturbed runs",
     "state outside of the objects given to Trainer(...): pass the loop's own variables as a dict, and everything that "
     "has a state_dict (scheduler, EMA, metrics, generators)",
-    "kernels that add in any order: torch.use_deterministic_algorithms(True)",
+    "nondeterministic kernels: torch.use_deterministic_algorithms(True)",
     "another number of threads: torch.set_num_threads(n), or OMP_NUM_THREADS",
-    "order that depends on hashes, as of a set of strings: sorted(...), or PYTHONHASHSEED=0",
+    "an order that depends on hashes, such as that of a set of strings: sorted(...), or PYTHONHASHSEED=0",
 )
 
 
 def drill(
     command: Annotated[
         list[str],
-        typer.Argument(metavar="COMMAND", help="After `--`: what trains, as you launch it.", show_default=False),
+        typer.Argument(
+            metavar="COMMAND", help="After `--`: the command that trains, as you launch it.", show_default=False
+        ),
     ],
-    kills: Annotated[int, typer.Option(min=0, help="How often to kill it.")] = 5,
-    seed: Annotated[int, typer.Option(help="Draws the steps and the instants.")] = 0,
+    kills: Annotated[int, typer.Option(min=0, metavar="N", help="The number of kills.")] = 5,
+    seed: Annotated[int, typer.Option(metavar="N", help="The seed that draws steps and instants of the kills.")] = 0,
     keep: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", file_okay=False, help="Keep both runs here, a new folder.", show_default=False),
+        typer.Option(metavar="DIR", file_okay=False, help="Keep both runs in this new folder.", show_default=False),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show what the command prints.")] = False,
     json: Json = False,
 ) -> None:
-    """Kill a training, rerun it, compare.
+    """Kill a training, rerun it, compare the results.
 
-    Proves that the end of a training does not depend on being killed and rerun.
+    Proves that the result of a training does not depend on being killed and rerun.
 
     For example: resumable drill --kills 5 -- python train.py --lr 0.1
 
-    The command is launched as it is, with RESUMABLE_RUN set to a scratch folder: once undisturbed, saving only at its
-    start and its end, then with SIGKILLs at random instants and inside saves, until it has finished. The second run
-    begins with a copy of the first one's checkpoint of step 0, so a script that seeds nothing has the same start.
-    A command that trains several runs has a folder for each, and all are compared. Exits with 0 if all final
-    checkpoints are bit-exact. Otherwise both runs are kept, and their folder is named.
+    Launches the command unchanged, with RESUMABLE_RUN set to a scratch folder. The first run is undisturbed and saves
+    only at its start and its end. The second is killed by SIGKILL at random instants and inside saves, and rerun until
+    it has finished. It begins with a copy of the first one's checkpoint of step 0, so a script that seeds nothing has
+    the same start. If the command trains several runs, each has its own folder, and all are compared.
+
+    Exits with 0 if all final checkpoints are bit-exact. Otherwise both runs are kept, and their folder is printed.
 
     --json: {"exact", "seed", "steps", "step_seconds", "runs", "attempts": [{"attempt", "run", "resumed_from_step",
     "steps_replayed", "armed", "point", "killed_at_step"}], "scratch", and "tensors", "values", "count", "differences",
-    "notes" as of `diff`}; `point` and `killed_at_step` are null where no kill landed, `scratch` where nothing was kept.
+    "notes" as in `diff`}; `point` and `killed_at_step` are null if no kill landed, `scratch` if nothing was kept.
     """
     scratch = _scratch(keep)
-    rehearsal = Rehearsal(command, scratch, show=_show if not quiet else lambda line: None)
+    runs = DrillRuns(command, scratch, show=_show if not quiet else lambda line: None)
     try:
         _announce("reference", f"undisturbed: {scrubbed(shlex.join(command))}")
-        references = rehearsal.undisturbed()
-        _tell(references)
+        references = runs.run_undisturbed()
+        _print_steps(references)
         armed = plan_kills(references, count=kills, seed=seed)
-        attempts = list(rehearsal.disturbed(references, armed, _announce_attempt))
-        result = _together({each.name: _examine(each, rehearsal) for each in references})
+        attempts = list(runs.run_killed(references, armed, _announce_attempt))
+        result = _join({each.name: _compare(each, runs) for each in references})
     except BaseException:
-        _tell_kept(scratch)
+        _print_kept(scratch)
         raise
     removed = result.exact and keep is None
     if json:
@@ -93,7 +98,7 @@ def drill(
     if removed:
         shutil.rmtree(scratch)
     else:
-        _tell_kept(scratch)
+        _print_kept(scratch)
     if not result.exact:
         raise typer.Exit(1)
 
@@ -102,26 +107,26 @@ def _scratch(keep: Path | None) -> Path:
     if keep is None:
         return Path(tempfile.mkdtemp(prefix="resumable-drill-"))
     if keep.exists() and any(keep.iterdir()):
-        raise typer.BadParameter(f"{keep} is not empty: name a new folder")
+        raise typer.BadParameter(f"expected a new folder, and {keep} is not empty", param_hint="'--keep'")
     keep.mkdir(parents=True, exist_ok=True)
     return keep.resolve()
 
 
-def _examine(reference: Reference, rehearsal: Rehearsal) -> Comparison:
-    final = rehearsal.final(reference)
+def _compare(reference: Reference, runs: DrillRuns) -> CheckpointDiff:
+    final = runs.final(reference)
     for checkpoint in (reference.final, final):
         checkpoint.verify()
-    result = examine(reference.final, final)
-    # That the configurations differ is the drill's own doing.
+    result = diff_checkpoints(reference.final, final)
+    # The drill itself changes the config.
     notes = [note for note in result.notes if not note.path.startswith("config.")]
-    return Comparison(result.differences, result.tensors, result.values, notes)
+    return CheckpointDiff(result.differences, result.tensors, result.values, notes)
 
 
-def _together(results: dict[str, Comparison]) -> Comparison:
-    """All comparisons as one; where there are several, places begin with the name of the run."""
+def _join(results: dict[str, CheckpointDiff]) -> CheckpointDiff:
+    """Join the diffs of all runs; if there are several, each path begins with the name of the run."""
     if len(results) == 1:
         return next(iter(results.values()))
-    return Comparison(
+    return CheckpointDiff(
         [replace(each, path=f"{name}: {each.path}") for name, result in results.items() for each in result.differences],
         sum(result.tensors for result in results.values()),
         sum(result.values for result in results.values()),
@@ -130,8 +135,8 @@ def _together(results: dict[str, Comparison]) -> Comparison:
 
 
 def _document(
-    seed: int, references: list[Reference], attempts: list[Attempt], result: Comparison, kept: str | None
-) -> dict[str, Any]:
+    seed: int, references: list[Reference], attempts: list[DrillAttempt], result: CheckpointDiff, kept: str | None
+) -> dict[str, object]:
     return {
         "seed": seed,
         "steps": sum(reference.steps for reference in references),
@@ -139,7 +144,7 @@ def _document(
         "runs": [reference.name for reference in references],
         "attempts": [asdict(attempt) for attempt in attempts],
         "scratch": kept,
-        **as_json(result, most=MOST),
+        **diff_document(result, most=MOST),
     }
 
 
@@ -147,11 +152,11 @@ def _document(
 
 
 def _announce(name: str, what: str) -> None:
-    tell((name, "bold cyan"), f"  {what}")
+    print_status((name, "bold cyan"), f"  {what}")
 
 
 def _show(line: str) -> None:
-    tell(("  | ", "dim"), line)
+    print_status(("  | ", "dim"), line)
 
 
 def _announce_attempt(number: int, resumed_from_step: int, armed: Kill | None) -> None:
@@ -164,21 +169,21 @@ def _announce_attempt(number: int, resumed_from_step: int, armed: Kill | None) -
     _announce(f"attempt {number}", f"from step {resumed_from_step}, {plan}")
 
 
-def _tell(references: list[Reference]) -> None:
+def _print_steps(references: list[Reference]) -> None:
     steps, each = sum(reference.steps for reference in references), duration(step_seconds(references))
     runs = f" of {count(len(references), 'run')}" if len(references) > 1 else ""
-    tell(f"  {count(steps, 'step')}{runs}, {each} each")
+    print_status(f"  {count(steps, 'step')}{runs}, {each} each")
 
 
-def _tell_kept(scratch: Path) -> None:
+def _print_kept(scratch: Path) -> None:
     if not any(scratch.iterdir()):
         scratch.rmdir()  # the command never got as far as a run
         return
     what = "both runs are" if (scratch / DRILLED).exists() else "the run is"
-    tell(f"{what} kept in ", (str(scratch), "bold"))
+    print_status(f"{what} kept in ", (str(scratch), "bold"))
 
 
-def _print(attempts: list[Attempt], result: Comparison, *, kills: int, runs: int) -> None:
+def _print(attempts: list[DrillAttempt], result: CheckpointDiff, *, kills: int, runs: int) -> None:
     start: list[Styled] = ["1", "", "", "", ("wrote the start", "dim")]
     rows = [start, *map(_row, attempts)]
     if runs > 1:
@@ -188,22 +193,22 @@ def _print(attempts: list[Attempt], result: Comparison, *, kills: int, runs: int
     print_table((COLUMNS[0], Column("run"), *COLUMNS[1:]) if runs > 1 else COLUMNS, rows)
     landed = sum(attempt.point is not None for attempt in attempts)
     if landed < kills:
-        say((f"{landed} of {kills} kills landed: the run had finished before the others could", "yellow"))
+        print_line((f"{landed} of {kills} kills landed: the run had finished before the others could", "yellow"))
     if landed and not any(attempt.resumed_from_step for attempt in attempts):
-        say(
-            ("every attempt began anew at step 0, which proves little: ", "yellow"),
+        print_line(
+            ("every attempt began again at step 0, which proves little: ", "yellow"),
             "save more often, as in RESUMABLE_EVERY__STEPS=10 resumable drill ...",
         )
-    say("")
-    print_result(result, most=MOST, names=("undisturbed", "killed"))
+    print_line("")
+    print_diff(result, most=MOST, names=("undisturbed", "killed"))
     if not result.exact:
-        say("")
-        say(("what commonly causes it", "bold"))
+        print_line("")
+        print_line(("common causes", "bold"))
         for hint in HINTS:
-            say(f"  - {hint}")
+            print_line(f"  - {hint}")
 
 
-def _row(attempt: Attempt) -> list[Styled]:
+def _row(attempt: DrillAttempt) -> list[Styled]:
     ends: Styled = ("ran to its end", "green") if attempt.point is None else WHERE[attempt.point]
     killed = "" if attempt.killed_at_step is None else str(attempt.killed_at_step)
     return [str(attempt.attempt), str(attempt.resumed_from_step), str(attempt.steps_replayed), killed, ends]

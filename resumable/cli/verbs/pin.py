@@ -1,4 +1,4 @@
-"""`resumable pin`: says that one checkpoint is to stay; deletes nothing and decides nothing else."""
+"""`resumable pin`: exempt one checkpoint from retention. Deletes nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from resumable.cli.options import Json, StorageOptions, Target, open_checkpoint
-from resumable.cli.terminal import print_json, say
+from resumable.cli.terminal import print_json, print_line
 from resumable.errors import NoCheckpointError
 from resumable.run.target import parse_target
 from resumable.store import pins
@@ -19,13 +19,13 @@ from resumable.store.storage.protocol import Storage
 
 def pin(
     target: Target,
-    remove: Annotated[bool, typer.Option("--remove", help="Let retention decide about it again.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the pin, so that retention applies again.")] = False,
     json: Json = False,
     storage_options: StorageOptions = "{}",
 ) -> None:
-    """Keep one checkpoint for good: no save and no `prune` deletes it.
+    """Keep one checkpoint forever: no save and no `prune` deletes it.
 
-    Safe while the training runs. A pin is an empty file of that name in the folder `pins` of the run.
+    Safe while the training runs. A pin is an empty file, named after the checkpoint, in the folder `pins` of the run.
 
     --json: {"run", "name", "pinned": true or false}.
     """
@@ -40,7 +40,7 @@ def pin(
     if json:
         print_json({"run": storage.url, "name": str(name), "pinned": not remove})
     else:
-        say(("unpinned " if remove else "pinned ", "green"), str(name))
+        print_line(("unpinned " if remove else "pinned ", "green"), str(name))
 
 
 def _pin(storage: Storage, name: CheckpointName) -> None:
@@ -50,5 +50,5 @@ def _pin(storage: Storage, name: CheckpointName) -> None:
     except NoCheckpointError:
         pins.unpin(storage, name)
         raise NoCheckpointError(
-            f"{name} was pruned at this very moment", f"`resumable ls {storage.url}` lists what there is"
+            f"{name}: it was pruned at this moment", f"`resumable ls {storage.url}` lists the checkpoints"
         ) from None

@@ -1,16 +1,16 @@
-"""`resumable prune`: retention by hand; decides nothing itself, and deletes only what the format wrote."""
+"""`resumable prune`: apply retention by hand. Deletes only files of the format."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
 from resumable.checkpointing import prune as pruning
 from resumable.checkpointing.prune import PrunePlan
-from resumable.cli.options import Json, RunUrl, StorageOptions, open_run
-from resumable.cli.terminal import print_json, say
+from resumable.cli.options import Json, RunUrl, StorageOptions, open_whole_run
+from resumable.cli.terminal import print_json, print_line
 from resumable.config.config import Keep
 from resumable.errors import CheckpointError, CorruptCheckpointError
 from resumable.policy.retention import Rule
@@ -27,25 +27,30 @@ from resumable.utils.events import size
 def prune(
     run: RunUrl,
     keep_last: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Keep the N newest.", show_default=False)
+        int | None, typer.Option(min=1, metavar="N", help="Keep the N newest checkpoints.", show_default=False)
     ] = None,
     keep_every: Annotated[
         int | None,
-        typer.Option(min=1, metavar="STEPS", help="Keep the first at or after each multiple.", show_default=False),
+        typer.Option(
+            min=1,
+            metavar="STEPS",
+            help="Keep the first checkpoint at or after each multiple of STEPS.",
+            show_default=False,
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
     json: Json = False,
     storage_options: StorageOptions = "{}",
 ) -> None:
-    """Delete what need not stay.
+    """Delete the checkpoints that retention drops.
 
-    Without options, the checkpoints that the run's own config (`keep`) does not keep. The options replace values of it
-    one by one, so the best checkpoints stay. Refused while a job on this machine uses the run. Damaged and unfinished
-    folders of earlier attempts go as soon as enough newer checkpoints exist.
+    Without options, the run's own config (`keep`) decides. Each option replaces one value of it, so the best
+    checkpoints stay. Refused while a job on this machine uses the run. Damaged and unfinished folders of earlier
+    attempts are deleted once enough newer checkpoints exist.
 
     --json: {"run", "dry_run", "kept": [name], "deleted": [{"name", "size_bytes"}], "freed_bytes"}, newest first.
     """
-    opened = open_run(run, storage_options)
+    opened = open_whole_run(run, storage_options)
     rule = _rule(opened, keep_last=keep_last, keep_every=keep_every)
     storage = open_storage(opened.url, storage_options)
     if dry_run:
@@ -73,7 +78,7 @@ def _rule(run: Run, *, keep_last: int | None, keep_every: int | None) -> Rule:
             f"{latest.name}: its config has a `keep` that this version does not understand: {error}",
             "prune with the version of resumable that trains this run",
         ) from error
-    values: dict[str, Any] = keep.model_dump()
+    values: dict[str, object] = keep.model_dump()
     if keep_last is not None:
         values["last"] = keep_last
     if keep_every is not None:
@@ -82,25 +87,25 @@ def _rule(run: Run, *, keep_last: int | None, keep_every: int | None) -> Rule:
 
 
 def _highest(storage: Storage) -> Attempt:
-    """The right to delete: that of the newest attempt, whose job does not run (on this machine: we hold its lock)."""
+    """Return the newest attempt, which may delete. Its job does not run on this machine: we hold its lock."""
     number = max((parse_attempt(entry.name) or 0 for entry in storage.list(ATTEMPTS)), default=0)
     if not number:
         raise CheckpointError(
-            f"{storage.url}: no {ATTEMPTS}/ here, so it cannot be told who may delete",
-            "if this is a copy of a run, copy that folder too; or launch the training once: it prunes by itself",
+            f"{storage.url}: no folder {ATTEMPTS}/, which records the attempt that may delete",
+            "if this is a copy of a run, copy that folder, too; or launch the training once: it prunes by itself",
         )
     return Attempt(number, read_attempt(storage, number).token, (), storage)
 
 
 def _refuse_damaged(catalog: Catalog, plan: PrunePlan) -> None:
-    # What stays was chosen by the cheap checks; what goes may be all that is good.
+    # The cheap checks chose what stays. If that is damaged, the checkpoints to delete may be the only good ones.
     newest = plan.keep[0]
     try:
         verify(catalog, catalog.manifest(newest), newest)
     except CorruptCheckpointError as error:
         raise CorruptCheckpointError(
-            f"{newest} would stay as the newest, but is damaged: {error.message}; nothing was deleted",
-            "`resumable verify` names the good ones; launch the training once: it goes on from the newest good one",
+            f"{newest}: it would stay as the newest, but it is damaged: {error.message}; nothing was deleted",
+            "`resumable verify` lists the good ones; launch the training once: it resumes from the newest good one",
         ) from error
 
 
@@ -112,7 +117,7 @@ def _size(catalog: Catalog, name: CheckpointName) -> int:
     try:
         return sum(blob.size for blob in catalog.manifest(name).blobs.values())
     except CheckpointError:
-        return 0  # unfinished or damaged: nobody can say
+        return 0  # unfinished or damaged: unknown
 
 
 def _report(run: str, plan: PrunePlan, sizes: dict[CheckpointName, int], *, dry_run: bool, json: bool) -> None:
@@ -123,8 +128,8 @@ def _report(run: str, plan: PrunePlan, sizes: dict[CheckpointName, int], *, dry_
         print_json({"run": run, "dry_run": dry_run, "kept": kept, "deleted": deleted, "freed_bytes": freed_bytes})
         return
     for name in plan.keep:
-        say(("keep    ", "green"), str(name))
+        print_line(("keep    ", "green"), str(name))
     for name in plan.delete:
-        say(("delete  ", "red"), f"{name}  {size(sizes[name]) if sizes[name] else 'unfinished or damaged'}")
+        print_line(("delete  ", "red"), f"{name}  {size(sizes[name]) if sizes[name] else 'unfinished or damaged'}")
     would = "would be " if dry_run else ""
-    say(f"{len(plan.keep)} {would}kept, {len(plan.delete)} {would}deleted, {size(freed_bytes)} {would}freed")
+    print_line(f"{len(plan.keep)} {would}kept, {len(plan.delete)} {would}deleted, {size(freed_bytes)} {would}freed")

@@ -1,14 +1,15 @@
-"""`resumable show`: the manifest of one checkpoint, for people; reads nothing else."""
+"""`resumable show`: print the manifest of one checkpoint. Reads nothing else."""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
+from resumable.cli.formatting import batch_text, metrics_text
 from resumable.cli.options import Json, StorageOptions, Target, open_checkpoint
-from resumable.cli.terminal import Column, print_json, print_table, say
-from resumable.cli.verbs.ls import batch, metrics
+from resumable.cli.terminal import Column, print_json, print_line, print_table
 from resumable.policy.suspicion import mark
 from resumable.run.checkpoint import Checkpoint
 from resumable.store.layout import checkpoint_path
@@ -17,13 +18,24 @@ from resumable.utils.events import duration, size
 from resumable.utils.location import location
 
 
+@dataclass(frozen=True)
+class ObjectSummary:
+    """One object of a checkpoint; the fields are the keys of its `summary` in `--json`."""
+
+    kind: str
+    type: str
+    tensors: int
+    elements: int
+    size_bytes: int
+
+
 def show(target: Target, json: Json = False, storage_options: StorageOptions = "{}") -> None:
-    """Show what a checkpoint holds.
+    """Show the manifest of a checkpoint.
 
-    Position, lineage, objects, metrics, config, versions, environment and blobs, all from its manifest.
+    Prints position, lineage, objects, metrics, config, versions, environment and blobs.
 
-    --json: the manifest as FORMAT.md describes it, with "name", "size_bytes" and for each object in "summary" its
-    "kind", "type", "tensors", "elements" and "size_bytes" beside it.
+    --json: the manifest as FORMAT.md describes it, and beside it "name", "size_bytes" and "summary", which has "kind",
+    "type", "tensors", "elements" and "size_bytes" of each object.
     """
     checkpoint = open_checkpoint(target, storage_options)
     if json:
@@ -38,27 +50,27 @@ def show(target: Target, json: Json = False, storage_options: StorageOptions = "
     _blobs(manifest)
 
 
-def _document(checkpoint: Checkpoint) -> dict[str, Any]:
-    summary = {name: _summary(checkpoint.manifest, name) for name in checkpoint.manifest.objects}
+def _document(checkpoint: Checkpoint) -> dict[str, object]:
+    summary = {name: asdict(_summary(checkpoint.manifest, name)) for name in checkpoint.manifest.objects}
     document = checkpoint.manifest.model_dump(mode="json")
     document["config"] = _public(checkpoint.manifest.config)
     return {"name": checkpoint.name, "size_bytes": checkpoint.size_bytes, "summary": summary, **document}
 
 
-def _public(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's config without a secret in its URL, which older versions wrote in part."""
+def _public(config: dict[str, object]) -> dict[str, object]:
+    """Return a run's config without secrets in its URL, which older versions stored in part."""
     return config | {"run": location(config["run"])} if "run" in config else config
 
 
-def _summary(manifest: Manifest, name: str) -> dict[str, Any]:
+def _summary(manifest: Manifest, name: str) -> ObjectSummary:
     record = manifest.objects[name]
-    return {
-        "kind": record.kind,
-        "type": record.type,
-        "tensors": len(record.tensors),
-        "elements": _elements(record),
-        "size_bytes": sum(manifest.blobs[blob].size for blob in record.blobs),
-    }
+    return ObjectSummary(
+        kind=record.kind,
+        type=record.type,
+        tensors=len(record.tensors),
+        elements=_elements(record),
+        size_bytes=sum(manifest.blobs[blob].size for blob in record.blobs),
+    )
 
 
 def _elements(record: ObjectRecord) -> int:
@@ -69,9 +81,9 @@ def _head(checkpoint: Checkpoint) -> None:
     manifest = checkpoint.manifest
     age = duration(max(time.time() - manifest.created, 0))
     created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.created))
-    say((checkpoint.name, "bold"), (" finished", "green") if manifest.finished else "")
+    print_line((checkpoint.name, "bold"), (" finished", "green") if manifest.finished else "")
     _line("position", _position(manifest))
-    _line("metrics", metrics(dict(manifest.metrics), digits=8) or "none")
+    _line("metrics", metrics_text(manifest.metrics, digits=8) or "none")
     if suspect := mark(manifest):
         _line("suspect", f"{suspect.what} is not finite since step {suspect.since}")
     _line("saved", f"{created}, {age} ago, because of: {manifest.reason}")
@@ -84,7 +96,7 @@ def _position(manifest: Manifest) -> str:
     position = manifest.position
     total = {position.get("loop"): position.get("total")}
     text = f"step {_of(manifest.step, total.get('steps'))}, {_of(manifest.epoch, total.get('epochs'))} epochs completed"
-    return text + (f", batch {batch(position)} of the next" if position.get("batch") is not None else "")
+    return text + (f", batch {batch_text(position)} of the next" if position.get("batch") is not None else "")
 
 
 def _of(number: int, total: int | None) -> str:
@@ -92,11 +104,11 @@ def _of(number: int, total: int | None) -> str:
 
 
 def _line(name: str, value: str) -> None:
-    say((f"{name:<12}", "dim"), value)
+    print_line((f"{name:<12}", "dim"), value)
 
 
 def _objects(manifest: Manifest) -> None:
-    say("")
+    print_line("")
     columns = [
         Column("object"),
         Column("kind", drop=1),
@@ -108,29 +120,29 @@ def _objects(manifest: Manifest) -> None:
     rows = []
     for name in manifest.objects:
         facts = _summary(manifest, name)
-        numbers = [f"{facts['tensors']:,}", f"{facts['elements']:,}", size(facts["size_bytes"])]
-        rows.append([name, facts["kind"], facts["type"], *numbers])
+        numbers = [f"{facts.tensors:,}", f"{facts.elements:,}", size(facts.size_bytes)]
+        rows.append([name, facts.kind, facts.type, *numbers])
     print_table(columns, rows)
 
 
 def _blobs(manifest: Manifest) -> None:
-    say("")
+    print_line("")
     own = checkpoint_path(manifest.name) + "/"
     rows = [[blob.path.removeprefix(own), size(blob.size), blob.digest] for blob in manifest.blobs.values()]
     print_table([Column("blob", wrap=True), Column("size", "right"), Column("digest", drop=1)], rows)
 
 
-def _pairs(title: str, values: dict[str, Any]) -> None:
-    say("")
-    say((title, "bold"))
+def _pairs(title: str, values: Mapping[str, object]) -> None:
+    print_line("")
+    print_line((title, "bold"))
     width = max(map(len, values), default=0)
     for name, value in values.items():
-        say((f"  {name:<{width}}  ", "dim"), str(value))
+        print_line((f"  {name:<{width}}  ", "dim"), str(value))
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots, as one would write them in the environment or ask for them."""
-    flat: dict[str, Any] = {}
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Join nested keys by dots."""
+    flat: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, dict) and value:
             flat |= _flat(value, f"{prefix}{name}.")

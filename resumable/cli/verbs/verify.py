@@ -1,4 +1,4 @@
-"""`resumable verify`: whether checkpoints, or an exported model, are what was written; repairs nothing."""
+"""`resumable verify`: check the bytes of checkpoints, or prove an exported model again. Repairs nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import typer
 
 from resumable.cli.options import Json, StorageOptions
 from resumable.cli.proof_output import prove
-from resumable.cli.terminal import Column, Styled, count, meanwhile, print_json, print_table, say
+from resumable.cli.terminal import Column, Styled, count, print_json, print_line, print_table, spinner
 from resumable.errors import CheckpointError, FormatVersionError, NoCheckpointError
-from resumable.export.proof.artifact import is_artefact
+from resumable.export.proof.artifact import is_artifact
 from resumable.run.run import Run
 from resumable.run.target import parse_target
 from resumable.run.verification import verify as verify_checkpoint
@@ -26,7 +26,7 @@ COLUMNS = (Column("checkpoint"), Column("size", "right", drop=1), Column("verdic
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found out about one folder; `unfinished` is a save that never committed: no checkpoint, no damage."""
+    """The result for one folder; `unfinished` is a save that never committed: neither a checkpoint nor damage."""
 
     name: str
     verdict: Literal["ok", "bad", "unfinished"]
@@ -39,7 +39,7 @@ def verify(
         str,
         typer.Argument(
             metavar="RUN[@STEP] | DIR",
-            help="A run, RUN@latest, RUN@best, RUN@finite or RUN@STEP; or the folder of an exported model.",
+            help="RUN (all its checkpoints), RUN@latest, RUN@best, RUN@finite or RUN@STEP; or an exported model.",
             show_default=False,
         ),
     ],
@@ -47,38 +47,38 @@ def verify(
         str | None,
         typer.Option(
             metavar="MODULE:FUNCTION",
-            help="Of an export of weights: also run the model that this function builds.",
+            help="For exported weights: also run the model that this function builds.",
             show_default=False,
         ),
     ] = None,
     json: Json = False,
     storage_options: StorageOptions = "{}",
 ) -> None:
-    """Read checkpoints and compare digests, of files and of tensors, or prove an exported model again here.
+    """Check checkpoints byte by byte, or prove an exported model again.
 
-    Of a run without a selector, every checkpoint. Exits with 1 if any is bad. A save that was cut short before
-    its commit is no checkpoint, and not bad.
+    RUN: reads checkpoints and compares the digests of files and tensors; without a selector, every checkpoint of the
+    run. Exits with 1 if any is bad. A save that ended before its commit is not a checkpoint, and not bad.
 
     --json: {"run", "ok", "checkpoints": [{"name", "verdict", "reason", "size_bytes"}]}; `verdict` is "ok", "bad" or
-    "unfinished", `reason` is empty where there is nothing to say.
+    "unfinished", `reason` may be empty.
 
-    The folder that `resumable export` made: every byte is read, and the program in it is run on its golden input, so
-    trust whoever made it. Exits with 1 where it is not, within its tolerance, what was trained.
+    DIR, which `resumable export` made: reads every byte, and runs the program in it, if it is one, on its golden input.
+    So verify only programs that you trust. Exits with 1 if it is not, within its tolerance, the model that was trained.
 
-    --json then: {"folder", "ok", "grade", "proved", "weights_identical", "difference": {"absolute", "relative"},
-    "tolerance", "runtime"}; `grade` is what was found here, `proved` what the proof says. Or {"folder", "ok": false,
+    --json: {"folder", "ok", "grade", "proved", "weights_identical", "difference": {"absolute", "relative"},
+    "tolerance", "runtime"}; `grade` was reached here, `proved` when it was exported. On failure {"folder", "ok": false,
     "error", "hint"}.
     """
-    if is_artefact(target):
+    if is_artifact(target):
         prove(target, model=model, json=json)
         return
     if model is not None:
-        raise typer.BadParameter(f"--model is for the folder of an exported model, and {target} is none")
+        raise typer.BadParameter(f"expected the folder of an exported model, found {target}", param_hint="'--model'")
     url, selector = parse_target(target)
     run = Run(url, storage_options=storage_options)
     names = _selected(run, selector)
-    with meanwhile(f"verifying {count(len(names), 'checkpoint')}"):
-        verdicts = judge(run.catalog, names)
+    with spinner(f"verifying {count(len(names), 'checkpoint')}"):
+        verdicts = verify_all(run.catalog, names)
     bad = sum(verdict.verdict == "bad" for verdict in verdicts)
     if json:
         print_json({"run": run.location, "ok": not bad, "checkpoints": [vars(verdict) for verdict in verdicts]})
@@ -88,16 +88,16 @@ def verify(
         raise typer.Exit(1)
 
 
-def judge(catalog: Catalog, names: Collection[CheckpointName]) -> list[Verdict]:
-    """A verdict on each of `names`; `StorageError` where the storage fails: that says nothing about a checkpoint."""
+def verify_all(catalog: Catalog, names: Collection[CheckpointName]) -> list[Verdict]:
+    """Verify each of `names`; `StorageError` where the storage fails, which is no verdict on a checkpoint."""
     try:
         history = {name for name, _ in catalog.history()}
     except FormatVersionError:
-        history = set(names)  # what a newer version wrote is told as such below; what lies on which line, it knows
-    return [_judge(catalog, name, in_history=name in history) for name in names]
+        history = set(names)  # only the newer version can tell; its checkpoints are reported below
+    return [_verify(catalog, name, in_history=name in history) for name in names]
 
 
-def _judge(catalog: Catalog, name: CheckpointName, *, in_history: bool) -> Verdict:
+def _verify(catalog: Catalog, name: CheckpointName, *, in_history: bool) -> Verdict:
     size_bytes = 0
     try:
         manifest = catalog.manifest(name)
@@ -114,13 +114,13 @@ def _judge(catalog: Catalog, name: CheckpointName, *, in_history: bool) -> Verdi
 def _selected(run: Run, selector: str | None) -> list[CheckpointName]:
     names = sorted(run.catalog.names(), key=lambda name: name.order)
     if not names:
-        run.latest()  # says what is wrong
+        run.latest()  # raises what is wrong
     if selector is None:
         return names
     if selector in ("latest", "best", "finite"):
         wanted = run.select(selector).name
         return [name for name in names if str(name) == wanted]
-    # Not by run.select: it finds what can be read, and here the others are asked about.
+    # Not by run.select, which finds only readable checkpoints: this verb is about the others, too.
     found = [name for name in names if str(name) == selector or str(name.step) == selector.lstrip("0").zfill(1)]
     if not found:
         raise NoCheckpointError(
@@ -136,6 +136,6 @@ def _print(verdicts: Sequence[Verdict], *, bad: int) -> None:
     print_table(COLUMNS, rows)
     checked = sum(verdict.verdict != "unfinished" for verdict in verdicts)
     if bad:
-        say((f"bad: {bad} of {count(checked, 'checkpoint')}", "bold red"))
+        print_line((f"bad: {bad} of {count(checked, 'checkpoint')}", "bold red"))
     else:
-        say((f"{count(checked, 'checkpoint')}, every byte as it was written", "green"))
+        print_line((f"{count(checked, 'checkpoint')}, every byte as it was written", "green"))

@@ -1,6 +1,6 @@
-"""A live model as a program that runs without its code: traced by torch.export, written as pt2, ONNX or AOTInductor.
+"""Write a live model as a program that runs without its code: torch.export, then pt2, ONNX or AOTInductor.
 
-Knows no checkpoint and no proof. Models come in eval mode, and inputs as they would be called with.
+Independent of checkpoints and proofs. Expects models in eval mode.
 """
 
 from __future__ import annotations
@@ -24,63 +24,66 @@ from resumable.export.request import Batch
 from resumable.store.storage.protocol import storage_error
 from resumable.utils.messages import quoted
 
-# Protobuf, which ONNX files are, ends at 2 GiB: what is larger gets its weights in a file beside it.
+# ONNX files are protobuf, which ends at 2 GiB: weights of larger models go into a file beside it.
 MAX_ONNX_BYTES = 1_500_000_000
+
+FreeSizes = dict[int, object]
+"""The dimensions of one input that are free, with torch's mark for each."""
 
 
 @dataclass(frozen=True)
-class Call:
-    """How a model is called: tensors by position, and by name."""
+class ModelCall:
+    """The arguments of one call of the model: tensors by position, and by name."""
 
     args: tuple[Tensor, ...]
     kwargs: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, inputs: Sequence[Tensor], arguments: Sequence[str] | None) -> Call:
-        """`arguments` are the names of the inputs, in their order; None where they go by position."""
+    def of(cls, inputs: Sequence[Tensor], arguments: Sequence[str] | None) -> ModelCall:
+        """Pair the inputs with their names `arguments`, in order; None where they are positional."""
         return cls(tuple(inputs), {}) if arguments is None else cls((), dict(zip(arguments, inputs, strict=True)))
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (*self.args, *self.kwargs.values())
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Call:
-        return Call(tuple(map(change, self.args)), {name: change(value) for name, value in self.kwargs.items()})
+    def each(self, change: Callable[[Tensor], Tensor]) -> ModelCall:
+        return ModelCall(tuple(map(change, self.args)), {name: change(value) for name, value in self.kwargs.items()})
 
 
 @dataclass(frozen=True)
-class Written:
-    """A program in its file: names of inputs and outputs in its order, if it has any."""
+class ProgramFile:
+    """A written program: its file, and the program's own names of inputs and outputs in order, None where unnamed."""
 
     entry: str
     input_names: list[str | None]
     output_names: list[str | None]
 
 
-Writer = Callable[[torch.export.ExportedProgram, Path], Written]
+Writer = Callable[[torch.export.ExportedProgram, Path], ProgramFile]
 
 
-def write(model: nn.Module, call: Call, folder: Path, *, format: str, batch: Batch) -> Written:
+def write_program(model: nn.Module, call: ModelCall, folder: Path, *, format: str, batch: Batch) -> ProgramFile:
     """Write `model` into `folder` as `format`, for batches of any size or for that of `call` alone.
 
-    Raises `ConfigError` where a package is missing, `ExportError` where the model cannot be traced or the format does
-    not have what it does, `StorageError` where the folder cannot be written.
+    Raises `ConfigError` where a package is missing, `ExportError` where the model cannot be traced or the format lacks
+    one of its operations, `StorageError` where the folder cannot be written.
     """
-    with _told(model, folder, format), _quiet():
-        return WRITERS[format](_traced(model, call, batch=batch), folder)
+    with _export_errors(model, folder, format), _quiet():
+        return WRITERS[format](_trace(model, call, batch=batch), folder)
 
 
-def upcast(model: nn.Module) -> nn.Module:
-    """A copy with float32 in place of bfloat16, for runtimes that lack it."""
-    upcast = copy.deepcopy(model)
-    for tensor in (*upcast.parameters(), *upcast.buffers()):
+def to_float32(model: nn.Module) -> nn.Module:
+    """Copy the model with float32 in place of bfloat16, for runtimes that lack it."""
+    converted = copy.deepcopy(model)
+    for tensor in (*converted.parameters(), *converted.buffers()):
         if tensor.dtype is torch.bfloat16:
             tensor.data = tensor.data.float()
-    return upcast
+    return converted
 
 
-def _traced(model: nn.Module, call: Call, *, batch: Batch) -> torch.export.ExportedProgram:
-    shapes: Any = None
+def _trace(model: nn.Module, call: ModelCall, *, batch: Batch) -> torch.export.ExportedProgram:
+    shapes: tuple[FreeSizes, ...] | dict[str, FreeSizes] | None = None
     if batch == "dynamic":
         call = call.each(_at_least_two)
         by_position, by_name = _dynamic(call)
@@ -90,16 +93,16 @@ def _traced(model: nn.Module, call: Call, *, batch: Batch) -> torch.export.Expor
 
 
 def _at_least_two(tensor: Tensor) -> Tensor:
-    # torch.export takes a size of one for a constant.
+    # torch.export treats a size of one as a constant.
     return torch.cat([tensor, tensor]) if tensor.ndim and tensor.shape[0] == 1 else tensor
 
 
-def _dynamic(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _dynamic(call: ModelCall) -> tuple[tuple[FreeSizes, ...], dict[str, FreeSizes]]:
     sizes = {tensor.shape[0] for tensor in call.tensors if tensor.ndim}
-    # One name says that all are equal; where they are not, which belong together is left to torch to find out.
-    first: Any = torch.export.Dim("batch") if len(sizes) == 1 else torch.export.Dim.DYNAMIC
+    # One name declares all sizes equal. Where they are not, torch finds out which belong together.
+    first: object = torch.export.Dim("batch") if len(sizes) == 1 else torch.export.Dim.DYNAMIC
 
-    def of(tensor: Tensor) -> dict[int, Any]:
+    def of(tensor: Tensor) -> FreeSizes:
         return {0: first} if tensor.ndim else {}
 
     return tuple(map(of, call.args)), {name: of(value) for name, value in call.kwargs.items()}
@@ -108,15 +111,15 @@ def _dynamic(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
 # -- formats ----------------------------------------------------------------------------------------------------------
 
 
-def _pt2(program: torch.export.ExportedProgram, folder: Path) -> Written:
-    # Inputs that it was traced with would lie in the file as a pickle; the golden input lies beside it.
+def _pt2(program: torch.export.ExportedProgram, folder: Path) -> ProgramFile:
+    # The traced inputs would be pickled into the file; the golden input is beside it already.
     program.example_inputs = None
     with archive(folder / "model.pt2") as file:
         torch.export.save(program, file)
-    return Written("model.pt2", [None] * len(program.graph_signature.user_inputs), _unnamed_outputs(program))
+    return ProgramFile("model.pt2", [None] * len(program.graph_signature.user_inputs), _unnamed_outputs(program))
 
 
-def _onnx(program: torch.export.ExportedProgram, folder: Path) -> Written:
+def _onnx(program: torch.export.ExportedProgram, folder: Path) -> ProgramFile:
     _need("onnx", "onnxscript")
     exported = torch.onnx.export(program, dynamo=True, verbose=False)
     assert exported is not None
@@ -124,11 +127,11 @@ def _onnx(program: torch.export.ExportedProgram, folder: Path) -> Written:
     _name_batch(graph)
     weights_bytes = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
     exported.save(str(folder / "model.onnx"), external_data=weights_bytes > MAX_ONNX_BYTES)
-    return Written("model.onnx", [each.name for each in graph.inputs], [each.name for each in graph.outputs])
+    return ProgramFile("model.onnx", [each.name for each in graph.inputs], [each.name for each in graph.outputs])
 
 
 def _name_batch(graph: Any) -> None:
-    """Sizes that are not settled have made-up names; the only one, and the first of an input, is that of the batch."""
+    """Rename the free size to `batch`, if there is exactly one: the exporter makes names up."""
     import onnx_ir
 
     symbols = {str(size) for each in graph.inputs for size in each.shape if isinstance(size, onnx_ir.SymbolicDim)}
@@ -141,15 +144,15 @@ def _name_batch(graph: Any) -> None:
                     value.shape[axis] = "batch"
 
 
-def _aoti(program: torch.export.ExportedProgram, folder: Path) -> Written:
+def _aoti(program: torch.export.ExportedProgram, folder: Path) -> ProgramFile:
     entry = "model.aoti.pt2"
     with archive(folder / entry) as file:
         torch._inductor.aoti_compile_and_package(program, package_path=file)
-    return Written(entry, [None] * len(program.graph_signature.user_inputs), _unnamed_outputs(program))
+    return ProgramFile(entry, [None] * len(program.graph_signature.user_inputs), _unnamed_outputs(program))
 
 
 def _unnamed_outputs(program: torch.export.ExportedProgram) -> list[str | None]:
-    # What is None is an output to torch, and none to whoever compares.
+    # torch counts a None as an output; the comparison leaves it out.
     return [None for output in program.graph_signature.user_outputs if output is not None]
 
 
@@ -168,7 +171,7 @@ def _need(*packages: str) -> None:
 
 
 @contextmanager
-def _told(model: nn.Module, folder: Path, format: str) -> Iterator[None]:
+def _export_errors(model: nn.Module, folder: Path, format: str) -> Iterator[None]:
     try:
         yield
     except (ResumableError, MemoryError):
@@ -178,13 +181,13 @@ def _told(model: nn.Module, folder: Path, format: str) -> Iterator[None]:
     except Exception as error:
         reason = _first_cause(error)
         raise ExportError(
-            f"{type(model).__name__} cannot be exported as {format}: {type(reason).__name__}: {_told_first(reason)}",
-            "if it is about the size of a batch, try --batch fixed; else change what is named, or export safetensors",
+            f"{type(model).__name__} cannot be exported as {format}: {type(reason).__name__}: {_summary(reason)}",
+            "if it is about the batch size, try --batch fixed; else change the code it names, or export safetensors",
         ) from error
 
 
-def _told_first(reason: BaseException) -> str:
-    """The first line of what torch says, and the place in the model's own code that it names last."""
+def _summary(reason: BaseException) -> str:
+    """Return the first line of torch's message, and the last line of the model's own code that it names."""
     first = next((line for line in str(reason).splitlines() if line.strip()), type(reason).__name__)
     places = [place for place in _PLACES.findall(str(reason)) if "site-packages" not in place[0]]
     return quoted(first) + "".join(f" ({path}, line {line})" for path, line in places[-1:])
@@ -194,13 +197,13 @@ _PLACES = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """Exporters wrap what went wrong in pages of advice about themselves."""
+    """Unwrap the innermost cause: exporters wrap it in pages of general advice."""
     return error if error.__cause__ is None else _first_cause(error.__cause__)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporters say about themselves: deprecations within, packages that they could have used."""
+    """Silence the exporters' own warnings: internal deprecations, packages that they could have used."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)

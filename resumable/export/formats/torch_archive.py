@@ -1,6 +1,6 @@
-"""Files that torch writes archives into: what fails is told when torch is done; knows no model.
+"""A file for torch's archive writer that reports a failed write only after torch is done. Independent of the model.
 
-torch's own writer ends the whole program where a write fails, since it tries to finish the archive as it is taken down.
+torch's writer aborts the whole process if a write fails, because it tries to finish the archive while unwinding.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
-class _Unfailing(io.FileIO):
-    """Takes all that it is given; of what could not be written it keeps the first reason, and writes no more."""
+class _DeferringFile(io.FileIO):
+    """Accepts every write. After the first failed one it keeps the error and writes nothing more."""
 
     failure: OSError | None = None
 
-    def write(self, data: Any) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         rest = memoryview(data).cast("B")
         size = len(rest)
         try:
@@ -30,8 +33,8 @@ class _Unfailing(io.FileIO):
 
 @contextmanager
 def archive(path: Path) -> Iterator[io.FileIO]:
-    """The new file `path` for one of torch's writers; raises the `OSError` of a write that failed when all is done."""
-    file = _Unfailing(path, "xb")
+    """Open the new file `path` for one of torch's writers; at the end raise the `OSError` of the first failed write."""
+    file = _DeferringFile(path, "xb")
     try:
         yield file
     finally:

@@ -1,1 +1,1 @@
-"""The proof beside an exported model: its document, the digests of files and weights, and the comparison of outputs."""
+"""The proof beside an exported model: its schema, the digests of files and weights, the comparison of outputs."""

@@ -1,23 +1,32 @@
-"""Outputs beside those that were expected: bits, and the largest difference; needs NumPy alone, and runs nothing."""
+"""Compare a model's outputs with the expected ones: bits, and the largest difference. Needs NumPy alone, runs nothing.
+
+torch is imported only to convert its own tensors.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from resumable.utils.checks import no_finite_number
 
-Values = np.ndarray[Any, Any]
-"""Whole numbers as they are, since float64 does not tell all of 64 bits apart; all else in float64."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Values: TypeAlias = np.ndarray[Any, Any]
+"""An array of any shape and dtype."""
 
 
 @dataclass(frozen=True)
-class Output:
-    """One tensor that a model gave: what it is, its bytes in row-major order, and its values for reckoning."""
+class ModelOutput:
+    """One tensor that a model returned: dtype, shape, and its bytes in row-major order.
+
+    `values` are for arithmetic: integers as they are, since float64 cannot represent all of 64 bits, others in float64.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -26,10 +35,10 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Compared:
+class OutputComparison:
     """Whether all bits are equal, and the largest difference: absolute, and relative to the largest expected number.
 
-    Differences are infinite where one is a number and the other is not.
+    Differences are infinite where one of the two is a number and the other is not.
     """
 
     identical: bool
@@ -37,8 +46,36 @@ class Compared:
     relative: float
 
 
-def compare(found: Sequence[Output], expected: Sequence[Output]) -> Compared:
-    """All outputs in their order; `ValueError` where number, dtypes or shapes are others."""
+def outputs_of_arrays(arrays: Iterable[Values]) -> list[ModelOutput]:
+    """Convert NumPy arrays to outputs."""
+    return [_output_of_array(np.asarray(array)) for array in arrays]
+
+
+def _output_of_array(array: Values) -> ModelOutput:
+    values = array if array.dtype.kind in "iu" else array.astype(np.float64)
+    return ModelOutput(str(array.dtype), array.shape, array.tobytes(), values)
+
+
+def outputs_of_tensors(tensors: Iterable[Tensor]) -> list[ModelOutput]:
+    """Convert torch tensors to outputs."""
+    return [_output_of_tensor(tensor) for tensor in tensors]
+
+
+def _output_of_tensor(value: Tensor) -> ModelOutput:
+    import torch
+
+    from resumable.state.tensors.facts import bytes_of
+
+    plain = value.detach().cpu()
+    dtype = str(plain.dtype).removeprefix("torch.")
+    parts = torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain
+    is_integer = not parts.is_floating_point() and parts.dtype is not torch.bool
+    values = (parts if is_integer else parts.double()).numpy()
+    return ModelOutput(dtype, tuple(plain.shape), bytes(bytes_of(plain)), values)
+
+
+def compare_outputs(found: Sequence[ModelOutput], expected: Sequence[ModelOutput]) -> OutputComparison:
+    """Compare outputs pairwise, in their order; `ValueError` where their number, dtypes or shapes differ."""
     if len(found) != len(expected):
         raise ValueError(f"{len(found)} outputs, expected {len(expected)}")
     for number, (one, other) in enumerate(zip(found, expected, strict=True)):
@@ -47,14 +84,14 @@ def compare(found: Sequence[Output], expected: Sequence[Output]) -> Compared:
                 f"output {number} is {one.dtype}{list(one.shape)}, expected {other.dtype}{list(other.shape)}"
             )
     pairs = [_difference(one.values, other.values) for one, other in zip(found, expected, strict=True)]
-    return Compared(
+    return OutputComparison(
         all(one.data == other.data for one, other in zip(found, expected, strict=True)),
         max((absolute for absolute, _ in pairs), default=0.0),
         max((relative for _, relative in pairs), default=0.0),
     )
 
 
-def nothing_in(values: Sequence[np.ndarray[Any, Any]]) -> str | None:
+def nothing_in(values: Sequence[Values]) -> str | None:
     """Return in words why any model would pass by these outputs, or None if they hold a finite number."""
     return no_finite_number([each.size for each in values], (bool(np.isfinite(each).any()) for each in values))
 
@@ -72,4 +109,4 @@ def _difference(found: Values, expected: Values) -> tuple[float, float]:
 
 
 def _exact(values: Values) -> Values:
-    return values.astype(object) if values.dtype.kind in "iu" else values  # Python's whole numbers never overflow
+    return values.astype(object) if values.dtype.kind in "iu" else values  # Python's integers never overflow

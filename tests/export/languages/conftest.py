@@ -1,4 +1,4 @@
-"""The programs of `examples/serve_*`, built once as a user builds them, and fresh artefacts for them to check."""
+"""The programs of `examples/serve_*`, built once as a user builds them, and fresh artifacts for them to check."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.export.languages.artefacts import artefact
+from tests.export.languages.artifacts import artifact
 from tests.export.languages.programs import Program
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -99,10 +99,10 @@ def cpp(cpp_program: str) -> Callable[[str], Program]:
 
 @pytest.fixture
 def fresh(once: Once, tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of an artefact for one test to damage."""
+    """A copy of an artifact for one test to damage."""
 
     def copied(format: str) -> Path:
-        made = once(f"artefact-{format}", lambda folder: artefact(folder, format))
+        made = once(f"artifact-{format}", lambda folder: artifact(folder, format))
         return Path(shutil.copytree(made, tmp_path / format))
 
     return copied

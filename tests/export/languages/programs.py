@@ -22,7 +22,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Program:
-    """A checking program: what starts it, and the format of artefact it is given."""
+    """A checking program: what starts it, and the format of artifact it is given."""
 
     command: tuple[str, ...]
     format: str

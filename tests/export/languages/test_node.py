@@ -70,7 +70,7 @@ def test_node_takes_a_tied_tensor_that_is_stored_twice_if_both_are_the_same(
 
 
 def sharded(folder: Path) -> dict[str, str]:
-    """Lay a safetensors artefact out in two files and an index; returns tensor -> file."""
+    """Lay a safetensors artifact out in two files and an index; returns tensor -> file."""
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

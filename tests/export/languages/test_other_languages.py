@@ -1,4 +1,4 @@
-"""Artefacts served where there is no Python: the programs in Node and C++ find the live model, or say what is wrong."""
+"""Artifacts served where there is no Python: the programs in Node and C++ find the live model, or say what is wrong."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_a_format_that_the_program_does_not_run_ends_in_2(program: Program, fres
         sign(folder, proof_of(folder) | {"format": "pt2"})
     ended = program(folder)
     assert ended.code == 2
-    assert re.search("runs no artefact of format", ended.err), ended.err
+    assert re.search("runs no artifact of format", ended.err), ended.err
 
 
 BAD_HEADERS = {

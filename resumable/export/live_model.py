@@ -1,36 +1,39 @@
-"""A live model with a checkpoint's values in it, made by the one function that the user named; knows no format."""
+"""Build a live model and fill it with a checkpoint's values. Independent of formats."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
 from resumable.errors import ExportError, RunMismatchError
-from resumable.export.model_factory import made_by
-from resumable.export.source import Stored
+from resumable.export.checkpoint_module import CheckpointModule
+from resumable.export.model_factory import call_factory
 from resumable.state.objects.adapter import listed, unwrapped
 from resumable.state.objects.modules import HIDDEN, is_extra, misfits, untied
 from resumable.state.tensors.facts import TensorFacts, copy_bits, empty, facts_of, same_place
 from resumable.utils.messages import quoted
 
+_AS_TRAINED = "the function must build the model as it was trained"
 
-def build(factory: str) -> nn.Module:
-    """The model that `package.module:function` makes, out of the wrappers of training; errors as `made_by`.
 
-    `ExportError` where it makes no model.
+def build_model(factory: str) -> nn.Module:
+    """Call `package.module:function` and return its model in eval mode, without the wrappers of training.
+
+    Raises the errors of `call_factory`, and `ExportError` where the function does not return a module.
     """
-    made = unwrapped(made_by(factory))
+    made = unwrapped(call_factory(factory))
     if not isinstance(made, nn.Module):
-        raise ExportError(f"{factory}() made a {type(made).__name__}, expected a torch.nn.Module", "return the model")
+        raise ExportError(
+            f"{factory}() returned a {type(made).__name__}, expected a torch.nn.Module", "return the model"
+        )
     return made.eval()
 
 
-def fill(model: nn.Module, stored: Stored) -> None:
-    """Put every value of the checkpoint into `model`, also of buffers that no `state_dict` has.
+def fill_model(model: nn.Module, stored: CheckpointModule) -> None:
+    """Copy every value of the checkpoint into `model`, also into buffers that no `state_dict` contains.
 
-    `RunMismatchError` where names, shapes or dtypes are not the very same.
+    Raises `RunMismatchError` where names, shapes or dtypes differ.
     """
     state = model.state_dict(keep_vars=True)
     live = {name: value for name, value in state.items() if not is_extra(name)}
@@ -40,41 +43,39 @@ def fill(model: nn.Module, stored: Stored) -> None:
     for name in stored.records:
         copy_bits(live[name].detach(), stored.read(name))
     for key in stored.hidden:
-        _place(model, key.removeprefix(HIDDEN), stored.read(key))
+        _fill_buffer(model, key.removeprefix(HIDDEN), stored.read(key))
 
 
-def _fill_extra(model: nn.Module, stored: Stored) -> None:
+def _fill_extra(model: nn.Module, stored: CheckpointModule) -> None:
     for name, value in stored.read_extra().items():
         try:
             model.get_submodule(name.rpartition(".")[0]).set_extra_state(value)
         except Exception as error:
             raise RunMismatchError(
-                f"{type(model).__name__} does not take back {name}: {type(error).__name__}: {quoted(error)}",
-                "the function must build the model as it was trained",
+                f"{type(model).__name__} does not load {name}: {type(error).__name__}: {quoted(error)}", _AS_TRAINED
             ) from error
 
 
-def _refuse_misfit(what: str, live: Mapping[str, Any], stored: Stored) -> None:
+def _refuse_misfit(what: str, live: Mapping[str, Tensor], stored: CheckpointModule) -> None:
     saved = {name: empty(TensorFacts.recorded(record), "meta") for name, record in stored.records.items()}
     saved |= {name: saved[kept] for name, kept in stored.tied.items()}
-    reasons = [*misfits(saved, live), *untied(saved, live)] or _torn(stored, live)
+    reasons = [*misfits(saved, live), *untied(saved, live)] or _wrongly_tied(stored, live)
     if reasons:
         raise RunMismatchError(
-            f"{what} does not fit {stored.source.checkpoint}: {'; '.join(reasons)}",
-            "the function must build the model as it was trained: the same names, shapes and dtypes",
+            f"{what} does not match {stored.source.checkpoint}: {'; '.join(reasons)}",
+            f"{_AS_TRAINED}: the same names, shapes and dtypes",
         )
 
 
-def _place(model: nn.Module, name: str, value: Tensor) -> None:
-    """Into the buffer, or in its place where the function made another one or none: training may do both."""
+def _fill_buffer(model: nn.Module, name: str, value: Tensor) -> None:
+    """Fill the buffer, or replace it where the function made another one or none: training may do both."""
     owner, _, attribute = name.rpartition(".")
     try:
         buffers = model.get_submodule(owner)._buffers
         live = buffers[attribute]
     except (AttributeError, KeyError) as error:
         raise RunMismatchError(
-            f"{type(model).__name__} has no buffer {name}, which the checkpoint has",
-            "the function must build the model as it was trained",
+            f"{type(model).__name__} has no buffer {name}, which the checkpoint has", _AS_TRAINED
         ) from error
     if live is not None and facts_of(live) == facts_of(value):
         copy_bits(live, value)
@@ -83,8 +84,8 @@ def _place(model: nn.Module, name: str, value: Tensor) -> None:
         buffers[attribute] = value.to(near.device)
 
 
-def _torn(stored: Stored, live: Mapping[str, Any]) -> list[str]:
-    """Names of different tensors in the checkpoint that are one tensor here: the last would be taken for all."""
+def _wrongly_tied(stored: CheckpointModule, live: Mapping[str, Tensor]) -> list[str]:
+    """List different tensors of the checkpoint that are one tensor here: the last value would overwrite the others."""
     first: dict[object, str] = {}
     apart = []
     for name, record in stored.records.items():

@@ -1,7 +1,7 @@
-"""Weights as safetensors files in Hugging Face layout, tensor by tensor; knows no checkpoint and no model.
+"""Write weights as safetensors files in Hugging Face layout, tensor by tensor. Independent of checkpoints and models.
 
-One file `model.safetensors`, or shards with an index. Of tied tensors one name is stored; the others stand in the
-file's metadata, as Hugging Face's own writer has it.
+One file `model.safetensors`, or shards with an index. A tied tensor is stored under one name; the others are in the
+file's metadata, as Hugging Face's own writer does it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from resumable.weights.files import INDEX, SINGLE
 if TYPE_CHECKING:
     from torch import Tensor
 
-Read = Callable[[str], "Tensor"]
+ReadTensor = Callable[[str], "Tensor"]
 
 
 @dataclass(frozen=True)
-class Weight:
-    """One tensor to be written: its name, and what it will be in the file."""
+class WeightSpec:
+    """One tensor to write: its name, and its dtype and shape in the file."""
 
     name: str
     dtype: str
@@ -42,9 +42,9 @@ class Weight:
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
-def shards(weights: Iterable[Weight], *, max_bytes: int | None) -> list[list[Weight]]:
-    """The weights in their order, in as few runs of at most `max_bytes` as that allows; a larger one stands alone."""
-    found: list[list[Weight]] = [[]]
+def shards(weights: Iterable[WeightSpec], *, max_bytes: int | None) -> list[list[WeightSpec]]:
+    """Group the weights in their order into shards of at most `max_bytes`; a larger tensor gets its own shard."""
+    found: list[list[WeightSpec]] = [[]]
     filled = 0
     for weight in weights:
         if found[-1] and max_bytes is not None and filled + weight.nbytes > max_bytes:
@@ -55,12 +55,12 @@ def shards(weights: Iterable[Weight], *, max_bytes: int | None) -> list[list[Wei
     return found
 
 
-def write(
-    storage: Storage, weights: Sequence[Weight], read: Read, *, tied: Mapping[str, str], max_bytes: int | None
+def write_weights(
+    storage: Storage, weights: Sequence[WeightSpec], read: ReadTensor, *, tied: Mapping[str, str], max_bytes: int | None
 ) -> dict[str, str]:
-    """Write all files; XXH3-128 of each tensor as written, by its name. At most one tensor is in memory.
+    """Write all files and return the XXH3-128 of each written tensor by name. At most one tensor is in memory.
 
-    `read` gives a tensor by its name; it is cast to the dtype wanted.
+    `read` returns a tensor by name, which is cast to the dtype of its `WeightSpec`.
     """
     parts = shards(weights, max_bytes=max_bytes)
     digests: dict[str, str] = {}
@@ -69,23 +69,25 @@ def write(
         name = SINGLE if len(parts) == 1 else f"model-{number:05d}-of-{len(parts):05d}.safetensors"
         index |= dict.fromkeys((weight.name for weight in part), name)
         here = {weight.name for weight in part}
-        image = Streamed(part, read, {other: kept for other, kept in tied.items() if kept in here}, digests)
+        image = SafetensorsStream(part, read, {other: kept for other, kept in tied.items() if kept in here}, digests)
         storage.write(name, image)
     if len(parts) > 1:
         storage.write(INDEX, [_index(weights, index)])
     return digests
 
 
-def _index(weights: Iterable[Weight], where: Mapping[str, str]) -> bytes:
+def _index(weights: Iterable[WeightSpec], where: Mapping[str, str]) -> bytes:
     total = sum(weight.nbytes for weight in weights)
     document = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
     return json.dumps(document, indent=2).encode() + b"\n"
 
 
-class Streamed:
-    """The bytes of one file, each tensor read when its turn comes; iterating again begins again."""
+class SafetensorsStream:
+    """The bytes of one file: an iterable that reads each tensor when its turn comes. It can be iterated again."""
 
-    def __init__(self, weights: Sequence[Weight], read: Read, tied: Mapping[str, str], digests: dict[str, str]) -> None:
+    def __init__(
+        self, weights: Sequence[WeightSpec], read: ReadTensor, tied: Mapping[str, str], digests: dict[str, str]
+    ) -> None:
         facts = {weight.name: weight.facts for weight in weights}
         self._layout = Layout(((name, *fact.stored_as, fact.nbytes) for name, fact in facts.items()), metadata=tied)
         self._facts = facts
@@ -99,4 +101,4 @@ class Streamed:
             self._digests[name] = xxhash.xxh3_128_hexdigest(data)
             if data:
                 yield data
-                data.release()  # or this tensor would stay, in the hands of whoever writes, while the next one is read
+                data.release()  # or the writer would keep this tensor alive while the next one is read

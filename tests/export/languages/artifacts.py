@@ -1,4 +1,4 @@
-"""Small artefacts for programs in other languages to check, exported from a run with a golden input."""
+"""Small artifacts for programs in other languages to check, exported from a run with a golden input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Tagger(nn.Module):
         return scores, scores.argmax(-1)
 
 
-def artefact(folder: Path, format: str) -> Path:
+def artifact(folder: Path, format: str) -> Path:
     """The export of a tagger with seeded weights in a new `folder`."""
     run = folder.with_name(f"{folder.name}-run")
     with torch.random.fork_rng():
@@ -41,5 +41,5 @@ def artefact(folder: Path, format: str) -> Path:
         trainer.golden(inputs)
         for _ in trainer.steps(1):
             pass
-    factory = None if format == "safetensors" else "tests.export.languages.artefacts:Tagger"
+    factory = None if format == "safetensors" else "tests.export.languages.artifacts:Tagger"
     return export(str(run), folder, format=format, model=factory).folder
