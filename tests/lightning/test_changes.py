@@ -140,7 +140,7 @@ def test_a_hook_that_wants_its_batch_is_refused(tmp_path: Path) -> None:
 def test_a_callback_that_is_left_out_is_refused(tmp_path: Path) -> None:
     fit(tmp_path, Another(on_train_epoch_start=in_the_second_epoch), crash_after=14)
     assert "Another.on_train_epoch_start" in (error := refused(tmp_path)).message
-    assert "is not there now" in error.message
+    assert "did not exist" in error.message
 
 
 def taken_out_and_put_back() -> Callback:
