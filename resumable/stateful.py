@@ -18,5 +18,8 @@ class Stateful(Protocol):
 
         Args:
             state: What `state_dict` returned.
+
+        Returns:
+            Any value; it is ignored.
         """
         ...

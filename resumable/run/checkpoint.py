@@ -78,7 +78,11 @@ class Checkpoint:
         return sum(blob.size for blob in self.manifest.blobs.values())
 
     def candidate(self, metric: str | None) -> Candidate:
-        """Return the facts by which retention judges this checkpoint."""
+        """Return the facts by which retention decides about this checkpoint.
+
+        Args:
+            metric: The watched metric, or None.
+        """
         value = self.manifest.metrics.get(metric) if metric else None
         return Candidate(self.name, self.step, self.epoch, value)
 
@@ -179,11 +183,26 @@ class Checkpoint:
             raise self._malformed(name, error) from error
 
     def tree(self, name: str) -> Any:
-        """Read and decode the whole stored tree of one object."""
+        """Read and decode the whole stored tree of one object.
+
+        Args:
+            name: The name under which the object was passed to `Trainer`.
+
+        Returns:
+            Plain values, containers and tensors on the CPU.
+        """
         return self.decoded(name, self.tensors(name))
 
     def decoded(self, name: str, tensors: Mapping[str, torch.Tensor]) -> Any:
-        """Decode the stored tree of one object, with `tensors` in their places."""
+        """Decode the stored tree of one object.
+
+        Args:
+            name: The name under which the object was passed to `Trainer`.
+            tensors: The tensors of the tree, by their keys in the blobs.
+
+        Returns:
+            Plain values, containers and the given tensors.
+        """
         from resumable.state.codec import decode
 
         try:
@@ -194,11 +213,16 @@ class Checkpoint:
     def tensors(
         self, name: str, *, into: Mapping[str, torch.Tensor] | None = None, keys: Collection[str] | None = None
     ) -> dict[str, torch.Tensor]:
-        """Read the tensors of one object by their keys in its blobs, on the CPU; none where it has no blob.
+        """Read the tensors of one object, and verify every byte in its final place.
 
-        A tensor of `into` is filled in place and returned itself if it has the same dtype and shape, and shares its
-        memory on the CPU with no other. With `keys`, only these are read, and for all others the entry of `into` is
-        returned. Every byte is verified in its final place: after an error the contents of `into` are undefined.
+        Args:
+            name: The name under which the object was passed to `Trainer`.
+            into: Tensors to fill in place, by key. One is used if it has the stored dtype and shape, is on the CPU and
+                shares its memory with no other. Their contents are undefined after an error.
+            keys: The keys to read; for all others the entry of `into` is returned. By default all.
+
+        Returns:
+            The tensors by their keys in the blobs, on the CPU; none if the object has no blob.
         """
         from resumable.state.files.tensor_reader import read_tensors
 
@@ -214,7 +238,11 @@ class Checkpoint:
             raise self._malformed(" and ".join(record.blobs), error) from error
 
     def reader(self, name: str) -> Callable[[str], torch.Tensor]:
-        """Return a function that reads and verifies one tensor of an object at a time, by its key in the blobs."""
+        """Return a function that reads and verifies one tensor of an object at a time, by its key in the blobs.
+
+        Args:
+            name: The name under which the object was passed to `Trainer`.
+        """
         from resumable.state.files.tensor_reader import TensorReader
 
         record = self._record(name)
@@ -240,7 +268,14 @@ class Checkpoint:
             raise self._malformed(where, error) from error
 
     def inline_tree(self, part: str) -> Any:
-        """Decode `rng` or `position`: the parts of the state file that hold their tensors themselves."""
+        """Decode a part of the state file that holds its tensors itself.
+
+        Args:
+            part: `rng` or `position`.
+
+        Returns:
+            Plain values, containers and tensors on the CPU.
+        """
         from resumable.state.codec import decode
 
         try:
@@ -278,7 +313,11 @@ class Checkpoint:
             raise NoCheckpointError(f"{self.name}: no object {name!r}", f"this checkpoint holds: {names}") from None
 
     def main_module(self) -> str:
-        """Return the name of the only module, or `model`; `RunMismatchError` where it is ambiguous."""
+        """Return the name of the only module, or `model`.
+
+        Raises:
+            RunMismatchError: There are several modules, or none.
+        """
         modules = [name for name, record in self.manifest.objects.items() if record.kind == "module"]
         if len(modules) == 1:
             return modules[0]

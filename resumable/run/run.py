@@ -110,6 +110,9 @@ class Run:
     def at(self, step: int) -> Checkpoint:
         """Return the newest checkpoint of exactly this step.
 
+        Args:
+            step: The number of completed steps.
+
         Raises:
             NoCheckpointError: There is none.
         """
@@ -147,7 +150,11 @@ class Run:
         )
 
     def folder(self, name: CheckpointName) -> Checkpoint:
-        """Return the checkpoint in the folder of this name, whether or not the history includes it."""
+        """Return the checkpoint in the folder of this name, whether or not the history includes it.
+
+        Args:
+            name: The parsed name of the folder.
+        """
         manifest = self.catalog.manifest(name)
         self.catalog.check(manifest, name)
         return Checkpoint(self.catalog, name, manifest)
