@@ -13,10 +13,10 @@ from resumable.config.config import Config
 from resumable.data.accelerate_accumulation import AccumulationCheck
 from resumable.errors import ConfigError, LoopError
 from resumable.loop.cycle import Cycle
+from resumable.loop.iteration.loop_iterator import Loop, LoopIterator
 from resumable.loop.launch import Launch
 from resumable.loop.launch_checks import refuse_several_processes, refuse_while_building
 from resumable.loop.loop_exit import LoopExit
-from resumable.loop.loop_iterator import Loop, LoopIterator
 from resumable.loop.loops import Loops
 from resumable.utils.events import show_events, warn
 

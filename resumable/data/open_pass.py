@@ -11,13 +11,13 @@ from typing import Any, Generic, Protocol, TypeVar
 from torch.utils.data import DataLoader, IterableDataset
 
 from resumable.data.addresses import PassAddress
-from resumable.data.iterable_style import StreamPass, StreamSource
-from resumable.data.loader_kind import LoaderKind, check_position, iterates_as_torch, loader_kind, refuse_loader
-from resumable.data.map_style import KeyedPass, KeyedSource
 from resumable.data.pass_base import FinishedPass, Opening, Pass, Skipping, StoredPosition, length_of
-from resumable.data.replay import ReplayPass, type_of
+from resumable.data.passes.iterable_style import StreamPass, StreamSource
+from resumable.data.passes.loader_kind import LoaderKind, check_position, iterates_as_torch, loader_kind, refuse_loader
+from resumable.data.passes.map_style import KeyedPass, KeyedSource
+from resumable.data.passes.replay import ReplayPass, type_of
 from resumable.data.rng.find_generators import NEWEST_RULE, missing_key_warning
-from resumable.data.sampler_state import (
+from resumable.data.sampling.sampler_state import (
     Samplers,
     SamplerStates,
     copied_state,
@@ -25,7 +25,7 @@ from resumable.data.sampler_state import (
     load_sampler_state,
     stateful_samplers,
 )
-from resumable.data.set_epoch import announce_epoch
+from resumable.data.sampling.set_epoch import announce_epoch
 from resumable.stateful import Stateful
 
 __all__ = ["Data", "Pass", "PassAddress"]

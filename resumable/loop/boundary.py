@@ -16,7 +16,7 @@ from resumable.config.config import Config
 from resumable.errors import Interrupted, Preempted
 from resumable.loop.best_saves import BestSaves
 from resumable.loop.metrics import FiniteWatch, Metric
-from resumable.loop.preemption import Preemption, exit_code
+from resumable.loop.process.preemption import Preemption, exit_code
 from resumable.policy import save_policy
 from resumable.policy.save_cost import Cost
 from resumable.utils import failpoints

@@ -7,8 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from resumable.loop.iteration.loop_iterator import Loop
 from resumable.loop.launch import Launch
-from resumable.loop.loop_iterator import Loop
 from resumable.loop.zipped_pass import remaining
 from resumable.state.objects import global_rng
 from resumable.utils import failpoints

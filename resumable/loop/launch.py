@@ -17,10 +17,10 @@ from resumable.data.open_pass import Data
 from resumable.data.pass_base import Skipping
 from resumable.loop.boundary import Boundary, Instant
 from resumable.loop.metrics import Metric, as_numbers
-from resumable.loop.preemption import Preemption
-from resumable.loop.progress_bar import TrainingBar
+from resumable.loop.process.preemption import Preemption
+from resumable.loop.process.progress_bar import TrainingBar
+from resumable.loop.process.run_claims import RunClaim
 from resumable.loop.restore_progress import RestoreProgress
-from resumable.loop.run_claims import RunClaim
 from resumable.utils.environment import environment, versions
 from resumable.utils.events import duration, emit, warn
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from resumable.loop.loop_iterator import Iteration
+from resumable.loop.iteration.loop_iterator import Iteration
 from resumable.loop.loops import Loops
 from resumable.utils.events import warn
 

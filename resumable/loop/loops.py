@@ -17,8 +17,8 @@ from resumable.loop import loop_errors
 from resumable.loop.boundary import Instant
 from resumable.loop.cycle import Cycle, Cycles
 from resumable.loop.evaluation import Counters, evaluation
+from resumable.loop.iteration.loop_iterator import Loop
 from resumable.loop.launch import Launch
-from resumable.loop.loop_iterator import Loop
 from resumable.loop.metrics import Metric, copied
 from resumable.loop.outermost_loop import OutermostLoop
 from resumable.loop.pass_cursor import PassCursor

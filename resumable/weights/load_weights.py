@@ -9,13 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from resumable.errors import (
-    CheckpointError,
-    ConfigError,
-    CorruptCheckpointError,
-    NoCheckpointError,
-    RunMismatchError,
-)
+from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointError, NoCheckpointError, RunMismatchError
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
 from resumable.run.target import parse_target, selector_slip

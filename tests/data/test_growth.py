@@ -16,9 +16,9 @@ import xxhash
 from torch.utils.data import DataLoader, RandomSampler
 
 from resumable import Trainer
-from resumable.data import set_epoch
 from resumable.data.addresses import PassAddress
-from resumable.data.index_encoding import encode_index
+from resumable.data.sampling import set_epoch
+from resumable.data.sampling.index_encoding import encode_index
 from tests.data.kinds import Bench, Epoched, Indices
 
 SMALL, LARGE = 10_000, 10_000_000

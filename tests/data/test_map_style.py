@@ -21,7 +21,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from resumable.data.addresses import PassAddress
-from resumable.data.map_style import draws_nothing
+from resumable.data.passes.map_style import draws_nothing
 from resumable.data.rng.streams import saved_streams
 from resumable.errors import LoopError
 from tests.data.kinds import (

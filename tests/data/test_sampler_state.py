@@ -15,7 +15,7 @@ from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
 from resumable.data.addresses import PassAddress
 from resumable.data.open_pass import Data
-from resumable.data.sampler_state import is_same_state
+from resumable.data.sampling.sampler_state import is_same_state
 from resumable.errors import CorruptCheckpointError, LoopError
 from tests.data.kinds import Bench, CountingSampler, Indices
 

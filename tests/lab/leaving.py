@@ -16,7 +16,7 @@ import torch
 import resumable.store.storage.local
 import tests.store.flat
 from resumable import Trainer
-from resumable.loop import preemption
+from resumable.loop.process import preemption
 from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.store.storage.local import LocalStorage
 from tests.lab.feeds import loss_of

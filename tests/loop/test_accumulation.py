@@ -15,7 +15,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch.utils.data import DataLoader, TensorDataset
 
 from resumable import Trainer
-from resumable.data.replay import faster_hint
+from resumable.data.passes.replay import faster_hint
 from tests.tiny import Crash, assert_equal_ends
 
 TOLD = "no object given to Trainer(...) stores"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resumable.loop.loop_iterator import Iteration, Loop, LoopIterator
+from resumable.loop.iteration.loop_iterator import Iteration, Loop, LoopIterator
 
 
 class Bar:

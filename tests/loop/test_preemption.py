@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import resumable
-from resumable.loop.preemption import Preemption, exit_code
+from resumable.loop.process.preemption import Preemption, exit_code
 
 NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
 ROOT = Path(resumable.__file__).parent.parent
@@ -23,7 +23,7 @@ ROOT = Path(resumable.__file__).parent.parent
 # Says "ready" once it watches the signals, and each signal it then takes note of; later signals come from outside.
 WATCH = """
 import os, select, signal, sys, time
-from resumable.loop.preemption import Preemption
+from resumable.loop.process.preemption import Preemption
 preemption = Preemption(("SIGTERM", "SIGUSR1", "SIGINT"), print)
 preemption.install()
 def say(text):

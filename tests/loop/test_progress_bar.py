@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resumable.loop.progress_bar import TrainingBar
+from resumable.loop.process.progress_bar import TrainingBar
 
 
 class Clock:

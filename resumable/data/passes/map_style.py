@@ -20,12 +20,12 @@ from torch.utils.data import (
     default_convert,
 )
 
-from resumable.data.keyed_loader import KeyedFetch, build_loader, iterate
 from resumable.data.pass_base import Opening, Pass, PassPosition
+from resumable.data.passes.keyed_loader import KeyedFetch, build_loader, iterate
 from resumable.data.rng.streams import Seeds, SeedsAhead, seeds_now
-from resumable.data.sampler_state import SamplerStates
-from resumable.data.sampling_order import KeyedBatch, SamplingOrder
-from resumable.data.set_epoch import has_epoch, update_epoch
+from resumable.data.sampling.sampler_state import SamplerStates
+from resumable.data.sampling.sampling_order import KeyedBatch, SamplingOrder
+from resumable.data.sampling.set_epoch import has_epoch, update_epoch
 from resumable.data.workers import end_iterator, end_workers
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, IterDataPipe
 
 from resumable.data.addresses import PassAddress
 from resumable.data.pass_base import Opening
-from resumable.data.replay import type_of, workers_of
+from resumable.data.passes.replay import type_of, workers_of
 from resumable.errors import CorruptCheckpointError, LoopError
 
 LoaderKind: TypeAlias = Literal["address", "stream", "replay"]

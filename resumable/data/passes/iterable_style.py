@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from resumable.data import huggingface_datasets
 from resumable.data.addresses import key_of
-from resumable.data.keyed_loader import KeyedFetch, build_loader, iterate
 from resumable.data.pass_base import Opening, Pass, PassPosition, length_of
-from resumable.data.replay import check_workers, replay, type_of, workers_of
-from resumable.data.set_epoch import has_epoch
+from resumable.data.passes.keyed_loader import KeyedFetch, build_loader, iterate
+from resumable.data.passes.replay import check_workers, replay, type_of, workers_of
+from resumable.data.sampling.set_epoch import has_epoch
 from resumable.data.user_state import is_stateful, loading_state
 from resumable.data.workers import end_iterator, end_workers
 from resumable.errors import LoopError

@@ -22,12 +22,12 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from resumable.data.index_encoding import encode_index
 from resumable.data.pass_base import Opening, StoredPosition, length_of
 from resumable.data.rng.find_generators import find_generators
 from resumable.data.rng.generator_rule import Found
 from resumable.data.rng.streams import PrivateStreams
-from resumable.data.sampler_state import (
+from resumable.data.sampling.index_encoding import encode_index
+from resumable.data.sampling.sampler_state import (
     SamplerStates,
     copied_states,
     is_same_state,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 from weakref import ref
 
-from resumable.loop.frame_inspection import DrivingFrame, driving_frame, is_left_on_purpose
+from resumable.loop.iteration.frame_inspection import DrivingFrame, driving_frame, is_left_on_purpose
 
 T = TypeVar("T")
 

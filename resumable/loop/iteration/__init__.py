@@ -1,0 +1,1 @@
+"""The iterator that a `for` gets, and how it finds out that its loop was left."""
