@@ -13,7 +13,7 @@ from resumable.config.config import Config
 from resumable.data.accelerate_accumulation import AccumulationCheck
 from resumable.errors import ConfigError, LoopError
 from resumable.loop.cycle import Cycle
-from resumable.loop.iteration.loop_iterator import Loop, LoopIterator
+from resumable.loop.iteration.loop_iterator import LoopIterator, LoopTurns
 from resumable.loop.launch import Launch
 from resumable.loop.launch_checks import refuse_several_processes, refuse_while_building
 from resumable.loop.loop_exit import LoopExit
@@ -143,7 +143,7 @@ class Trainer:
             LoopError: Passes are nested, or data, order or loaders are not those of the checkpoint.
         """
         loop = self._ours.batches(loader, *more)
-        return self._iterator("batches", Loop((batch for _, batch in loop.turns), loop.remaining))
+        return self._iterator("batches", LoopTurns((batch for _, batch in loop.turns), loop.remaining))
 
     @overload
     def enumerate(self, loader: Iterable[T]) -> LoopIterator[tuple[int, T]]: ...
@@ -273,7 +273,7 @@ class Trainer:
         self._launch.claim.refuse_lost()
         return self._loops
 
-    def _iterator(self, name: str, loop: Loop[T], *, refuse: Callable[[], None] | None = None) -> LoopIterator[T]:
+    def _iterator(self, name: str, loop: LoopTurns[T], *, refuse: Callable[[], None] | None = None) -> LoopIterator[T]:
         # The bound method holds the trainer: one that nothing else holds would be closed under its own loop.
         refuse = refuse or self._refuse_closed
         entered, left = partial(self._exit.entered, name), partial(self._exit.left, name)

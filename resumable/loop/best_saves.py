@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.config.config import Config
-from resumable.loop.metrics import Metric
+from resumable.loop.metrics import LoggedValue
 from resumable.policy import save_policy
 from resumable.policy.retention import is_best
 from resumable.utils.events import warn
@@ -29,7 +29,7 @@ class BestSaves:
         self._reported = False
 
     def wants_save(
-        self, logged: Mapping[str, Metric], *, step: int, now: float, epoch_ended: bool, cost_seconds: float
+        self, logged: Mapping[str, LoggedValue], *, step: int, now: float, epoch_ended: bool, cost_seconds: float
     ) -> bool:
         """Return whether to save at this boundary for what was logged.
 

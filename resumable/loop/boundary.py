@@ -15,7 +15,7 @@ from resumable.checkpointing.save_pipeline import SaveStatus
 from resumable.config.config import Config
 from resumable.errors import Interrupted, Preempted
 from resumable.loop.best_saves import BestSaves
-from resumable.loop.metrics import FiniteWatch, Metric
+from resumable.loop.metrics import FiniteWatch, LoggedValue
 from resumable.loop.process.preemption import Preemption, exit_code
 from resumable.policy import save_policy
 from resumable.policy.save_cost import Cost
@@ -32,7 +32,7 @@ class Instant(NamedTuple):
     step: int
     epoch: int
     inside_epoch: bool
-    logged: Callable[[], Mapping[str, Metric]]
+    logged: Callable[[], Mapping[str, LoggedValue]]
     position: Callable[[bool], Position]
     exhausted: bool  # no batch of the pass is left
     epoch_ended: bool
@@ -67,7 +67,7 @@ class Boundary:
         self._due = None
         self._elsewhere = True
 
-    def see(self, logged: Mapping[str, Metric], *, step: int) -> None:
+    def see(self, logged: Mapping[str, LoggedValue], *, step: int) -> None:
         """Observe metrics that no boundary gets: they were logged before the first step of a pass."""
         self._watch.see(logged, step=step)
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from resumable.loop.iteration.loop_iterator import Loop
+from resumable.loop.iteration.loop_iterator import LoopTurns
 from resumable.loop.launch import Launch
 from resumable.loop.zipped_pass import remaining
 from resumable.state.objects import global_rng
@@ -31,10 +31,10 @@ class _HandedOut:
     batches: int = 0
 
 
-def evaluation(launch: Launch, loader: Iterable[T], counters: Callable[[], Counters]) -> Loop[T]:
+def evaluation(launch: Launch, loader: Iterable[T], counters: Callable[[], Counters]) -> LoopTurns[T]:
     """Return the loop over the batches of `loader`; `counters` is called when it begins and when it ends."""
     handed_out = _HandedOut()
-    return Loop(_evaluate(launch, loader, counters, handed_out), lambda _: remaining([loader], handed_out.batches))
+    return LoopTurns(_evaluate(launch, loader, counters, handed_out), lambda _: remaining([loader], handed_out.batches))
 
 
 def _evaluate(

@@ -16,7 +16,7 @@ from resumable.data.addresses import PassAddress
 from resumable.data.open_pass import Data
 from resumable.data.pass_base import Skipping
 from resumable.loop.boundary import Boundary, Instant
-from resumable.loop.metrics import Metric, as_numbers
+from resumable.loop.metrics import LoggedValue, as_numbers
 from resumable.loop.process.preemption import Preemption
 from resumable.loop.process.progress_bar import TrainingBar
 from resumable.loop.process.run_claims import RunClaim
@@ -115,7 +115,7 @@ class Launch:
     def instant(
         self,
         position: Callable[[], Position],
-        logged: Callable[[], Mapping[str, Metric]],
+        logged: Callable[[], Mapping[str, LoggedValue]],
         *,
         step: int,
         epoch: int,

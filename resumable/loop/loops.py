@@ -17,9 +17,9 @@ from resumable.loop import loop_errors
 from resumable.loop.boundary import Instant
 from resumable.loop.cycle import Cycle, Cycles
 from resumable.loop.evaluation import Counters, evaluation
-from resumable.loop.iteration.loop_iterator import Loop
+from resumable.loop.iteration.loop_iterator import LoopTurns
 from resumable.loop.launch import Launch
-from resumable.loop.metrics import Metric, copied
+from resumable.loop.metrics import LoggedValue, copied
 from resumable.loop.outermost_loop import OutermostLoop
 from resumable.loop.pass_cursor import PassCursor
 from resumable.loop.restore_progress import RestoreState
@@ -53,31 +53,31 @@ class Loops:
         self.closed = False  # whether the run is released
         self.step: int
         self.epoch: int  # epochs completed, which is the number of the one in progress
-        self._logged: dict[str, Metric]  # since this step began
+        self._logged: dict[str, LoggedValue]  # since this step began
         self._unseen: bool  # whether something was logged since the last boundary
         self._stand_at(self._start)
 
     # -- what is called from outside ----------------------------------------------------------------------------------
 
-    def epochs(self, n: int) -> Loop[int]:
+    def epochs(self, n: int) -> LoopTurns[int]:
         self._loop.refuse_second("epochs")
         turns = self._epochs(loop_errors.whole("epochs", n))
-        return Loop(turns, lambda begun: self._left(n, self.epoch + begun))
+        return LoopTurns(turns, lambda begun: self._left(n, self.epoch + begun))
 
-    def steps(self, n: int) -> Loop[int]:
+    def steps(self, n: int) -> LoopTurns[int]:
         self._loop.refuse_second("steps")
         turns = self._steps(loop_errors.whole("steps", n))
-        return Loop(turns, lambda begun: self._left(n, self.step + begun))
+        return LoopTurns(turns, lambda begun: self._left(n, self.step + begun))
 
-    def batches(self, *loaders: Iterable[object]) -> Loop[tuple[int, Any]]:
-        return Loop(self._pass(*loaders), lambda begun: self._left_inside() if begun else self._left_of(loaders))
+    def batches(self, *loaders: Iterable[object]) -> LoopTurns[tuple[int, Any]]:
+        return LoopTurns(self._pass(*loaders), lambda begun: self._left_inside() if begun else self._left_of(loaders))
 
     def cycle(self, loader: Iterable[T], name: str | None) -> Cycle[T]:
         if self._loop.running is not None:
             raise loop_errors.cycle_inside(self._loop.running)
         return self._cycles.create(loader, name)
 
-    def evaluate(self, loader: Iterable[T]) -> Loop[T]:
+    def evaluate(self, loader: Iterable[T]) -> LoopTurns[T]:
         self.restore_early()
         self.settle()
         return evaluation(self._launch, loader, lambda: Counters(self.step, self.epoch, self.closed))

@@ -13,13 +13,13 @@ from torch import Tensor
 from resumable.errors import StateError
 from resumable.policy.suspicion import State, note
 
-Metric = float | Tensor
+LoggedValue = float | Tensor
 
 CHUNK = 64  # values of one metric that lie on a device one by one
 MAX_WAITING = 2**16  # values of one metric that wait there for a save
 
 
-def copied(name: str, value: object) -> Metric:
+def copied(name: str, value: object) -> LoggedValue:
     """Return a copy of the logged number, which later writes to `value` do not reach. Never waits for a device.
 
     Raises `StateError` for what is not one number.
@@ -35,7 +35,7 @@ def copied(name: str, value: object) -> Metric:
     )
 
 
-def as_numbers(logged: Mapping[str, Metric]) -> dict[str, float]:
+def as_numbers(logged: Mapping[str, LoggedValue]) -> dict[str, float]:
     """Return the logged values as floats. Waits for the devices that hold them."""
     return {name: float(value) for name, value in logged.items()}
 
@@ -47,7 +47,7 @@ class FiniteWatch:
         self._states = dict(metrics)
         self._waiting: dict[str, _Waiting] = {}
 
-    def see(self, logged: Mapping[str, Metric], *, step: int) -> None:
+    def see(self, logged: Mapping[str, LoggedValue], *, step: int) -> None:
         """Observe what was logged. Idempotent: the same values once more change nothing."""
         for name, value in logged.items():
             if self._states.get(name) is False:
@@ -113,7 +113,7 @@ class _Waiting:
             self.values.clear()
 
 
-def _is_finite(value: Metric) -> bool:
+def _is_finite(value: LoggedValue) -> bool:
     if not isinstance(value, Tensor):
         return math.isfinite(value)
     value = value.detach()

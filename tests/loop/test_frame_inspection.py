@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from resumable.loop.iteration.loop_iterator import Iteration, Loop, LoopIterator
+from resumable.loop.iteration.loop_iterator import Iteration, LoopIterator, LoopTurns
 
 
 class Bar:
@@ -40,7 +40,7 @@ class Driven:
             yield from range(3)
 
         turns = LoopIterator(
-            Loop(loop(), lambda begun: None),
+            LoopTurns(loop(), lambda begun: None),
             entered=self.uses.append,
             refuse=lambda: None,
             left=lambda _, how: self.left.append(how),

@@ -39,7 +39,7 @@ class Iteration:
 
 
 @dataclass(frozen=True)
-class Loop(Generic[T]):
+class LoopTurns(Generic[T]):
     """A loop that nothing drives yet: the generator of its turns, and how many of them are to come.
 
     `remaining` gets whether the loop has begun. It returns None where the number of turns is unknown.
@@ -59,7 +59,7 @@ class LoopIterator(Iterator[T], Generic[T]):
 
     def __init__(
         self,
-        loop: Loop[T],
+        loop: LoopTurns[T],
         *,
         entered: Callable[[Iteration], None],
         refuse: Callable[[], None],
