@@ -106,7 +106,7 @@ def test_the_newest_finite_checkpoint_stays_and_one_line_names_it(
     assert ls(run, capsys) == {5: [], 20: ["latest", "suspect", "finished"]}
     said = [line for line in warnings_of(caplog) if "not finite" in line]
     assert len(said) == 1
-    assert "loss is not finite since step 8: step-000000005.e0000.a0001 stays" in said[0]
+    assert "loss is not finite since step 8: step-000000005.e0000.a0001 is kept" in said[0]
     assert Run(str(run)).finite().step == Run(str(run)).select("finite").step == 5
     with pytest.raises(SystemExit, match="0"):
         app(["verify", "--json", f"{run}@finite"])
@@ -232,7 +232,7 @@ def test_without_metrics_the_weights_are_witnesses(
     assert suspects_of(run) == {20: ("model.weight", 10)}
     said = [line for line in warnings_of(caplog) if "not finite" in line]
     assert len(said) == 1
-    assert "model.weight is not finite since step 10: step-000000005.e0000.a0001 stays" in said[0]
+    assert "model.weight is not finite since step 10: step-000000005.e0000.a0001 is kept" in said[0]
 
 
 def test_a_buffer_that_begins_infinite_raises_no_alarm(run: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -263,7 +263,7 @@ def test_where_no_metric_that_shows_it_is_a_witness_the_weights_are(
     train(run, ruins=ruin, logged=logged)
     assert steps_of(run) == [5, 20]
     assert suspects_of(run) == {20: ("model.weight", 10)}
-    assert len([line for line in warnings_of(caplog) if "step-000000005.e0000.a0001 stays" in line]) == 1
+    assert len([line for line in warnings_of(caplog) if "step-000000005.e0000.a0001 is kept" in line]) == 1
 
 
 # -- never waiting for a device in a step -----------------------------------------------------------------------------
