@@ -57,7 +57,7 @@ class TensorEntry(_HeaderModel):
     digest: str = Field(pattern=r"^[0-9a-f]{32}$")
 
 
-class StateDict(_HeaderModel):
+class StateDictMetadata(_HeaderModel):
     """The metadata of a `state_dict`, and the position of that dict in each container on the way to it."""
 
     at: _Sizes
@@ -68,7 +68,7 @@ class _Content(_HeaderModel):
     version: int = VERSION
     document: Any  # validated when it is decoded
     tensors: dict[str, TensorEntry]
-    state_dicts: list[StateDict]
+    state_dicts: list[StateDictMetadata]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Contents:
     document: Document
     records: Mapping[str, TensorEntry | UndigestedRecord]
     slices: Mapping[str, Slice]
-    state_dicts: tuple[StateDict, ...] = ()
+    state_dicts: tuple[StateDictMetadata, ...] = ()
 
     def tree(self, part: Part, tensors: Mapping[str, Tensor]) -> Tree:
         """Decode a part of the document with these tensors."""
@@ -166,7 +166,7 @@ def _content(
         for key, fact in facts.items()
     }
     state_dicts = [
-        StateDict(at=list(at), metadata=encode(metadata, key_of=None, where=f"{where}._metadata").document)
+        StateDictMetadata(at=list(at), metadata=encode(metadata, key_of=None, where=f"{where}._metadata").document)
         for at, metadata in _state_dicts(tree, ())
     ]
     return _Content(document=encoded.document, tensors=records, state_dicts=state_dicts)
