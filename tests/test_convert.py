@@ -206,7 +206,7 @@ def test_another_pickle_and_other_files_are_told(tmp_path: Path, target: Path) -
         convert(path, target)
     assert not (tmp_path / "made").exists()
     resumable.save([1], tmp_path / "y.safetensors")
-    with pytest.raises(CheckpointError, match=r"no file of torch\.save") as caught:
+    with pytest.raises(CheckpointError, match=r"expected a file of torch\.save") as caught:
         convert(tmp_path / "y.safetensors", target)
     assert "resumable.load" in str(caught.value.hint)
     with pytest.raises(NoCheckpointError, match="no such file"):
