@@ -1,37 +1,31 @@
-"""Launches writers under test as forks of a server that has torch imported; knows no fault.
+"""Launches writers under test in forks of a server that has torch imported. Independent of any fault.
 
 A child that reaches a point at which it was asked to stop says so and waits, so that a fault can be prepared there: a
-tracer attached, a disk filled. `python -m tests.faults.forks FILE_DESCRIPTOR` is the server.
+tracer attached, a disk filled.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import io
-import json
 import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
-import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from tests.faults.sharing import SHARING
 from tests.faults.subjects import PEERS, SUBJECTS, Deaf, Subject
-
-REPOSITORY = Path(__file__).parents[2]
-START_SECONDS = 100.0
-CHILD_SECONDS = 60.0
-MAX_MESSAGE_BYTES = 65536
+from tests.harness import client as harness
+from tests.harness.client import LAUNCH_SECONDS, ForkServer
+from tests.harness.server import MAX_MESSAGE_BYTES
 
 
 @dataclass(frozen=True)
@@ -62,11 +56,11 @@ class Place:
 class Child:
     """One launch of a writer. `pid` is its own; `exit_code` is negative for a signal, as in `subprocess`."""
 
-    def __init__(self, forks: Forks, line: socket.socket, out: Path) -> None:
-        self._forks = forks
+    def __init__(self, launched: harness.Child, line: socket.socket, out: Path) -> None:
+        self.pid = launched.pid
+        self._launched = launched
         self._line = line
         self._out = out
-        self.pid = int(line.recv(MAX_MESSAGE_BYTES))
 
     def stopped_at(self) -> str | None:
         """Wait until it stops at a point, and name that; None if it ended."""
@@ -83,10 +77,10 @@ class Child:
         assert self.exit_code() == -signal.SIGKILL
 
     def exit_code(self) -> int:
-        """Wait for its end, at which it is let go of; asked once."""
-        code = self._forks.answer()["exit"]
+        """Wait for its end, at which it is let go of; to be called once."""
+        code = self._launched.exit_code()
         self._line.close()
-        return int(code)
+        return code
 
     def output(self) -> str:
         """What it logged and printed."""
@@ -98,44 +92,33 @@ class Forks:
 
     def __enter__(self) -> Self:
         self._outputs = tempfile.TemporaryDirectory()
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.forks", str(theirs.fileno())],
-            cwd=REPOSITORY,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
-        self._control.settimeout(START_SECONDS)
-        self.answer()
-        self._control.settimeout(CHILD_SECONDS + 10)
+        self._server = ForkServer("tests.faults.forks:save_with_everyone_once").__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._control.close()
-        self._server.wait(CHILD_SECONDS + 10)
+        self._server.__exit__(kind, error, trace)
         self._outputs.cleanup()
 
     def launch(self, subject: Subject, place: Place, *, until: int, stops: Sequence[str] = (), **options: Any) -> Child:
         """Start a child that trains on to step `until` and stops at the points named."""
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        mine.settimeout(CHILD_SECONDS)
+        mine.settimeout(LAUNCH_SECONDS)
         out = Path(self._outputs.name) / "out"
-        request = {
-            "subject": subject.name,
-            "folder": str(place.folder),
-            "until": until,
-            "stops": list(stops),
-            "options": subject.options | options,
-            "out": str(out),
-        }
         out.unlink(missing_ok=True)
-        socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno()])
+        launched = self._server.start(
+            "tests.faults.forks:train",
+            out=out,
+            line=theirs,
+            subject=subject.name,
+            place=str(place.folder),
+            until=until,
+            stops=list(stops),
+            options=subject.options | options,
+        )
         theirs.close()
-        return Child(self, mine, out)
+        return Child(launched, mine, out)
 
     def finish(self, subject: Subject, place: Place, *, until: int, **options: Any) -> str:
         """Launch once more, undisturbed, and expect the end; what it logged."""
@@ -143,15 +126,8 @@ class Forks:
         assert child.exit_code() == 0, child.output()
         return child.output()
 
-    def answer(self) -> dict[str, Any]:
-        reply = self._control.recv(MAX_MESSAGE_BYTES)
-        if not reply:
-            raise ConnectionError("the fork server ended")
-        answered: dict[str, Any] = json.loads(reply)
-        return answered
 
-
-# -- the server and its children --------------------------------------------------------------------------------------
+# -- the child ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -197,32 +173,8 @@ class Out(io.TextIOBase):
         return len(text)
 
 
-def serve(control: socket.socket) -> None:
-    """Fork a child for each request until the other end is closed; answer with its exit code."""
-    _import_once()
-    control.send(b"{}")
-    while True:
-        try:
-            data, files, _, _ = socket.recv_fds(control, MAX_MESSAGE_BYTES, 1)
-        except ConnectionResetError:  # the other end was closed before it read the last answer
-            return
-        if not data:
-            return
-        line = socket.socket(fileno=files[0])
-        child = os.fork()
-        if child == 0:
-            control.close()
-            _run(json.loads(data), line)
-        line.close()
-        _, status = os.waitpid(child, 0)
-        control.send(json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode())
-
-
-def _import_once() -> None:
+def save_with_everyone_once() -> None:
     """Save with everyone once, for what they import when they are first used."""
-    import torch
-
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as sys.stderr:
         for subject in (*PEERS, *SHARING):
             place = Place.make(Path(folder) / subject.name)
@@ -230,36 +182,13 @@ def _import_once() -> None:
     sys.stderr = sys.__stderr__
 
 
-def _run(request: Mapping[str, Any], line: socket.socket) -> NoReturn:
-    code = 1
-    try:
-        _begin(request["out"])
-        line.send(str(os.getpid()).encode())
-        place = Place(Path(request["folder"]))
-        ear = Line(line, frozenset(request["stops"]), place.told)
-        ear.watch()
-        subject = {**SUBJECTS, **{each.name: each for each in SHARING}}[request["subject"]]
-        subject.train(place.run, request["until"], ear, **request["options"])
-        code = 0
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _begin(out: str) -> None:
-    log = os.open(out, os.O_WRONLY | os.O_CREAT, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.stdout = sys.stderr = Out(log)
+def train(
+    line: socket.socket, subject: str, place: str, until: int, stops: Sequence[str], options: dict[str, Any]
+) -> None:
+    """Train with the named writer on to step `until`, stopping at the points named."""
+    sys.stdout = sys.stderr = Out(1)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    # A child that hangs says where, and ends: nothing else would end it.
-    faulthandler.dump_traceback_later(CHILD_SECONDS, exit=True, file=log)
-
-
-if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    where = Place(Path(place))
+    ear = Line(line, frozenset(stops), where.told)
+    ear.watch()
+    {**SUBJECTS, **{each.name: each for each in SHARING}}[subject].train(where.run, until, ear, **options)

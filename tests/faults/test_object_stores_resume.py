@@ -107,7 +107,7 @@ class KilledBy(threading.Thread):
 
     def run(self) -> None:
         if self._rule.firing.wait(60):
-            [training] = children(shared_lab()._server.pid)
+            [training] = children(shared_lab().pid)
             os.kill(training, signal.SIGKILL)
 
     def __enter__(self) -> None:

@@ -1,28 +1,18 @@
-"""Launches scenarios through the fork server, crashes and reruns them, and compares the ends; knows no scenario."""
+"""Launches scenarios in forks, crashes and reruns them, and compares the ends. Independent of any scenario."""
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import functools
 import json
-import os
-import select
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from resumable import Run
+from tests.harness.client import ForkServer, shared_server
 from tests.lab.compare import differences
 
-REPOSITORY = Path(__file__).parents[2]
-START_SECONDS = 120.0
-LAUNCH_SECONDS = 60.0
 PREEMPTED, INTERRUPTED = 75, 130
 
 
@@ -62,7 +52,7 @@ class Ended:
 class Bench:
     """The run folders of one test, under `folder`, and the scenario that is run in them."""
 
-    def __init__(self, lab: Lab, folder: Path, scenario: str, **options: Any) -> None:
+    def __init__(self, lab: ForkServer, folder: Path, scenario: str, **options: Any) -> None:
         self.lab = lab
         self.folder = folder
         self.scenario = scenario
@@ -90,11 +80,12 @@ class Bench:
         env = {"RESUMABLE_KILL": launch.kill, "RESUMABLE_KILL_LOG": str(log)} if launch.kill else {}
         batches = Path(f"{side}.batches")
         code = self.lab.launch(
-            scenario=self.scenario,
-            run=self.url(run),
-            env=env,
+            "tests.lab.scenarios:run",
+            out=Path(f"{side}.out"),
+            environment=env,
+            name=self.scenario,
+            url=self.url(run),
             options={**self.options, **launch.options},
-            out=f"{side}.out",
             batches=str(batches),
         )
         output = Path(f"{side}.out").read_text("utf-8", "replace")
@@ -147,56 +138,9 @@ class Bench:
         assert not different, "\n".join(different[:20])
 
 
-class Lab:
-    """One fork server. Start it with `with`; it ends with the block."""
-
-    def __enter__(self) -> Self:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("RESUMABLE_")}
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.lab.server"],
-            cwd=REPOSITORY,
-            env=environment | {"OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._reply(START_SECONDS)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server.stdin
-        assert self._server.stdout
-        self._server.stdin.close()
-        self._server.wait(LAUNCH_SECONDS)
-        self._server.stdout.close()
-
-    def launch(self, **request: Any) -> int:
-        """Run one child to its end; its exit code, negative for a signal. A child that hangs ends with 1."""
-        assert self._server.stdin
-        request["timeout_seconds"] = LAUNCH_SECONDS
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        return int(self._reply(LAUNCH_SECONDS + 10)["exit"])
-
-    def _reply(self, timeout_seconds: float) -> dict[str, Any]:
-        assert self._server.stdout
-        ready, _, _ = select.select([self._server.stdout], [], [], timeout_seconds)
-        line = self._server.stdout.readline() if ready else ""
-        if not line:
-            self._server.kill()
-            raise TimeoutError(f"the fork server did not answer within {timeout_seconds:.0f} s")
-        reply: dict[str, Any] = json.loads(line)
-        return reply
-
-
-@functools.cache
-def shared_lab() -> Lab:
-    """The one fork server of this pytest worker, started when it is first asked for, ended with the interpreter."""
-    stack = contextlib.ExitStack()
-    atexit.register(stack.close)
-    return stack.enter_context(Lab())
+def shared_lab() -> ForkServer:
+    """Return the one fork server of this pytest worker that has imported all scenarios."""
+    return shared_server("tests.lab.scenarios:preload")
 
 
 def _read_batches(path: Path) -> dict[str, str]:

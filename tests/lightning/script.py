@@ -99,7 +99,7 @@ class Death(pl.Callback):
 
 def streams() -> list[Any]:
     """The global random streams."""
-    return [torch.get_rng_state(), list(numpy.random.get_state()), random.getstate()]
+    return [torch.get_rng_state(), list(numpy.random.get_state()), repr(random.getstate())]
 
 
 # ---- the launch
