@@ -6,9 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.harness.folders import quick_folder
 
 # Set before torch is imported, here or in a process that a test starts: results do not depend on the machine's cores,
 # and tests that run side by side do not fight over them.
@@ -36,6 +39,13 @@ def _no_variable_stays() -> Iterator[None]:
     for name in os.environ.keys() - before.keys() - {"PYTEST_CURRENT_TEST"}:
         del os.environ[name]
     os.environ.update({name: value for name, value in before.items() if name != "PYTEST_CURRENT_TEST"})
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder in memory, for programs that are killed on a machine that goes on; it is removed after the test."""
+    with quick_folder() as place:
+        yield place
 
 
 def _unwatched(number: int, _frame: object) -> None:

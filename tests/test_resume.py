@@ -57,9 +57,9 @@ EXAMPLES = {
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> NewBench:
+def bench(folder: Path) -> NewBench:
     """Makes a bench for one scenario in this test's own folder."""
-    return lambda scenario, **options: Bench(shared_lab(), tmp_path, scenario, **options)
+    return lambda scenario, **options: Bench(shared_lab(), folder, scenario, **options)
 
 
 def kills(seed: str, steps: int, count: int = 3, points: str = "step fetch save") -> list[Launch]:

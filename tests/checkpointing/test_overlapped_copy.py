@@ -355,11 +355,11 @@ def crash(folder: Path, scenario: str, staging: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_kills_change_no_bit_where_saves_are_staged_late(tmp_path: Path, scenario: str) -> None:
-    crash(tmp_path, scenario, {"mode": "overlap"})
+def test_kills_change_no_bit_where_saves_are_staged_late(folder: Path, scenario: str) -> None:
+    crash(folder, scenario, {"mode": "overlap"})
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("scenario", EVERY_OTHER)
-def test_kills_change_no_bit_in_every_loop_whose_saves_are_staged_late(tmp_path: Path, scenario: str) -> None:
-    crash(tmp_path, scenario, {"mode": "overlap"})
+def test_kills_change_no_bit_in_every_loop_whose_saves_are_staged_late(folder: Path, scenario: str) -> None:
+    crash(folder, scenario, {"mode": "overlap"})

@@ -323,13 +323,13 @@ LOGGED = {
 }
 
 
-def lab(tmp_path: Path, **options: Any) -> Bench:
+def lab(folder: Path, **options: Any) -> Bench:
     config = {"keep": EVERYTHING, "every": {"steps": 2, "minutes": None}}
-    return Bench(shared_lab(), tmp_path, "diverging", **{"config": config, **options})
+    return Bench(shared_lab(), folder, "diverging", **{"config": config, **options})
 
 
-def test_kills_before_in_and_after_the_suspect_time_change_no_mark(tmp_path: Path) -> None:
-    bench = lab(tmp_path, logged=LOGGED)
+def test_kills_before_in_and_after_the_suspect_time_change_no_mark(folder: Path) -> None:
+    bench = lab(folder, logged=LOGGED)
     launches = [
         killed("step:3"),
         killed("save.manifest:8"),
@@ -358,17 +358,17 @@ def test_kills_before_in_and_after_the_suspect_time_change_no_mark(tmp_path: Pat
     )
 
 
-def test_the_last_finite_checkpoint_survives_kills_and_rules(tmp_path: Path) -> None:
+def test_the_last_finite_checkpoint_survives_kills_and_rules(folder: Path) -> None:
     config = {"keep": LAST, "every": {"steps": 2, "minutes": None}}
-    bench = lab(tmp_path, logged={"loss": LOGGED["loss"]}, config=config)
+    bench = lab(folder, logged={"loss": LOGGED["loss"]}, config=config)
     bench.crash_and_rerun(
         [killed("save.published:10"), killed("step:11"), killed("step:15"), killed("save.manifest:18")]
     )
     assert steps_of(bench.path("crashed")) == steps_of(bench.path("whole")) == [8, 20]
 
 
-def test_after_a_rollback_the_trackers_are_those_of_the_checkpoint(tmp_path: Path) -> None:
-    bench = lab(tmp_path, logged=LOGGED)
+def test_after_a_rollback_the_trackers_are_those_of_the_checkpoint(folder: Path) -> None:
+    bench = lab(folder, logged=LOGGED)
     bench.launch("whole")
     bench.launch("back", killed("step:13"))
     for path in (bench.path("back") / CHECKPOINTS).iterdir():
@@ -381,8 +381,8 @@ def test_after_a_rollback_the_trackers_are_those_of_the_checkpoint(tmp_path: Pat
     assert marks(bench.path("back")) == marks(bench.path("whole"))
 
 
-def test_weights_as_witnesses_are_exact_across_kills(tmp_path: Path) -> None:
-    bench = lab(tmp_path, ruined_at=7)
+def test_weights_as_witnesses_are_exact_across_kills(folder: Path) -> None:
+    bench = lab(folder, ruined_at=7)
     bench.crash_and_rerun(
         [killed("step:5"), killed("save.published:8"), killed("save.manifest:12"), Launch(kill="step:15", exit=-9)]
     )

@@ -11,10 +11,11 @@ import warnings
 
 import torch
 
-from tests.faults.experiments import lacking, quick_folder
+from tests.faults.experiments import lacking
 from tests.faults.forks import Forks
 from tests.faults.subjects import RESUMABLE
 from tests.faults.table import all_columns, markdown
+from tests.harness.folders import quick_folder
 
 
 def main() -> int:

@@ -1,14 +1,13 @@
-"""What the tests of the fault laboratory share: one fork server, and folders in memory."""
+"""What the tests of the fault laboratory share: one fork server, and what they need of the machine."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.faults.experiments import lacking, quick_folder
+from tests.faults.experiments import lacking
 from tests.faults.forks import Forks
 
 
@@ -16,12 +15,6 @@ from tests.faults.forks import Forks
 def forks() -> Iterator[Forks]:
     with Forks() as server:
         yield server
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with quick_folder() as place:
-        yield place
 
 
 @pytest.fixture

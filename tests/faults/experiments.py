@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,15 +35,6 @@ def lacking(*programs: str) -> str | None:
     if "fusermount3" in programs and find_spec("mfusepy") is None:
         return "mfusepy"
     return "root, to mount a small disk" if "mount" in programs and os.geteuid() != 0 else None
-
-
-@contextmanager
-def quick_folder() -> Iterator[Path]:
-    """A folder in memory where there is one: thousands of small states are written here."""
-    memory = Path("/dev/shm")
-    place = memory if os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="faults-", dir=place) as folder:
-        yield Path(folder)
 
 
 @contextmanager

@@ -55,12 +55,12 @@ def curves(run: Path, version: str = "version_0") -> dict[str, Curve]:
 
 @pytest.mark.parametrize("crashes", [CRASHES, AROUND_EPOCHS], ids=["within epochs", "around epochs"])
 def test_after_three_crashes_the_csv_file_has_the_bytes_of_an_uninterrupted_run(
-    tmp_path: Path, crashes: tuple[Launch, ...]
+    folder: Path, crashes: tuple[Launch, ...]
 ) -> None:
-    crashed = place(tmp_path, "csv")
+    crashed = place(folder, "csv")
     crashed.crash_and_rerun(*crashes)
     assert versions(crashed.here, "csv") == ["version_0"]
-    assert written(crashed.here) == written(tmp_path / "whole")
+    assert written(crashed.here) == written(folder / "whole")
     assert rows(crashed.here, "loss_step") == list(range(STEPS))
     assert rows(crashed.here, "lr-Adam") == list(range(STEPS))
     assert rows(crashed.here, "of_epoch") == [5, 11, 17]
@@ -68,25 +68,25 @@ def test_after_three_crashes_the_csv_file_has_the_bytes_of_an_uninterrupted_run(
     assert rows(crashed.here, "a_late_one") == list(range(6, STEPS))
 
 
-def test_a_logger_that_logs_each_fourth_step_goes_on_in_its_rhythm(tmp_path: Path) -> None:
-    crashed = place(tmp_path, "csv", log_every_n_steps=4)
+def test_a_logger_that_logs_each_fourth_step_goes_on_in_its_rhythm(folder: Path) -> None:
+    crashed = place(folder, "csv", log_every_n_steps=4)
     crashed.crash_and_rerun(*CRASHES)
-    assert written(crashed.here) == written(tmp_path / "whole")
+    assert written(crashed.here) == written(folder / "whole")
     assert rows(crashed.here, "loss_step") == [3, 7, 11, 15]
 
 
 @pytest.mark.parametrize("rates", ["epoch", None])
 def test_learning_rates_that_are_logged_as_an_epoch_begins_are_not_logged_again(
-    tmp_path: Path, rates: str | None
+    folder: Path, rates: str | None
 ) -> None:
-    crashed = place(tmp_path, "csv", rates=rates)
+    crashed = place(folder, "csv", rates=rates)
     crashed.crash_and_rerun(killed("train:5", saved=3), killed("train:11", saved=9), killed("train:13", saved=12))
-    assert written(crashed.here) == written(tmp_path / "whole")
+    assert written(crashed.here) == written(folder / "whole")
 
 
-def test_the_files_of_earlier_runs_stay_as_they_are(tmp_path: Path) -> None:
+def test_the_files_of_earlier_runs_stay_as_they_are(folder: Path) -> None:
     """A CSVLogger that opens the folder of another run deletes what is there."""
-    crashed = place(tmp_path, "csv")
+    crashed = place(folder, "csv")
     earlier = crashed.here / "logs" / "csv" / "lightning_logs" / "version_0"
     earlier.mkdir(parents=True)
     (earlier / "metrics.csv").write_text("step,loss\n0,1.0\n")
@@ -96,12 +96,12 @@ def test_the_files_of_earlier_runs_stay_as_they_are(tmp_path: Path) -> None:
     assert written(crashed.here) == {"metrics.csv": b"step,loss\n0,1.0\n"}
     crashed.keep_as("crashed")
     crashed.launch()
-    assert written(crashed.here) == written(tmp_path / "crashed", "version_1")
+    assert written(crashed.here) == written(folder / "crashed", "version_1")
 
 
-def test_a_crash_while_a_launch_starts_costs_nothing_of_the_curve(tmp_path: Path) -> None:
+def test_a_crash_while_a_launch_starts_costs_nothing_of_the_curve(folder: Path) -> None:
     """A CSVLogger that opens the folder of its run again deletes what is there, long before anything is restored."""
-    crashed = place(tmp_path, "csv", "tensorboard")
+    crashed = place(folder, "csv", "tensorboard")
     crashed.launch()
     crashed.keep_as("whole")
     for launch in (
@@ -112,12 +112,12 @@ def test_a_crash_while_a_launch_starts_costs_nothing_of_the_curve(tmp_path: Path
         Launch(),
     ):
         crashed.launch(launch)
-    assert written(crashed.here) == written(tmp_path / "whole")
-    assert curves(crashed.here) == curves(tmp_path / "whole")
+    assert written(crashed.here) == written(folder / "whole")
+    assert curves(crashed.here) == curves(folder / "whole")
 
 
-def test_running_a_finished_run_again_leaves_its_curve_alone(tmp_path: Path) -> None:
-    finished = place(tmp_path, "csv", "tensorboard")
+def test_running_a_finished_run_again_leaves_its_curve_alone(folder: Path) -> None:
+    finished = place(folder, "csv", "tensorboard")
     finished.launch()
     before = written(finished.here), curves(finished.here)
     finished.launch()
@@ -130,19 +130,19 @@ def test_running_a_finished_run_again_leaves_its_curve_alone(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("crashes", [CRASHES, AROUND_EPOCHS], ids=["within epochs", "around epochs"])
 def test_after_three_crashes_tensorboard_shows_the_curves_of_an_uninterrupted_run(
-    tmp_path: Path, crashes: tuple[Launch, ...]
+    folder: Path, crashes: tuple[Launch, ...]
 ) -> None:
-    crashed = place(tmp_path, "tensorboard")
+    crashed = place(folder, "tensorboard")
     crashed.crash_and_rerun(*crashes)
     assert versions(crashed.here, "tensorboard") == ["version_0"]
     shown = curves(crashed.here)
-    assert shown == curves(tmp_path / "whole")
+    assert shown == curves(folder / "whole")
     assert [step for step, _ in shown["loss_step"]] == list(range(STEPS))
     assert [step for step, _ in shown["val_loss"]] == [2, 5, 8, 11, 14, 17]
 
 
-def test_two_loggers_at_once_continue_both(tmp_path: Path) -> None:
-    crashed = place(tmp_path, "csv", "tensorboard")
+def test_two_loggers_at_once_continue_both(folder: Path) -> None:
+    crashed = place(folder, "csv", "tensorboard")
     crashed.crash_and_rerun(*CRASHES)
-    assert written(crashed.here) == written(tmp_path / "whole")
-    assert curves(crashed.here) == curves(tmp_path / "whole")
+    assert written(crashed.here) == written(folder / "whole")
+    assert curves(crashed.here) == curves(folder / "whole")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
+from tests.harness.folders import quick_folder
 from tests.lightning.changing import ALL
 from tests.lightning.running import Bench, assert_equal_ends
 
@@ -52,10 +54,10 @@ def _chosen() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
+def benches() -> Iterator[dict[str, Bench]]:
     """One bench per case, so that the uninterrupted run is made once."""
-    folder = tmp_path_factory.mktemp("lightning")
-    return {name: Bench(folder / name, name) for name in ALL}
+    with quick_folder() as folder:
+        yield {name: Bench(folder / name, name) for name in ALL}
 
 
 @pytest.fixture

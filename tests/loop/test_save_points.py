@@ -87,8 +87,8 @@ def the_first_save(operations: list[str]) -> int:
 
 
 @pytest.fixture
-def save_points(tmp_path: Path) -> Callable[..., SavePoints]:
-    return lambda **options: SavePoints(tmp_path, **options)
+def save_points(folder: Path) -> Callable[..., SavePoints]:
+    return lambda **options: SavePoints(folder, **options)
 
 
 @pytest.mark.timeout(300)
