@@ -16,6 +16,7 @@ import pytest
 from resumable.cli.kill_schedule import SAVE_POINTS, draw_kills
 from resumable.cli.run_command import run_command
 from tests.cli.conftest import Cli
+from tests.harness.python import warm_python
 
 Script = Callable[..., list[str]]
 
@@ -45,10 +46,10 @@ print("trained")
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    def write(*, before: str = "", body: str = "pass") -> list[str]:
+    def write(*, before: str = "", body: str = "pass", python: str | None = None) -> list[str]:
         path = tmp_path / "train.py"
         path.write_text(textwrap.dedent(SCRIPT).format(run=str(tmp_path / "mine"), before=before, body=body))
-        return [sys.executable, str(path)]
+        return [python or warm_python(), str(path)]
 
     return write
 
@@ -59,7 +60,8 @@ def _the_package_is_found_from_anywhere(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_script_that_passes_its_state_is_bit_exact(script: Script, tmp_path: Path, cli: Cli) -> None:
-    drilled = cli("drill", "--kills", 3, "--seed", 1, "--json", "--keep", tmp_path / "kept", "--", *script())
+    command = script(python=sys.executable)  # as a user's starts; the others are forked, torch imported
+    drilled = cli("drill", "--kills", 3, "--seed", 1, "--json", "--keep", tmp_path / "kept", "--", *command)
     report = drilled.json
     assert drilled.code == 0, drilled.err
     assert (report["exact"], report["count"], report["steps"]) == (True, 0, 20)
@@ -108,7 +110,7 @@ def test_every_run_of_a_sweep_has_a_folder_of_its_own_and_all_are_compared(
 ) -> None:
     path, kept, forgetful = tmp_path / "train.py", tmp_path / "kept", factor != "rate"
     path.write_text(SWEEP.format(run=str(tmp_path / "rate"), factor=factor))
-    drilled = cli("drill", "--kills", 4, "--seed", 5, "--json", "--keep", kept, "--", sys.executable, str(path))
+    drilled = cli("drill", "--kills", 4, "--seed", 5, "--json", "--keep", kept, "--", warm_python(), str(path))
     report = drilled.json
     assert (drilled.code, report["exact"]) == (int(forgetful), not forgetful), drilled.err
     first, second = report["runs"]
@@ -140,7 +142,7 @@ def test_a_script_with_a_new_name_for_its_run_at_each_launch_is_drilled(
 def test_a_sweep_with_new_names_at_each_launch_is_refused(tmp_path: Path, cli: Cli) -> None:
     path = tmp_path / "train.py"
     path.write_text(SWEEP.format(run=str(tmp_path / "rate"), factor="rate").replace("str(rate)", "f'{time.time()}'"))
-    drilled = cli("drill", "--kills", 1, "--seed", 5, "--keep", tmp_path / "kept", "--", sys.executable, str(path))
+    drilled = cli("drill", "--kills", 1, "--seed", 5, "--keep", tmp_path / "kept", "--", warm_python(), str(path))
     assert drilled.code == 1
     assert "COMMAND trains runs of other names at each launch: rate" in drilled.err
     assert "name each run the same at every launch" in drilled.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 
 from resumable.export import Exported, export
 from tests.export.models import SMALL, Case, trained
+from tests.harness.python import warm_python
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class Trained:
 
 Train = Callable[[Case], Trained]
 Artifact = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def _interpreters_start_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the checks of exports start in no time; those of tests/cli start as a user's do."""
+    monkeypatch.setattr(sys, "executable", warm_python())
 
 
 @pytest.fixture(scope="session")

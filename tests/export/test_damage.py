@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from resumable.export.formats.programs import ModelCall, write_program
 from tests.export.conftest import Artifact, Train, exported_as
 from tests.export.models import CASES, SMALL, Case, small
 from tests.export.signing import accepted, rewritten
+from tests.harness.client import PYTHON
 
 FORMATS = ["safetensors", "pt2", "onnx"]
 FILES = [
@@ -275,7 +275,7 @@ def test_golden_outputs_of_weights_that_prove_nothing_are_found_without_torch(
             print(error.message)
         print("torch" in sys.modules)
     """
-    ended = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    ended = subprocess.run([PYTHON, "-c", code, folder], capture_output=True, text=True, check=True)
     said, with_torch = ended.stdout.splitlines()
     assert "no finite number among the" in said
     assert with_torch == "False"

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from resumable.store.storage.local import LocalStorage
 from resumable.weights.proof import WeightRecord
 from tests.export.conftest import Train, Trained
 from tests.export.models import CASES
+from tests.harness.client import PYTHON
 
 LIMIT = 20_000
 LIMITS = st.none() | st.integers(1, 400)
@@ -252,7 +252,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_tensor_at_a_time_is_in_memory(
     large: Path, tmp_path: Path, limit: int | None, dtype: str | None, tensors: float
 ) -> None:
-    command = [sys.executable, "-c", PEAK, str(large), str(tmp_path / "made"), repr(limit), repr(dtype)]
+    command = [PYTHON, "-c", PEAK, str(large), str(tmp_path / "made"), repr(limit), repr(dtype)]
     # Or what was freed would be kept by the allocator, now and then.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(MIB)}
     ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

@@ -30,6 +30,7 @@ from resumable.export import export, verify
 from tests.export.conftest import Train, Trained, exported_as
 from tests.export.models import CASES, SMALL
 from tests.faults.experiments import lacking, small_disk
+from tests.harness.client import PYTHON
 
 MODELS = "tests.export.models"
 PROGRAMS = ["pt2", "onnx"]
@@ -344,7 +345,7 @@ EXPORT = "import sys; from resumable.export import export; import torch; export(
 
 def launched(small: Trained, to: Path, model: str) -> subprocess.Popen[bytes]:
     asked = f"dict(format='pt2', model={model!r}, golden=torch.zeros(4, 4))"
-    command = [sys.executable, "-c", EXPORT, str(small.run), str(to), asked]
+    command = [PYTHON, "-c", EXPORT, str(small.run), str(to), asked]
     return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import resumable
+from tests.harness.python import EXAMPLES_IMPORT, warm_python
 
 ROOT = Path(resumable.__file__).parent.parent
 HINT = "what trains belongs behind `if __name__ == '__main__':`"
@@ -81,6 +82,11 @@ ENDINGS = {
     "at import, in a try": "try:\n    train()\nexcept ImportError:\n    pass",
     "in the function": "def build_and_train():\n    return train()\nif __name__ == '__main__':\n    train()",
 }
+
+
+@pytest.fixture(autouse=True)
+def _interpreters_start_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python(*EXAMPLES_IMPORT))
 
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

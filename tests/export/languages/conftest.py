@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +15,7 @@ import pytest
 
 from tests.export.languages.artifacts import artifact
 from tests.export.languages.programs import Program
+from tests.harness.client import PYTHON
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 # What npm says where it reaches no registry; whatever else it says is a fault of the example.
@@ -68,7 +68,7 @@ def cpp_program(once: Once) -> str:
 
     def build(program: Path) -> None:
         command = [str(EXAMPLES / "serve_cpp" / "build.sh"), str(program)]
-        built = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True)
+        built = subprocess.run(command, env=os.environ | {"PYTHON": PYTHON}, capture_output=True, text=True)
         assert built.returncode == 0, built.stderr
 
     return str(once("serve_cpp_check", build))
