@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -261,6 +262,17 @@ class Bench:
         position = opened.position()
         opened.close()
         return out, position
+
+    def watched(self, loader: Any, *, stops: Container[int], epoch: int) -> tuple[list[Any], dict[int, Any]]:
+        """The batches of one whole pass, and the positions after so many of them, as saves on the way take them."""
+        opened = self.data.open(loader, PassAddress("batches", 0, epoch), None, set_epoch=epoch)
+        out, positions = [], {}
+        for batch in opened:
+            out.append(batch)
+            if len(out) in stops:
+                positions[len(out)] = copy.deepcopy(opened.position())
+        opened.close()
+        return out, positions
 
 
 def equal(left: list[Any], right: list[Any]) -> bool:

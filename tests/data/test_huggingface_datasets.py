@@ -125,11 +125,13 @@ def loader(dataset: Any, **way: Any) -> DataLoader[Any]:
 def test_a_shuffle_buffer_anywhere_on_the_way_is_replayed_and_says_why(kind: str) -> None:
     for epoch in (0, 1):
         whole, _ = Bench().batches(loader(BUFFERED[kind]()), epoch=epoch)
-        for stop in (1, 3, 4):
-            before, position = Bench().batches(loader(BUFFERED[kind]()), stop=stop, epoch=epoch)
+        saved, positions = Bench().watched(loader(BUFFERED[kind]()), stops=(1, 3, 4), epoch=epoch)
+        assert saved == whole
+        assert list(positions) == [1, 3, 4]
+        for stop, position in positions.items():
             later = Bench()
             after, _ = later.batches(loader(BUFFERED[kind]()), resume=position, epoch=epoch)
-            assert before + after == whole
+            assert after == whole[stop:]
             assert position["kind"] == "replay"
             assert later.advanced == stop
             [said] = later.said
@@ -141,11 +143,13 @@ def test_a_shuffle_buffer_anywhere_on_the_way_is_replayed_and_says_why(kind: str
 def test_what_is_exact_by_its_state_goes_by_it(kind: str) -> None:
     for epoch in (0, 1):
         whole, _ = Bench().batches(loader(EXACT[kind]()), epoch=epoch)
-        for stop in (1, 3, 4):
-            before, position = Bench().batches(loader(EXACT[kind]()), stop=stop, epoch=epoch)
+        saved, positions = Bench().watched(loader(EXACT[kind]()), stops=(1, 3, 4), epoch=epoch)
+        assert saved == whole
+        assert list(positions) == [1, 3, 4]
+        for stop, position in positions.items():
             later = Bench()
             after, _ = later.batches(loader(EXACT[kind]()), resume=position, epoch=epoch)
-            assert before + after == whole
+            assert after == whole[stop:]
             assert (position["kind"], later.advanced, later.said) == ("state", 0, [])
 
 
