@@ -291,35 +291,42 @@ def test_the_comparison_sees_one_flipped_bit(bench: NewBench) -> None:
 
 @pytest.mark.matrix
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_eight_kills_at_random_change_no_bit(bench: NewBench, scenario: str, seed: int) -> None:
+def test_eight_kills_at_random_change_no_bit(bench: NewBench, scenario: str) -> None:
     steps = SCENARIOS[scenario]
     bench(scenario).crash_until_finished(
-        kills(f"{scenario} {seed}", steps, count=8, points="step save fetch save step")
+        *(kills(f"{scenario} {seed}", steps, count=8, points="step save fetch save step") for seed in range(4))
     )
 
 
 @pytest.mark.matrix
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-@pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("scenario", ["workers", "mixup_in_collate", "user_sampler", "user_batch_sampler", "subset"])
-def test_eight_kills_of_workers_give_the_bits_of_none(
-    bench: NewBench, scenario: str, persistent: bool, start: str
-) -> None:
-    steps = SCENARIOS[scenario]
-    count = 8 if start == "fork" else 2
-    chosen = kills(f"{scenario} {persistent} {start}", steps, count=count, points="step save fetch")
-    options = {"workers": 2, "persistent": persistent, "start": start}
-    bench(scenario, **options).crash_until_finished(chosen, reference=NO_WORKERS)
+def test_eight_kills_of_workers_give_the_bits_of_none(bench: NewBench, scenario: str) -> None:
+    """In one run the workers begin anew each epoch, in the other they persist."""
+    runs = []
+    for persistent in (False, True):
+        chosen = kills(f"{scenario} {persistent} fork", SCENARIOS[scenario], count=8, points="step save fetch")
+        runs.append([Launch(each.kill, {"persistent": persistent}, each.exit) for each in chosen])
+    bench(scenario, workers=2, start="fork").crash_until_finished(*runs, reference=NO_WORKERS)
 
 
 @pytest.mark.matrix
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(6))
-def test_twenty_kills_at_random_change_no_bit_of_the_base_loop(bench: NewBench, seed: int) -> None:
-    bench("base").crash_until_finished(kills(f"base {seed}", 30, count=20, points="step save fetch save step save"))
+@pytest.mark.parametrize("scenario", ["workers", "mixup_in_collate", "user_sampler", "user_batch_sampler", "subset"])
+def test_kills_of_spawned_workers_give_the_bits_of_none(bench: NewBench, scenario: str) -> None:
+    """One launch each dies with workers that begin anew each epoch and with those that persist: each imports torch."""
+    first, second = kills(f"{scenario} spawn", SCENARIOS[scenario], count=2, points="step save fetch")
+    launches = [Launch(first.kill, {"persistent": False}, first.exit), Launch(second.kill, {}, second.exit)]
+    disturbed = bench(scenario, workers=2, persistent=True, start="spawn")
+    disturbed.crash_until_finished(launches, reference=NO_WORKERS)
+
+
+@pytest.mark.matrix
+@pytest.mark.timeout(600)
+def test_twenty_kills_at_random_change_no_bit_of_the_base_loop(bench: NewBench) -> None:
+    points = "step save fetch save step save"
+    bench("base").crash_until_finished(*(kills(f"base {seed}", 30, count=20, points=points) for seed in range(6)))
 
 
 @pytest.mark.matrix

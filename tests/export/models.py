@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from resumable import Trainer
 
 STEPS = 3
+CLOSE = 1e-4  # as the default tolerance; outputs are of about one
 
 
 def mlp() -> nn.Module:
@@ -268,6 +269,20 @@ def trained(run: Path, case: Case, *, golden: Any = None) -> nn.Module:
             optimizer.zero_grad()
             trainer.log(loss=float(loss.detach()))
     return model.eval()
+
+
+def of_size(batch: Any, size: int) -> Any:
+    """Make another batch of the same kind."""
+    if isinstance(batch, dict):
+        return {name: of_size(value, size) for name, value in batch.items()}
+    return batch[torch.arange(size) % len(batch)].flip(0)
+
+
+def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
+    """Assert that two lists of outputs are of the same kinds and equal but for rounding."""
+    assert [(each.dtype, each.shape) for each in found] == [(each.dtype, each.shape) for each in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert float((one.double() - other.double()).abs().max()) <= CLOSE
 
 
 # -- functions that are no good ---------------------------------------------------------------------------------------

@@ -18,10 +18,9 @@ from resumable.export import Exported, export, verify
 from resumable.export.formats.programs import ModelCall, to_float32, write_program
 from resumable.export.request import Batch
 from tests.export.conftest import Train, Trained, exported_as
-from tests.export.models import CASES, SMALL, outputs
+from tests.export.models import CASES, SMALL, assert_close, of_size, outputs
 
 QUICK = ["pt2", "onnx"]
-CLOSE = 1e-4  # as the default tolerance; outputs are of about one
 
 
 def programmed(
@@ -51,25 +50,7 @@ def _pt2(path: Path, names: list[str | None]) -> Callable[[Any], list[Tensor]]:
     return lambda batch: outputs(program, batch)
 
 
-def _aoti(path: Path, names: list[str | None]) -> Callable[[Any], list[Tensor]]:
-    program: Any = torch._inductor.aoti_load_package(str(path))
-    return lambda batch: outputs(program, batch)
-
-
-_RUNS = {"onnx": _onnx, "pt2": _pt2, "aoti": _aoti}
-
-
-def of_size(batch: Any, size: int) -> Any:
-    """Another batch of the same kind."""
-    if isinstance(batch, dict):
-        return {name: of_size(value, size) for name, value in batch.items()}
-    return batch[torch.arange(size) % len(batch)].flip(0)
-
-
-def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
-    assert [(each.dtype, each.shape) for each in found] == [(each.dtype, each.shape) for each in expected]
-    for one, other in zip(found, expected, strict=True):
-        assert float((one.double() - other.double()).abs().max()) <= CLOSE
+_RUNS = {"onnx": _onnx, "pt2": _pt2}
 
 
 # -- every kind of model ----------------------------------------------------------------------------------------------
@@ -342,21 +323,3 @@ def test_several_outputs_of_which_one_is_none_are_published(train: Train, tmp_pa
     assert [port.argument for port in made.proof.golden.inputs] == ["left", "right"]
     assert [port.dtype for port in made.proof.golden.outputs] == ["float32", "float32", "int64"]
     verify(made.folder)
-
-
-# -- AOTInductor: half a minute each ----------------------------------------------------------------------------------
-
-
-@pytest.mark.matrix
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["MLP", "CNN with BatchNorm", "dict and tuple outputs"])
-def test_a_compiled_program_gives_what_the_live_model_gives_for_batches_of_other_sizes(
-    train: Train, tmp_path: Path, name: str
-) -> None:
-    trained = train(CASES[name])
-    model, batch = trained.model, trained.case.batch()
-    program = programmed(model, batch, tmp_path, "aoti")
-    for size in (4, 1, 7):
-        other = of_size(batch, size)
-        with torch.no_grad():
-            assert_close(program(other), outputs(model, other))

@@ -45,7 +45,7 @@ Rows = dict[str, Tally]
 
 def measure(forks: Forks, subject: Subject, folder: Path) -> Iterator[tuple[str, Tally]]:
     """One column, row by row."""
-    for name, verdicts in _experiments(forks, subject, folder / subject.name):
+    for name, verdicts in experiments(forks, subject, folder / subject.name):
         yield name, Tally(Counter(verdicts()))
     yield from _damage(forks, subject, folder / subject.name)
 
@@ -61,7 +61,8 @@ def markdown(columns: dict[str, Rows]) -> str:
     return "\n".join([*lines, f"| **all** | {' | '.join(totals)} |"])
 
 
-def _experiments(forks: Forks, subject: Subject, folder: Path) -> Iterator[tuple[str, Callable[[], Verdicts]]]:
+def experiments(forks: Forks, subject: Subject, folder: Path) -> Iterator[tuple[str, Callable[[], Verdicts]]]:
+    """Yield the name of each row but those of damage, and what carries it out."""
     folder.mkdir(parents=True)
     parts: dict[str, tuple[Phase, ...]] = {"a save": (SAVE,)}
     if subject is RESUMABLE:

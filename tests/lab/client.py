@@ -107,16 +107,22 @@ class Bench:
         self.assert_equal("crashed", "whole", ended, [whole])
         return ended
 
-    def crash_until_finished(self, launches: Sequence[Launch], *, reference: Launch | None = None) -> None:
-        """As `crash_and_rerun`, for kills at random: those left when the final save is committed are dropped."""
+    def crash_until_finished(self, *runs: Sequence[Launch], reference: Launch | None = None) -> None:
+        """As `crash_and_rerun`, for kills at random: those left when the final save is committed are dropped.
+
+        Each sequence of launches is a run of its own, compared with the same undisturbed one; it ends with a launch
+        that has the options of its last one.
+        """
         whole = self.launch("whole", reference)
-        ended = []
-        for launch in launches:
-            ended.append(self.launch("crashed", launch))
-            if self._is_finished("crashed"):
-                break
-        ended.append(self.launch("crashed"))
-        self.assert_equal("crashed", "whole", ended, [whole])
+        for number, launches in enumerate(runs):
+            name = f"crashed-{number}"
+            ended = []
+            for launch in launches:
+                ended.append(self.launch(name, launch))
+                if self._is_finished(name):
+                    break
+            ended.append(self.launch(name, Launch(options=launches[-1].options)))
+            self.assert_equal(name, "whole", ended, [whole])
 
     def _is_finished(self, run: str) -> bool:
         checkpoints = self.open(run).checkpoints()
