@@ -48,13 +48,6 @@ SCENARIOS = {
     "stale_gradients": 30,
 }
 
-EXAMPLES = {
-    "digits.py": (600, []),
-    "gan.py": (960, []),
-    "ppo_cartpole.py": (320, []),
-    "char_gpt.py": (30, ["--steps", "30", "--width", "32"]),
-}
-
 
 @pytest.fixture
 def bench(folder: Path) -> NewBench:
@@ -104,15 +97,6 @@ def test_twenty_kills_of_the_base_loop_change_no_bit(bench: NewBench) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_three_kills_change_no_bit(bench: NewBench, scenario: str) -> None:
     bench(scenario).crash_and_rerun(kills(scenario, SCENARIOS[scenario]))
-
-
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_three_kills_change_no_bit_of_an_example(bench: NewBench, example: str) -> None:
-    steps, arguments = EXAMPLES[example]
-    every_steps = max(4, steps // 12)
-    points = "step save step"
-    chosen = kills(example, steps - every_steps, points=points)
-    bench("example", file=example, arguments=arguments, every_steps=every_steps).crash_and_rerun(chosen)
 
 
 def test_kills_while_saves_are_put_off_change_no_bit(bench: NewBench) -> None:

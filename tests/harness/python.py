@@ -12,6 +12,7 @@ import os
 import stat
 import sys
 import types
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def run(program: str, arguments: Sequence[str], environment: Mapping[str, str]) 
     sys.executable = program
     os.environ.clear()
     os.environ.update(environment)
+    if environment.get("PYTHONWARNINGS") == "error":  # once what is imported already has warned
+        warnings.simplefilter("error")
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     what, *rest = arguments
     main = sys.modules["__main__"] = types.ModuleType("__main__")

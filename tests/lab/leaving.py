@@ -1,12 +1,9 @@
-"""Scenarios about signals and exits, and the examples as scenarios; knows no kill."""
+"""Scenarios about signals and exits. Independent of kills."""
 
 from __future__ import annotations
 
 import os
-import runpy
 import signal
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +19,9 @@ from resumable.store.storage.local import LocalStorage
 from tests.lab.feeds import loss_of
 from tests.lab.loops import train_loader, update, validate
 from tests.lab.operations import Operations
-from tests.lab.script import DATA_SEED, Script, scenario, seed_all
+from tests.lab.script import Script, scenario, seed_all
 from tests.lab.toys import mlp
 from tests.store.flat import FlatStore
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def _loop(script: Script) -> None:
@@ -71,19 +66,6 @@ def signalled_twice(script: Script) -> None:
         first = signal.Signals[script.options["signal"]]
         script.signal_itself = lambda: [os.kill(os.getpid(), first) for _ in range(2)]
     _loop(script)
-
-
-@scenario
-def example(script: Script) -> None:
-    """One of the examples as it is, in the run of this test. What it warns of, its reader would see."""
-    seed_all()  # NumPy's and Python's streams are not used there, but saved
-    os.environ["RESUMABLE_RUN"] = script.run
-    os.environ["RESUMABLE_DATA_SEED"] = str(DATA_SEED)
-    os.environ["RESUMABLE_EVERY__STEPS"] = str(script.option("every_steps", 40))
-    path = EXAMPLES / script.options["file"]
-    sys.argv = [str(path), *script.option("arguments", [])]
-    warnings.simplefilter("error")
-    runpy.run_path(str(path), run_name="__main__")
 
 
 @scenario

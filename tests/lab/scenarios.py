@@ -17,7 +17,6 @@ SLOW_IMPORTS = (
     "resumable.trainer",
     "accelerate",
     "torchdata.stateful_dataloader",
-    "sklearn.datasets",
     "s3fs",
     "paramiko",
 )
