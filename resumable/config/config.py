@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -17,118 +16,14 @@ from resumable.config.bounded_yaml import MAX_BYTES, Unreadable, refuse_boundles
 from resumable.config.config_errors import ENVIRONMENT, PREFIX, ValueSource, did_you_mean, explained, shown
 from resumable.config.run_or_file import names_run
 from resumable.config.run_variable import DRILL, Origin, placed, text_of
+from resumable.config.sections import Every, Keep, NaturalInt, RunLocation, Section, Seed, SignalName, Staging
 from resumable.errors import ConfigError
-from resumable.policy.retention import Rule
-from resumable.policy.save_policy import Schedule
 from resumable.utils.location import location
 
 RESERVED = ("RESUMABLE_KILL", "RESUMABLE_KILL_LOG", DRILL)  # read elsewhere: not keys of the configuration
 
-# No program can catch the first two. The next are faults: a Python handler returns to the faulting instruction, for
-# ever. torch needs the last to notice that a loader worker died.
-_UNWATCHABLE = ("SIGKILL", "SIGSTOP", "SIGSEGV", "SIGFPE", "SIGILL", "SIGBUS", "SIGABRT", "SIGCHLD")
 
-
-def _not_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("a number")
-    return value
-
-
-def _run_text(value: object) -> object:
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if isinstance(value, str) and not value.strip():
-        raise ValueError("a folder or a URL")
-    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
-
-
-def _signal_name(value: object) -> object:
-    names = [number.name for number in signal.Signals if number.name not in _UNWATCHABLE]
-    if value not in names:
-        guess = "" if value in _UNWATCHABLE else did_you_mean(str(value), names)
-        raise ValueError(f"the name of a signal that can be watched{guess}")
-    return value
-
-
-PositiveInt = Annotated[int, BeforeValidator(_not_bool), Field(ge=1, lt=2**63)]
-PositiveFloat = Annotated[float, BeforeValidator(_not_bool), Field(gt=0)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
-
-
-class Every(_Section):
-    """When to save, whichever comes first; null switches one off.
-
-    `minutes` is the most that may be lost. `overhead_percent` is the share of the time that saving may cost: its stalls
-    and the slower steps beside it, as measured. If it is given and `steps` is not, `steps` is null: 500 steps may
-    take less time than the share allows.
-    """
-
-    steps: PositiveInt | None = 500
-    minutes: PositiveFloat | None = 10.0
-    epochs: PositiveInt | None = None
-    overhead_percent: Annotated[PositiveFloat, Field(le=100)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _share_before_steps(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("overhead_percent") is not None:
-            return {"steps": None} | dict(values)
-        return values
-
-    def schedule(self) -> Schedule:
-        """Return the same as the plain value that `save_policy.due` takes."""
-        return Schedule(
-            steps=self.steps, minutes=self.minutes, epochs=self.epochs, overhead_percent=self.overhead_percent
-        )
-
-
-class KeepEvery(_Section):
-    """Checkpoints that are kept for good: the first at or after each multiple of `steps`."""
-
-    steps: PositiveInt | None = None
-
-
-class Best(_Section):
-    """Checkpoints that are kept for their value of a logged metric."""
-
-    metric: Annotated[str, Field(min_length=1)] = "val_loss"
-    mode: Literal["min", "max"] = "min"
-    count: PositiveInt = 1
-
-
-class Keep(_Section):
-    """Which committed checkpoints are kept; `best: null` keeps none for a metric."""
-
-    last: PositiveInt = 3
-    every: KeepEvery = KeepEvery()
-    best: Best | None = Best()
-
-    def rule(self) -> Rule:
-        """Return the same as the plain value that `retention.keep` takes."""
-        if self.best is None:
-            return Rule(last=self.last, every_steps=self.every.steps)
-        best = self.best
-        return Rule(
-            last=self.last,
-            every_steps=self.every.steps,
-            best_metric=best.metric,
-            best_mode=best.mode,
-            best_count=best.count,
-        )
-
-
-class Staging(_Section):
-    """How the state is copied while training continues, and how much host memory, in bytes, that may take."""
-
-    mode: Literal["eager", "overlap"] = "eager"
-    max_bytes: Annotated[int, BeforeValidator(_not_bool), Field(ge=2**20)] | None = None
-
-
-class Config(_Section):
+class Config(Section):
     """The configuration of a run: every key, checked and frozen.
 
     `configs/full.yaml` lists the keys with their defaults.
@@ -152,17 +47,17 @@ class Config(_Section):
             expected and what was found.
     """
 
-    run: Annotated[str, BeforeValidator(_run_text)]
+    run: RunLocation
     storage_options: dict[str, Any] = Field(default={}, repr=False)
-    data_seed: Annotated[int, BeforeValidator(_not_bool), Field(ge=0, lt=2**63)] | None = None
+    data_seed: Seed | None = None
     every: Every = Every()
     keep: Keep = Keep()
     resume: Literal["auto", "must", "never"] = "auto"
-    signals: tuple[Annotated[str, BeforeValidator(_signal_name)], ...] = ("SIGTERM", "SIGUSR1", "SIGINT")
+    signals: tuple[SignalName, ...] = ("SIGTERM", "SIGUSR1", "SIGINT")
     gradients: Literal["auto", "always"] = "auto"
     staging: Staging = Staging()
     fencing: Literal["auto", "require", "off"] = "auto"
-    max_failed_saves: Annotated[int, BeforeValidator(_not_bool), Field(ge=0)] = 3
+    max_failed_saves: NaturalInt = 3
     progress: Literal["auto", "always", "never"] = "auto"
 
     # Arguments of `load` beat the environment also when the result is loaded once more, as a Trainer does.

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from resumable.config.config import Best, Config, Every, Keep
+from resumable.config.config import Config
+from resumable.config.sections import Best, Every, Keep
 from resumable.errors import ConfigError
 from resumable.policy.retention import Rule
 from resumable.policy.save_policy import Schedule

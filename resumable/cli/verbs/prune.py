@@ -11,7 +11,7 @@ from resumable.checkpointing import prune as pruning
 from resumable.checkpointing.prune import PrunePlan
 from resumable.cli.options import Json, RunUrl, StorageOptions, open_whole_run
 from resumable.cli.terminal import print_json, print_line
-from resumable.config.config import Keep
+from resumable.config.sections import Keep
 from resumable.errors import CheckpointError, CorruptCheckpointError
 from resumable.policy.retention import Rule
 from resumable.run.run import Run
