@@ -151,8 +151,8 @@ def test_a_sweep_with_new_names_at_each_launch_is_refused(tmp_path: Path, cli: C
 @pytest.mark.parametrize(
     ("where", "rate", "message"),
     [
-        ("reference", 0.1, "the command ended, but its run rate0.1-"),
-        ("drilled", 0.01, "the command ended without a failure, but its run rate0.01-"),
+        ("reference", 0.1, "COMMAND ended, but its run rate0.1-"),
+        ("drilled", 0.01, "COMMAND ended with exit code 0, but its run rate0.01-"),
     ],
 )
 def test_a_sweep_that_leaves_one_of_its_runs_unfinished_is_refused(
