@@ -1,6 +1,6 @@
 """What this package reads and writes of Lightning's objects, as protocols; Lightning's own types change by version.
 
-Names with a leading underscore are private to Lightning: only `private` touches them.
+Names with a leading underscore are private to Lightning: only `private` and `private_results` use them.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import builtins
 
 import torch
 
-from resumable.lightning import private
+from resumable.lightning import private_results
 from resumable.lightning.protocols import Metric, SavedState, State, Trainer
 
 _REDUCTIONS = {
@@ -21,10 +21,10 @@ def capture_results(trainer: Trainer) -> State:
     """Return Lightning's result collections, which have no `state_dict`, and each torchmetrics object of the module."""
     return {
         "collections": {
-            name: {key: private.result_of(entry) for key, entry in collection.items()}
-            for name, collection in private.results(trainer).items()
+            name: {key: private_results.result_of(entry) for key, entry in collection.items()}
+            for name, collection in private_results.results(trainer).items()
         },
-        "metrics": {name: private.metric_state(metric) for name, metric in _metrics(trainer)},
+        "metrics": {name: private_results.metric_state(metric) for name, metric in _metrics(trainer)},
     }
 
 
@@ -32,13 +32,13 @@ def restore_results(trainer: Trainer, saved: SavedState) -> None:
     """Restore what `capture_results` returned; raise `KeyError` for a metric that this module does not have."""
     metrics = dict(_metrics(trainer))
     for name, state in saved["metrics"].items():
-        private.set_metric_state(metrics[name], state)
-    for name, collection in private.results(trainer).items():
+        private_results.set_metric_state(metrics[name], state)
+    for name, collection in private_results.results(trainer).items():
         collection.clear()
         for key, entry in saved["collections"][name].items():
             reduction = _REDUCTIONS[entry["reduce"]]
-            collection[key] = private.result_from(collection, entry, reduction=reduction, trainer=trainer)
+            collection[key] = private_results.result_from(collection, entry, reduction=reduction, trainer=trainer)
 
 
 def _metrics(trainer: Trainer) -> list[tuple[str, Metric]]:
-    return [(name, part) for name, part in trainer.lightning_module.named_modules() if private.is_metric(part)]
+    return [(name, part) for name, part in trainer.lightning_module.named_modules() if private_results.is_metric(part)]
