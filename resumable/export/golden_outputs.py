@@ -21,7 +21,8 @@ from resumable.export.formats.safetensors import SafetensorsStream, WeightSpec
 from resumable.export.live_model import build_model, fill_model
 from resumable.export.proof.comparison import compare_outputs, outputs_of_tensors
 from resumable.export.proof.schema import GoldenRecord, Port
-from resumable.export.request import ExportRequest, default_tolerance
+from resumable.export.request import ExportRequest
+from resumable.export.tolerance import default_tolerance
 from resumable.run.checkpoint import GOLDEN, Checkpoint, is_golden
 from resumable.store.storage.local import LocalStorage
 from resumable.utils.environment import environment

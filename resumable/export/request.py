@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from resumable.errors import ConfigError
+from resumable.export.tolerance import default_tolerance
 from resumable.weights.proof import Format
 
 Cast = Literal["float32", "float16", "bfloat16"]
 Batch = Literal["dynamic", "fixed"]
-
-# The largest absolute difference of an output that passes by default, by the output's dtype.
-TOLERANCES: Mapping[str, float] = {"float16": 1e-3, "bfloat16": 1e-2}
-DEFAULT_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -64,15 +61,6 @@ class ExportRequest:
         if self.tolerance is not None:
             return self.tolerance
         return default_tolerance(dtypes)
-
-
-def default_tolerance(dtypes: Iterable[str]) -> float:
-    """Return the strictest default among the floating-point outputs.
-
-    Integer outputs are ignored: they differ by at least 1, which no default allows.
-    """
-    fractional = [dtype for dtype in dtypes if "float" in dtype or "complex" in dtype]
-    return min((TOLERANCES.get(dtype, DEFAULT_TOLERANCE) for dtype in fractional), default=DEFAULT_TOLERANCE)
 
 
 def _refuse_unknown(name: str, value: str, choices: Iterable[str]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from resumable.export.request import ExportRequest, default_tolerance
+from resumable.export.request import ExportRequest
+from resumable.export.tolerance import default_tolerance
 
 
 @pytest.mark.parametrize(
