@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -53,6 +54,24 @@ def folder() -> Iterator[Path]:
     """A folder in memory, for programs that are killed on a machine that goes on; it is removed after the test."""
     with quick_folder() as place:
         yield place
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Where the run of a test goes."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """Where the undisturbed run of a test goes."""
+    return tmp_path / "whole"
+
+
+@pytest.fixture
+def _every_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Catch all that the package logs, not only warnings."""
+    caplog.set_level(logging.INFO, "resumable")
 
 
 def _unwatched(number: int, _frame: object) -> None:

@@ -12,18 +12,6 @@ import torch
 from resumable import FencedError, LoopError, Run, Trainer
 from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends, crashed, draw_from_all_streams, steps_of
 
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> Path:
-    """Where the undisturbed run of a test goes."""
-    return tmp_path / "whole"
-
-
 # -- where the run stands ---------------------------------------------------------------------------------------------
 
 

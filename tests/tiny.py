@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
@@ -15,6 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from resumable import Run, Trainer
 from tests.lab.compare import differences
+
+if TYPE_CHECKING:
+    import pytest
 
 BATCHES = 4
 
@@ -117,6 +120,11 @@ def draw_from_all_streams() -> Iterator[float]:
 def saved(run: Path | str) -> list[tuple[int, str]]:
     """Step and reason of every checkpoint that stands, oldest first."""
     return [(checkpoint.step, checkpoint.manifest.reason) for checkpoint in Run(str(run)).checkpoints()]
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The lines that warn, in order."""
+    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("WARN")]
 
 
 def until_written() -> None:

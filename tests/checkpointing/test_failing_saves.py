@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import shutil
 import signal
@@ -21,7 +20,9 @@ from resumable.store.layout import CHECKPOINTS
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.protocol import storage_error
 from resumable.store.storage.retry import PatientStorage
-from tests.tiny import Tiny, crashed, saved, steps_of, until_written
+from tests.tiny import Tiny, crashed, saved, steps_of, until_written, warnings_of
+
+pytestmark = pytest.mark.usefixtures("_every_line")
 
 EVERYTHING = {"last": 1000}
 
@@ -51,26 +52,12 @@ class Moody(LocalStorage):
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture
 def moody(run: Path, monkeypatch: pytest.MonkeyPatch) -> Moody:
     storage = Moody(run)
     monkeypatch.setattr(
         resumable.checkpointing.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(storage)
     )
     return storage
-
-
-@pytest.fixture(autouse=True)
-def _every_line(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "resumable")
-
-
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("WARN")]
 
 
 def test_a_save_that_comes_due_while_one_is_written_is_taken_at_the_first_boundary_after_it(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from pathlib import Path
@@ -18,6 +17,8 @@ from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.store.storage.retry import PatientStorage
 from tests.store.flat import CarelessStore, FlatStore
 from tests.tiny import Tiny, crashed
+
+pytestmark = pytest.mark.usefixtures("_every_line")
 
 
 @pytest.fixture
@@ -45,11 +46,6 @@ def opened(**config: Any) -> None:
 
 def lines(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.getMessage().startswith(event)]
-
-
-@pytest.fixture(autouse=True)
-def _every_line(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "resumable")
 
 
 @pytest.mark.parametrize("fencing", ["auto", "require"])

@@ -75,17 +75,6 @@ class Restive(Tiny):
                     self.ends(trainer)
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> Path:
-    """Where the undisturbed run of a test goes."""
-    return tmp_path / "whole"
-
-
 def exactly(one: Tensor, other: Tensor) -> bool:
     return one.dtype is other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
 

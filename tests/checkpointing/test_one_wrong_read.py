@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import shutil
 from collections.abc import Container
@@ -22,14 +21,11 @@ from resumable.store.storage.retry import PatientStorage
 from tests.misreading import EveryRead, Misreading, another_bit, one_bit
 from tests.tiny import Tiny, assert_equal_ends, crashed, steps_of, until_written
 
+pytestmark = pytest.mark.usefixtures("_every_line")
+
 EVENT = re.compile(r"^(WARN|REJECT|RESUME)")
 NEWEST = "step-000000006.e0001.a0001"
 TOLD = "returned other bytes than the next read"
-
-
-@pytest.fixture(autouse=True)
-def _every_line(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "resumable")
 
 
 @pytest.fixture(scope="module")

@@ -34,11 +34,6 @@ signal.pause()
 """
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
 class Holder:
     """Another program that uses a run, and its child."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -22,25 +21,13 @@ from resumable.store.pins import pin
 from resumable.store.sealed_json import digest
 from resumable.store.storage.local import LocalStorage
 from tests.lab.client import Bench, Launch, killed, shared_lab, signalled
-from tests.tiny import Tiny, steps_of
+from tests.tiny import Tiny, steps_of, warnings_of
+
+pytestmark = pytest.mark.usefixtures("_every_line")
 
 NAN = math.nan
 EVERYTHING = {"last": 1000, "best": None}
 LAST = {"last": 1, "best": None}
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture(autouse=True)
-def _every_line(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "resumable")
-
-
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("WARN")]
 
 
 def train(

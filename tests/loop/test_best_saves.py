@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import shutil
 import threading
@@ -22,19 +21,11 @@ from resumable.store.layout import CHECKPOINTS
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.protocol import Entry, storage_error
 from resumable.store.storage.retry import PatientStorage
-from tests.tiny import Tiny, saved, until_written
+from tests.tiny import Tiny, saved, until_written, warnings_of
+
+pytestmark = pytest.mark.usefixtures("_every_line")
 
 BEST = {"last": 1000, "best": {"metric": "loss"}}
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture(autouse=True)
-def _every_line(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "resumable")
 
 
 @pytest.fixture
@@ -42,10 +33,6 @@ def _each_third(monkeypatch: pytest.MonkeyPatch) -> None:
     """A better value may be saved at every third step, whatever the clock says."""
     monkeypatch.setattr(save_policy, "BEST_SECONDS", 0.0)
     monkeypatch.setattr(save_policy, "BEST_STEPS", 3)
-
-
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("WARN")]
 
 
 def logging_losses(losses: Mapping[int, float], more: Callable[[Trainer], None] = lambda trainer: None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -17,23 +16,11 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from resumable import Preempted, Run, StateError, Trainer
 from resumable.store.layout import CHECKPOINTS
-from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends, saved, steps_of, until_written
+from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends, saved, steps_of, until_written, warnings_of
+
+pytestmark = pytest.mark.usefixtures("_every_line")
 
 EVERYTHING = {"last": 1000}
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture(autouse=True)
-def _every_line(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "resumable")
-
-
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("WARN")]
 
 
 def train(tiny: Tiny, epochs: int = 2) -> None:

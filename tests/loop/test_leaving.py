@@ -24,11 +24,6 @@ Loop = Callable[[Tiny, Trainer], None]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """The WARN lines until now."""
     caplog.set_level(logging.INFO, logger="resumable")

@@ -17,11 +17,6 @@ from resumable import ConfigError, LoopError, ResumableError, RunMismatchError, 
 from tests.tiny import Tiny, crashed
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
 def says(caught: pytest.ExceptionInfo[ResumableError], *phrases: str) -> None:
     """Each phrase stands in the message or, after `hint:`, in the hint."""
     for phrase in phrases:

@@ -17,11 +17,6 @@ from resumable import Trainer
 from tests.tiny import BATCHES, Crash, Tiny, crashed
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
 class Bars:
     """Asks every iterator that it wraps for its length, before and in each turn, and compares with what came."""
 

@@ -18,18 +18,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from resumable import Run, Trainer
 from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends, crashed, draw_from_all_streams, steps_of
 
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> Path:
-    """Where the undisturbed run of a test goes."""
-    return tmp_path / "whole"
-
-
 # -- passes -----------------------------------------------------------------------------------------------------------
 
 

@@ -31,11 +31,6 @@ Leaves = Callable[[Tiny, Trainer], object]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Callable[[str], list[str]]:
     """The log lines of one event until now."""
     caplog.set_level(logging.INFO, logger="resumable")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -18,6 +17,8 @@ from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.retry import PatientStorage
 from tests.tiny import BATCHES, Crash, Tiny, assert_equal_ends, saved, until_written
+
+pytestmark = pytest.mark.usefixtures("_every_line")
 
 KEPT = {"keep": {"last": 1000}, "progress": "never"}
 
@@ -96,11 +97,6 @@ class Timed:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture
 def timed(run: Path, monkeypatch: pytest.MonkeyPatch) -> Timed:
     return installed(Timed(GatedDisk(run)), monkeypatch)
 
@@ -114,11 +110,6 @@ def installed(timed: Timed, monkeypatch: pytest.MonkeyPatch) -> Timed:
         Checkpointer, "save", lambda self, *arguments, **more: timed.save(save, self, *arguments, **more)
     )
     return timed
-
-
-@pytest.fixture(autouse=True)
-def _every_line(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "resumable")
 
 
 def conflicts(caplog: pytest.LogCaptureFixture) -> list[str]:
