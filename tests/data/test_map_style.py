@@ -279,7 +279,7 @@ def test_another_order_is_an_error_that_says_so() -> None:
         Bench().batches(DataLoader(Augmented(40), 4), resume=position)
     with pytest.raises(LoopError, match="order of the first 2 batches differs"):
         Bench(8).batches(DataLoader(Augmented(40), 4, shuffle=True), resume=position)
-    with pytest.raises(LoopError, match="gives 1 batches, 2 were consumed"):
+    with pytest.raises(LoopError, match="yields 1 batches, 2 were consumed"):
         Bench().batches(DataLoader(Augmented(40), 40, shuffle=True), resume=position)
 
 

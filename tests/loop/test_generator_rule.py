@@ -113,5 +113,5 @@ def test_a_rule_that_is_not_known_is_refused(rule: Any, tmp_path: Path) -> None:
     before = sorted(run.rglob("*"))
     with pytest.raises(RunMismatchError, match="finds random generators by rule") as caught:
         launch(run)
-    assert caught.value.hint == "it was written by a newer resumable: upgrade this one"
+    assert caught.value.hint == "upgrade resumable: a newer version wrote this run"
     assert sorted(run.rglob("*")) == before
