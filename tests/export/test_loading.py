@@ -148,7 +148,7 @@ def test_weights_that_went_missing_are_told_from_a_folder_that_never_had_any(
 ) -> None:
     folder = artifact("safetensors")
     (folder / "model.safetensors").unlink()
-    refused(small.case.build(), folder, "proof.json is of weights, and neither model.safetensors nor")
+    refused(small.case.build(), folder, "its proof.json describes weights, but neither model.safetensors nor")
 
 
 def test_a_file_that_is_named_itself_is_believed(artifact: Artifact, small: Trained) -> None:
@@ -205,7 +205,7 @@ def test_a_program_holds_no_files_of_weights(artifact: Artifact, small: Trained,
     folder = artifact(format)
     with pytest.raises(CheckpointError) as caught:
         load_weights(small.case.build(), folder)
-    assert caught.value.message == f"{folder}: an exported program ({format}), which holds no files of weights"
+    assert caught.value.message == f"{folder}: an exported program ({format}), which has no files of weights"
     assert "--format safetensors" in str(caught.value.hint)
     assert "golden" not in str(caught.value)
     (folder / "proof.json").unlink()

@@ -645,7 +645,7 @@ def _reported(error: ResumableError) -> str:
 def test_a_config_that_means_nothing_leaves_no_checkpoint_the_best(run: Path, keep: Any) -> None:
     Forgery(run).change_manifest(lambda document: document["config"].update(keep=keep))
     text = bounded(lambda: shown(run) + _said(["show", f"{run}@best"]), memory_bytes=SMALL_BYTES).result
-    assert "names no keep.best.metric" in text
+    assert "sets no keep.best.metric" in text
 
 
 def test_a_terabyte_that_is_recorded_and_there_is_listed_and_not_loaded(run: Path) -> None:

@@ -96,4 +96,6 @@ def _find_from(first: str, environment: Mapping[str, str]) -> None:
     sys.path[:] = [first, *named, *_FOUND_ANYWHERE]
 
 
-_FOUND_ANYWHERE = [path for path in sys.path if path and Path(path) != Path(__file__).parents[2]]
+# Without what the client puts first, by `python -m` and by PYTHONPATH: this repository. Where the package is installed by
+# a path, that path comes later and stays.
+_FOUND_ANYWHERE = [path for path in sys.path[2:] if path]

@@ -10,6 +10,8 @@ from typing import Any
 import fsspec
 import torch
 
+import resumable.store.storage.dir_fd
+import resumable.store.storage.file_lock
 import resumable.store.storage.local
 import tests.store.flat
 from resumable import Trainer
@@ -94,7 +96,8 @@ def dies_at_an_operation(script: Script) -> None:
         operations.install(FsspecStorage, tests.store.flat)
         place = flat_place(Path(script.run))
     else:
-        operations.install(LocalStorage, resumable.store.storage.local)
+        storages = resumable.store.storage
+        operations.install(LocalStorage, storages.local, storages.dir_fd, storages.file_lock)
     seed_all()
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

@@ -26,11 +26,12 @@ class Operations:
         self._count = 0
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
-    def install(self, storage: type[Any], module: Any) -> None:
-        """Wrap the calls of a storage class, and the system calls that `module` makes."""
+    def install(self, storage: type[Any], *modules: Any) -> None:
+        """Wrap the calls of a storage class, and the system calls that `modules` make."""
         for name in PROTOCOL:
             setattr(storage, name, self._counted(name, getattr(storage, name)))
-        module.os = _System(self)
+        for module in modules:
+            module.os = _System(self)
 
     def reached(self, what: str, last_words: Callable[[], object] = lambda: None) -> None:
         """Count one operation that is about to happen."""

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.export.proof.schema import FileRecord, Proof, parse_proof
-from resumable.store.digesting import DIGEST_PIECE_BYTES, digest_of
+from resumable.store.digesting import digest_of
 from resumable.store.storage.protocol import reported, storage_error
 from resumable.weights.proof import MAX_BYTES, PROOF
 
@@ -25,6 +25,9 @@ _HINTS: Mapping[int | None, str] = {
     errno.EDQUOT: "your quota there is used up: free some space, or name a folder on another disk: --to DIR",
     errno.EROFS: "it is mounted read-only: name a folder elsewhere: --to DIR",
 }
+
+# An export holds one tensor in memory at a time; reading its files back must not take more than that.
+_FILE_PIECE_BYTES = 8 * 2**20
 
 _SHARD_INDEX = ".index.json"  # which a loader reads, unlike other JSON
 _TEXTS = (".md", ".txt", ".rst", ".html", ".pdf", ".png", ".jpg", ".svg", ".json", ".yaml", ".yml", ".csv", ".log")
@@ -103,7 +106,7 @@ def _digest(path: Path) -> str:
 
 
 def _pieces(file: BinaryIO) -> Iterator[memoryview]:
-    while piece := file.read(DIGEST_PIECE_BYTES):
+    while piece := file.read(_FILE_PIECE_BYTES):
         yield memoryview(piece)
 
 
