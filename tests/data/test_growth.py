@@ -94,7 +94,7 @@ def test_a_turn_of_the_loop_does_the_same_work_early_and_late_in_a_small_and_in_
                 batches = iter(trainer.enumerate(loader_of(length, order)))  # one iterator, for `for` and for `next`
                 for number, _ in batches:
                     if number in (EARLY - 1, 20 * EARLY - 1):
-                        trainer._launch.checkpointer.drain()  # a boundary beside a writer, or behind its end, does other work
+                        trainer._launch.checkpointer.drain()  # a boundary beside a writer does other work
                         counted[length, number] = work_of(batches, 64)  # lazily drawn indices come in groups of 32
                     elif number > 20 * EARLY:
                         break

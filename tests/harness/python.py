@@ -96,6 +96,5 @@ def _find_from(first: str, environment: Mapping[str, str]) -> None:
     sys.path[:] = [first, *named, *_FOUND_ANYWHERE]
 
 
-# Without what the client puts first, by `python -m` and by PYTHONPATH: this repository. Where the package is installed by
-# a path, that path comes later and stays.
-_FOUND_ANYWHERE = [path for path in sys.path[2:] if path]
+# Without the folder that `python -m` puts first. This repository stays, as PYTHONPATH: an installation by path needs it.
+_FOUND_ANYWHERE = [path for path in sys.path[1:] if path]
