@@ -15,7 +15,7 @@ from resumable.checkpointing.save_pipeline import SavePipeline, SaveStatus
 from resumable.checkpointing.snapshot import Snapshot, blob_name, snapshot
 from resumable.config.config import Config
 from resumable.errors import NoCheckpointError, StateError
-from resumable.policy.suspicion import State
+from resumable.policy.suspicion import WitnessState
 from resumable.run.checkpoint import GRADIENTS
 from resumable.state.objects.choose_adapter import adapt
 from resumable.state.objects.gradients import Gradients
@@ -107,7 +107,7 @@ class Checkpointer:
             self._pipeline.prepare(blobs)
 
     def save(
-        self, position: Position, *, reason: str, late: bool = False, metrics: Mapping[str, State] | None = None
+        self, position: Position, *, reason: str, late: bool = False, metrics: Mapping[str, WitnessState] | None = None
     ) -> None:
         """Capture and stage now, write in the background; blocks only while an earlier save is still being written.
 
@@ -125,7 +125,7 @@ class Checkpointer:
         self._pipeline.submit(captured, started=started, late=late)
 
     def _snapshot(
-        self, position: Position, *, reason: str, golden: GoldenInput | None, metrics: Mapping[str, State]
+        self, position: Position, *, reason: str, golden: GoldenInput | None, metrics: Mapping[str, WitnessState]
     ) -> Snapshot:
         return snapshot(
             self._adapters,

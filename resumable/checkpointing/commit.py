@@ -78,7 +78,7 @@ class Commits:
         """
         manifest = self._published(snapshot, images, candidates, confirm_copy)
         self._catalog.add(manifest.name, manifest)
-        self.witnesses = suspicion.known([manifest])
+        self.witnesses = suspicion.witnesses_at_end([manifest])
         self._sharing.published(manifest.blobs, candidates=candidates)
         shared = [blob.size for name, blob in manifest.blobs.items() if _is_shared(blob, candidates.get(name))]
         total_bytes = sum(blob.size for blob in manifest.blobs.values())
@@ -152,11 +152,11 @@ class Commits:
         if resumed is None:
             return Witnesses()
         if suspicion.is_marked(resumed.manifest):
-            return suspicion.known([resumed.manifest])
+            return suspicion.witnesses_at_end([resumed.manifest])
         newest, line = resumed.manifest.name.order, [resumed.manifest]
         with suppress(StorageError, CheckpointError):  # an unreadable manifest only omits its witnesses
             line = [manifest for name, manifest in reversed(self._catalog.history()) if name.order <= newest]
-        return suspicion.known(line)
+        return suspicion.witnesses_at_end(line)
 
     def _witnesses(self, snapshot: Snapshot, images: Mapping[str, FileImage]) -> Witnesses:
         before, step = self.witnesses.tensors, snapshot.position.step

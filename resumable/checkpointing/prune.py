@@ -39,7 +39,7 @@ def plan(catalog: Catalog, rule: retention.Rule, *, attempt: int) -> PrunePlan:
     """
     pinned = catalog.pinned()
     history = catalog.history()
-    suspects = [*suspicion.suspects(m for _, m in reversed(history))][::-1]
+    suspects = [*suspicion.are_suspect(m for _, m in reversed(history))][::-1]
     candidates = [
         retention.Candidate(str(name), m.step, m.epoch, m.metrics.get(rule.best_metric or ""), name in pinned, suspect)
         for (name, m), suspect in zip(history, suspects, strict=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from resumable.checkpointing.golden_input import GoldenInput
 from resumable.checkpointing.position import Position
 from resumable.errors import ResumableError, StateError
-from resumable.policy.suspicion import State
+from resumable.policy.suspicion import WitnessState
 from resumable.run.checkpoint import GOLDEN, GRADIENTS, LATE
 from resumable.state.codec import Encoded, encode
 from resumable.state.objects import global_rng
@@ -52,7 +52,7 @@ class Snapshot:
     objects: Mapping[str, Captured]
     values: Mapping[str, object]
     environment: Mapping[str, object]
-    metrics: Mapping[str, State]
+    metrics: Mapping[str, WitnessState]
 
     @property
     def blobs(self) -> dict[str, Mapping[str, Tensor]]:
@@ -74,7 +74,7 @@ def snapshot(
     everything: bool,
     golden: GoldenInput | None,
     late: Collection[str],
-    metrics: Mapping[str, State],
+    metrics: Mapping[str, WitnessState],
 ) -> Snapshot:
     """Capture all objects, the RNG streams, and the gradients that no optimizer has used (with `everything`, all).
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from resumable.errors import StateError
-from resumable.policy.suspicion import State, note
+from resumable.policy.suspicion import WitnessState, note
 
 LoggedValue = float | Tensor
 
@@ -43,7 +43,7 @@ def as_numbers(logged: Mapping[str, LoggedValue]) -> dict[str, float]:
 class FiniteWatch:
     """Track which metrics are finite, at each step that logs them; `settled` waits for devices, `see` does not."""
 
-    def __init__(self, metrics: Mapping[str, State]) -> None:
+    def __init__(self, metrics: Mapping[str, WitnessState]) -> None:
         self._states = dict(metrics)
         self._waiting: dict[str, _Waiting] = {}
 
@@ -58,7 +58,7 @@ class FiniteWatch:
                 self._settle(name)
                 note(self._states, name, finite=_is_finite(value), step=step)
 
-    def settled(self) -> dict[str, State]:
+    def settled(self) -> dict[str, WitnessState]:
         """Return the state of each metric as a witness, by all that was observed."""
         for name in [*self._waiting]:
             self._settle(name)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from resumable.utils import strict_json
 
 # True: finite so far. False: not a witness, for good. A number: a witness that is not finite since that step.
-State = bool | int
+WitnessState = bool | int
 MAX_WITNESSES = 1000  # of metrics, and of tensors: every manifest lists them
 MAX_NAME = 200
 
@@ -47,8 +47,8 @@ class Saved(Protocol):
 class Witnesses:
     """The states of metrics and tensors at one instant, by name; `tensors` is None if none was read."""
 
-    metrics: Mapping[str, State] = field(default_factory=dict)
-    tensors: Mapping[str, State] | None = None
+    metrics: Mapping[str, WitnessState] = field(default_factory=dict)
+    tensors: Mapping[str, WitnessState] | None = None
 
     @property
     def suspect(self) -> Suspect | None:
@@ -67,7 +67,7 @@ class Witnesses:
         return marks | {_WITNESSES: json.dumps(states, separators=(",", ":"))}
 
 
-def of_metric(state: State | None, *, finite: bool, step: int) -> State:
+def of_metric(state: WitnessState | None, *, finite: bool, step: int) -> WitnessState:
     """Return the state of a metric after one more value; `state` is None before the first. Pure."""
     if state is None:
         return finite
@@ -76,7 +76,9 @@ def of_metric(state: State | None, *, finite: bool, step: int) -> State:
     return False if finite else state
 
 
-def of_tensors(states: Mapping[str, State] | None, broken: Iterable[str], *, step: int) -> dict[str, State]:
+def of_tensors(
+    states: Mapping[str, WitnessState] | None, broken: Iterable[str], *, step: int
+) -> dict[str, WitnessState]:
     """Return the states of tensors after one more check, in which those in `broken` were not finite. Pure.
 
     A tensor that the result does not name is finite so far. `states` is None before the first check.
@@ -86,7 +88,7 @@ def of_tensors(states: Mapping[str, State] | None, broken: Iterable[str], *, ste
         return dict.fromkeys(found if len(found) <= MAX_WITNESSES else (_NOTHING,), False)
     if _NOTHING in states:
         return dict(states)
-    after: dict[str, State] = {name: state if name in found else False for name, state in states.items()}
+    after: dict[str, WitnessState] = {name: state if name in found else False for name, state in states.items()}
     fresh = [name for name in found if name not in states]
     return after | dict.fromkeys(fresh[: MAX_WITNESSES - len(after)], step)
 
@@ -102,7 +104,7 @@ def is_marked(saved: Saved) -> bool:
     return _WITNESSES in saved.position
 
 
-def known(line: Iterable[Saved]) -> Witnesses:
+def witnesses_at_end(line: Iterable[Saved]) -> Witnesses:
     """Return the witnesses at the last checkpoint of a line, given oldest first.
 
     Earlier versions wrote no witnesses: from their checkpoints, the metrics of the same step are used.
@@ -113,7 +115,7 @@ def known(line: Iterable[Saved]) -> Witnesses:
     return witnesses
 
 
-def suspects(line: Iterable[Saved]) -> Iterator[bool]:
+def are_suspect(line: Iterable[Saved]) -> Iterator[bool]:
     """Yield for each checkpoint of a line, oldest first, whether it is suspect."""
     witnesses, marked = Witnesses(), None
     for saved in line:
@@ -135,7 +137,7 @@ def _after(before: Witnesses, saved: Saved) -> Witnesses:
     return Witnesses(metrics)
 
 
-def note(metrics: dict[str, State], name: str, *, finite: bool, step: int) -> None:
+def note(metrics: dict[str, WitnessState], name: str, *, finite: bool, step: int) -> None:
     """Update `metrics` with one more value; a name beyond the bounds is never a witness."""
     before = metrics.get(name)
     if before is not None or (len(metrics) < MAX_WITNESSES and len(name) <= MAX_NAME):
@@ -152,8 +154,8 @@ def _read(text: Any) -> Witnesses:
         return Witnesses()
 
 
-def _states(read: Any) -> dict[str, State]:
-    states: dict[str, State] = dict(read.items())
+def _states(read: Any) -> dict[str, WitnessState]:
+    states: dict[str, WitnessState] = dict(read.items())
     if len(states) > MAX_WITNESSES or not {*map(type, states.values())} <= {bool, int}:
         raise ValueError("no states of witnesses")
     return states

@@ -188,7 +188,7 @@ class Run:
 def suspects(checkpoints: Iterable[Checkpoint]) -> set[str]:
     """Return the names of the suspect checkpoints of a whole history, oldest first."""
     checkpoints = list(checkpoints)
-    marks = suspicion.suspects(checkpoint.manifest for checkpoint in checkpoints)
+    marks = suspicion.are_suspect(checkpoint.manifest for checkpoint in checkpoints)
     return {checkpoint.name for checkpoint, suspect in zip(checkpoints, marks, strict=True) if suspect}
 
 

@@ -16,11 +16,11 @@ from resumable.policy.suspicion import (
     MAX_WITNESSES,
     Suspect,
     Witnesses,
-    known,
+    are_suspect,
     note,
     of_metric,
     of_tensors,
-    suspects,
+    witnesses_at_end,
 )
 
 NAN = math.nan
@@ -117,16 +117,16 @@ def test_the_summary_says_all_and_holds_only_what_every_reader_of_the_format_tak
     witnesses = Witnesses(metrics, tensors)
     summary = witnesses.summary()
     assert {*map(type, summary.values())} <= {int, str}
-    read = known([Saved(7, position=summary)])
+    read = witnesses_at_end([Saved(7, position=summary)])
     assert repr(read) == repr(witnesses)  # True is no 1
-    assert [*suspects([Saved(7, position=summary)])] == [witnesses.suspect is not None]
+    assert [*are_suspect([Saved(7, position=summary)])] == [witnesses.suspect is not None]
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", "null", '{"metrics":{"a":1.5}}', '{"metrics":[1]}', 7, None, "[" * 99]
 )
 def test_what_another_program_wrote_there_says_nothing(text: Any) -> None:
-    assert known([Saved(7, {"loss": 1.0}, {"witnesses": text})]) == Witnesses()
+    assert witnesses_at_end([Saved(7, {"loss": 1.0}, {"witnesses": text})]) == Witnesses()
 
 
 def test_checkpoints_without_a_mark_are_judged_by_their_metrics_in_order() -> None:
@@ -136,16 +136,16 @@ def test_checkpoints_without_a_mark_are_judged_by_their_metrics_in_order() -> No
         Saved(20, {"loss": NAN, "bad": NAN}),
         Saved(30, {"acc": 1.0}),
     ]
-    assert [*suspects(line)] == [False, False, True, True]
-    assert known(line) == Witnesses({"loss": 20, "bad": False, "acc": True})
-    assert [*suspects([*line, Saved(40, {"loss": 2.0})])][-1] is False
+    assert [*are_suspect(line)] == [False, False, True, True]
+    assert witnesses_at_end(line) == Witnesses({"loss": 20, "bad": False, "acc": True})
+    assert [*are_suspect([*line, Saved(40, {"loss": 2.0})])][-1] is False
 
 
 def test_marks_win_over_metrics_and_are_gone_on_from() -> None:
     marked = Saved(20, {"loss": 1.0}, Witnesses({"loss": True, "acc": 5}).summary())
-    assert [*suspects([marked, Saved(30, {"loss": 2.0}), Saved(40, {"acc": 1.0})])] == [True, True, False]
+    assert [*are_suspect([marked, Saved(30, {"loss": 2.0}), Saved(40, {"acc": 1.0})])] == [True, True, False]
     good = Saved(50, {"x": NAN}, Witnesses({"x": False}).summary())
-    assert [*suspects([marked, good, Saved(60, {"x": NAN})])] == [True, False, False]
+    assert [*are_suspect([marked, good, Saved(60, {"x": NAN})])] == [True, False, False]
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("ab"), st.sampled_from([1.0, NAN])), max_size=8), st.integers(0, 8))
@@ -158,6 +158,6 @@ def test_marks_and_metrics_agree_where_each_step_is_saved(logged: list[dict[str,
         plain.append(Saved(step, metrics))
         marked.append(Saved(step, metrics, Witnesses(dict(states)).summary()))
     mixed = [*marked[:cut], *plain[cut:]]
-    assert [*suspects(mixed)] == [*suspects(plain)] == [*suspects(marked)]
+    assert [*are_suspect(mixed)] == [*are_suspect(plain)] == [*are_suspect(marked)]
     lines = (plain, marked, mixed)
-    assert all(known(one) == known(other) for one, other in itertools.pairwise(lines))
+    assert all(witnesses_at_end(one) == witnesses_at_end(other) for one, other in itertools.pairwise(lines))
