@@ -96,6 +96,6 @@ def _find_from(first: str, environment: Mapping[str, str]) -> None:
     sys.path[:] = [first, *named, *_FOUND_ANYWHERE]
 
 
-# Without the folder that `python -m` puts first. This repository stays, by PYTHONPATH: installed by its path, the package
-# is found in no other way.
+# Without the folder that `python -m` puts first. This repository stays, by PYTHONPATH: a package that is installed by
+# its path is found in no other way.
 _FOUND_ANYWHERE = [path for path in sys.path[1:] if path]
