@@ -130,8 +130,8 @@ class Launch:
         """
 
         def completed(finished: bool) -> Position:
-            samplers, metrics = self.data.state(), as_numbers(logged())
-            return replace(position(), samplers=samplers, metrics=metrics, finished=finished)
+            reached = position()  # first: it may open the next pass, which draws from the samplers
+            return replace(reached, samplers=self.data.state(), metrics=as_numbers(logged()), finished=finished)
 
         return Instant(step, epoch, inside_epoch, logged, completed, exhausted, epoch_ended, last)
 
