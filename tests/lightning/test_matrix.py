@@ -20,6 +20,7 @@ TELLING = {
     "validation_every_third_batch_where_saves_fall": 0,
     "combined_max_size_cycle": 0,
     "stream": 1,
+    "sampler_with_state": 1,  # it is the start of an epoch, where storing the position opens the pass
     "sampler_with_state_and_no_length": 0,
     "persistent_workers": 1,
     "hooks_that_draw": 1,
