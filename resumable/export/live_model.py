@@ -10,8 +10,8 @@ from resumable.errors import ExportError, RunMismatchError
 from resumable.export.checkpoint_module import CheckpointModule
 from resumable.export.model_factory import call_factory
 from resumable.state.objects.adapter import listed, unwrapped
-from resumable.state.objects.modules import HIDDEN, is_extra, misfits, untied
-from resumable.state.tensors.facts import TensorFacts, copy_bits, empty, facts_of, same_place
+from resumable.state.objects.modules import HIDDEN, fill_buffer, is_extra, misfits, untied
+from resumable.state.tensors.facts import TensorFacts, copy_bits, empty, same_place
 from resumable.utils.messages import quoted
 
 _AS_TRAINED = "the function must build the model as it was trained"
@@ -68,20 +68,14 @@ def _refuse_misfit(what: str, live: Mapping[str, Tensor], stored: CheckpointModu
 
 
 def _fill_buffer(model: nn.Module, name: str, value: Tensor) -> None:
-    """Fill the buffer, or replace it where the function made another one or none: training may do both."""
+    """Fill the buffer, or replace it if the function created another one or none: training may do both."""
     owner, _, attribute = name.rpartition(".")
     try:
-        buffers = model.get_submodule(owner)._buffers
-        live = buffers[attribute]
+        fill_buffer(model.get_submodule(owner), attribute, value, next(model.parameters(), value).device)
     except (AttributeError, KeyError) as error:
         raise RunMismatchError(
             f"{type(model).__name__} has no buffer {name}, which the checkpoint has", _AS_TRAINED
         ) from error
-    if live is not None and facts_of(live) == facts_of(value):
-        copy_bits(live, value)
-    else:
-        near = live if live is not None else next(model.parameters(), value)
-        buffers[attribute] = value.to(near.device)
 
 
 def _wrongly_tied(stored: CheckpointModule, live: Mapping[str, Tensor]) -> list[str]:

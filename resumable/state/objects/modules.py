@@ -145,12 +145,20 @@ class ModuleAdapter(BaseAdapter):
                 module._buffers[attribute] = None if name in saved else live
             elif live is tensor:
                 continue  # filled in place
-            elif live is None:
-                module._buffers[attribute] = copy_of(tensor, device)
-            elif facts_of(live) == facts_of(tensor):
-                copy_bits(live, tensor)
-            elif attribute in module._non_persistent_buffers_set:
-                module._buffers[attribute] = copy_of(tensor, live.device)
+            elif live is None or attribute in module._non_persistent_buffers_set or facts_of(live) == facts_of(tensor):
+                fill_buffer(module, attribute, tensor, device)
+
+
+def fill_buffer(module: nn.Module, attribute: str, value: Tensor, device: torch.device) -> None:
+    """Copy a stored value into a buffer of the module, or replace the buffer if it is None or has other facts.
+
+    `device` is that of a buffer which is None so far.
+    """
+    live = module._buffers[attribute]
+    if live is not None and facts_of(live) == facts_of(value):
+        copy_bits(live, value)
+    else:
+        module._buffers[attribute] = copy_of(value, device if live is None else live.device)
 
 
 def loadable_state_dict(tree: Any) -> collections.OrderedDict[str, Any]:
