@@ -8,7 +8,8 @@ from contextlib import suppress
 
 from resumable.checkpointing.commit import Commits
 from resumable.checkpointing.golden_input import GoldenInput, golden_input
-from resumable.checkpointing.open_run import late_objects, open_run, refuse_other_objects
+from resumable.checkpointing.object_mismatch import late_objects, refuse_other_objects
+from resumable.checkpointing.open_run import open_run
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.restore import Restoration
 from resumable.checkpointing.save_pipeline import SavePipeline, SaveStatus

@@ -83,7 +83,7 @@ def golden_input(modules: Mapping[str, nn.Module], batch: object, *, model: str 
     name = model or _only(modules)
     if name not in modules:
         raise ConfigError(f"golden(..., model={name!r}): no such module", f"the modules are: {_listed(modules)}")
-    found = nothing_in(outputs_of(modules[name], golden).outputs)
+    found = uninformative_tensors(outputs_of(modules[name], golden).outputs)
     if found is not None:
         raise StateError(
             f"golden: the outputs of {type(modules[name]).__name__} hold {found}, so that any model would pass",
@@ -129,7 +129,7 @@ def outputs_of(module: nn.Module, golden: Golden) -> Golden:
     return dataclasses.replace(golden, outputs=outputs)
 
 
-def nothing_in(outputs: Sequence[Tensor]) -> str | None:
+def uninformative_tensors(outputs: Sequence[Tensor]) -> str | None:
     """Return in words why any model would pass by these outputs, or None if they hold a finite number."""
     return no_finite_number([tensor.numel() for tensor in outputs], map(_has_finite, outputs))
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from resumable.checkpointing.golden_input import Golden, inputs_of, nothing_in, outputs_of
+from resumable.checkpointing.golden_input import Golden, inputs_of, outputs_of, uninformative_tensors
 from resumable.errors import ConfigError, CorruptCheckpointError, ExportError
 from resumable.export.checkpoint_module import CheckpointModule
 from resumable.export.formats.safetensors import SafetensorsStream, WeightSpec
@@ -107,7 +107,7 @@ def with_outputs(case: GoldenCase, stored: CheckpointModule, request: ExportRequ
 
 def refuse_without_number(case: GoldenCase, stored: CheckpointModule) -> None:
     """Raise `ExportError` where the golden outputs hold no finite number, so that any model would pass."""
-    nothing = nothing_in(case.golden.outputs)
+    nothing = uninformative_tensors(case.golden.outputs)
     if nothing is None:
         return
     hint = "pass another input, or check the weights of the checkpoint"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from resumable.errors import ConfigError, CorruptCheckpointError, ExportError
 from resumable.export import runtimes
 from resumable.export.proof.artifact import check_files, read_proof
-from resumable.export.proof.comparison import OutputComparison, compare_outputs, nothing_in
+from resumable.export.proof.comparison import OutputComparison, compare_outputs, uninformative_arrays
 from resumable.export.proof.golden_file import expected_outputs, output_numbers
 from resumable.export.proof.schema import GoldenRecord, Grade, Proof
 from resumable.export.runtimes import RuntimeResult
@@ -80,7 +80,7 @@ def _refuse_unproved(folder: Path, proof: Proof) -> None:
 def check_artifact(folder: Path, proof: Proof) -> None:
     """Check every file, and that the golden outputs can tell models apart; raises as `verify`."""
     check_files(folder, proof)
-    nothing = None if proof.golden is None else nothing_in(output_numbers(folder, proof.golden))
+    nothing = None if proof.golden is None else uninformative_arrays(output_numbers(folder, proof.golden))
     if nothing is not None:
         raise ExportError(
             f"{folder}: {nothing} in the golden outputs, so that any model would pass for this one",

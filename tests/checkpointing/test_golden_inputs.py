@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from resumable import ConfigError, LoopError, Run, RunMismatchError, StateError, Trainer
-from resumable.checkpointing.golden_input import Golden, inputs_of, nothing_in, outputs_of
+from resumable.checkpointing.golden_input import Golden, inputs_of, outputs_of, uninformative_tensors
 from resumable.cli import app
 from resumable.cli.checkpoint_diff import compare, diff_checkpoints
 from resumable.export.proof import comparison as arrays
@@ -542,21 +542,21 @@ def test_a_training_that_diverges_goes_on_and_saves_what_the_model_gives(run: Pa
     ],
 )
 def test_one_finite_number_is_something_to_compare_with(outputs: list[Tensor], said: str | None) -> None:
-    assert nothing_in(outputs) == said
+    assert uninformative_tensors(outputs) == said
 
 
 @pytest.mark.parametrize("name", sorted(TAGS))
 def test_numbers_of_any_dtype_can_be_looked_at(name: str, tmp_path: Path) -> None:
     value = torch.ones(16, dtype=torch.uint8).view(DTYPES[name])
-    assert nothing_in([value]) is None
-    assert nothing_in([value[:0]]) == "no number at all"
+    assert uninformative_tensors([value]) is None
+    assert uninformative_tensors([value[:0]]) == "no number at all"
     port = Port(key="output.0", name=None, argument=None, dtype=name, shape=list(value.shape))
     tag, shape = stored_as(name, list(value.shape))
     header = json.dumps({"output.0": {"dtype": tag, "shape": list(shape), "data_offsets": [0, 16]}}).encode()
     (tmp_path / "golden").write_bytes(len(header).to_bytes(8, "little") + header + bytes([1] * 16))
     golden = GoldenRecord.model_construct(file="golden", outputs=[port])
     [numbers] = output_numbers(tmp_path, golden)
-    assert arrays.nothing_in([numbers]) is None
+    assert arrays.uninformative_arrays([numbers]) is None
 
 
 # -- no bit depends on it ---------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from resumable.export.proof.comparison import (
     ModelOutput,
     OutputComparison,
     compare_outputs,
-    nothing_in,
     outputs_of_arrays,
     outputs_of_tensors,
+    uninformative_arrays,
 )
 
 NAN, INF = math.nan, math.inf
@@ -148,4 +148,4 @@ def test_other_numbers_shapes_and_dtypes_are_told(
     ],
 )
 def test_arrays_without_a_finite_number_are_nothing_to_compare_with(values: list[Any], said: str | None) -> None:
-    assert nothing_in(values) == said
+    assert uninformative_arrays(values) == said

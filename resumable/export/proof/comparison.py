@@ -91,7 +91,7 @@ def compare_outputs(found: Sequence[ModelOutput], expected: Sequence[ModelOutput
     )
 
 
-def nothing_in(values: Sequence[Values]) -> str | None:
+def uninformative_arrays(values: Sequence[Values]) -> str | None:
     """Return in words why any model would pass by these outputs, or None if they hold a finite number."""
     return no_finite_number([each.size for each in values], (bool(np.isfinite(each).any()) for each in values))
 
