@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def signalled_twice(script: Script) -> None:
         def interrupted(self: LocalStorage, path: str, chunks: Any) -> None:
             if f"step-{script.options['signal_at'] + 1:09}" in path:
                 script.signal_itself()
+                threading.Event().wait()  # the writing thread gets no further: the program must not wait for it
             write(self, path, chunks)
 
         LocalStorage.write = interrupted
