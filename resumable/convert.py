@@ -15,10 +15,10 @@ import torch
 
 from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointError
 from resumable.serialization import SavedFile, store
-from resumable.state.files.tree_file import memory_bytes
 from resumable.store.storage.user_file import File
 from resumable.utils import pickles
 from resumable.utils.events import size
+from resumable.utils.memory import memory_bytes
 from resumable.utils.messages import quoted
 
 FETCH_PIECE_BYTES = 32 * 2**20  # of a file from elsewhere, on its way to the disk

@@ -12,10 +12,11 @@ from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointErro
 from resumable.state.codec import document_paths
 from resumable.state.codec.document_paths import Part
 from resumable.state.files.tensor_reader import read_head, read_placed
-from resumable.state.files.tree_file import Contents, contents_of, file_of, memory_bytes
+from resumable.state.files.tree_file import Contents, contents_of, file_of
 from resumable.store.storage.user_file import File
 from resumable.utils import pickles
 from resumable.utils.events import size
+from resumable.utils.memory import memory_bytes
 from resumable.utils.messages import quoted
 from resumable.utils.reread import UnsteadyError
 

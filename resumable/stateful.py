@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 
 @runtime_checkable
@@ -23,3 +23,8 @@ class Stateful(Protocol):
             Any value; it is ignored.
         """
         ...
+
+
+def has_state_dict(item: object) -> TypeGuard[Stateful]:
+    """Return whether an object has both methods; unlike `isinstance`, attributes that are not callable do not count."""
+    return callable(getattr(item, "state_dict", None)) and callable(getattr(item, "load_state_dict", None))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from resumable.checkpointing.commit import Commits, DedupCandidates
-from resumable.checkpointing.save_state import BUSY, TRANSITIONS, SaveEvent, SaveState, next_state
+from resumable.checkpointing.save_state import BUSY, TRANSITIONS, SaveEvent, SaveState
 from resumable.checkpointing.snapshot import Snapshot, readable, split_for_late_copy
 from resumable.config.config import Config
 from resumable.errors import ResumableError
@@ -26,6 +26,7 @@ from resumable.state.staging.overlapped_copy import OptimizerGate, OverlappedCop
 from resumable.state.staging.stager import Stager
 from resumable.utils.events import duration, emit, size, warn
 from resumable.utils.threads import Background
+from resumable.utils.transitions import next_state
 
 Blobs = Mapping[str, Mapping[str, Tensor]]
 
@@ -296,7 +297,7 @@ class SavePipeline:
                 self._gate.close()
 
     def _move(self, event: SaveEvent) -> None:
-        self._state = next_state(self._state, event)
+        self._state = next_state(TRANSITIONS, self._state, event)
         has_failed = self._state in (SaveState.TORN, SaveState.FAILED)
         self._status = self._status._replace(
             busy=self._state in BUSY,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
-from resumable.utils import transitions
-
 
 class SaveState(Enum):
     """The work in flight, or the end of the last one, as the training thread has noticed it."""
@@ -58,8 +56,3 @@ TRANSITIONS: Mapping[SaveState, Mapping[SaveEvent, SaveState]] = {
         SaveEvent.STREAM: SaveState.STREAMING,
     },
 }
-
-
-def next_state(state: SaveState, event: SaveEvent) -> SaveState:
-    """Return the state after `event`; `RuntimeError` where the table has no such transition."""
-    return transitions.next_state(TRANSITIONS, state, event)

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TypeGuard
 
 import torch
 
 from resumable.errors import LoopError
-from resumable.stateful import Stateful
 from resumable.utils.rejected_state import rejected_state
-
-
-def is_stateful(item: object) -> TypeGuard[Stateful]:
-    """Return whether the object has `state_dict` and `load_state_dict`."""
-    return callable(getattr(item, "state_dict", None)) and callable(getattr(item, "load_state_dict", None))
 
 
 def loading_state(address: object, what: str) -> AbstractContextManager[None]:

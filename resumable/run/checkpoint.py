@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -24,6 +23,7 @@ from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord
 from resumable.utils import strict_json
 from resumable.utils.events import size
+from resumable.utils.memory import memory_bytes
 from resumable.utils.messages import quoted
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ class Checkpoint:
     def _refuse_more_than_memory(self, blob: str) -> None:
         # A sparse file of a terabyte costs a forger nothing; reading all of it would cost the reader much.
         needed = self.manifest.blobs[blob].size
-        if needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        if needed > memory_bytes():
             raise CheckpointError(
                 f"{self.name}: {blob} has {size(needed)}, more than the memory of this machine",
                 "load it on a machine with more memory; `resumable verify` verifies it without holding it in memory",

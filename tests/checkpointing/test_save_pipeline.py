@@ -14,11 +14,12 @@ from torch import nn
 import resumable.checkpointing.checkpointer
 from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
-from resumable.checkpointing.save_state import BUSY, TRANSITIONS, SaveEvent, SaveState, next_state
+from resumable.checkpointing.save_state import BUSY, TRANSITIONS, SaveEvent, SaveState
 from resumable.config.config import Config
 from resumable.errors import StorageError
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.retry import PatientStorage
+from resumable.utils.transitions import next_state
 
 TABLE = {
     ("idle", "prepare"): "preparing",
@@ -48,9 +49,9 @@ def test_a_save_moves_as_the_table_says_and_in_no_other_way(state: SaveState, ev
     expected = TABLE.get((state.value, event.value))
     if expected is None:
         with pytest.raises(RuntimeError, match=f"'{state.value}': no transition for '{event.value}'"):
-            next_state(state, event)
+            next_state(TRANSITIONS, state, event)
     else:
-        assert next_state(state, event) is SaveState(expected)
+        assert next_state(TRANSITIONS, state, event) is SaveState(expected)
 
 
 def test_from_every_state_a_save_can_become_durable_and_every_work_ends() -> None:

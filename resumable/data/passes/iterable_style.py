@@ -18,10 +18,10 @@ from resumable.data.pass_base import Opening, Pass, PassPosition, length_of
 from resumable.data.passes.keyed_loader import KeyedFetch, build_loader, iterate
 from resumable.data.passes.replay import check_workers, replay, type_of, workers_of
 from resumable.data.sampling.set_epoch import has_epoch
-from resumable.data.user_state import is_stateful, loading_state
+from resumable.data.user_state import loading_state
 from resumable.data.workers import end_iterator, end_workers
 from resumable.errors import LoopError
-from resumable.stateful import Stateful
+from resumable.stateful import Stateful, has_state_dict
 
 _TICKET = struct.Struct("<16sq?")
 
@@ -166,7 +166,7 @@ class StreamPass(Pass[Any]):
     def _faster_hint(self) -> str:
         if self._shuffles:
             return huggingface_datasets.LEFT_OUT
-        if is_stateful(self._dataset):
+        if has_state_dict(self._dataset):
             return "fast instead: num_workers=0, with which the state_dict of the dataset is used"
         return (
             "fast instead: state_dict and load_state_dict on the dataset, which go on at the very next sample (what "
@@ -208,7 +208,7 @@ class StreamPass(Pass[Any]):
             return position | {"dataset": None, "iterator": None}
         iterator: object = self._live.items if self._live else None
         dataset = self._stateful.state_dict()
-        own = iterator.state_dict() if iterator is not self._dataset and is_stateful(iterator) else None
+        own = iterator.state_dict() if iterator is not self._dataset and has_state_dict(iterator) else None
         return position | {"dataset": dataset, "iterator": own}
 
     def _release(self) -> None:
@@ -219,4 +219,4 @@ class StreamPass(Pass[Any]):
 
 def stateful_dataset(loader: DataLoader[object]) -> Stateful | None:
     """Return the loader's dataset if its position is in its own state: in workers it would be in theirs."""
-    return loader.dataset if not workers_of(loader) and is_stateful(loader.dataset) else None
+    return loader.dataset if not workers_of(loader) and has_state_dict(loader.dataset) else None

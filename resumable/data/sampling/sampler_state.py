@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from resumable.data.user_state import is_stateful, loading_state
-from resumable.stateful import Stateful
+from resumable.data.user_state import loading_state
+from resumable.stateful import Stateful, has_state_dict
 
 SamplerStates: TypeAlias = Mapping[str, Any]  # by role
 Samplers: TypeAlias = Mapping[str, Stateful]  # by role
@@ -28,7 +28,7 @@ def stateful_samplers(loader: DataLoader[object]) -> dict[str, Stateful]:
     }
     stateful: dict[str, Stateful] = {}
     for role, part in parts.items():
-        if is_stateful(part) and not _is_positional(part) and not any(part is other for other in stateful.values()):
+        if has_state_dict(part) and not _is_positional(part) and not any(part is other for other in stateful.values()):
             stateful[role] = part
     return stateful
 

@@ -6,7 +6,6 @@ digest of each tensor. The header contains a digest of itself, at a fixed offset
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from resumable.state.tensors.facts import TensorFacts, UndigestedRecord, bytes_o
 from resumable.state.tensors.file_plan import FilePlan
 from resumable.state.tensors.safetensors_layout import Head, Slice, parse_head
 from resumable.utils import strict_json
+from resumable.utils.memory import memory_bytes
 from resumable.utils.messages import quoted
 
 VERSION = 1
@@ -142,11 +142,6 @@ def file_of(tree: object, *, where: str) -> TreeFile:
             f"{where}: exceeds the limits of the format: {quoted(error)}", "keep it in fewer tensors"
         ) from error
     return TreeFile(_sealed(plan.layout.header), plan, encoded.tensors, digests)
-
-
-def memory_bytes() -> int:
-    """Return the size of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _key(path: Path) -> str:

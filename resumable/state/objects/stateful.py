@@ -6,6 +6,7 @@ from resumable.state.codec.tree import Tree
 from resumable.state.objects.adapter import BaseAdapter
 from resumable.state.objects.generators import GENERATOR_TYPES
 from resumable.state.objects.tree_copies import Own
+from resumable.stateful import has_state_dict
 
 
 class StatefulAdapter(BaseAdapter):
@@ -26,5 +27,4 @@ def is_stateful(value: object) -> bool:
     """Return whether an object can be passed to a Trainer under its own name, because it has a state."""
     if isinstance(value, type):
         return False
-    methods = (getattr(value, method, None) for method in ("state_dict", "load_state_dict"))
-    return isinstance(value, GENERATOR_TYPES) or all(map(callable, methods))
+    return isinstance(value, GENERATOR_TYPES) or has_state_dict(value)
