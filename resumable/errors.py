@@ -32,7 +32,7 @@ class StorageError(ResumableError, OSError):
     """The storage refused or failed: permissions, a full disk, an unreachable network."""
 
     misused: bool = False
-    """Whether the storage's client rejected its arguments, so a mistake in the URL or the options is likely."""
+    """True if the storage's client rejected its arguments, so a mistake in the URL or the options is likely."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         ResumableError.__init__(self, message, hint)

@@ -117,7 +117,7 @@ class Keep(Section):
 
 
 class Staging(Section):
-    """How the state is copied while training continues, and how much host memory, in bytes, that may take."""
+    """The way in which the state is copied, and the host memory, in bytes, that this may take."""
 
     mode: Literal["eager", "overlap"] = "eager"
     max_bytes: Annotated[int, BeforeValidator(_not_bool), Field(ge=2**20)] | None = None

@@ -40,7 +40,7 @@ class WalkRule(Generic[T]):
 
 
 class Walked(NamedTuple, Generic[T]):
-    """What a walk found, and what it did not reach."""
+    """The objects that a walk found, and those that it did not reach."""
 
     found: list[tuple[str, T]]  # by path; paths may repeat
     tables: list[Attributes]  # of the objects that come first

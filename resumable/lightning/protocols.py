@@ -1,4 +1,4 @@
-"""What this package reads and writes of Lightning's objects, as protocols; Lightning's own types change by version.
+"""Protocols for the parts of Lightning's objects that this package uses; Lightning's own types change by version.
 
 Names with a leading underscore are private to Lightning: only `private` and `private_results` use them.
 """
@@ -131,7 +131,7 @@ class FitLoop(LoadingLoop, Protocol):
 
 
 class MetricCache(Protocol):
-    """What a torchmetrics object, and a logged value, remember of their last updates."""
+    """The cached updates of a torchmetrics object, or of a logged value."""
 
     _update_count: int
     _computed: object

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Counters(NamedTuple):
-    """Where a run stands, and whether it is released."""
+    """The step and epoch of a run, and whether its Trainer is closed."""
 
     step: int
     epoch: int

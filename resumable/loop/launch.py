@@ -1,4 +1,4 @@
-"""One launch of a training, whoever drives its loop: all that lives from its start to its end, and the end itself."""
+"""One launch of a training: the objects that live from its start to its end, and how they are closed."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class EvaluationAddresses:
 
 
 class Launch:
-    """Own what one launch is made of: the claim on its run, the checkpointer, signals, progress bar, boundary and data.
+    """Owns the parts of one launch: the claim on its run, the checkpointer, signals, progress bar, boundary and data.
 
-    Making it opens the run, and refuses what does not fit; nothing is trained or restored yet. Drivers of a loop
-    (`Trainer`, the Lightning session) build on it, call `start` when they can be closed, and `close` at their end.
-    What all of them are to have one day (ranks, a journal, a heartbeat) is made here and nowhere else.
+    Creating it opens the run and refuses other objects; nothing is trained or restored yet. Drivers of a loop
+    (`Trainer`, the Lightning session) build on it, call `start` once they can be closed, and `close` at their end.
+    Parts that every driver needs are created here and nowhere else.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What follows where a loop is left: count its step, and finish the run after `stop()`. Independent of checkpoints.
+"""Handle the exit from a loop: count its step, and finish the run after `stop()`. Independent of checkpoints.
 
 A generator cannot tell a `break` from an exception when it is closed. The frame that drove it can (`frame_inspection`):
 at that instant control is between the step and the code behind the loop, so what is saved there is exact.

@@ -1,4 +1,4 @@
-"""Where in a pass control is, and which passes of the epoch are finished. Independent of saves and signals."""
+"""The state of the pass in progress, and the count of finished passes. Independent of saves and signals."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class ModelOutput:
 
 @dataclass(frozen=True)
 class OutputComparison:
-    """Whether all bits are equal, and the largest difference: absolute, and relative to the largest expected number.
+    """Equality of all bits, and the largest difference: absolute, and relative to the largest expected number.
 
     Differences are infinite where one of the two is a number and the other is not.
     """

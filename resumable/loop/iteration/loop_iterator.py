@@ -1,4 +1,4 @@
-"""What `for` iterates over: hands out the turns of a loop, and detects how it was left. Independent of training."""
+"""The iterator behind `for`: yields the turns of a loop, and detects how it was left. Independent of training."""
 
 from __future__ import annotations
 
