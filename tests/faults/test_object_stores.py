@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from resumable.errors import StorageError
 from resumable.store.catalog import Catalog
 from resumable.store.storage import fsspec_storage, s3
 from resumable.store.storage.fsspec_storage import FsspecStorage
+from resumable.store.storage.open import open_storage
 from resumable.store.storage.protocol import Entry
 from resumable.store.storage.retry import PatientStorage
 from tests.faults.http_proxy import Fault, FaultProxy, Rule
@@ -233,6 +235,16 @@ def test_one_request_is_tried_again_before_the_whole_file_is(place: Place) -> No
     place.raw(retries={"total_max_attempts": 3, "mode": "standard"}).write("f", [SMALL])
     assert rule.fired == 2
     assert place.content("f") == SMALL
+
+
+def test_a_request_that_is_tried_again_draws_nothing_from_the_stream_of_the_training(place: Place) -> None:
+    options = place.server.options(place.proxy.endpoint) | {"session": botocore_session()}
+    storage = open_storage(f"s3://{place.bucket}/run", options)
+    rule = place.proxy.inject("503", "PUT", "/run/f", times=1)
+    before = random.getstate()
+    storage.write("f", [SMALL])
+    assert rule.fired
+    assert random.getstate() == before
 
 
 def test_what_the_user_says_about_requests_is_kept_and_what_is_left_out_is_bounded() -> None:

@@ -905,4 +905,4 @@ class TestInterleavings(Interleavings.TestCase):
 class TestManyInterleavings(Interleavings.TestCase):
     """A long one."""
 
-    settings = settings(max_examples=150, stateful_step_count=40, suppress_health_check=list(HealthCheck))
+    settings = settings(max_examples=100, stateful_step_count=40, suppress_health_check=list(HealthCheck))

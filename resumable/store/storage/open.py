@@ -56,9 +56,12 @@ def local_path(url: str) -> Path | None:
 
 
 def _open_remote(url: str, options: dict[str, Any], *, probe: bool) -> Storage:
+    from fsspec import get_filesystem_class  # type: ignore[import-untyped]
     from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+    from fsspec.utils import get_protocol  # type: ignore[import-untyped]
 
     from resumable.store.storage.fsspec_storage import FsspecStorage
+    from resumable.store.storage.library_random import separate_random_streams
 
     shown = location(url)
     protocol = re.split(r"://|::", url, maxsplit=1)[0]
@@ -67,6 +70,9 @@ def _open_remote(url: str, options: dict[str, Any], *, probe: bool) -> Storage:
     hide = Secrets(url, options)
     with reported("open", shown, Exception, hide=hide):
         try:
+            for part in url.split("::"):
+                get_filesystem_class(get_protocol(part))  # imported before the first request, which may fail
+            separate_random_streams()
             file_system, root = url_to_fs(url, **options, skip_instance_cache=True)
         except (ImportError, ValueError, TypeError) as error:
             missing = isinstance(error, ImportError)
