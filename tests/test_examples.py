@@ -13,7 +13,7 @@ from tests.harness.python import EXAMPLES_IMPORT, warm_python
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 DRILLED: dict[str, list[str]] = {
-    "char_gpt.py": ["--steps", "30", "--width", "32"],
+    "char_gpt.py": ["--steps", "20", "--width", "32"],
     "gan.py": [],
     "lightning_digits.py": [],
     "ppo_cartpole.py": [],

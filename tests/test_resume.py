@@ -279,7 +279,7 @@ def test_the_comparison_sees_one_flipped_bit(bench: NewBench) -> None:
 def test_eight_kills_at_random_change_no_bit(bench: NewBench, scenario: str) -> None:
     steps = SCENARIOS[scenario]
     bench(scenario).crash_until_finished(
-        *(kills(f"{scenario} {seed}", steps, count=8, points="step save fetch save step") for seed in range(4))
+        *(kills(f"{scenario} {seed}", steps, count=8, points="step save fetch save step") for seed in range(3))
     )
 
 
@@ -297,7 +297,8 @@ def test_eight_kills_of_workers_give_the_bits_of_none(bench: NewBench, scenario:
 
 @pytest.mark.matrix
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("scenario", ["workers", "mixup_in_collate", "user_sampler", "user_batch_sampler", "subset"])
+# Samplers stay in the main process, so what is spawned is the same with each of them.
+@pytest.mark.parametrize("scenario", ["workers", "mixup_in_collate", "subset"])
 def test_kills_of_spawned_workers_give_the_bits_of_none(bench: NewBench, scenario: str) -> None:
     """One launch each dies with workers that begin anew each epoch and with those that persist: each imports torch."""
     first, second = kills(f"{scenario} spawn", SCENARIOS[scenario], count=2, points="step save fetch")
@@ -310,11 +311,12 @@ def test_kills_of_spawned_workers_give_the_bits_of_none(bench: NewBench, scenari
 @pytest.mark.timeout(600)
 def test_twenty_kills_at_random_change_no_bit_of_the_base_loop(bench: NewBench) -> None:
     points = "step save fetch save step save"
-    bench("base").crash_until_finished(*(kills(f"base {seed}", 30, count=20, points=points) for seed in range(6)))
+    bench("base").crash_until_finished(*(kills(f"base {seed}", 30, count=20, points=points) for seed in range(4)))
 
 
 @pytest.mark.matrix
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("step", range(1, 26))
-def test_sigterm_after_any_batch_of_an_accumulation_changes_no_bit(bench: NewBench, step: int) -> None:
-    bench("accumulate_4").crash_and_rerun([signalled("SIGTERM", step), signalled("SIGINT", step + 2)])
+def test_sigterm_after_any_batch_of_an_accumulation_changes_no_bit(bench: NewBench) -> None:
+    bench("accumulate_4").crash_until_finished(
+        *([signalled("SIGTERM", step), signalled("SIGINT", step + 2)] for step in range(1, 26))
+    )

@@ -459,7 +459,7 @@ class TestLongUnderFire(UnderFire.TestCase):
     """A long one, which tells what it found as it found it: to make that shorter takes minutes."""
 
     settings = settings(
-        max_examples=150,
+        max_examples=100,
         stateful_step_count=40,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.generate],

@@ -579,8 +579,11 @@ class Crowded(LocalStorage):
         return more + super().list(path) if path in (ATTEMPTS, CHECKPOINTS, PINS) else super().list(path)
 
 
-@pytest.mark.parametrize("more", [10**5, pytest.param(10**6, marks=pytest.mark.matrix)])
-@pytest.mark.parametrize("names", ["step-{:09}.junk", "junk-{}", "{}.json"])
+NAMES = ("step-{:09}.junk", "junk-{}", "{}.json")
+MILLION = pytest.param(NAMES[0], 10**6, marks=pytest.mark.matrix)  # the longest names, whose number is parsed
+
+
+@pytest.mark.parametrize(("names", "more"), [*((names, 10**5) for names in NAMES), MILLION])
 def test_a_million_other_names_are_looked_at_by_their_names_only(run: Path, names: str, more: int) -> None:
     def work() -> str:
         catalog = Catalog(Crowded(run, names.format, more=more))

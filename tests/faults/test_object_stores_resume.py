@@ -16,7 +16,7 @@ import pytest
 from resumable import Run
 from tests.faults.http_proxy import Fault, FaultProxy, Rule
 from tests.faults.servers import S3Server, children, shared_moto, shared_rclone, shared_sftp
-from tests.lab.client import Bench, Launch, killed, shared_lab
+from tests.lab.client import Bench, Ended, Launch, killed, shared_lab
 
 IMPATIENT = {"retries": {"total_max_attempts": 1}, "read_timeout": 5}
 
@@ -129,29 +129,37 @@ ON_THE_WAY = [
 ]
 
 
+@pytest.fixture(scope="module")
+def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FaultProxy, RemoteBench, Ended]]:
+    """A proxy, a bench behind it, and what its undisturbed run left."""
+    with FaultProxy(shared_moto().port) as running:
+        bench = on_s3(tmp_path_factory.mktemp("behind"), shared_moto(), running, epochs=1)
+        yield running, bench, bench.launch("whole")
+
+
 @pytest.mark.parametrize(
     "injected",
     [pytest.param(injected, marks=pytest.mark.matrix if number else ()) for number, injected in enumerate(ON_THE_WAY)],
     ids=lambda injected: f"{injected[0]}-{injected[1]}-{injected[2]}",
 )
 def test_a_request_of_a_dead_attempt_that_arrives_late_changes_nothing(
-    proxy: FaultProxy, tmp_path: Path, injected: tuple[Fault, str, str]
+    behind_proxy: tuple[FaultProxy, RemoteBench, Ended], injected: tuple[Fault, str, str]
 ) -> None:
-    bench = on_s3(tmp_path, shared_moto(), proxy, epochs=1)
-    whole = bench.launch("whole")
+    proxy, bench, whole = behind_proxy
     fault, method, path = injected
-    rule = proxy.inject(fault, method, f"/crashed/.*{path}", times=1 if fault == "held" else None)
+    run = f"crashed-{ON_THE_WAY.index(injected)}"
+    rule = proxy.inject(fault, method, f"/{run}/.*{path}", times=1 if fault == "held" else None)
     with KilledBy(rule):
-        ended = [bench.launch("crashed", Launch(exit=-signal.SIGKILL))]
+        ended = [bench.launch(run, Launch(exit=-signal.SIGKILL))]
     if fault != "held":
         proxy.heal()
-    ended.append(bench.launch("crashed"))
-    bench.assert_equal("crashed", "whole", ended, [whole])
+    ended.append(bench.launch(run))
+    bench.assert_equal(run, "whole", ended, [whole])
     if fault == "held":
         rule.release.set()
         assert rule.applied.wait(60)
-        assert not bench.launch("crashed").batches
-        bench.assert_equal("crashed", "whole", ended, [whole])
+        assert not bench.launch(run).batches
+        bench.assert_equal(run, "whole", ended, [whole])
 
 
 # -- a storage that goes away and comes back --------------------------------------------------------------------------

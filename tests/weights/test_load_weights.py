@@ -15,6 +15,7 @@ from torch import nn
 
 from resumable import CorruptCheckpointError, RunMismatchError, load_weights
 from resumable.state.loading import into_model
+from tests.harness.python import warm_python
 from tests.hugging import shards
 from tests.nets import Net, assert_equal, body, copies, file, run
 
@@ -218,7 +219,7 @@ def test_a_script_without_logging_of_its_own_is_shown_what_does_not_fit_and_noth
 ) -> None:
     file(tmp_path / "a.safetensors", {name: torch.ones(shape) for name, shape in stored.items()})
     script = "import sys, resumable, torch\nresumable.load_weights(torch.nn.Linear(2, 2), sys.argv[1], strict=False)"
-    command = [sys.executable, "-c", script, str(tmp_path / "a.safetensors")]
+    command = [warm_python(), "-c", script, str(tmp_path / "a.safetensors")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
     assert ended.stdout == ""
     assert [line.partition(" ")[0] for line in ended.stderr.splitlines()] == (["LOADED"] if said else [])
@@ -328,9 +329,8 @@ assert float(net[23][5].detach()) == 0.5
 """
 
 
-@pytest.mark.parametrize(("dtype", "most_mib"), [("float32", 8), ("bfloat16", 48)])
-@pytest.mark.parametrize("place", ["run", "file"])
-def test_little_is_in_memory_beside_the_model(tmp_path: Path, dtype: str, most_mib: int, place: str) -> None:
+@pytest.mark.parametrize(("place", "dtype", "most_mib"), [("run", "float32", 8), ("file", "bfloat16", 48)])
+def test_little_is_in_memory_beside_the_model(tmp_path: Path, place: str, dtype: str, most_mib: int) -> None:
     made = nn.ParameterList([torch.full((2**21,), 0.5) for _ in range(24)])  # 192 MiB
     small = file(tmp_path / "small.safetensors", {"0": torch.ones(1)})
     if place == "run":
