@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from resumable.config.config import Config
+from resumable.drivers.state import SavedState
 from resumable.errors import CheckpointError, ConfigError
 from resumable.lightning import loggers, private
-from resumable.lightning.protocols import Hook, SavedState, Trainer
+from resumable.lightning.protocols import Hook, Trainer
 from resumable.lightning.session import Session
 from resumable.lightning.trainer_state import BESIDE, NAME, place
 from resumable.loop.launch_checks import refuse_several_processes, refuse_while_building

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from resumable.lightning.protocols import State, Trainer
+from resumable.drivers.state import State
+from resumable.lightning.protocols import Trainer
 from resumable.state.objects import global_rng
 
 

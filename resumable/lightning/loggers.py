@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from resumable.drivers.state import SavedState, State
 from resumable.lightning import private
-from resumable.lightning.protocols import Logger, SavedState, State
+from resumable.lightning.protocols import Logger
 
 _EVENTS = "events.out.tfevents."
 _CSV = "metrics.csv"

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import torch
 
+from resumable.drivers.state import State
 from resumable.errors import LoopError, RunMismatchError
 from resumable.lightning import private
-from resumable.lightning.protocols import Hook, Profile, State, Trainer
+from resumable.lightning.protocols import Hook, Profile, Trainer
 from resumable.utils.messages import quoted
 
 # Hooks that run while training; for those that get the index of a batch, the number of arguments before it.

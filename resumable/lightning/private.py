@@ -12,18 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 
+from resumable.drivers.state import SavedState, State
 from resumable.lightning import private_results
-from resumable.lightning.protocols import (
-    DataFetcher,
-    EvaluationLoop,
-    FitLoop,
-    LoadingLoop,
-    Logger,
-    Loop,
-    SavedState,
-    State,
-    Trainer,
-)
+from resumable.lightning.protocols import DataFetcher, EvaluationLoop, FitLoop, LoadingLoop, Logger, Loop, Trainer
 
 CHECKED = ("2.6",)
 

@@ -7,16 +7,8 @@ from typing import TypeGuard
 
 import torch
 
-from resumable.lightning.protocols import (
-    Hook,
-    Metric,
-    MetricCache,
-    ResultCollection,
-    ResultMetric,
-    SavedState,
-    State,
-    Trainer,
-)
+from resumable.drivers.state import SavedState, State
+from resumable.lightning.protocols import Hook, Metric, MetricCache, ResultCollection, ResultMetric, Trainer
 
 
 def results(trainer: Trainer) -> dict[str, ResultCollection]:

@@ -11,11 +11,7 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 
-State: TypeAlias = dict[str, Any]
-"""A tree that a checkpoint stores: plain values and tensors by name."""
-
-SavedState: TypeAlias = Mapping[str, Any]
-"""A `State` that was read back; never written to."""
+from resumable.drivers.state import SavedState, State
 
 Hook: TypeAlias = Callable[..., Any]
 """A hook of a callback or a module; each has arguments of its own."""

@@ -6,8 +6,9 @@ import builtins
 
 import torch
 
+from resumable.drivers.state import SavedState, State
 from resumable.lightning import private_results
-from resumable.lightning.protocols import Metric, SavedState, State, Trainer
+from resumable.lightning.protocols import Metric, Trainer
 
 _REDUCTIONS = {
     f"{module.__name__}.{name}": getattr(module, name)

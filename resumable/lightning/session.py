@@ -12,13 +12,14 @@ from typing import Any
 
 from resumable.checkpointing.position import Position
 from resumable.config.config import Config
+from resumable.drivers.limits import is_raised
+from resumable.drivers.loaders import TrainLoader
+from resumable.drivers.patches import Patches
 from resumable.errors import Interrupted, LoopError
 from resumable.lightning import checkpoint_files, loggers, private
 from resumable.lightning.fit_counters import FitCounters
 from resumable.lightning.loader_requests import Requests
-from resumable.lightning.loaders import TrainLoader
 from resumable.lightning.optimizer_changes import OptimizerChanges
-from resumable.lightning.patches import Patches
 from resumable.lightning.protocols import Trainer
 from resumable.lightning.stand_ins import StandIns
 from resumable.lightning.trainer_state import BESIDE, MODEL, NAME, LightningState, objects_of, place
@@ -292,10 +293,4 @@ class Session:
         """Return whether a run that had finished is to train more than before."""
         if not self._start.finished:
             return False
-        before, now = self._state.limits_before, self._state.limits()
-        return any(now[name] != limit and _is_more(now[name], limit) for name, limit in before.items())
-
-
-def _is_more(now: float | None, before: float | None) -> bool:
-    unlimited = now is None or now < 0
-    return unlimited or (before is not None and 0 <= before < (now or 0))
+        return is_raised(self._state.limits(), self._state.limits_before)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
+from resumable.drivers.loaders import TrainLoader, ValidationLoader
+from resumable.drivers.patches import Patches
 from resumable.errors import LoopError
 from resumable.lightning import private
 from resumable.lightning.fit_counters import FitCounters
 from resumable.lightning.loader_requests import Requests
-from resumable.lightning.loaders import TrainLoader, ValidationLoader
-from resumable.lightning.patches import Patches
 from resumable.lightning.protocols import EvaluationLoop, FitLoop, Strategy, Trainer
 from resumable.loop.launch import Launch
 

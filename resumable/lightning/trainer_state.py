@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
+from resumable.drivers.state import SavedState, State
 from resumable.errors import StateError
 from resumable.lightning import checkpoint_files, loggers, private, results
-from resumable.lightning.protocols import SavedState, State, Trainer
+from resumable.lightning.protocols import Trainer
 from resumable.run.checkpoint import Checkpoint
 from resumable.state.codec.encoder import encode
 from resumable.state.objects.adapter import BaseAdapter, mismatch_on_error

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.lightning.launches import EVERY_STEPS, Ended, Launch, Place, continue_each_other, killed
+from tests.harness.place import Ended, Launch, continue_each_other, killed
+from tests.lightning.launches import EVERY_STEPS, Place
 
 
 def wider(*values: Any) -> Any:

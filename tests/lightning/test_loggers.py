@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.lightning.launches import Launch, Place, killed
+from tests.harness.place import Launch, killed
+from tests.lightning.launches import Place
 
 STEPS = 18
 CRASHES = (killed("train:5", saved=3), killed("validate:9", saved=6), killed("train:14", saved=12))

@@ -1,7 +1,7 @@
-"""Stand-ins for the loaders of a fit: each pass is read by address. Independent of Lightning's loops.
+"""Stand-ins for the loaders of a fit: each pass is read by address. Independent of any framework.
 
-Lightning requests an iterator before it knows the epoch, and reads one batch ahead of an iterable without a length.
-So a pass is opened when its first batch is requested, and a position is that of the *trained* batches.
+A framework may request an iterator before it knows the epoch, and read one batch ahead of an iterable without a
+length. So a pass is opened when its first batch is requested, and a position is that of the *trained* batches.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 from resumable.data.addresses import PassAddress
 from resumable.data.open_pass import Data, Pass
-from resumable.lightning.protocols import SavedState, State
+from resumable.drivers.state import SavedState, State
 
 
 class StandInLoader:
     """Stands in for one of the user's loaders: the attributes of the loader, without its iteration and its state."""
 
     def __init__(self, loader: Iterable[object], is_read_by_loop: Callable[[Iterator[object]], bool]) -> None:
-        """Wrap `loader`; `is_read_by_loop` returns whether Lightning's loop reads from an iterator."""
+        """Wrap `loader`; `is_read_by_loop` returns whether the framework's loop reads from an iterator."""
         self._loader = loader
         self._is_read_by_loop = is_read_by_loop
 
     def __getattr__(self, name: str) -> Any:
-        # Lightning would save and load the state of an object that has one, by its own rules.
+        # A framework would save and load the state of an object that has one, by its own rules.
         if name in ("state_dict", "load_state_dict", "_loader", "_is_read_by_loop"):
             raise AttributeError(name)
         return getattr(self._loader, name)
@@ -104,6 +104,12 @@ class TrainLoader(StandInLoader):
         opened = self.open()
         self._before = copy.deepcopy(self._standing(opened)) if ahead else None
         return next(opened)
+
+    @property
+    def exhausted(self) -> bool:
+        """True where the open pass has returned every batch of its length."""
+        opened = self._pass
+        return opened is not None and opened.length is not None and opened.position()["batches"] >= opened.length
 
     def position(self) -> State:
         """Return the position of the training in this loader."""
