@@ -12,10 +12,11 @@ import pytest
 import resumable
 import resumable.export
 import resumable.lightning
+import resumable.transformers
 
 
 def _public() -> Iterator[tuple[str, Any]]:
-    for package in (resumable, resumable.export, resumable.lightning):
+    for package in (resumable, resumable.export, resumable.lightning, resumable.transformers):
         for name in package.__all__:
             value = getattr(package, name)
             yield f"{package.__name__}.{name}", value
@@ -27,8 +28,8 @@ def _public() -> Iterator[tuple[str, Any]]:
 
 
 def _is_ours(function: Callable[..., Any]) -> bool:
-    # Hooks of a Lightning callback are documented by Lightning.
-    return function.__module__ != "resumable.lightning.callback"
+    # Hooks of a callback are documented by its framework.
+    return function.__module__ not in ("resumable.lightning.callback", "resumable.transformers.callback")
 
 
 FUNCTIONS = {name: value for name, value in _public() if inspect.isfunction(value)}

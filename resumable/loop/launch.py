@@ -51,10 +51,20 @@ class Launch:
     """
 
     def __init__(
-        self, config: Config, objects: Mapping[str, Any], *, restored_elsewhere: Collection[object] = ()
+        self,
+        config: Config,
+        objects: Mapping[str, Any],
+        *,
+        restored_elsewhere: Collection[object] = (),
+        steps: str | None = None,
     ) -> None:
-        """`restored_elsewhere` are objects that are restored before the data is; samplers may be among them."""
+        """Open the run.
+
+        `restored_elsewhere` are objects that are restored before the data is; samplers may be among them. `steps` names
+        what a step of this driver is, where that is not one batch.
+        """
         self.config = config
+        self._steps = steps
         self.claim = RunClaim(config)
         self.checkpointer = Checkpointer(config, objects)
         resumed = self.checkpointer.resumed
@@ -80,7 +90,7 @@ class Launch:
     def start(self, *, idle: Callable[[], bool], close: Callable[[], object]) -> None:
         """Claim the run, and log where it starts. `close` ends the driver when a later launch finds it `idle`."""
         self.claim.hold(self.checkpointer.attempt.number, idle=idle, close=close)
-        _log_start(self.config, self.checkpointer)
+        _log_start(self.config, self.checkpointer, steps=self._steps)
 
     @property
     def is_owner(self) -> bool:
@@ -136,11 +146,11 @@ class Launch:
         return Instant(step, epoch, inside_epoch, logged, completed, exhausted, epoch_ended, last)
 
 
-def _log_start(config: Config, checkpointer: Checkpointer) -> None:
+def _log_start(config: Config, checkpointer: Checkpointer, *, steps: str | None) -> None:
     """Log that the run is new or where it resumes, and what changed since that could change bits."""
     resumed, attempt = checkpointer.resumed, checkpointer.attempt.number
     if resumed is None:
-        emit("NEW", run=config.location, data_seed=checkpointer.data_seed, attempt=attempt)
+        emit("NEW", run=config.location, data_seed=checkpointer.data_seed, attempt=attempt, steps=steps)
         return
     summary = resumed.manifest.position
     emit(

@@ -1,0 +1,82 @@
+"""The callback that makes `transformers.Trainer` resume exactly; `session` does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resumable.config.config import Config
+from resumable.loop.launch_checks import refuse_while_building
+from resumable.transformers import private
+from resumable.transformers.refusals import refuse, refuse_own_loop
+from resumable.transformers.session import Session
+from resumable.utils.events import show_events, warn
+
+_Callback: Any = private.package().TrainerCallback
+
+
+class Resume(_Callback):  # type: ignore[misc]
+    """Make `trainer.train()` continue at the exact batch when the same command runs again after a crash.
+
+    A step is one optimizer update, as in Hugging Face's `global_step`. Script, model and arguments may stay as they
+    are. Outside of `train()` the callback does nothing.
+
+    Args:
+        config: The folder or URL of the run, the path of a YAML file, a mapping or a `Config`, as for
+            `resumable.Trainer`.
+
+    Raises:
+        ConfigError: At the start of `train()`, for what cannot resume exactly, such as more than one process.
+        RunMismatchError: At the start of `train()`, if the checkpoint has other objects.
+        ResumableError: Any other error of a run or its storage.
+    """
+
+    def __init__(self, config: str | Path | Mapping[str, Any] | Config) -> None:
+        self.config = Config.load(config)
+        self._session: Session | None = None
+        private.drive(_train)
+
+    def on_train_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
+        """Restore the run, so that other callbacks see the state of the checkpoint."""
+        if self._session is None:
+            raise refuse_own_loop("this trainer")
+        self._session.begin()
+
+    def on_train_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
+        """Save the final checkpoint."""
+        if self._session is not None:
+            self._session.end()
+
+    def train(self, request: private.Request) -> object:
+        """Run the loop of a trainer under exact resume."""
+        trainer = request.trainer
+        callbacks = trainer.callback_handler.callbacks
+        callbacks.remove(self)
+        callbacks.insert(0, self)  # the others see at their start what was restored
+        with Session(self.config, trainer) as session:
+            self._session = session
+            try:
+                return request.run(session.folder)
+            finally:
+                self._session = None
+
+
+def _train(request: private.Request) -> object:
+    """Run the loop of any trainer: under exact resume where it has the callback."""
+    found = [each for each in request.trainer.callback_handler.callbacks if isinstance(each, Resume)]
+    if not found:
+        return request.run(request.resume_from_checkpoint)
+    refuse_while_building()
+    show_events()
+    refuse(request, callbacks=len(found))
+    _warn_of_another_version()
+    return found[0].train(request)
+
+
+def _warn_of_another_version() -> None:
+    if not f"{private.version()}.".startswith(tuple(f"{checked}." for checked in private.CHECKED)):
+        warn(
+            f"transformers {private.version()}: exact resume was checked with {', '.join(private.CHECKED)}; "
+            "compare a resumed run with an uninterrupted one before you rely on it (`resumable drill`)"
+        )

@@ -1,0 +1,51 @@
+"""The stand-in for the training loader: it counts what is read, and moves batches to the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+from resumable.data.open_pass import Data
+from resumable.drivers.loaders import TrainLoader
+from resumable.drivers.state import SavedState
+from resumable.transformers import private
+
+
+class PreparedLoader(TrainLoader):
+    """Stands in for a loader that Accelerate prepared. The loop sets its epoch before each pass."""
+
+    def __init__(
+        self,
+        prepared: Iterable[object],
+        data: Data,
+        *,
+        is_read_by_loop: Callable[[Iterator[object]], bool],
+        wanted: Callable[[TrainLoader], bool],
+        resume: SavedState | None,
+        non_blocking: bool,
+    ) -> None:
+        self.epoch = 0
+        self._prepared = prepared
+        self._non_blocking = non_blocking
+        super().__init__(
+            private.inside(prepared),
+            data,
+            index=0,
+            epoch=lambda: self.epoch,
+            is_read_by_loop=is_read_by_loop,
+            wanted=wanted,
+            resume=resume,
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin this epoch with the next pass."""
+        self.epoch = epoch
+
+    def _fetch(self, turns: Iterator[object]) -> object:
+        batch = super()._fetch(turns)
+        return private.sent_to_device(batch, self._prepared, non_blocking=self._non_blocking)
+
+
+def updates_of(batches: int, accumulated: int) -> int:
+    """Return the number of optimizer updates of that many batches; the last of an epoch may have fewer."""
+    return math.ceil(batches / accumulated)

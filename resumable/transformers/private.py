@@ -1,0 +1,169 @@
+"""Every private name of transformers and Accelerate that exact resume needs, checked for the versions in `CHECKED`.
+
+No other module of this package reads or writes an attribute of theirs with a leading underscore.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from resumable.drivers.patches import Patches
+from resumable.drivers.state import SavedState, State
+from resumable.transformers.protocols import Trainer
+
+CHECKED = ("5.24",)
+
+_DRIVEN = "_driven_by_resumable"
+
+# What the trainer would read of a checkpoint of its own, besides the file with its counters.
+_LOADS = ("_load_optimizer_and_scheduler", "_load_scaler", "_load_rng_state")
+
+# Partial sums of what is logged, and the counters that the last entry of a log is computed from.
+_SUMS = (
+    "_tr_loss",
+    "_total_loss_scalar",
+    "_globalstep_last_logged",
+    "_initial_global_step",
+    "_initial_num_input_tokens_seen",
+    "current_flos",
+)
+
+
+def package() -> ModuleType:
+    """Return the package `transformers`.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    try:
+        return importlib.import_module("transformers")
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise ImportError("resumable.transformers needs transformers: pip install transformers accelerate") from error
+
+
+def version() -> str:
+    """Return the version of transformers."""
+    return str(package().__version__)
+
+
+# -- the loop ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of a trainer's loop."""
+
+    trainer: Trainer
+    resume_from_checkpoint: str | None
+    trial: object
+    run: Callable[[str | None], object]
+    """Train, as if resuming from the folder that is passed."""
+
+
+def drive(driver: Callable[[Request], object]) -> None:
+    """Have `driver` run every loop of `transformers.Trainer` from now on. Only the first call has an effect.
+
+    A callback is not given its trainer. Here the trainer is at hand, whatever its class and however the callback was
+    added to it.
+    """
+    kind = package().Trainer
+    loop = kind._inner_training_loop
+    if hasattr(loop, _DRIVEN):
+        return
+
+    @functools.wraps(loop)
+    def driven(*args: Any, **kwargs: Any) -> object:
+        call = inspect.signature(loop).bind(*args, **kwargs)
+
+        def run(folder: str | None) -> object:
+            call.arguments["resume_from_checkpoint"] = folder
+            return loop(*call.args, **call.kwargs)
+
+        passed = call.arguments
+        return driver(Request(passed["self"], passed.get("resume_from_checkpoint"), passed.get("trial"), run))
+
+    setattr(driven, _DRIVEN, True)
+    kind._inner_training_loop = driven
+
+
+def load_nothing(trainer: Trainer, patches: Patches) -> None:
+    """Have a trainer that believes that it resumes load no state, skip no batch and evaluate nothing at its start."""
+    for name in _LOADS:
+        patches.set(trainer, name, _nothing)
+    module = importlib.import_module("transformers.trainer")
+    patches.set(module, "skip_first_batches", _unskipped)
+    patches.set(trainer.args, "ignore_data_skip", False)  # so that it counts the batches that are skipped
+    patches.set(trainer.args, "eval_on_start", False)  # that was before the checkpoint
+
+
+def before_loading_the_best(trainer: Trainer, patches: Patches, call: Callable[[], None]) -> None:
+    """Call `call` before the trainer replaces its weights by those of its best checkpoint."""
+    load: Callable[[], None] = trainer._load_best_model  # type: ignore[attr-defined]
+
+    def load_best_model() -> None:
+        call()
+        load()
+
+    patches.set(trainer, "_load_best_model", load_best_model)
+
+
+def _nothing(*args: object, **kwargs: object) -> None:
+    return None
+
+
+def _unskipped(dataloader: object, num_batches: int = 0) -> object:
+    return dataloader
+
+
+# -- its state --------------------------------------------------------------------------------------------------------
+
+
+def sums(trainer: Trainer) -> State:
+    """Return the partial sums of what is logged."""
+    return {name: getattr(trainer, name) for name in _SUMS if hasattr(trainer, name)}
+
+
+def set_sums(trainer: Trainer, saved: SavedState) -> None:
+    """Set what `sums` returned."""
+    for name in _SUMS:
+        if name in saved:
+            value = saved[name]
+            setattr(trainer, name, value.to(trainer.args.device) if isinstance(value, torch.Tensor) else value)
+
+
+# -- loaders ----------------------------------------------------------------------------------------------------------
+
+
+def inside(prepared: Iterable[object]) -> Iterable[object]:
+    """Return the loader inside one that Accelerate prepared; another loader is returned as it is."""
+    found: Iterable[object] = vars(prepared).get("base_dataloader", prepared)
+    return found
+
+
+def around(prepared: Any, loader: Iterable[object]) -> Iterable[object]:
+    """Return a copy of the prepared loader around another loader; the prepared one stays as it is."""
+    if "base_dataloader" not in vars(prepared):
+        return loader
+    # Not by `copy`: Accelerate's loaders reduce to a class that they are not.
+    twin = object.__new__(type(prepared))
+    vars(twin).update(vars(prepared), base_dataloader=loader)
+    shown: Iterable[object] = twin
+    return shown
+
+
+def sent_to_device(batch: object, prepared: Iterable[object], *, non_blocking: bool) -> object:
+    """Return the batch on the device of the loader that Accelerate prepared, if that has one."""
+    device = vars(prepared).get("device")
+    if device is None:
+        return batch
+    return importlib.import_module("accelerate.utils").send_to_device(batch, device, non_blocking=non_blocking)

@@ -1,0 +1,125 @@
+"""The state of a Hugging Face trainer, as one object of a checkpoint.
+
+`between` is the state between two updates on which exactness depends: it is compared after each restore. `beside` holds
+what depends on other files, and the limits of the training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from resumable.drivers.limits import Limits
+from resumable.drivers.state import SavedState, State
+from resumable.state.objects.adapter import BaseAdapter
+from resumable.state.objects.tree_copies import Own
+from resumable.transformers import private
+from resumable.transformers.protocols import StatefulCallback, Trainer
+
+NAME = "huggingface"
+MODEL = "model"
+BESIDE = "beside"
+
+# Fields of `TrainerState` that each launch computes from its arguments.
+_BY_ARGUMENTS = (
+    "max_steps",
+    "num_train_epochs",
+    "logging_steps",
+    "eval_steps",
+    "save_steps",
+    "train_batch_size",
+    "is_local_process_zero",
+    "is_world_process_zero",
+    "is_hyper_param_search",
+    "trial_name",
+    "trial_params",
+    "stateful_callbacks",
+)
+_BEST = "best_model_checkpoint"
+
+
+class HuggingFaceState(BaseAdapter):
+    """A Hugging Face trainer's state as an object of a checkpoint."""
+
+    kind = "stateful"
+
+    def __init__(self, trainer: Trainer, *, run: str) -> None:
+        super().__init__(NAME, trainer)
+        self.type = "transformers.Trainer"  # and its subclasses
+        self._run = run
+
+    def capture(self) -> State:
+        """Return the two parts, with live tensors."""
+        trainer = self.target
+        return {
+            "between": {
+                "state": {name: value for name, value in _fields(trainer).items() if name != _BEST},
+                "callbacks": [[type(each).__name__, each.state()["attributes"]] for each in _callbacks(trainer)],
+                "sums": private.sums(trainer),
+            },
+            BESIDE: {
+                "run": self._run,
+                "limits": dict(limits_of(trainer)),
+                "accumulated": trainer.args.gradient_accumulation_steps,
+                _BEST: trainer.state.best_model_checkpoint,
+            },
+        }
+
+    def comparable(self, document: Any) -> Any:
+        """Return the part of the document that a restore must reproduce."""
+        return document["between"]
+
+    def read_targets(self) -> Mapping[str, Any]:
+        """Return no tensors: nothing is filled in place, and every restore loads all of it."""
+        return {}
+
+    def _restore(self, tree: Any, own: Own) -> None:
+        trainer, between = self.target, own(tree["between"], None)
+        for name, value in between["state"].items():
+            setattr(trainer.state, name, value)
+        best = tree[BESIDE][_BEST]
+        trainer.state.best_model_checkpoint = best if best is not None and os.path.isdir(best) else None
+        for callback, (name, attributes) in zip(_callbacks(trainer), between["callbacks"], strict=True):
+            if type(callback).__name__ != name:
+                raise ValueError(f"expected the callback {name}, found {type(callback).__name__}")
+            for attribute, value in attributes.items():
+                setattr(callback, attribute, value)
+        private.set_sums(trainer, between["sums"])
+
+
+def objects_of(trainer: Trainer) -> dict[str, Any]:
+    """Return what exists only once the loop has built it: optimizer, scheduler and a scaler for gradients, by name."""
+    found = {
+        "optimizer": trainer.optimizer,
+        "scheduler": trainer.lr_scheduler,
+        "scaler": getattr(trainer.accelerator, "scaler", None),
+    }
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def limits_of(trainer: Trainer) -> Limits:
+    """Return how much the trainer is set to train."""
+    args = trainer.args
+    by_steps = args.max_steps > 0
+    return {
+        "max_steps": args.max_steps if by_steps else None,
+        "num_train_epochs": None if by_steps else args.num_train_epochs,
+    }
+
+
+def exported(trainer: Trainer) -> Any:
+    """Return the states of callbacks as the trainer's own files have them."""
+    return type(trainer.state)(stateful_callbacks=[*_callbacks(trainer), trainer.control]).stateful_callbacks  # type: ignore[call-arg]
+
+
+def _callbacks(trainer: Trainer) -> list[StatefulCallback]:
+    kind = private.package().trainer_callback.ExportableState
+    return [each for each in trainer.callback_handler.callbacks if isinstance(each, kind)]
+
+
+def _fields(trainer: Trainer) -> SavedState:
+    state: Any = trainer.state
+    names = [each.name for each in dataclasses.fields(state) if each.name not in _BY_ARGUMENTS]
+    return {name: getattr(state, name) for name in names}

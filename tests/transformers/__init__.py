@@ -1,0 +1,1 @@
+"""Trainings with `transformers.Trainer`, as programs that are killed and run again."""
