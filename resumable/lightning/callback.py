@@ -13,10 +13,11 @@ from resumable.errors import CheckpointError, ConfigError
 from resumable.lightning import loggers, private
 from resumable.lightning.protocols import Hook, Trainer
 from resumable.lightning.session import Session
-from resumable.lightning.trainer_state import BESIDE, NAME, place
+from resumable.lightning.trainer_state import BESIDE, NAME
 from resumable.loop.launch_checks import refuse_several_processes, refuse_while_building
 from resumable.run.run import Run
 from resumable.utils.events import show_events, warn
+from resumable.utils.location import absolute_location
 
 _Callback: Any = private.package().Callback
 
@@ -130,5 +131,5 @@ def _logged_before(config: Config) -> list[SavedState | None]:
     """Return the loggers' positions in the newest checkpoint, which is verified later."""
     with suppress(CheckpointError, KeyError, TypeError):
         beside = Run(config.run, storage_options=config.storage_options).latest().tree(NAME)[BESIDE]
-        return list(beside["loggers"]) if place(beside["run"]) == place(config.run) else []
+        return list(beside["loggers"]) if absolute_location(beside["run"]) == absolute_location(config.run) else []
     return []

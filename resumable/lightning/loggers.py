@@ -9,15 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from resumable.drivers.event_files import event_files, sizes_of, truncate
 from resumable.drivers.state import SavedState, State
 from resumable.lightning import private
 from resumable.lightning.protocols import Logger
 
-_EVENTS = "events.out.tfevents."
 _CSV = "metrics.csv"
 _ASIDE = "metrics.csv.aside"  # the table, from before Lightning's writer would remove it until it is truncated
 
@@ -38,7 +38,7 @@ def _captured(logger: Logger) -> State | None:
     if kind == "csv":
         text = _read(folder / _CSV)
         return place | {"rows": max(text.count(b"\n") - 1, 0), "keys": _table(text.partition(b"\n")[0])[0]}
-    return place | {"files": {file.name: file.stat().st_size for file in _event_files(folder)}}
+    return place | {"files": sizes_of(folder)}
 
 
 Found: TypeAlias = list[bytes | list[Path] | None]
@@ -61,7 +61,7 @@ def continue_versions(loggers: Sequence[Logger], saved: Sequence[SavedState | No
             found.append(_set_aside(Path(logger.log_dir)))
         else:
             private.log_no_default_metric(logger)  # the files have it already
-            found.append(_event_files(Path(logger.log_dir)))
+            found.append(event_files(Path(logger.log_dir)))
     return found
 
 
@@ -80,7 +80,7 @@ def cut_back(loggers: Sequence[Logger], saved: Sequence[SavedState | None], foun
         if isinstance(there, bytes):
             _cut_csv(logger, place, there, keep=keep)
         elif not keep:
-            _cut_events(there, place["files"])
+            truncate(there, place["files"])
 
 
 def _cut_csv(logger: Logger, place: SavedState, there: bytes, *, keep: bool) -> None:
@@ -98,18 +98,6 @@ def _cut_csv(logger: Logger, place: SavedState, there: bytes, *, keep: bool) -> 
         _write(file, text.getvalue().encode())
         writer.metrics_keys = keys
     file.with_name(_ASIDE).unlink(missing_ok=True)
-
-
-def _cut_events(files: list[Path], sizes: Mapping[str, int]) -> None:
-    for file in files:
-        if file.name not in sizes:
-            file.unlink(missing_ok=True)
-        elif file.stat().st_size > sizes[file.name]:
-            os.truncate(file, sizes[file.name])
-
-
-def _event_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob(_EVENTS + "*"))
 
 
 def _table(text: bytes) -> list[list[str]]:

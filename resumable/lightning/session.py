@@ -22,11 +22,12 @@ from resumable.lightning.loader_requests import Requests
 from resumable.lightning.optimizer_changes import OptimizerChanges
 from resumable.lightning.protocols import Trainer
 from resumable.lightning.stand_ins import StandIns
-from resumable.lightning.trainer_state import BESIDE, MODEL, NAME, LightningState, objects_of, place
+from resumable.lightning.trainer_state import BESIDE, MODEL, NAME, LightningState, objects_of
 from resumable.loop.boundary import Instant
 from resumable.loop.launch import Launch
 from resumable.utils import failpoints
 from resumable.utils.events import emit
+from resumable.utils.location import absolute_location
 
 LOOP = "fit"
 
@@ -41,7 +42,7 @@ class Session:
         self._requests = Requests(trainer)
         self._changes = OptimizerChanges(trainer)
         self._state = LightningState(
-            trainer, run=place(config.run), requests=self._requests.made, changes=self._changes.made
+            trainer, run=absolute_location(config.run), requests=self._requests.made, changes=self._changes.made
         )
         self._held, objects = self._changes.current, self._objects()
         self._names = objects.keys() - {MODEL, NAME}  # of all optimizers and schedulers that this launch has seen
@@ -82,7 +83,7 @@ class Session:
         beside = resumed.tree(NAME)[BESIDE]
         nothing_left = self._start.finished and not self._trains_more()
         loggers.cut_back(self.trainer.loggers, beside["loggers"], found, keep=nothing_left)
-        if place(beside["run"]) != place(self._launch.config.run):
+        if absolute_location(beside["run"]) != absolute_location(self._launch.config.run):
             return
         for callback in checkpoint_files.checkpoint_callbacks(self.trainer):
             self._patches.set(callback, "file_exists", checkpoint_files.overwriting(callback, beside["files"]))

@@ -9,7 +9,6 @@ and of `ModelCheckpoint`, which are not a state of the training.
 from __future__ import annotations
 
 import collections
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +25,6 @@ from resumable.state.objects.adapter import BaseAdapter, mismatch_on_error
 from resumable.state.objects.tree_copies import Own, moved
 from resumable.state.tensors.facts import same_place
 from resumable.utils.events import warn
-from resumable.utils.location import location
 
 NAME = "lightning"
 MODEL = "model"
@@ -195,11 +193,6 @@ class LightningState(BaseAdapter):
 
 def _name(kind: type) -> str:
     return kind.__name__
-
-
-def place(run: str) -> str:
-    """Return the absolute location of a run: a copy of it must not touch the files of the original's loggers."""
-    return location(run) if "://" in run else os.path.abspath(run)
 
 
 def objects_of(trainer: Trainer) -> dict[str, Any]:

@@ -43,6 +43,11 @@ class Resume(_Callback):  # type: ignore[misc]
             raise refuse_own_loop("this trainer")
         self._session.begin()
 
+    def on_substep_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
+        """Leave between two batches of an update, where a signal cannot wait for its end."""
+        if self._session is not None:
+            self._session.between_batches()
+
     def on_train_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
         """Save the final checkpoint."""
         if self._session is not None:

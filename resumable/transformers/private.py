@@ -141,6 +141,42 @@ def set_sums(trainer: Trainer, saved: SavedState) -> None:
             setattr(trainer, name, value.to(trainer.args.device) if isinstance(value, torch.Tensor) else value)
 
 
+def keep_loss_sum(trainer: Trainer, patches: Patches) -> None:
+    """Give a trainer of transformers 4 the sum of losses that is a local variable of its loop."""
+    if hasattr(trainer, "_tr_loss"):
+        return
+    log: Callable[..., None] = trainer._maybe_log_save_evaluate  # type: ignore[attr-defined]
+
+    def log_save_evaluate(tr_loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        log(tr_loss, *args, **kwargs)
+        trainer._tr_loss = tr_loss  # type: ignore[attr-defined]  # as it is at the boundary that comes next
+
+    patches.set(trainer, "_tr_loss", torch.tensor(0.0, device=trainer.args.device))
+    patches.set(trainer, "_maybe_log_save_evaluate", log_save_evaluate)
+
+
+def carry_loss_sum(trainer: Trainer, patches: Patches) -> None:
+    """Have the loop of transformers 4 continue the restored sum: the first loss that it adds is the sum with it."""
+    if "_maybe_log_save_evaluate" not in vars(trainer):
+        return
+    step: Callable[..., torch.Tensor] = trainer.training_step
+    carried: list[torch.Tensor] = [trainer._tr_loss]  # type: ignore[attr-defined]
+
+    def training_step(*args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = step(*args, **kwargs)
+        return _sum_with(trainer, carried.pop(), loss) if carried else loss
+
+    patches.set(trainer, "training_step", training_step)
+
+
+def _sum_with(trainer: Any, before: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+    """Return the sum as the loop computes it, which replaces a loss that is not finite by the mean of those before."""
+    if trainer.args.logging_nan_inf_filter and not bool(torch.isfinite(loss)):
+        updates: int = trainer.state.global_step - trainer._globalstep_last_logged
+        return before + before / (1 + updates)
+    return before + loss
+
+
 # -- loaders ----------------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ from resumable.loop.boundary import Instant
 from resumable.loop.launch import Launch
 from resumable.transformers import private
 from resumable.transformers.loaders import PreparedLoader, updates_of
+from resumable.transformers.loggers import continue_loggers
 from resumable.transformers.protocols import Method, Trainer
 from resumable.transformers.trainer_state import (
     BESIDE,
@@ -37,8 +38,10 @@ from resumable.transformers.trainer_state import (
 )
 from resumable.utils import failpoints
 from resumable.utils.events import emit
+from resumable.utils.location import absolute_location
 
 LOOP = "fit"
+WINDOW_SECONDS = 5.0  # how long a signal waits for the end of a window: the grace of a preemption may be short
 STATE_FILE = "trainer_state.json"
 
 
@@ -48,7 +51,8 @@ class Session:
     def __init__(self, config: Config, trainer: Trainer) -> None:
         self.trainer = trainer
         self._patches = Patches()
-        self._state = HuggingFaceState(trainer, run=config.run)
+        self._run = absolute_location(config.run)
+        self._state = HuggingFaceState(trainer, run=self._run)
         self._launch = launch = Launch(config, {MODEL: trainer.model, NAME: self._state}, steps="updates")
         self._start, self._resumes = launch.progress.start, launch.progress.pending is not None
         self._folder = tempfile.TemporaryDirectory(prefix="resumable-") if self._resumes else None
@@ -79,6 +83,7 @@ class Session:
 
     def begin(self) -> None:
         """Start training, once the loop has built optimizer and scheduler and before any other callback."""
+        private.keep_loss_sum(self.trainer, self._patches)
         late = objects_of(self.trainer)
         self._launch.checkpointer.hold({MODEL: self.trainer.model, NAME: self._state} | late, late=late.keys())
         if self._resumes:
@@ -86,7 +91,12 @@ class Session:
             state.stateful_callbacks = exported(self.trainer)
             state.compute_steps(self.trainer.args, state.max_steps)
             self._restore()
+            self._continue_loggers()
         self._launch.preemption.install()
+
+    def _continue_loggers(self) -> None:
+        if self._beside["run"] == self._run:  # a copy of a run must not touch the files of the original
+            continue_loggers(self.trainer, self._beside["tensorboard"], keep=not self._trains_more())
 
     def end(self) -> None:
         """Reach the final boundary. A run that was finished before is restored to where it ended."""
@@ -122,6 +132,11 @@ class Session:
             self._folder.cleanup()
         trained = self.trainer.state.global_step if self._launch.begun else None
         self._launch.close(trained=trained, keep="have a callback set control.should_training_stop")
+
+    def between_batches(self) -> None:
+        """Leave inside a window of accumulation, with the last checkpoint, where a signal has waited for too long."""
+        if self._launch.preemption.waiting_seconds > WINDOW_SECONDS:
+            self._launch.boundary.leave_if_requested()
 
     # -- the loaders --------------------------------------------------------------------------------------------------
 
@@ -252,6 +267,7 @@ class Session:
         self._loader.open()
         if self._loader.replayed:
             self._restore_objects()  # what was replayed may have drawn from, or changed, what was restored
+        private.carry_loss_sum(self.trainer, self._patches)
         self._launch.progress.reached()
 
     def _instant(self, *, last: bool = False) -> Instant:

@@ -16,6 +16,7 @@ from resumable.drivers.state import SavedState, State
 from resumable.state.objects.adapter import BaseAdapter
 from resumable.state.objects.tree_copies import Own
 from resumable.transformers import private
+from resumable.transformers.loggers import capture_loggers
 from resumable.transformers.protocols import StatefulCallback, Trainer
 
 NAME = "huggingface"
@@ -63,6 +64,7 @@ class HuggingFaceState(BaseAdapter):
                 "run": self._run,
                 "limits": dict(limits_of(trainer)),
                 "accumulated": trainer.args.gradient_accumulation_steps,
+                "tensorboard": capture_loggers(trainer),
                 _BEST: trainer.state.best_model_checkpoint,
             },
         }

@@ -38,6 +38,11 @@ def location(url: object) -> str:
     return "::".join(map(_link, _NEXT_LINK.split(url)))
 
 
+def absolute_location(run: str) -> str:
+    """Return the absolute location of a run; a copy of the run has another one."""
+    return location(run) if "://" in run else os.path.abspath(run)
+
+
 def file_location(folder: str, path: str) -> str:
     """Return the location of the file `path` in a folder whose own location is `folder`."""
     link, chained, rest = folder.partition("::")

@@ -21,19 +21,36 @@ from tests.harness.client import ForkServer
 from tests.harness.lines import assert_continue_each_other, resumed_from
 from tests.lab.compare import differences
 
+PREEMPTED = 75
+
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: where SIGKILL ends it ("train:8": in the end of step 8), once the save of step `saved` is there."""
+    """One launch: where a signal ends it ("train:8": in the end of step 8), and the step of its last checkpoint.
+
+    The signal is SIGKILL, or the one behind an exclamation mark ("train:8!SIGTERM").
+    """
 
     kill: str | None = None
     saved: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def exit_code(self) -> int:
+        """What the launch ends with."""
+        if self.kill is None:
+            return 0
+        return PREEMPTED if "!" in self.kill else -signal.SIGKILL
+
 
 def killed(kill: str, *, saved: int, **options: Any) -> Launch:
     """A launch that ends by SIGKILL there, once the checkpoint of step `saved` is published."""
     return Launch(kill, saved, options)
+
+
+def preempted(kill: str, *, saved: int, **options: Any) -> Launch:
+    """A launch that SIGTERM ends there, with the checkpoint of step `saved`."""
+    return Launch(f"{kill}!SIGTERM", saved, options)
 
 
 @dataclass(frozen=True)
@@ -87,8 +104,7 @@ class Place:
             )
         )
         output = Path(f"{side}.out").read_text("utf-8", "replace")
-        expected = -signal.SIGKILL if launch.kill else 0
-        assert code == expected, f"{launch} of {self.program} ended with {code}:\n{output}"
+        assert code == launch.exit_code, f"{launch} of {self.program} ended with {code}:\n{output}"
         events = Path(f"{side}.events")
         return Ended(events.read_text("utf-8").splitlines() if events.exists() else [], output)
 

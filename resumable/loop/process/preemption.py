@@ -49,6 +49,11 @@ class Preemption:
         return self._pending
 
     @property
+    def waiting_seconds(self) -> float:
+        """How long the first signal has been pending; 0 where there is none."""
+        return 0.0 if self._pending is None else self._clock() - self._pending_since_seconds
+
+    @property
     def active(self) -> bool:
         """True while the signals are watched."""
         return self._active

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness import place
-from tests.transformers.server import shared_transformers
+from tests.huggingface.server import shared_transformers
 
 EVERY_STEPS = 2
 
@@ -17,24 +17,24 @@ class Place(place.Place):
     """The folder of one test and the program that is run in it."""
 
     server = staticmethod(shared_transformers)
-    call = "tests.transformers.launches:train"
-    # Hugging Face's last entries say how long it took.
+    call = "tests.huggingface.launches:train"
+    # The last entries of the log say how long it took, and folders and files of TensorBoard are named by a clock.
     ignored = re.compile(
-        r"\.state\.objects\.huggingface\.between\.state\.log_history\[\d+\]\.\w+_(runtime|per_second):"
+        r"\.state\.objects\.huggingface\."
+        r"(between\.state\.log_history\[\d+\]\.\w+_(runtime|per_second)|beside\.tensorboard\.)"
     )
 
 
 def import_all() -> None:
     """Import what transformers imports only when a trainer is first made."""
     import accelerate.utils  # noqa: F401
-
     import transformers.trainer  # noqa: F401
 
 
 def train(program: str, events: str, kill: str | None, options: dict[str, Any]) -> None:
     """Run the program `module:function` in the current folder with the two callbacks of every launch."""
     from resumable.transformers import Resume
-    from tests.transformers.watch import Watch
+    from tests.huggingface.watch import Watch
 
     config = {"run": "run", "every": {"steps": EVERY_STEPS, "minutes": None}, "keep": {"best": None}, "data_seed": 0}
     module, _, name = program.partition(":")

@@ -8,8 +8,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from tests.tiny import until_written
 from transformers import TrainerCallback
+
+from tests.tiny import until_written
 
 
 class Watch(TrainerCallback):

@@ -1,0 +1,172 @@
+"""Programs with a `transformers.Trainer`. Options of a launch change their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, IterableDataset, Subset
+from transformers import (
+    EarlyStoppingCallback,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from resumable.transformers import session
+
+SAMPLES = 37
+
+
+class Points(Dataset[dict[str, torch.Tensor]]):
+    """Points with noise that is drawn wherever a sample is read: in a worker, if there are any."""
+
+    def __init__(self) -> None:
+        self.x = torch.randn(SAMPLES, 4, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"x": self.x[index] + 0.1 * torch.randn(4), "labels": self.x[index].sum().reshape(1)}
+
+
+class Net(torch.nn.Module):
+    """Two layers with dropout; returns a loss, as Hugging Face's models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(4, 8), torch.nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        y = self.second(torch.dropout(torch.relu(self.first(x)), 0.2, self.training))
+        return {"loss": torch.nn.functional.mse_loss(y, labels), "logits": y}
+
+
+def arguments(**options: Any) -> TrainingArguments:
+    """Return arguments for a training of 15 updates in 3 epochs of 10 batches, in windows of 2."""
+    chosen: dict[str, Any] = {
+        "output_dir": "hf",
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "report_to": [],
+        "logging_steps": 3,
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "eval_strategy": "steps",
+        "eval_steps": 4,
+        "save_strategy": "no",
+        "lr_scheduler_type": "cosine",
+        "learning_rate": 0.05,
+    }
+    return TrainingArguments(**chosen | options)
+
+
+def trainer(callbacks: list[Any], data: Dataset[Any], *, seed: int = 0, **options: Any) -> Trainer:
+    """Return a trainer on noisy points. Another `seed` in a later launch must not change a bit."""
+    torch.manual_seed(0)
+    model = Net()
+    torch.manual_seed(seed)
+    return Trainer(
+        model=model,
+        args=arguments(**options),
+        train_dataset=data,
+        eval_dataset=Subset(Points(), range(12)),
+        callbacks=callbacks,
+    )
+
+
+def points(callbacks: list[Any], **options: Any) -> None:
+    """Train on noisy points."""
+    trainer(callbacks, Points(), **options).train()
+
+
+def stopping(callbacks: list[Any], *, patience: int, **options: Any) -> None:
+    """Stop early, and load the best model at the end."""
+    stop = EarlyStoppingCallback(patience)
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "save_strategy": "steps"}
+    trainer([*callbacks, stop], Points(), **best, save_steps=options.get("eval_steps", 4), **options).train()
+
+
+def hasty(callbacks: list[Any], *, window_seconds: float, **options: Any) -> None:
+    """Train where a signal may wait only so long for the end of a window."""
+    session.WINDOW_SECONDS = window_seconds
+    points(callbacks, **options)
+
+
+class CutShort(TrainerCallback):
+    """Ends each epoch after its third update."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_epoch_stop = (state.global_step % 3) == 0
+
+
+def short_epochs(callbacks: list[Any], **options: Any) -> None:
+    """End epochs early by a callback."""
+    trainer([*callbacks, CutShort()], Points(), **options).train()
+
+
+class Stream(IterableDataset[dict[str, torch.Tensor]]):
+    """The points in their order, without a length and without a state."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        points = Points()
+        return (points[index] for index in range(self.count))
+
+
+def stream(callbacks: list[Any], *, count: int, **options: Any) -> None:
+    """Train on a stream without a length, for several of its epochs."""
+    trainer(callbacks, Stream(count), **{"max_steps": 15, **options}).train()
+
+
+class Rows(Dataset[dict[str, list[int]]]):
+    """Rows of tokens of different lengths."""
+
+    def __init__(self) -> None:
+        draw = torch.Generator().manual_seed(2)
+        lengths = torch.randint(2, 12, (SAMPLES,), generator=draw).tolist()
+        self.rows = [torch.randint(1, 30, (length,), generator=draw).tolist() for length in lengths]
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        return {"input_ids": self.rows[index]}
+
+
+def padded(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Return rows as one tensor, with labels."""
+    most = max(len(row["input_ids"]) for row in rows)
+    ids = torch.tensor([row["input_ids"] + [0] * (most - len(row["input_ids"])) for row in rows])
+    return {"input_ids": ids, "labels": ids}
+
+
+def gpt2() -> GPT2LMHeadModel:
+    """Return a GPT-2 of one layer, the same each time."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0, pad_token_id=0
+    )
+    return GPT2LMHeadModel(config)
+
+
+def language(callbacks: list[Any], *, seed: int = 0, **options: Any) -> None:
+    """Train a small GPT-2 on rows of tokens."""
+    model = gpt2()
+    torch.manual_seed(seed)
+    Trainer(
+        model=model,
+        args=arguments(**options),
+        train_dataset=Rows(),
+        eval_dataset=Subset(Rows(), range(12)),
+        data_collator=padded,
+        callbacks=callbacks,
+    ).train()
