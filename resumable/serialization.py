@@ -44,7 +44,7 @@ def save(obj: object, url: str | os.PathLike[str], *, storage_options: Mapping[s
     Args:
         obj: A tensor, or nested lists, tuples and dicts of tensors, scalars, strings and NumPy arrays.
         url: A path or any fsspec URL. Missing folders are created. An existing file is replaced once the new one is
-            complete and durable.
+            complete and durable; on this machine the new one has its permissions.
         storage_options: Options for fsspec.
 
     Raises:

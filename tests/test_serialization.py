@@ -22,6 +22,7 @@ from torch import nn
 
 import resumable
 from resumable import CheckpointError, ConfigError, CorruptCheckpointError, NoCheckpointError, StateError
+from resumable.convert import convert
 from resumable.state.files import tree_file
 from resumable.state.tensors.facts import DTYPES, raw
 from tests.faults.servers import botocore_session, shared_moto, shared_sftp
@@ -347,6 +348,19 @@ def test_a_link_that_the_user_names_is_followed(tmp_path: Path) -> None:
     resumable.save([2], tmp_path / "x.safetensors")
     assert (tmp_path / "x.safetensors").is_symlink()
     assert resumable.load(tmp_path / "blobs" / "abc") == [2]
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions_also_behind_a_link(tmp_path: Path) -> None:
+    resumable.save([1], tmp_path / "blob")
+    (tmp_path / "blob").chmod(0o604)
+    (tmp_path / "link").symlink_to("blob")
+    for place in (tmp_path / "blob", tmp_path / "link", f"file://{tmp_path}/blob"):
+        resumable.save([2], place)
+        assert (tmp_path / "blob").stat().st_mode & 0o777 == 0o604
+    torch.save([3], tmp_path / "x.pt")
+    convert(tmp_path / "x.pt", tmp_path / "blob")
+    assert resumable.load(tmp_path / "blob") == [3]
+    assert (tmp_path / "blob").stat().st_mode & 0o777 == 0o604
 
 
 def test_a_chain_of_urls_is_one_place(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -95,7 +96,7 @@ def _cut_csv(logger: Logger, place: SavedState, there: bytes, *, keep: bool) -> 
         table = csv.DictWriter(text, fieldnames=keys, extrasaction="ignore")
         table.writeheader()
         table.writerows(kept)
-        _write(file, text.getvalue().encode())
+        _write(file, text.getvalue().encode(), like=file.with_name(_ASIDE))
         writer.metrics_keys = keys
     file.with_name(_ASIDE).unlink(missing_ok=True)
 
@@ -108,9 +109,11 @@ def _read(file: Path) -> bytes:
     return file.read_bytes() if file.is_file() else b""
 
 
-def _write(file: Path, data: bytes) -> None:
+def _write(file: Path, data: bytes, *, like: Path) -> None:
+    """Write a file atomically, with the permissions of `like`."""
     temporary = file.with_name(f".{file.name}.tmp")
     temporary.write_bytes(data)
+    shutil.copymode(like, temporary)
     temporary.replace(file)
 
 

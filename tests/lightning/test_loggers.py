@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytorch_lightning.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from resumable.lightning import loggers
 from tests.harness.place import Launch, killed
 from tests.lightning.launches import Place
 
@@ -67,6 +69,25 @@ def test_after_three_crashes_the_csv_file_has_the_bytes_of_an_uninterrupted_run(
     assert rows(crashed.here, "of_epoch") == [5, 11, 17]
     assert rows(crashed.here, "val_loss") == [2, 5, 8, 11, 14, 17]
     assert rows(crashed.here, "a_late_one") == list(range(6, STEPS))
+
+
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")
+def test_the_truncated_csv_file_keeps_its_permissions(tmp_path: Path) -> None:
+    def logger() -> CSVLogger:
+        return CSVLogger(tmp_path, version=0)
+
+    before = logger()
+    for step in range(4):
+        before.log_metrics({"loss": 1.0}, step)
+    saved = loggers.capture_loggers([before])
+    before.log_metrics({"loss": 2.0}, 4)
+    before.save()
+    file = Path(before.log_dir) / "metrics.csv"
+    file.chmod(0o604)
+    after = [logger()]
+    loggers.cut_back(after, saved, loggers.continue_versions(after, saved), keep=False)
+    assert len(file.read_text().splitlines()) == 1 + 4
+    assert file.stat().st_mode & 0o777 == 0o604
 
 
 def test_a_logger_that_logs_each_fourth_step_goes_on_in_its_rhythm(folder: Path) -> None:

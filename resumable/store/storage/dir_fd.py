@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from resumable.store.storage.direct_io import SYSCALL_BYTES
+from resumable.store.storage.direct_io import SYSCALL_BYTES, permissions_of
 from resumable.store.storage.protocol import Entry, Seen
 
 SEEN_BYTES = 512 * 2**10  # stays in the fastest of the large caches until `seen` has looked at it
@@ -58,6 +58,15 @@ def opened(path: PathAt) -> Iterator[int]:
 def size_at(path: PathAt) -> int:
     """Return the size of a regular file in bytes."""
     return _regular(os.stat(path.name, dir_fd=path.folder, follow_symlinks=False)).st_size
+
+
+def permissions_at(path: PathAt) -> int | None:
+    """Return who may read, write and execute a regular file; None if there is none."""
+    try:
+        found = os.stat(path.name, dir_fd=path.folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return permissions_of(found) if stat.S_ISREG(found.st_mode) else None
 
 
 def read_at(file: int, buffer: memoryview, offset: int, seen: Seen | None = None) -> int:

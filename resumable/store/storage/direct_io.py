@@ -20,19 +20,31 @@ _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
-def write_durably(name: str, chunks: Iterable[bytes | memoryview], *, folder: int) -> None:
+def write_durably(
+    name: str, chunks: Iterable[bytes | memoryview], *, folder: int, permissions: int | None = None
+) -> None:
     """Create the file `name` in the open `folder`; on return its bytes are durable, its name is not yet.
 
-    The memory of a chunk may be reused once the next one is requested. `FileExistsError` if the file exists.
+    It has these `permissions` before its first byte is written; None for those of the umask. The memory of a chunk may
+    be reused once the next one is requested. `FileExistsError` if the file exists.
     """
-    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder)
+    created = 0o666 if permissions is None else permissions
+    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, created, dir_fd=folder)
     try:
+        # File systems without permissions show the same for every file, and may refuse to set any.
+        if permissions is not None and permissions_of(os.fstat(file)) != permissions:
+            os.fchmod(file, permissions)
         output = _DirectFile(file)
         for chunk in chunks:
             output.write(memoryview(chunk).cast("B"))
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def permissions_of(found: os.stat_result) -> int:
+    """Return who may read, write and execute a file."""
+    return found.st_mode & 0o777
 
 
 class _DirectFile:

@@ -2,6 +2,7 @@
 
 A file becomes visible atomically, whole and durable: temporary file beside it, write, fsync, rename, fsync of the
 folder. A new folder is durable only once the folder that names it is synced, so that happens too, once per folder.
+A file that is replaced keeps its permissions.
 
 No symbolic link inside a run is followed (`dir_fd`). The root may be one, since the user named it.
 """
@@ -74,7 +75,8 @@ class LocalStorage:
 
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         with self._temporary(path) as (temporary, target):
-            write_durably(temporary.name, chunks, folder=temporary.folder)
+            permissions = dir_fd.permissions_at(target)
+            write_durably(temporary.name, chunks, folder=temporary.folder, permissions=permissions)
             dir_fd.replace(temporary, target)
 
     def link(self, source: str, target: str) -> bool:

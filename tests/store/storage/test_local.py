@@ -8,7 +8,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,64 @@ def test_a_write_that_fails_anywhere_keeps_the_old_file_and_leaves_no_other(
     assert caught.value.errno == errno.ENOSPC
     assert place.read("a/f") == b"old"
     assert [entry.name for entry in place.list("a")] == ["f"]
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    """Let new files be readable for the group only, and not for others."""
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+def permissions(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize("before", [0o600, 0o640, 0o664, 0o666, 0o440])
+def test_a_file_that_is_replaced_keeps_its_permissions_from_the_first_byte_on(
+    place: LocalStorage, tmp_path: Path, before: int
+) -> None:
+    file = tmp_path / "runs" / "run" / "f"
+    place.write("f", [b"old"])
+    file.chmod(before)
+    seen: list[int] = []
+
+    def chunks() -> Iterator[bytes]:
+        for data in (b"ne", b"w"):
+            seen.extend(permissions(path) for path in file.parent.iterdir())
+            yield data
+
+    place.write("f", chunks())
+    assert place.read("f") == b"new"
+    assert seen == [before] * 4  # of both files, at both chunks
+    assert permissions(file) == before
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize("call", ["write", "create"])
+def test_a_new_file_has_the_permissions_of_the_umask(place: LocalStorage, tmp_path: Path, call: str) -> None:
+    getattr(place, call)("f", [b"data"] if call == "write" else b"data")
+    assert permissions(tmp_path / "runs" / "run" / "f") == 0o640
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_link_that_is_replaced_passes_no_permissions_on(place: LocalStorage, tmp_path: Path) -> None:
+    (tmp_path / "outside").touch(0o777)
+    place.write("g", [b""])
+    (tmp_path / "runs" / "run" / "f").symlink_to(tmp_path / "outside")
+    place.write("f", [b"data"])
+    assert permissions(tmp_path / "runs" / "run" / "f") == 0o640
+
+
+def test_where_permissions_cannot_be_set_the_same_ones_are_not_set(
+    place: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write("f", [b"old"])
+    monkeypatch.setattr(os, "fchmod", failing(errno.EPERM))
+    place.write("f", [b"new"])
+    assert place.read("f") == b"new"
 
 
 def failing(number: int) -> Callable[..., Any]:
