@@ -57,7 +57,7 @@ def command_line(verbs: Collection[str] = tuple(VERBS)) -> typer.Typer:
         "@finite is the newest in which no metric has become NaN or infinite.\n\n"
         "Exit codes: 0 success, 1 a problem was found, 2 wrong usage.",
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},

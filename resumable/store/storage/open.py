@@ -16,7 +16,7 @@ from resumable.utils.location import Secrets, location, scrubbed, showable
 
 _LOCAL = re.compile(r"(file|local)://")
 _CACHES = ("simplecache", "filecache", "blockcache")
-# Named directly, not as an extra of ours: on a package index, our name need not lead to this package.
+# Named directly, not as an extra of ours: it is right however this package was installed.
 _PACKAGES = {
     "s3": "s3fs",
     "s3a": "s3fs",
