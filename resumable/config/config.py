@@ -16,7 +16,17 @@ from resumable.config.bounded_yaml import MAX_BYTES, Unreadable, refuse_boundles
 from resumable.config.config_errors import ENVIRONMENT, PREFIX, ValueSource, did_you_mean, explained, shown
 from resumable.config.run_or_file import names_run
 from resumable.config.run_variable import DRILL, Origin, placed, text_of
-from resumable.config.sections import Every, Keep, NaturalInt, RunLocation, Section, Seed, SignalName, Staging
+from resumable.config.sections import (
+    DEFAULT_SIGNALS,
+    Every,
+    Keep,
+    NaturalInt,
+    RunLocation,
+    Section,
+    Seed,
+    SignalName,
+    Staging,
+)
 from resumable.errors import ConfigError
 from resumable.utils.location import location
 
@@ -53,7 +63,7 @@ class Config(Section):
     every: Every = Every()
     keep: Keep = Keep()
     resume: Literal["auto", "must", "never"] = "auto"
-    signals: tuple[SignalName, ...] = ("SIGTERM", "SIGUSR1", "SIGINT")
+    signals: tuple[SignalName, ...] = DEFAULT_SIGNALS
     gradients: Literal["auto", "always"] = "auto"
     staging: Staging = Staging()
     fencing: Literal["auto", "require", "off"] = "auto"

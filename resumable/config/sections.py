@@ -17,6 +17,9 @@ from resumable.policy.save_policy import Schedule
 # ever. torch needs the last to notice that a loader worker died.
 _UNWATCHABLE = ("SIGKILL", "SIGSTOP", "SIGSEGV", "SIGFPE", "SIGILL", "SIGBUS", "SIGABRT", "SIGCHLD")
 
+# Those of the platform: Windows has no SIGUSR1.
+DEFAULT_SIGNALS = tuple(name for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+
 
 def _not_bool(value: object) -> object:
     if isinstance(value, bool):

@@ -87,9 +87,11 @@ def refuse_existing(target: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    from resumable.store.storage.direct_io import sync  # of POSIX alone, and reading a proof needs none of it
+
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 

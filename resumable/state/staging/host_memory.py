@@ -26,6 +26,9 @@ COPY_PIECE_BYTES = 4 * 2**20
 
 _ADVICE = ("MADV_HUGEPAGE", "MADV_DONTFORK")
 
+# Windows has neither flags nor forks.
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
 _live: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 
@@ -150,7 +153,7 @@ def _aligned(nbytes: int) -> Tensor:
     """Allocate page-aligned memory, as direct writes require, which forked children do not inherit."""
     if not nbytes:
         return torch.empty(0, dtype=torch.uint8)
-    pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = mmap.mmap(-1, nbytes, **_PRIVATE)
     for advice in _ADVICE:
         with suppress(OSError):  # the kernel may not support it
             if hasattr(mmap, advice):
@@ -165,7 +168,8 @@ def _keep_in_child() -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(pages))  # also when the child's interpreter exits
 
 
-os.register_at_fork(after_in_child=_keep_in_child)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_keep_in_child)
 
 
 class _Piece(NamedTuple):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from resumable.store.storage.direct_io import SYSCALL_BYTES, permissions_of
+from resumable.store.storage.direct_io import SYSCALL_BYTES, permissions_of, sync
 from resumable.store.storage.protocol import Entry, Seen
 
 SEEN_BYTES = 512 * 2**10  # stays in the fastest of the large caches until `seen` has looked at it
@@ -107,7 +107,7 @@ def unlink(path: PathAt) -> None:
 def sync_folder(folder: int | Path) -> None:
     """Make the names in a folder durable."""
     with _listable(folder) as file:
-        os.fsync(file)
+        sync(file)
 
 
 def list_folder(folder: int) -> list[Entry]:

@@ -18,6 +18,7 @@ SYSCALL_BYTES = 32 * 2**20  # at most, of one read or write
 
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
+_F_FULLFSYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 
 
 def write_durably(
@@ -37,9 +38,24 @@ def write_durably(
         output = _DirectFile(file)
         for chunk in chunks:
             output.write(memoryview(chunk).cast("B"))
-        os.fsync(file)
+        sync(file)
     finally:
         os.close(file)
+
+
+def sync(file: int) -> None:
+    """Make the bytes of an open file, or the names in an open folder, durable.
+
+    On macOS `fsync` leaves them in the memory of the disk, and `F_FULLFSYNC` does not.
+    """
+    if _F_FULLFSYNC is not None:
+        try:
+            fcntl.fcntl(file, _F_FULLFSYNC)
+            return
+        except OSError as error:
+            if error.errno not in (*_REFUSED, errno.ENOTTY):
+                raise
+    os.fsync(file)
 
 
 def permissions_of(found: os.stat_result) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from resumable.store.storage import dir_fd
 from resumable.store.storage.dir_fd import FOLDER_FLAGS, PathAt
-from resumable.store.storage.direct_io import write_durably
+from resumable.store.storage.direct_io import sync, write_durably
 from resumable.store.storage.file_lock import lock_file
 from resumable.store.storage.own_files import temporary_name
 from resumable.store.storage.protocol import Entry, Seen, checked, looked_up, reported, storage_error
@@ -86,7 +86,7 @@ class LocalStorage:
                 if not dir_fd.link(old, temporary):
                     return False
                 with dir_fd.opened(temporary) as file:  # refuses what was exchanged for a symbolic link meanwhile
-                    os.fsync(file)  # some file systems keep the number of names with the file
+                    sync(file)  # some file systems keep the number of names with the file
                 dir_fd.replace(temporary, new)
         return True
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from resumable.errors import ConfigError
-from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.protocol import Storage, reported
 from resumable.store.storage.retry import PatientStorage
 from resumable.utils.location import Secrets, location, scrubbed, showable
@@ -44,8 +43,18 @@ def open_storage(url: str, options: Mapping[str, Any] | None = None, *, probe: b
     """
     path = local_path(url)
     if path is not None:
-        return PatientStorage(LocalStorage(path))
+        return PatientStorage(_open_folder(path))
     return PatientStorage(_open_remote(url, dict(options or {}), probe=probe))
+
+
+def _open_folder(path: Path) -> Storage:
+    if os.open in os.supports_dir_fd:
+        from resumable.store.storage.local import LocalStorage
+
+        return LocalStorage(path)
+    from resumable.store.storage.plain_folder import PlainFolder
+
+    return PlainFolder(path)
 
 
 def local_path(url: str) -> Path | None:

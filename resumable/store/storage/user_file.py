@@ -135,6 +135,8 @@ def split(url: str) -> tuple[str, str]:
     first, chain, rest = url.partition("::")
     protocol = _PROTOCOL.match(first)
     scheme = protocol[0] if protocol else ""
+    if not scheme:
+        first = first.replace(os.sep, "/")  # Windows understands both
     folder, slash, name = first.removeprefix(scheme).rstrip("/").rpartition("/")
     return scheme + (folder or ("" if scheme else slash)) + chain + rest, name
 

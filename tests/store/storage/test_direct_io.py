@@ -169,3 +169,34 @@ def test_the_file_is_synced_when_all_is_written(disk: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "fsync", lambda file: sizes.append(os.fstat(file).st_size))
     put(disk, [aligned(5 * PAGE + 1)])
     assert sizes == [5 * PAGE + 1]
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.EINVAL, errno.ENOTTY])
+def test_where_the_file_system_has_no_full_sync_the_usual_one_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    synced = _without_full_sync(monkeypatch, number)
+    assert put(tmp_path, [b"data"]) == b"data"
+    assert len(synced) == 1
+
+
+def test_a_full_sync_that_fails_is_no_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = _without_full_sync(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        put(tmp_path, [b"data"])
+    assert synced == []
+
+
+def _without_full_sync(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """Let every full sync, as macOS has it, fail with an error; return the files that are synced otherwise."""
+    real, full_sync, synced = fcntl.fcntl, -51, list[int]()
+
+    def refused(file: int, command: int, *arguments: int) -> int:
+        if command == full_sync:
+            raise OSError(number, os.strerror(number))
+        return real(file, command, *arguments)
+
+    monkeypatch.setattr(direct_io, "_F_FULLFSYNC", full_sync)
+    monkeypatch.setattr(fcntl, "fcntl", refused)
+    monkeypatch.setattr(os, "fsync", synced.append)
+    return synced
