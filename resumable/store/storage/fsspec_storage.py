@@ -8,7 +8,6 @@ there.
 from __future__ import annotations
 
 import errno
-import io
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -122,14 +121,18 @@ class FsspecStorage:
 
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         pieces = _pieces(chunks)
-        head = io.BytesIO()  # a copy: the memory of a piece may be reused for the next
+        # Copies: the memory of a piece may be reused for the next. No `BytesIO`: Python 3.12 crashes when it collects
+        # one as garbage together with a view of it.
+        head: list[bytes] = []
+        size = 0
         with reported("write", self._shown(path), Exception, hide=self._hide):
             for piece in pieces:
-                if head.tell() + len(piece) > SINGLE_REQUEST_BYTES:
-                    self._stream(path, chain([head.getbuffer(), piece], pieces))
+                size += len(piece)
+                if size > SINGLE_REQUEST_BYTES:
+                    self._stream(path, chain(map(memoryview, head), [piece], pieces))
                     return
-                head.write(piece)
-            self._in_folder(path, lambda: self._backend.put(self._at(path), head.getvalue()))
+                head.append(bytes(piece))
+            self._in_folder(path, lambda: self._backend.put(self._at(path), b"".join(head)))
 
     def _stream(self, path: str, pieces: Iterator[memoryview]) -> None:
         upload = self._in_folder(path, lambda: self._backend.begin(self._at(path)))
