@@ -1,47 +1,64 @@
-"""The README says what is so: its commands, configs, names and links."""
+"""The README and the guides say what is so: their commands, configs, names and links. `test_guides.py` runs them."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import pytest
 import yaml
+from _pytest.mark import ParameterSet
 from typer.main import get_command
 
 import resumable
 from resumable import Config, Trainer
+from tests.pages import GUIDES, PAGES, README, ROOT, blocks, headings, table_rows
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
-PAGES = [path for path in ROOT.rglob("*.md") if not {".venv", "node_modules"} & set(path.parts)]
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+PACKAGE = ROOT / "resumable"
+ALL_PAGES = [path for path in ROOT.rglob("*.md") if not {".venv", "node_modules"} & set(path.parts)]
+SHIPPED = [path for path in ALL_PAGES if path.is_relative_to(PACKAGE)]
+TEXTS = "\n".join(page.read_text("utf-8") for page in PAGES)
 
 
-def table_names() -> list[str]:
+def names(page: Path) -> list[str]:
     """What stands in code in the first column of the tables."""
-    rows = re.findall(r"^\|([^|]*)\|", README, re.MULTILINE)
-    return [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    return [name for row in table_rows(page) for name in re.findall(r"`([^`]+)`", row[0])]
 
 
 def setup_commands() -> list[str]:
-    return [block for block in blocks("bash") if "venv" in block]
+    return [block for block in blocks(README, "bash") if "venv" in block]
+
+
+def each_block(language: str) -> list[ParameterSet]:
+    return [
+        pytest.param(block, id=f"{page.stem}-{number}")
+        for page in PAGES
+        for number, block in enumerate(blocks(page, language))
+    ]
+
+
+# -- the README -------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_has_at_most_200_lines() -> None:
+    assert len(README.read_text("utf-8").splitlines()) <= 200
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+def test_the_readme_and_the_map_name_every_guide(guide: Path) -> None:
+    assert f"](resumable/guides/{guide.name})" in README.read_text("utf-8")
+    assert f"](guides/{guide.name})" in (PACKAGE / "README.md").read_text("utf-8")
 
 
 # -- configuration ----------------------------------------------------------------------------------------------------
 
 
-def test_there_is_a_config_in_the_readme() -> None:
-    assert blocks("yaml")
-
-
-@pytest.mark.parametrize("block", blocks("yaml"))
-def test_every_config_in_the_readme_can_be_used(block: str) -> None:
+@pytest.mark.parametrize("block", each_block("yaml"))
+def test_every_config_in_a_page_can_be_used(block: str) -> None:
     assert Config.load(yaml.safe_load(block)).run
 
 
@@ -50,8 +67,29 @@ def test_every_config_that_comes_along_can_be_used(path: Path) -> None:
     assert Config.load(path).run
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"RESUMABLE_[A-Z_]+", README))))
-def test_every_variable_in_the_readme_is_a_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_guide_names_every_key_with_its_default() -> None:
+    rows = [row for row in table_rows(PACKAGE / "guides" / "config.md") if re.fullmatch(r"`[a-z_.]+`", row[0])]
+    listed = {row[0].strip("`"): row[1].strip("`") for row in rows}
+    assert listed.pop("run") == "required"
+    defaults = Config(run="x").model_dump()
+    expected = {key: value for key, value in _flat(defaults) if key != "run"}
+    assert {key: _plain(yaml.safe_load(value)) for key, value in listed.items()} == expected
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, _plain(value)
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"RESUMABLE_[A-Z_]+", TEXTS))))
+def test_every_variable_in_a_page_is_a_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "7")
     assert Config.load({"run": "x"}) != Config(run="x")
 
@@ -83,33 +121,35 @@ def test_the_constraints_pin_torch() -> None:
     assert "torch==2.13.0" in (ROOT / "tests" / "constraints.txt").read_text("utf-8").split()
 
 
-def test_the_verbs_of_the_readme_are_those_of_the_command_line() -> None:
+def test_the_guide_names_every_verb_of_the_command_line() -> None:
     from resumable.cli import command_line
 
-    named = set(re.findall(r"^resumable (\w+)", "\n".join(blocks("bash")), re.MULTILINE))
-    assert named == set(get_command(command_line()).commands)
+    [commands, *_] = blocks(PACKAGE / "guides" / "command_line.md", "bash")
+    assert re.findall(r"^resumable (\w+)", commands, re.MULTILINE) == list(get_command(command_line()).commands)
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
 
-
-def test_there_are_names_in_tables() -> None:
-    assert table_names()
+LOOP = PACKAGE / "guides" / "loop.md"
 
 
-@pytest.mark.parametrize("name", table_names())
-def test_every_name_in_a_table_exists(name: str) -> None:
+def test_there_are_names_in_the_table_of_loops() -> None:
+    assert names(LOOP)
+
+
+@pytest.mark.parametrize("name", names(LOOP))
+def test_every_name_in_the_table_of_loops_exists(name: str) -> None:
     bare = re.sub(r"\(.*", "", name)
     owner, _, attribute = bare.rpartition(".")
-    assert owner in ("trainer", "", "resumable")
-    assert hasattr(Trainer if owner == "trainer" or bare.startswith(".") else resumable, attribute)
+    assert owner in ("trainer", "")
+    assert hasattr(Trainer, attribute)
 
 
-@pytest.mark.parametrize("block", blocks("python"))
-def test_the_python_in_the_readme_is_python_and_its_imports_work(block: str) -> None:
-    compile(block, "README.md", "exec")
-    for line in re.findall(r"^from resumable import .*$", block, re.MULTILINE):
-        exec(line, {})
+@pytest.mark.parametrize(
+    "event", re.findall(r"^\| ([A-Z]+) \|", (PACKAGE / "guides" / "log.md").read_text("utf-8"), re.M)
+)
+def test_every_event_of_the_guide_is_logged_somewhere(event: str) -> None:
+    assert any(f'"{event}"' in path.read_text("utf-8") for path in PACKAGE.rglob("*.py"))
 
 
 def test_every_public_name_can_be_imported() -> None:
@@ -119,13 +159,34 @@ def test_every_public_name_can_be_imported() -> None:
 # -- links ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_relative_links_lead_somewhere(page: Path) -> None:
+def relative_links(page: Path) -> list[SplitResult]:
     links = re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", page.read_text("utf-8"))
-    relative = [urlsplit(link) for link in links if not urlsplit(link).scheme]
-    missing = [link.path for link in relative if link.path and not (page.parent / link.path).exists()]
-    assert not missing
+    return [link for link in map(urlsplit, links) if not link.scheme]
 
 
-def test_nothing_in_the_readme_is_still_to_be_filled_in() -> None:
-    assert not re.findall(r"@[A-Z]+@|TODO|TBD|XXX", README)
+def _page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=_page_id)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    assert [link.path for link in relative_links(page) if not (page.parent / link.path).exists()] == []
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=_page_id)
+def test_links_to_headings_lead_to_headings(page: Path) -> None:
+    anchored = [link for link in relative_links(page) if link.fragment]
+    targets = [(page.parent / link.path if link.path else page, link.fragment) for link in anchored]
+    assert [(target.name, name) for target, name in targets if name not in headings(target)] == []
+
+
+@pytest.mark.parametrize("page", SHIPPED, ids=_page_id)
+def test_links_of_a_page_in_the_package_stay_in_the_package(page: Path) -> None:
+    """A page that is installed has no repository around it."""
+    targets = [(page.parent / link.path).resolve() for link in relative_links(page)]
+    assert [str(target) for target in targets if not target.is_relative_to(PACKAGE)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_page_id)
+def test_nothing_in_a_page_is_still_to_be_filled_in(page: Path) -> None:
+    assert not re.findall(r"@[A-Z]+@|TODO|TBD|XXX", page.read_text("utf-8"))

@@ -36,7 +36,7 @@ RESERVED = ("RESUMABLE_KILL", "RESUMABLE_KILL_LOG", DRILL)  # read elsewhere: no
 class Config(Section):
     """The configuration of a run: every key, checked and frozen.
 
-    `configs/full.yaml` lists the keys with their defaults.
+    `guides/config.md` lists the keys with their defaults.
 
     Args:
         run: The folder or fsspec URL of the run. `~` is expanded.
@@ -224,7 +224,7 @@ def _plain(values: Mapping[Any, Any], where: str) -> dict[str, Any]:
     try:
         refuse_boundless(values)
     except Unreadable as error:
-        raise ConfigError(f"config: {where}: {error}", "write plain values, as in configs/full.yaml") from None
+        raise ConfigError(f"config: {where}: {error}", "write plain values, as in resumable/guides/config.md") from None
     return _with_text_keys(values, where)
 
 

@@ -113,9 +113,9 @@ def test_a_conflict_names_both_keys_and_both_figures(reason: str, asked: str) ->
     )
 
 
-# -- what the README says ---------------------------------------------------------------------------------------------
+# -- what the guide says ----------------------------------------------------------------------------------------------
 
-README = " ".join((Path(__file__).parents[2] / "README.md").read_text("utf-8").split())
+GUIDE = " ".join((Path(__file__).parents[2] / "resumable" / "guides" / "saving.md").read_text("utf-8").split())
 
 
 def young(cost: float, between_failures: float) -> float:
@@ -127,15 +127,15 @@ def daly(cost: float, between_failures: float) -> float:
     return young(cost, between_failures) * (1 + math.sqrt(ratio) / 3 + ratio / 9) - cost
 
 
-def test_the_intervals_in_the_readme_are_what_its_formulas_give() -> None:
+def test_the_intervals_in_the_guide_are_what_its_formulas_give() -> None:
     six_hours = 6 * 3600.0
-    assert f"each {young(0.3, six_hours):.0f} s, at a share of {100 * 0.3 / young(0.3, six_hours):.2f} %" in README
-    assert f"each {young(20, six_hours) / 60:.1f} min, at {100 * 20 / young(20, six_hours):.1f} %" in README
-    assert f"gives {daly(0.3, six_hours):.1f} s and {daly(20, six_hours) / 60:.1f} min" in README
-    assert "√(2·C·M)·(1 + ⅓·√(C/2M) + C/18M)" in README  # C/18M is Daly's ninth of C/2M
+    assert f"each {young(0.3, six_hours):.0f} s, at a share of {100 * 0.3 / young(0.3, six_hours):.2f} %" in GUIDE
+    assert f"each {young(20, six_hours) / 60:.1f} min, at {100 * 20 / young(20, six_hours):.1f} %" in GUIDE
+    assert f"gives {daly(0.3, six_hours):.1f} s and {daly(20, six_hours) / 60:.1f} min" in GUIDE
+    assert "√(2·C·M)·(1 + ⅓·√(C/2M) + C/18M)" in GUIDE  # C/18M is Daly's ninth of C/2M
 
 
-def test_no_interval_costs_less_than_the_one_in_the_readme() -> None:
+def test_no_interval_costs_less_than_the_one_in_the_guide() -> None:
     def lost(interval: float) -> float:
         """The share of the time that saves and crashes cost together, to first order."""
         return 20 / interval + interval / 2 / 21600
@@ -146,8 +146,8 @@ def test_no_interval_costs_less_than_the_one_in_the_readme() -> None:
     assert lost(best) == pytest.approx(2 * 20 / best)  # crashes cost as much again
 
 
-def test_the_conflict_in_the_readme_is_the_logged_one() -> None:
-    found = re.search(r"`(every\.minutes: 1 requests [^`]*)`", README)
+def test_the_conflict_in_the_guide_is_the_logged_one() -> None:
+    found = re.search(r"`(every\.minutes: 1 requests [^`]*)`", GUIDE)
     assert found
     assert found[1] == conflict(
         Schedule(minutes=1, overhead_percent=2), "minutes", seconds_since_save=60, cost_seconds=2.8
