@@ -226,8 +226,8 @@ def shell(place: Path, script: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("code", [0, 1, 75])
 def test_the_job_script_requeues_a_preempted_training_alone(place: Path, code: int) -> None:
     [script] = [block for block in blocks(ROOT / "resumable" / "guides" / "slurm.md", "bash") if "SBATCH" in block]
-    stub(place, "python", f"exit {code}")
-    stub(place, "srun", '"$@"')
+    stub(place, "python", f"[ $STEP ] && exit {code}")  # SLURM signals the steps that srun starts, and no other program
+    stub(place, "srun", 'STEP=1 "$@"')
     stub(place, "scontrol", 'echo "scontrol $*"')
     ended = shell(place, script)
     assert (ended.returncode, ended.stdout) == (code, "scontrol requeue 7\n" if code == 75 else "")
