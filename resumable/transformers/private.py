@@ -19,7 +19,7 @@ from resumable.drivers.patches import Patches
 from resumable.drivers.state import SavedState, State
 from resumable.transformers.protocols import Trainer
 
-CHECKED = ("5.24",)
+CHECKED = ("4.57", "5.24")
 
 _DRIVEN = "_driven_by_resumable"
 
@@ -33,8 +33,12 @@ _SUMS = (
     "_globalstep_last_logged",
     "_initial_global_step",
     "_initial_num_input_tokens_seen",
+    "_total_train_tokens",  # of trl
     "current_flos",
 )
+
+# Values of the log that is being gathered, by mode and name: of trl and of sentence-transformers.
+_GATHERED = ("_metrics", "accum_loss_components")
 
 
 def package() -> ModuleType:
@@ -130,15 +134,26 @@ def _unskipped(dataloader: object, num_batches: int = 0) -> object:
 
 def sums(trainer: Trainer) -> State:
     """Return the partial sums of what is logged."""
-    return {name: getattr(trainer, name) for name in _SUMS if hasattr(trainer, name)}
+    found = {name: getattr(trainer, name) for name in _SUMS if hasattr(trainer, name)}
+    gathered = {name: getattr(trainer, name) for name in _GATHERED if hasattr(trainer, name)}
+    return found | {name: {mode: dict(of) for mode, of in by_mode.items()} for name, by_mode in gathered.items()}
 
 
 def set_sums(trainer: Trainer, saved: SavedState) -> None:
     """Set what `sums` returned."""
+    device = trainer.args.device
     for name in _SUMS:
         if name in saved:
-            value = saved[name]
-            setattr(trainer, name, value.to(trainer.args.device) if isinstance(value, torch.Tensor) else value)
+            setattr(trainer, name, _placed(saved[name], device))
+    for name in _GATHERED:
+        for mode, values in saved.get(name, {}).items():
+            gathered = getattr(trainer, name)[mode]
+            gathered.clear()
+            gathered.update({key: _placed(value, device) for key, value in values.items()})
+
+
+def _placed(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def keep_loss_sum(trainer: Trainer, patches: Patches) -> None:

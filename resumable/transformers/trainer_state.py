@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from resumable.drivers.limits import Limits
 from resumable.drivers.state import SavedState, State
 from resumable.state.objects.adapter import BaseAdapter
@@ -98,7 +100,23 @@ def objects_of(trainer: Trainer) -> dict[str, Any]:
         "scheduler": trainer.lr_scheduler,
         "scaler": getattr(trainer.accelerator, "scaler", None),
     }
-    return {name: each for name, each in found.items() if each is not None}
+    return {name: each for name, each in found.items() if each is not None} | _families(trainer)
+
+
+def _families(trainer: Any) -> dict[str, torch.nn.Module]:
+    """Return what else trains in subclasses: losses with weights (sentence-transformers), a synced reference (trl)."""
+    model = {id(parameter) for parameter in trainer.model.parameters()}
+    losses = getattr(trainer, "loss", None)
+    named = {f"loss.{name}": each for name, each in losses.items()} if isinstance(losses, dict) else {"loss": losses}
+    found = {
+        name: each
+        for name, each in named.items()
+        if isinstance(each, torch.nn.Module) and any(id(parameter) not in model for parameter in each.parameters())
+    }
+    reference = getattr(trainer, "ref_model", None)
+    if reference is not None and getattr(trainer.args, "sync_ref_model", False):
+        found["ref_model"] = reference
+    return found
 
 
 def limits_of(trainer: Trainer) -> Limits:

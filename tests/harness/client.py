@@ -63,7 +63,7 @@ class ForkServer:
         self._process = subprocess.Popen(
             [PYTHON, "-m", "tests.harness.server", self.address, *self._preloaded],
             cwd=REPOSITORY,
-            env=environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+            env=environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": _path(environment)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -116,6 +116,12 @@ class ForkServer:
     def launch(self, call: str, **request: Any) -> int:
         """Start a child as `start` does, wait for its end and return its exit code."""
         return self.start(call, **request).exit_code()
+
+
+def _path(environment: Mapping[str, str]) -> str:
+    """Return this repository, behind the folders of other versions of packages that `PYTHONPATH` names."""
+    named = environment.get("PYTHONPATH", "")
+    return os.pathsep.join([*([named] if named else []), str(REPOSITORY)])
 
 
 def send(address: str, request: Mapping[str, Any], files: Sequence[int]) -> socket.socket:

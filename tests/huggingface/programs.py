@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import transformers
 from torch.utils.data import Dataset, IterableDataset, Subset
 from transformers import (
     EarlyStoppingCallback,
@@ -19,6 +20,7 @@ from transformers import (
 from resumable.transformers import session
 
 SAMPLES = 37
+IS_NEW = int(transformers.__version__.split(".")[0]) >= 5
 
 
 class Points(Dataset[dict[str, torch.Tensor]]):
@@ -64,7 +66,10 @@ def arguments(**options: Any) -> TrainingArguments:
         "lr_scheduler_type": "cosine",
         "learning_rate": 0.05,
     }
-    return TrainingArguments(**chosen | options)
+    chosen |= options
+    if not IS_NEW and chosen.pop("train_sampling_strategy", None) == "group_by_length":
+        chosen["group_by_length"] = True
+    return TrainingArguments(**chosen)
 
 
 def trainer(callbacks: list[Any], data: Dataset[Any], *, seed: int = 0, **options: Any) -> Trainer:

@@ -13,7 +13,7 @@ from resumable import ConfigError
 from resumable.transformers import Resume
 from tests.harness.place import Launch, killed
 from tests.huggingface.launches import Place
-from tests.huggingface.programs import Points, arguments, trainer
+from tests.huggingface.programs import IS_NEW, Points, arguments, trainer
 
 
 def made(folder: Path, **options: Any) -> Trainer:
@@ -56,7 +56,7 @@ def test_sharding(tmp_path: Path, attribute: str, words: str) -> None:
     refused(training, words)
 
 
-@pytest.mark.parametrize("name", ["auto_find_batch_size", "enable_jit_checkpoint"])
+@pytest.mark.parametrize("name", ["auto_find_batch_size", *(["enable_jit_checkpoint"] if IS_NEW else [])])
 def test_arguments_that_take_over(tmp_path: Path, name: str) -> None:
     refused(made(tmp_path, **{name: True}), name)
 
