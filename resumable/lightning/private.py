@@ -16,7 +16,7 @@ from resumable.drivers.state import SavedState, State
 from resumable.lightning import private_results
 from resumable.lightning.protocols import DataFetcher, EvaluationLoop, FitLoop, LoadingLoop, Logger, Loop, Trainer
 
-CHECKED = ("2.6",)
+CHECKED = ("2.4", "2.5", "2.6")
 
 
 def package() -> ModuleType:
