@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +27,7 @@ from resumable.transformers import private
 from resumable.transformers.loaders import PreparedLoader, updates_of
 from resumable.transformers.loggers import continue_loggers
 from resumable.transformers.protocols import Method, Trainer
+from resumable.transformers.tracked_runs import continue_runs
 from resumable.transformers.trainer_state import (
     BESIDE,
     MODEL,
@@ -62,6 +63,7 @@ class Session:
         self._place = (-1, self._start.epoch)  # (step, epoch) of the last boundary
         self._seen = 0  # entries of the log at the last boundary
         self._ended = False
+        self._forget_runs: Callable[[], None] = lambda: None
         launch.start(idle=lambda: False, close=self.close)
 
     @property
@@ -97,6 +99,7 @@ class Session:
     def _continue_loggers(self) -> None:
         if self._beside["run"] == self._run:  # a copy of a run must not touch the files of the original
             continue_loggers(self.trainer, self._beside["tensorboard"], keep=not self._trains_more())
+            self._forget_runs = continue_runs(self._beside["runs"])
 
     def end(self) -> None:
         """Reach the final boundary. A run that was finished before is restored to where it ended."""
@@ -127,6 +130,7 @@ class Session:
         if not self._launch.is_owner:
             return
         self._patches.undo()
+        self._forget_runs()
         self._close_loaders()
         if self._folder is not None:
             self._folder.cleanup()

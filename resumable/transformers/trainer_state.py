@@ -20,6 +20,7 @@ from resumable.state.objects.tree_copies import Own
 from resumable.transformers import private
 from resumable.transformers.loggers import capture_loggers
 from resumable.transformers.protocols import StatefulCallback, Trainer
+from resumable.transformers.tracked_runs import capture_runs
 
 NAME = "huggingface"
 MODEL = "model"
@@ -67,6 +68,7 @@ class HuggingFaceState(BaseAdapter):
                 "limits": dict(limits_of(trainer)),
                 "accumulated": trainer.args.gradient_accumulation_steps,
                 "tensorboard": capture_loggers(trainer),
+                "runs": capture_runs(trainer),
                 _BEST: trainer.state.best_model_checkpoint,
             },
         }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.harness.place import killed
+from tests.harness.place import killed, preempted
 from tests.huggingface.launches import Place
 
 Curve = list[tuple[int, float]]
@@ -22,6 +23,28 @@ def curves(run: Path) -> dict[str, Curve]:
         for name in sorted(shown.Tags()["scalars"])
         if not name.endswith(("runtime", "per_second"))
     }
+
+
+@pytest.mark.matrix
+def test_wandb_continues_the_run_offline(tmp_path: Path) -> None:
+    """Each launch writes a folder of its own, and all of them are of one run."""
+    pytest.importorskip("wandb")
+    place = Place(tmp_path, "tests.huggingface.programs:tracked", report_to=["wandb"], logging_steps=1, mode="offline")
+    place.crash_and_rerun(killed("update:5", saved=4), preempted("evaluate:8", saved=6))
+    folders = list((tmp_path / "here" / "wandb").glob("offline-run-*"))
+    assert len(folders) == 3
+    assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1
+
+
+@pytest.mark.matrix
+def test_mlflow_continues_the_run_in_its_files(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    place = Place(tmp_path, "tests.huggingface.programs:tracked", report_to=["mlflow"], logging_steps=1, mode="")
+    place.crash_and_rerun(killed("update:5", saved=4), preempted("evaluate:8", saved=6))
+    [losses] = (tmp_path / "here" / "mlruns").rglob("metrics/loss")
+    rows = [line.split() for line in losses.read_text().splitlines()]
+    assert {int(step) for _, _, step in rows} == set(range(1, 16))
+    assert len({(value, step) for _, value, step in rows}) == 15  # what was logged twice has the same value
 
 
 def test_tensorboard_shows_one_curve(tmp_path: Path) -> None:

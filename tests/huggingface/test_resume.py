@@ -50,7 +50,7 @@ CASES = {
     "early stopping": Case(
         "stopping",
         [killed("update:7", saved=6), killed("evaluate:8", saved=6)],
-        {"patience": 1, "eval_steps": 2, "num_train_epochs": 20},
+        {"patience": 4, "eval_steps": 2, "num_train_epochs": 20},
     ),
     "short epochs": Case("short_epochs", [killed("update:4", saved=2), killed("update:8", saved=6)]),
     "a stream": Case("stream", [killed("update:3", saved=2), killed("update:9", saved=8)], {"count": 20}),

@@ -30,11 +30,11 @@ class Watch(TrainerCallback):
         until_written()  # a save in flight would put off the next one
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
-        self._note("batch", state, weights=_weights(objects["model"]), gradients=_gradients(objects["model"]))
+        self._note("batch", state, weights=crc(objects["model"].parameters()), gradients=_gradients(objects["model"]))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
         rates = [group["lr"] for group in objects["optimizer"].param_groups]
-        self._note("update", state, weights=_weights(objects["model"]), lr=rates)
+        self._note("update", state, weights=crc(objects["model"].parameters()), lr=rates)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._note("evaluate", state)
@@ -43,8 +43,8 @@ class Watch(TrainerCallback):
         of_time = ("_runtime", "_per_second", "_time")
         self._note("log", state, **{name: value for name, value in logs.items() if not name.endswith(of_time)})
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._note("end", state)
+    def on_train_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        self._note("end", state, weights=crc(objects["model"].parameters()))
 
     def _note(self, event: str, state: Any, **what: Any) -> None:
         line = " ".join(
@@ -60,15 +60,12 @@ def _shown(value: Any) -> str:
     return value.hex() if isinstance(value, float) else str(value)
 
 
-def _weights(model: Any) -> int:
-    return _crc(parameter for parameter in model.parameters())
-
-
 def _gradients(model: Any) -> int:
-    return _crc(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+    return crc(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
 
 
-def _crc(tensors: Any) -> int:
+def crc(tensors: Any) -> int:
+    """Return a checksum of tensors, in their order."""
     found = 0
     for tensor in tensors:
         found = zlib.crc32(tensor.detach().float().numpy().tobytes(), found)
