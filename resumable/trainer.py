@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from resumable.config.config import Config
-from resumable.data.accelerate_accumulation import AccumulationCheck
+from resumable.data.forgotten_preparer import ForgottenPreparer
 from resumable.errors import ConfigError, LoopError
 from resumable.loop.cycle import Cycle
 from resumable.loop.iteration.loop_iterator import LoopIterator, LoopTurns
@@ -39,10 +39,12 @@ class Trainer:
         config: The folder or URL of the run, the path of a YAML file, a mapping or a `Config`.
         **objects: Everything that changes while training, by name: modules, optimizers, schedulers and anything else
             with `state_dict` and `load_state_dict`; `torch.Generator`, `numpy.random.Generator` and `random.Random`;
-            plain dicts and lists, which are filled in place.
+            plain dicts and lists, which are filled in place. An `Accelerator` of Accelerate or a `Fabric` is one of
+            them: `accelerator=accelerator`.
 
     Raises:
-        ConfigError: `config` or the environment is not valid, or this is one of several processes.
+        ConfigError: `config` or the environment is not valid, this is one of several processes, or an `Accelerator` or
+            `Fabric` shards the state.
         StateError: An object cannot be stored.
         RunMismatchError: The checkpoint does not fit the objects.
         CheckpointError: No checkpoint of the run is whole, or its format is newer.
@@ -60,7 +62,7 @@ class Trainer:
         refuse_several_processes()
         self.config = Config.load(config)
         self._launch = launch = Launch(self.config, objects, restored_elsewhere=objects.values())
-        self._loops = Loops(launch, AccumulationCheck(objects, warn))
+        self._loops = Loops(launch, ForgottenPreparer(objects, warn))
         self._exit = loop_exit = LoopExit(self._loops)
         self._finalizer = weakref.finalize(self, _close, launch, self._loops, loop_exit)
         launch.start(idle=lambda: loop_exit.idle, close=self._finalizer)

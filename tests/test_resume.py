@@ -33,7 +33,6 @@ SCENARIOS = {
     "plain_iterable": 20,
     "stateful_data_loader": 20,
     "accelerate_loop": 20,
-    "accelerate_accumulates": 20,
     "two_cadences": 30,
     "step_at_head": 30,
     "gan_zeroing_after_step": 30,

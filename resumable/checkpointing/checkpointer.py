@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from resumable.checkpointing.commit import Commits
 from resumable.checkpointing.golden_input import GoldenInput, golden_input
-from resumable.checkpointing.object_mismatch import late_objects, refuse_other_objects
+from resumable.checkpointing.object_mismatch import joined_objects, late_objects, refuse_other_objects
 from resumable.checkpointing.open_run import open_run
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.restore import Restoration
@@ -17,8 +17,8 @@ from resumable.checkpointing.snapshot import Snapshot, blob_name, snapshot
 from resumable.config.config import Config
 from resumable.errors import NoCheckpointError, StateError
 from resumable.policy.suspicion import WitnessState
-from resumable.run.checkpoint import GRADIENTS
-from resumable.state.objects.choose_adapter import adapt
+from resumable.run.checkpoint import GRADIENTS, Checkpoint
+from resumable.state.objects.choose_adapter import Adapter, adapt
 from resumable.state.objects.gradients import Gradients
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.staging.stager import Stager
@@ -44,7 +44,8 @@ class Checkpointer:
         self._opened = open_run(config, storage, catalog, self._adapters)
         self.resumed, self.attempt = self._opened.resumed, self._opened.attempt
         self.data_seed = self._opened.run_file.data_seed
-        self.generator_rule = self._opened.generator_rule
+        self.generator_rule, self.unwraps = self._opened.generator_rule, self._opened.unwraps
+        self._joined = _joined(self._adapters, self.resumed)
         self._commits = Commits(config, storage, catalog, self._opened)
         self.witnesses = self._commits.witnesses.metrics  # of the checkpoint that this attempt resumed from
         self.gradients = Gradients(self._adapters)  # hooks only once nothing refuses the run any more
@@ -166,7 +167,8 @@ class Checkpointer:
     def restore(self, *, without: Collection[str] = ()) -> None:
         """Restore every object, the gradients and all RNG streams to the checkpoint, in place, and verify it.
 
-        Objects that still have exactly that state are left alone, and so are those named in `without`. Raises
+        Objects that still have exactly that state are left alone, and so are those named in `without`, and those that
+        the run began without. Raises
         `RunMismatchError` naming what does not match, `StateError` naming what did not come back as it was saved,
         `FencedError` if a newer attempt pruned it.
         """
@@ -174,7 +176,8 @@ class Checkpointer:
         assert self.resumed is not None
         if not without and (self.late or self._late):
             refuse_other_objects(self.config.location, self._adapters, self.resumed.manifest, whole=True)
-        adapters = {name: adapter for name, adapter in self._adapters.items() if name not in without}
+        left_alone = {*without, *self._joined}
+        adapters = {name: adapter for name, adapter in self._adapters.items() if name not in left_alone}
         try:
             self._restoration.restore(adapters, self.gradients)
         except NoCheckpointError:
@@ -188,6 +191,14 @@ class Checkpointer:
         finally:
             self.gradients.close()
             self._opened.unlock()
+
+
+def _joined(adapters: Mapping[str, Adapter], resumed: Checkpoint | None) -> frozenset[str]:
+    """Return the names of objects that the checkpoint lacks and the run goes on with. Logs what each one loses."""
+    joined = joined_objects(adapters, resumed.manifest) if resumed else frozenset()
+    for name in sorted(joined):
+        warn(f"{name}: the run was begun without it: {adapters[name].joins}")
+    return joined
 
 
 def _warn_of_empty(captured: Snapshot) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from resumable.checkpointing.open_run import GENERATOR_RULE, OpenedRun
+from resumable.checkpointing.open_run import GENERATOR_RULE, PREPARED_LOADERS, OpenedRun
 from resumable.checkpointing.prune import PrunePlan, make_room, prune
 from resumable.checkpointing.snapshot import Snapshot, broken, is_frozen, object_record
 from resumable.config.config import Config
@@ -216,7 +216,11 @@ class Commits:
             metrics=position.metrics,
             config=self._config.public() | {"data_seed": run_file.data_seed},  # in case run.json is damaged later
             versions=versions(),
-            environment={**snapshot.environment, GENERATOR_RULE: self._opened.generator_rule},
+            environment={
+                **snapshot.environment,
+                GENERATOR_RULE: self._opened.generator_rule,
+                **({PREPARED_LOADERS: "address"} if self._opened.unwraps else {}),
+            },
             world=1,
             finished=position.finished,
             reason=snapshot.reason,

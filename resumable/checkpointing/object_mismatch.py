@@ -20,6 +20,9 @@ class ObjectKind(Protocol):
     @property
     def type(self) -> str: ...
 
+    @property
+    def joins(self) -> str | None: ...
+
     def misfits(self, tensors: Mapping[str, TensorRecord]) -> list[str]:
         """Return the names, shapes and dtypes of tensors that do not match."""
 
@@ -28,6 +31,11 @@ def late_objects(found: Manifest) -> frozenset[str]:
     """Return the names of objects that the program creates only while it trains."""
     names = found.environment.get(LATE)
     return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
+
+
+def joined_objects(objects: Mapping[str, ObjectKind], found: Manifest) -> frozenset[str]:
+    """Return the names of objects that the checkpoint lacks, and that its run may go on with."""
+    return frozenset(name for name, each in objects.items() if each.joins is not None and name not in found.objects)
 
 
 def refuse_other_objects(run: str, objects: Mapping[str, ObjectKind], found: Manifest, *, whole: bool = False) -> None:
@@ -43,7 +51,8 @@ def refuse_other_objects(run: str, objects: Mapping[str, ObjectKind], found: Man
         # A program may set another golden input, or none.
         if name != GRADIENTS and name not in late and not is_golden(name, record)
     }
-    missing, unexpected = sorted(saved.keys() - objects.keys()), sorted(objects.keys() - saved.keys())
+    joined = joined_objects(objects, found)
+    missing, unexpected = sorted(saved.keys() - objects.keys()), sorted(objects.keys() - saved.keys() - joined)
     differences = [
         *([f"missing: {', '.join(missing)}"] if missing else []),
         *([f"unexpected: {', '.join(unexpected)}"] if unexpected else []),

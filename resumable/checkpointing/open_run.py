@@ -34,6 +34,7 @@ from resumable.utils.events import emit, warn
 from resumable.utils.messages import quoted
 
 GENERATOR_RULE = "generator_rule"  # its key in the environment of a manifest
+PREPARED_LOADERS = "prepared_loaders"  # "address" in the environment of a run that reads the plain loader inside
 
 Refuse = Callable[[Manifest], None]
 """Raises for a checkpoint that cannot be used."""
@@ -53,6 +54,11 @@ class OpenedRun:
         """Return the rule by which random generators are found; a run keeps the rule that it began with."""
         rule: int = NEWEST_RULE if self.resumed is None else _generator_rule(self.resumed.manifest)
         return rule
+
+    @property
+    def unwraps(self) -> bool:
+        """Return whether the run reads the plain loader inside a prepared one; runs of earlier versions do not."""
+        return self.resumed is None or self.resumed.manifest.environment.get(PREPARED_LOADERS) == "address"
 
 
 def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mapping[str, ObjectKind]) -> OpenedRun:

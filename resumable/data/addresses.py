@@ -22,6 +22,11 @@ class PassAddress:
     epoch: int
     rank: int = 0
 
+    @property
+    def is_cycle(self) -> bool:
+        """True for a pass of an endless iterator."""
+        return self.loop.startswith("cycle:")
+
     def __str__(self) -> str:
         return f"pass {self.number} of loop {self.loop!r} in epoch {self.epoch}"
 

@@ -15,6 +15,7 @@ from resumable.data.pass_base import FinishedPass, Opening, Pass, Skipping, Stor
 from resumable.data.passes.iterable_style import StreamPass, StreamSource
 from resumable.data.passes.loader_kind import LoaderKind, check_position, iterates_as_torch, loader_kind, refuse_loader
 from resumable.data.passes.map_style import KeyedPass, KeyedSource
+from resumable.data.passes.prepared import FollowedPass, PreparedPass
 from resumable.data.passes.replay import ReplayPass, type_of
 from resumable.data.rng.find_generators import NEWEST_RULE, missing_key_warning
 from resumable.data.sampling.sampler_state import (
@@ -26,6 +27,7 @@ from resumable.data.sampling.sampler_state import (
     stateful_samplers,
 )
 from resumable.data.sampling.set_epoch import announce_epoch
+from resumable.prepared.loaders import PreparedLoader, prepared_loader, seed_samplers
 from resumable.stateful import Stateful
 
 __all__ = ["Data", "Pass", "PassAddress"]
@@ -47,6 +49,7 @@ class Data:
         warn: Callable[[str], None],
         skipping: Skipping,
         generator_rule: int = NEWEST_RULE,
+        unwraps: bool = True,
         restored_elsewhere: Collection[object] = (),
     ) -> None:
         """Open nothing yet.
@@ -57,10 +60,12 @@ class Data:
             warn: Logs one warning.
             skipping: `skipping(what, total)` is a context in which a replay shows its progress.
             generator_rule: The number of the rule by which the run finds random generators.
+            unwraps: Whether the run reads the plain loader inside a prepared one; runs of earlier versions do not.
             restored_elsewhere: Objects whose state is restored before `load` is called; samplers may be among them.
         """
         self._data_seed = data_seed
         self._generator_rule = generator_rule
+        self._unwraps = unwraps
         self._searched: set[int] = set()  # ids of what was searched for generators without a key
         self._warned: set[str] = set()
         self._signals = tuple(int(number) for number in signals)
@@ -94,7 +99,9 @@ class Data:
         Raises:
             LoopError: The data, its order, or the way of loading changed since the checkpoint.
         """
-        refuse_loader(loader, address)
+        prepared = self._prepared(loader)
+        plain: Iterable[Any] = loader if prepared is None else prepared.plain
+        refuse_loader(plain, address)
         if resume is not None and resume.get("finished"):
             return FinishedPass(address, resume, length_of(loader))
         opening = Opening(
@@ -107,12 +114,30 @@ class Data:
             self._skipping,
             self._generator_rule,
         )
-        kind = loader_kind(loader)
-        self._warn_of_missing_keys(kind, loader)
+        kind = loader_kind(plain)
+        self._warn_of_missing_keys(kind, plain)
         check_position(kind, opening)
-        opened = self._open(loader, opening)
+        opened = self._open(plain, opening) if prepared is None else self._open_prepared(prepared, opening)
         self._passes.add(opened)
         return opened
+
+    def _prepared(self, loader: object) -> PreparedLoader | None:
+        """Return the parts of a prepared loader whose plain loader can take its place, else None."""
+        prepared = prepared_loader(loader) if self._unwraps else None
+        if prepared is None:
+            return None
+        # The last batch of a stream shows only by reading on, which would move the state of the stream.
+        readable = ("address", "stream") if prepared.follower is None else ("address",)
+        return prepared if loader_kind(prepared.plain) in readable else None
+
+    def _open_prepared(self, prepared: PreparedLoader, opening: Opening) -> Pass[Any]:
+        if loader_kind(prepared.plain) == "address":
+            seed_samplers(prepared.plain, opening.key)
+        opened = self._open(prepared.plain, opening)
+        # A cycle stays open while other passes begin and end, in an order that a resume does not repeat.
+        if prepared.follower is None or opening.address.is_cycle or not isinstance(opened, KeyedPass):
+            return PreparedPass(opened, prepared)
+        return FollowedPass(opened, prepared)
 
     def _open(self, loader: Iterable[T], opening: Opening) -> Pass[T]:
         if not iterates_as_torch(loader):
@@ -150,8 +175,10 @@ class Data:
 
     def passed(self, loader: object, address: PassAddress) -> None:
         """Restore the samplers of a pass that was over before the checkpoint to their states at the checkpoint."""
-        if iterates_as_torch(loader) and not isinstance(loader.dataset, IterableDataset):
-            self._restore(stateful_samplers(loader), _slot(address))
+        prepared = self._prepared(loader)
+        plain: object = loader if prepared is None else prepared.plain
+        if iterates_as_torch(plain) and not isinstance(plain.dataset, IterableDataset):
+            self._restore(stateful_samplers(plain), _slot(address))
 
     def close(self) -> None:
         """Shut down all workers; iterating an open pass afterwards raises `LoopError`. No-op in a forked child."""
@@ -191,7 +218,7 @@ class Data:
 
 def _slot(address: PassAddress) -> str:
     # Passes of an epoch may be over different loaders; those of a cycle are all over one, and have no end.
-    return address.loop if address.loop.startswith("cycle:") else f"{address.loop}/{address.number}"
+    return address.loop if address.is_cycle else f"{address.loop}/{address.number}"
 
 
 class _Closable(Protocol):

@@ -77,6 +77,7 @@ class Launch:
             warn=warn,
             skipping=_skipping(self.bar, self.boundary),
             generator_rule=self.checkpointer.generator_rule,
+            unwraps=self.checkpointer.unwraps,
             restored_elsewhere=restored_elsewhere,
         )
         self.progress = RestoreProgress(self.checkpointer.position(), resumes=resumed is not None)

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Mapping
 from typing import Any, TypeVar
 
 from resumable.checkpointing.position import Position
-from resumable.data.accelerate_accumulation import AccumulationCheck
+from resumable.data.forgotten_preparer import ForgottenPreparer
 from resumable.loop import loop_errors
 from resumable.loop.boundary import Instant
 from resumable.loop.cycle import Cycle, Cycles
@@ -35,14 +35,14 @@ _END = object()
 class Loops:
     """The counters of a run and the generators that move them; one outermost loop per run."""
 
-    def __init__(self, launch: Launch, accumulation: AccumulationCheck) -> None:
+    def __init__(self, launch: Launch, forgotten: ForgottenPreparer) -> None:
         failpoints.arm(launch.config.run)
         self._launch = launch
         self._boundary = launch.boundary
         self._checkpointer = launch.checkpointer
         self._data = launch.data
         self._progress = launch.progress
-        self._accumulation = accumulation
+        self._forgotten = forgotten
         self._cursor = PassCursor(launch.data)
         self._start = launch.progress.start
         self._loop = OutermostLoop(launch)
@@ -185,6 +185,7 @@ class Loops:
     # -- steps and passes ---------------------------------------------------------------------------------------------
 
     def _open(self, loaders: _Loaders, number: int) -> ZippedPass:
+        self._forgotten.look_at_loaders(loaders)
         pending = self._progress.pending
         if pending is None:
             return self._cursor.open(loaders, [], number=number, epoch=self.epoch)
@@ -258,7 +259,7 @@ class Loops:
     def _reached(self, *, epoch_ended: bool = False, last: bool = False) -> None:
         self._launch.evaluations.clear()
         self._unseen = False
-        self._accumulation.look()
+        self._forgotten.look()
         self._boundary.reached(self._instant(epoch_ended=epoch_ended, last=last))
         bar = self._launch.bar
         if bar.running:

@@ -169,22 +169,3 @@ def test_nothing_is_drawn_from_the_streams_of_the_loop(kind: str) -> None:
     state = torch.get_rng_state()
     Bench().batches(KINDS[kind]())
     assert torch.equal(state, torch.get_rng_state())
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_accelerates_loader_resumes_by_replay(workers: int) -> None:
-    from accelerate.data_loader import prepare_data_loader
-
-    def prepared() -> Any:
-        persistent = workers > 0
-        loader = DataLoader(Augmented(), 4, shuffle=True, num_workers=workers, persistent_workers=persistent)
-        return prepare_data_loader(loader, num_processes=1, process_index=0, use_seedable_sampler=True)
-
-    live, bench = prepared(), Bench()
-    whole = [bench.batches(live, epoch=epoch)[0] for epoch in range(2)]
-    before, position = Bench().batches(prepared(), stop=4, epoch=1)
-    resumed = Bench()
-    after, _ = resumed.batches(prepared(), resume=position, epoch=1)
-    assert equal(whole[1], before + after)
-    assert not equal(*whole)
-    assert "before prepare()" in resumed.said[0]

@@ -251,66 +251,6 @@ def stateful_data_loader(script: Script) -> None:
 
 
 @scenario
-def accelerate_loop(script: Script) -> None:
-    """Everything goes through `Accelerator.prepare`, as in Accelerate's own quick tour."""
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=True)
-    seed_all()
-    model = mlp()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.5)
-    loader = DataLoader(Augmented(samples(TRAIN_SAMPLES)), batch_size=BATCH, shuffle=True)
-    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
-    trainer = script.trainer(model=model, optimizer=optimizer, scheduler=scheduler)
-    for _ in trainer.epochs(EPOCHS):
-        for x, y in trainer.batches(loader):
-            loss = loss_of(model(x), y)
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            optimizer.step()
-            scheduler.step()
-            trainer.log(loss=loss)
-            script.saw(trainer, x, y, loss)
-
-
-class Window:
-    """Accelerate's counter of batches, which decides where `accumulate` ends a window."""
-
-    def __init__(self, accelerator: Any) -> None:
-        self.accelerator = accelerator
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"step": self.accelerator.step, "sync": self.accelerator.sync_gradients}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.accelerator.step, self.accelerator.sync_gradients = state["step"], state["sync"]
-
-
-@scenario
-def accelerate_accumulates(script: Script) -> None:
-    """Four batches to a window, the last one of an epoch cut short, and a checkpoint at every boundary."""
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
-    seed_all()
-    model = mlp()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    loader = DataLoader(Augmented(samples(TRAIN_SAMPLES)), batch_size=BATCH, shuffle=True)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    trainer = script.trainer(model=model, optimizer=optimizer, window=Window(accelerator))
-    for _ in trainer.epochs(EPOCHS):
-        for x, y in trainer.batches(loader):
-            with accelerator.accumulate(model):
-                loss = loss_of(model(x), y)
-                accelerator.backward(loss)
-                optimizer.step()
-                optimizer.zero_grad()
-            trainer.request_save()
-            script.saw(trainer, x, y, loss)
-
-
-@scenario
 def zipped_loaders(script: Script) -> None:
     """`batches(a, b)`: labelled and unlabelled batches together, of which one is the longer."""
     seed_all()

@@ -10,7 +10,8 @@ from typing import Any
 import tests.lab.diverging
 import tests.lab.feeds
 import tests.lab.leaving
-import tests.lab.loops  # noqa: F401  # importing registers them
+import tests.lab.loops
+import tests.lab.prepared  # noqa: F401  # importing registers them
 from tests.lab.script import SCENARIOS, Script
 
 SLOW_IMPORTS = (

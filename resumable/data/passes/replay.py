@@ -13,13 +13,14 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch.utils.data import IterableDataset
 
-from resumable.data import accelerate_accumulation
 from resumable.data.pass_base import Opening, Pass, PassPosition, length_of
 from resumable.data.rng.find_generators import find_generators
 from resumable.data.rng.streams import PrivateStreams, saved_streams, seed_streams
 from resumable.data.workers import calm_workers, end_workers
 from resumable.errors import LoopError
+from resumable.prepared.loaders import prepared_loader
 
 # Iterating over these makes nothing and runs no code of the program: skipping in them is exact, and costs nothing.
 HELD = (range, list, tuple, dict, collections.deque, np.ndarray, torch.Tensor)
@@ -123,11 +124,11 @@ def type_of(loader: object) -> str:
 
 def faster_hint(loader: object) -> str:
     """Return how to make this loader resume without a replay."""
-    if hasattr(loader, "base_dataloader") and accelerate_accumulation.ends_with_the_loader():
-        # Over the plain loader Accelerate cuts no window short at the end of a pass: that is another training.
-        return "for a prepared loader whose last batch ends a window of accumulation there is nothing faster yet"
-    if hasattr(loader, "base_dataloader"):
-        return "fast instead: pass the DataLoader from before prepare() and move batches to the device in the loop"
+    prepared = prepared_loader(loader)
+    if prepared is not None and not isinstance(prepared.plain.dataset, IterableDataset):
+        return "this run began with an earlier version, which read the loader in this way; a new run is fast"
+    if prepared is not None or hasattr(loader, "base_dataloader"):
+        return "fast instead: a map-style dataset, without dispatch_batches"
     if hasattr(loader, "dataset"):
         return f"fast instead: a DataLoader without the __iter__ of {type_of(loader)}"
     return "fast instead: a DataLoader over a map-style dataset"

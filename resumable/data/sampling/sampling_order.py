@@ -88,6 +88,12 @@ class SamplingOrder(Iterator[KeyedBatch]):
         end = self._drawn + count if self.length is None else min(self._drawn + count, self.length)
         return [self._opening.batch_key(number) for number in range(self._drawn, end)]
 
+    def is_over(self) -> bool:
+        """Return whether the loop has taken the last index; draws one ahead where none is."""
+        if not self._ahead and not self._kept:
+            self._keep_one()
+        return not self._ahead and not self._kept
+
     def consumed(self) -> None:
         """Count the oldest index drawn as taken by the loop."""
         self._digest.update(self._ahead.popleft())

@@ -28,6 +28,7 @@ class Adapter(Protocol):
     target: Any
     kind: str  # module | optimizer | stateful | generator | container
     type: str  # "torch.optim.adamw.AdamW"
+    joins: str | None  # what is lost where a run that was begun without the object goes on; None where it is refused
 
     def capture(self) -> Tree:
         """Return the object's state with its live tensors; encode or copy it before training continues."""
@@ -67,6 +68,7 @@ class BaseAdapter:
     """What adapters share: names, keys that are the joined path, and documents compared unchanged."""
 
     kind = ""
+    joins: str | None = None
 
     def __init__(self, name: str, target: Any) -> None:
         self.name = name

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 
 from resumable.errors import StateError
+from resumable.prepared.preparers import preparer
 from resumable.state.codec.tree import Tree
 from resumable.state.objects import modules
 from resumable.state.objects.adapter import Adapter, BaseAdapter, unwrapped
@@ -19,6 +20,7 @@ from resumable.state.objects.generators import GENERATOR_TYPES, GeneratorAdapter
 from resumable.state.objects.live_state_dicts import refuse_live_state_dicts
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.objects.optimizers import OptimizerAdapter, is_standard, parameter_names
+from resumable.state.objects.preparers import PreparerAdapter
 from resumable.state.objects.round_trip import differences, verify_round_trip
 from resumable.state.objects.stateful import StatefulAdapter, is_stateful
 from resumable.utils.messages import quoted
@@ -109,6 +111,9 @@ def _adapter(name: str, target: object, registered: Mapping[str, torch.nn.Module
     if type(target) in CONTAINER_TYPES:
         refuse_live_state_dicts(name, target)
         return ContainerAdapter(name, target)
+    prepares = preparer(name, target)
+    if prepares is not None:
+        return PreparerAdapter(name, target, prepares)
     if is_stateful(target):
         return StatefulAdapter(name, target)
     raise StateError(f"{name}: {type(target).__name__} has no state_dict() and load_state_dict()", _hint(target))

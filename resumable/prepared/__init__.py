@@ -1,0 +1,1 @@
+"""What Accelerate and Fabric prepare, and the objects that prepare it. Imports neither of them."""
