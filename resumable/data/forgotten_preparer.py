@@ -56,6 +56,7 @@ class ForgottenPreparer:
         kinds = private.accelerator_types()
         passed = [each for each in self._objects.values() if isinstance(each, kinds)]
         others = [each for each in self._objects.values() if not isinstance(each, kinds)]
+        others += [each for accelerator in passed for each in private.registered_objects(accelerator)]
         for update in (update for accelerator in passed for update in private.prepared_updates(accelerator)):
             found = (inside for each in others for inside in find_objects(each, type(update)))
             if not any(inside is update for inside in found):

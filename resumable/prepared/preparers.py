@@ -61,6 +61,8 @@ class AcceleratorState:
         accelerator.step, accelerator.sync_gradients = state["step"], state["sync_gradients"]
         self._set_window(state["num_steps"])
         if accelerator.scaler is not None:
+            if len(state["skipped"]) != len(private.skipped_steps(accelerator)):
+                raise ValueError("another number of optimizers was prepared when the checkpoint was written")
             accelerator.scaler.load_state_dict(state["scaler"])
             private.set_skipped_steps(accelerator, state["skipped"])
         for target, stored in zip(objects, state["objects"], strict=True):

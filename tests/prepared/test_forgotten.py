@@ -110,10 +110,13 @@ def test_it_is_seen_by_what_is_left_of_it(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_a_scheduler_that_was_prepared_and_forgotten_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    program = Program()
-    objects = {"accelerator": program.accelerator} | program.updated
-    del objects["scheduler"]
-    program.train(tmp_path / "run", objects)
+    for registered in (False, True):
+        program = Program()
+        if registered:
+            program.accelerator.register_for_checkpointing(program.scheduler)
+        objects = {"accelerator": program.accelerator} | program.updated
+        del objects["scheduler"]
+        program.train(tmp_path / str(registered), objects)
     [line] = warnings(caplog)
     assert "Accelerate prepared a StepLR that was not given to Trainer(...): it is in no checkpoint" in line
 
