@@ -177,7 +177,7 @@ def test_a_buffer_that_grows_is_cut_back() -> None:
     assert module.seen.tolist() == [0, 0, 0, 0]
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # whatever its category
 def test_a_scripted_module_is_put_back_too() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
     state = {name: digest(value) for name, value in scripted.state_dict().items()}
