@@ -284,10 +284,11 @@ def test_a_run_of_which_all_is_suspect_is_named_without_secrets(everything: Ever
 
 def test_what_a_lightning_run_is_named_by_holds_no_secret() -> None:
     from resumable.lightning import Resume
-    from resumable.lightning.trainer_state import place
+    from resumable.utils.location import absolute_location
 
     resume = Resume({"run": MEMORY, "storage_options": OPTIONS})
-    assert not leaked(f"{resume!r}{resume.config!r}{resume.config}{place(MEMORY)}{json.dumps(resume.config.public())}")
+    public = json.dumps(resume.config.public())
+    assert not leaked(f"{resume!r}{resume.config!r}{resume.config}{absolute_location(MEMORY)}{public}")
 
 
 def test_a_launch_that_fails_leaves_no_secret_in_the_traceback_that_python_prints(tmp_path: Path) -> None:

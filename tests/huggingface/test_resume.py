@@ -49,7 +49,7 @@ CASES = {
     ),
     "early stopping": Case(
         "stopping",
-        [killed("update:7", saved=6), killed("evaluate:8", saved=6)],
+        [killed("update:7", saved=6), killed("evaluate:28", saved=26), killed("update:29", saved=28)],
         {"patience": 4, "eval_steps": 2, "num_train_epochs": 20},
     ),
     "short epochs": Case("short_epochs", [killed("update:4", saved=2), killed("update:8", saved=6)]),

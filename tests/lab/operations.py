@@ -32,6 +32,8 @@ class Operations:
             setattr(storage, name, self._counted(name, getattr(storage, name)))
         for module in modules:
             module.os = _System(self)
+            if hasattr(module, "sync"):
+                module.sync = self._synced(module.sync)
 
     def reached(self, what: str, last_words: Callable[[], object] = lambda: None) -> None:
         """Count one operation that is about to happen."""
@@ -42,6 +44,13 @@ class Operations:
         if self._count == self._kill_at:
             last_words()
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _synced(self, sync: Callable[[int], None]) -> Callable[[int], None]:
+        def synced(file: int) -> None:
+            self.reached("fsync")
+            sync(file)
+
+        return synced
 
     def _counted(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(operation)

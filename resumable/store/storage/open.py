@@ -14,6 +14,7 @@ from resumable.store.storage.retry import PatientStorage
 from resumable.utils.location import Secrets, location, scrubbed, showable
 
 _LOCAL = re.compile(r"(file|local)://")
+_HAS_FOLDER_DESCRIPTORS = os.open in os.supports_dir_fd  # not on Windows
 _CACHES = ("simplecache", "filecache", "blockcache")
 # Named directly, not as an extra of ours: it is right however this package was installed.
 _PACKAGES = {
@@ -48,7 +49,7 @@ def open_storage(url: str, options: Mapping[str, Any] | None = None, *, probe: b
 
 
 def _open_folder(path: Path) -> Storage:
-    if os.open in os.supports_dir_fd:
+    if _HAS_FOLDER_DESCRIPTORS:
         from resumable.store.storage.local import LocalStorage
 
         return LocalStorage(path)
