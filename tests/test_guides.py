@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -109,12 +110,13 @@ NEEDS_RUNS = {"command_line", "weights", "retention", "tensor_files"}
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder in which a reader works."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MemoryFileSystem, "store", {})  # the runs of other tests stay
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
     shutil.copytree(ROOT / "configs", "configs")
     logger = logging.getLogger("resumable")
     level = logger.level
     yield tmp_path
     logger.setLevel(level)
-    fsspec.filesystem("memory").store.clear()
 
 
 def here(text: str) -> str:

@@ -81,10 +81,6 @@ class _System:
         self._operations.reached("fill", lambda: os.write(file, data[: len(data) // 2]))
         return os.write(file, data)
 
-    def fsync(self, file: int) -> None:
-        self._operations.reached("fsync")
-        os.fsync(file)
-
     def replace(self, source: Any, target: Any, **folders: int) -> None:
         self._operations.reached("replace")
         os.replace(source, target, **folders)
