@@ -1,1 +1,1 @@
-"""What the drivers of other frameworks' loops share: stand-in loaders, patches, limits, files of events."""
+"""Shared parts of the drivers of other frameworks' loops: stand-in loaders, patches, limits, event files."""

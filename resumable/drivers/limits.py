@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 Limits = Mapping[str, float | None]
-"""How much training is requested, by the name of the limit; None or a negative number for no limit."""
+"""The requested amount of training, by the name of the limit; None or a negative number for no limit."""
 
 
 def is_raised(now: Limits, before: Limits) -> bool:

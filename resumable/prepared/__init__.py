@@ -1,1 +1,1 @@
-"""What Accelerate and Fabric prepare, and the objects that prepare it. Imports neither of them."""
+"""Objects and loaders of Accelerate and Fabric. Imports neither of them."""

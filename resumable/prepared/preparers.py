@@ -28,7 +28,7 @@ class Preparer(Stateful, Protocol):
 
 
 class AcceleratorState:
-    """What an `Accelerator` carries from step to step: its place in the window, scaler and registered objects."""
+    """The state of an `Accelerator` between two steps: its place in the window, scaler and registered objects."""
 
     library = "Accelerate"
 
@@ -79,7 +79,7 @@ class AcceleratorState:
 
 
 class FabricState:
-    """What a `Fabric` carries from step to step: the gradient scaler of its precision."""
+    """The state of a `Fabric` between two steps: the gradient scaler of its precision."""
 
     library = "Fabric"
 

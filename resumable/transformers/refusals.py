@@ -24,7 +24,7 @@ _GENERATING = (
 
 
 class Refusal(NamedTuple):
-    """What was found, and what to do."""
+    """The finding, and the next thing to do."""
 
     what: str
     hint: str

@@ -37,7 +37,7 @@ class Launch:
 
     @property
     def exit_code(self) -> int:
-        """What the launch ends with."""
+        """The expected exit code."""
         if self.kill is None:
             return 0
         return PREEMPTED if "!" in self.kill else -signal.SIGKILL

@@ -10,10 +10,10 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, Trainer
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from tests.huggingface.programs import Rows, Subset, arguments, gpt2, padded, trainer
+from tests.huggingface.programs import arguments, gpt2, train_on_rows, trainer
 
 SPECIAL = ["[PAD]", "[EOS]", "[UNK]", "[CLS]", "[SEP]"]
 
@@ -52,14 +52,7 @@ def sft(callbacks: list[Any], *, seed: int = 0, packing: bool = False, **options
     torch.manual_seed(seed)
     data = Dataset.from_dict({"text": texts()})
     args = SFTConfig(**_options(**options), packing=packing, max_length=16, bf16=False, dataset_text_field="text")
-    SFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=data,
-        eval_dataset=data.select(range(12)),
-        processing_class=tokenizer(),
-        callbacks=callbacks,
-    ).train()
+    _tune(SFTTrainer, data, model=model, args=args, callbacks=callbacks)
 
 
 def dpo(callbacks: list[Any], *, seed: int = 0, **options: Any) -> None:
@@ -69,15 +62,12 @@ def dpo(callbacks: list[Any], *, seed: int = 0, **options: Any) -> None:
     rows = texts(74)
     data = Dataset.from_dict({"prompt": rows[:37], "chosen": rows[37:], "rejected": rows[37:][::-1]})
     args = DPOConfig(**_options(**options), max_length=16, bf16=False)
-    DPOTrainer(
-        model=model,
-        ref_model=reference,
-        args=args,
-        train_dataset=data,
-        eval_dataset=data.select(range(12)),
-        processing_class=tokenizer(),
-        callbacks=callbacks,
-    ).train()
+    _tune(DPOTrainer, data, model=model, ref_model=reference, args=args, callbacks=callbacks)
+
+
+def _tune(kind: Any, data: Dataset, **passed: Any) -> None:
+    """Train by one of trl's trainers; the first rows are those of its evaluation, too."""
+    kind(train_dataset=data, eval_dataset=data.select(range(12)), processing_class=tokenizer(), **passed).train()
 
 
 def lora(callbacks: list[Any], *, seed: int = 0, **options: Any) -> None:
@@ -85,15 +75,7 @@ def lora(callbacks: list[Any], *, seed: int = 0, **options: Any) -> None:
     torch.manual_seed(4)
     base = gpt2()
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=2, lora_dropout=0.1, target_modules=["c_attn"]))
-    torch.manual_seed(seed)
-    Trainer(
-        model=model,
-        args=arguments(**options),
-        train_dataset=Rows(),
-        eval_dataset=Subset(Rows(), range(12)),
-        data_collator=padded,
-        callbacks=callbacks,
-    ).train()
+    train_on_rows(model, callbacks, seed=seed, **options)
 
 
 def sentences(callbacks: list[Any], *, seed: int = 0, **options: Any) -> None:

@@ -180,7 +180,11 @@ def gpt2() -> GPT2LMHeadModel:
 
 def language(callbacks: list[Any], *, seed: int = 0, **options: Any) -> None:
     """Train a small GPT-2 on rows of tokens."""
-    model = gpt2()
+    train_on_rows(gpt2(), callbacks, seed=seed, **options)
+
+
+def train_on_rows(model: Any, callbacks: list[Any], *, seed: int, **options: Any) -> None:
+    """Train a language model on rows of tokens, from this seed on."""
     torch.manual_seed(seed)
     Trainer(
         model=model,

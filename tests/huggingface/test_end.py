@@ -1,4 +1,4 @@
-"""How a training ends: finished, stopped early, extended, left by a signal or an error."""
+"""The ends of a training: finished, stopped early, extended, left by a signal or an error."""
 
 from __future__ import annotations
 

@@ -20,6 +20,16 @@ def made(folder: Path, **options: Any) -> Trainer:
     return trainer([Resume(str(folder / "run"))], Points(), output_dir=str(folder / "hf"), **options)
 
 
+def made_as(kind: type[Trainer], folder: Path) -> Trainer:
+    return kind(
+        model=torch.nn.Linear(1, 1),
+        args=arguments(output_dir=str(folder / "hf")),
+        train_dataset=Points(),
+        eval_dataset=Points(),
+        callbacks=[Resume(str(folder / "run"))],
+    )
+
+
 def refused(training: Trainer, words: str, **call: Any) -> None:
     with pytest.raises(ConfigError, match=words):
         training.train(**call)
@@ -64,14 +74,7 @@ def test_arguments_that_take_over(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["GRPOTrainer", "RLOOTrainer", "OnlineDPOTrainer", "AsyncGRPOTrainer"])
 def test_trainers_that_generate_their_data(tmp_path: Path, name: str) -> None:
     kind = type(name, (Trainer,), {})
-    training = kind(
-        model=torch.nn.Linear(1, 1),
-        args=arguments(output_dir=str(tmp_path / "hf")),
-        train_dataset=Points(),
-        eval_dataset=Points(),
-        callbacks=[Resume(str(tmp_path / "run"))],
-    )
-    refused(training, f"{name} generates its data")
+    refused(made_as(kind, tmp_path), f"{name} generates its data")
 
 
 def test_a_trainer_with_a_loop_of_its_own(tmp_path: Path) -> None:
@@ -79,14 +82,7 @@ def test_a_trainer_with_a_loop_of_its_own(tmp_path: Path) -> None:
         def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
             self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
 
-    training = Own(
-        model=torch.nn.Linear(1, 1),
-        args=arguments(output_dir=str(tmp_path / "hf")),
-        train_dataset=Points(),
-        eval_dataset=Points(),
-        callbacks=[Resume(str(tmp_path / "run"))],
-    )
-    refused(training, "a loop of its own")
+    refused(made_as(Own, tmp_path), "a loop of its own")
 
 
 def test_another_accumulation_within_an_epoch(tmp_path: Path) -> None:

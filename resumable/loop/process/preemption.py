@@ -50,7 +50,7 @@ class Preemption:
 
     @property
     def waiting_seconds(self) -> float:
-        """How long the first signal has been pending; 0 where there is none."""
+        """Return the seconds since the first pending signal; 0 without one."""
         return 0.0 if self._pending is None else self._clock() - self._pending_since_seconds
 
     @property
