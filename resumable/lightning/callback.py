@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from resumable.config.config import Config
-from resumable.drivers.state import SavedState
+from resumable.drivers.state import BESIDE, SavedState
+from resumable.drivers.versions import warn_of_unchecked
 from resumable.errors import CheckpointError, ConfigError
 from resumable.lightning import loggers, private
 from resumable.lightning.protocols import Hook, Trainer
 from resumable.lightning.session import Session
-from resumable.lightning.trainer_state import BESIDE, NAME
+from resumable.lightning.trainer_state import NAME
 from resumable.loop.launch_checks import refuse_several_processes, refuse_while_building
 from resumable.run.run import Run
 from resumable.utils.events import show_events, warn
@@ -77,11 +78,7 @@ class Resume(_Callback):  # type: ignore[misc]
         _refuse_several(trainer)
         if trainer.fast_dev_run:
             return
-        if not private.version_of(trainer).startswith(tuple(f"{checked}." for checked in private.CHECKED)):
-            warn(
-                f"Lightning {private.version_of(trainer)}: exact resume was checked with {', '.join(private.CHECKED)}; "
-                "compare a resumed run with an uninterrupted one before you rely on it (`resumable drill`)"
-            )
+        warn_of_unchecked("Lightning", private.version_of(trainer), private.CHECKED)
 
     def on_fit_start(self, trainer: Trainer, pl_module: object) -> None:
         """Open the run and restore it, so that later hooks and loggers see the state of the checkpoint."""
@@ -94,21 +91,18 @@ class Resume(_Callback):  # type: ignore[misc]
         self._session.restore(self._found)
 
     def on_train_start(self, trainer: Trainer, pl_module: object) -> None:
-        """Begin training."""
         """Watch signals, and begin where the run stands."""
         if self._session is not None:
             self._session.begin()
 
     def on_exception(self, trainer: Trainer, pl_module: object, exception: BaseException) -> None:
-        """Make the save in flight durable, and close the run."""
         """Wait until the save in flight is durable, and release the run."""
         if self._session is not None:
             session, self._session = self._session, None
             session.abort(exception)
 
     def on_fit_end(self, trainer: Trainer, pl_module: object) -> None:
-        """Finish and close the run."""
-        """Release the run."""
+        """Restore a run that was finished before to where it ended, and release the run."""
         if self._session is not None:
             self._session.done()
             self._session = None

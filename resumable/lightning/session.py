@@ -1,20 +1,20 @@
-"""Drive one Lightning fit under exact resume: open the run, restore at the first fetch, reach the boundaries.
+"""Drive one Lightning fit under exact resume. The boundary is inside the fetch of the next batch.
 
-The boundary is inside the fetch of the next batch: the only instant after the module's hooks, a due validation and
-the schedulers of a step. What is read of Lightning is in `private`.
+What is read of Lightning is in `private`.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from resumable.checkpointing.position import Position
 from resumable.config.config import Config
-from resumable.drivers.limits import is_raised
+from resumable.drivers.limits import Limits
 from resumable.drivers.loaders import TrainLoader
-from resumable.drivers.patches import Patches
+from resumable.drivers.session import LOOP, DriverSession
+from resumable.drivers.state import MODEL
 from resumable.errors import Interrupted, LoopError
 from resumable.lightning import checkpoint_files, loggers, private
 from resumable.lightning.fit_counters import FitCounters
@@ -22,23 +22,22 @@ from resumable.lightning.loader_requests import Requests
 from resumable.lightning.optimizer_changes import OptimizerChanges
 from resumable.lightning.protocols import Trainer
 from resumable.lightning.stand_ins import StandIns
-from resumable.lightning.trainer_state import BESIDE, MODEL, NAME, LightningState, objects_of
-from resumable.loop.boundary import Instant
+from resumable.lightning.trainer_state import NAME, LightningState, objects_of
 from resumable.loop.launch import Launch
 from resumable.utils import failpoints
-from resumable.utils.events import emit
 from resumable.utils.location import absolute_location
 
-LOOP = "fit"
 
+class Session(DriverSession):
+    """One fit, from `on_fit_start` to its end, whatever ends it."""
 
-class Session:
-    """One fit, from `on_fit_start` to its end, whatever ends it. Creating it opens the run and restores nothing yet."""
+    NAME = NAME
+    NOTHING_LEFT = "nothing left of fit(); a larger max_epochs, max_steps or max_time goes on"
+    KEEP = "set trainer.should_stop before leaving fit early"
 
     def __init__(self, config: Config, trainer: Trainer) -> None:
         self.trainer = trainer
         self._counters = FitCounters(trainer)
-        self._patches = Patches()
         self._requests = Requests(trainer)
         self._changes = OptimizerChanges(trainer)
         self._state = LightningState(
@@ -46,33 +45,25 @@ class Session:
         )
         self._held, objects = self._changes.current, self._objects()
         self._names = objects.keys() - {MODEL, NAME}  # of all optimizers and schedulers that this launch has seen
-        self._launch = launch = Launch(config, objects)
-        self._boundary, self._progress = launch.boundary, launch.progress
-        self._start, resumes = launch.progress.start, launch.progress.pending is not None
-        self._changes.pending = resumes
-        self._rebuilt = not resumes  # whether optimizers and schedulers are those of the checkpoint
-        self._place = (-1, self._start.epoch)  # (step, epoch) of the last boundary
+        super().__init__(Launch(config, objects))
+        self._changes.pending = self._resumes
+        self._rebuilt = not self._resumes  # whether optimizers and schedulers are those of the checkpoint
         self._loaders = StandIns(
             trainer,
-            launch,
+            self._launch,
             self._requests,
             wanted=self._wanted,
-            wanted_in_validation=self._wanted_in_validation,
+            wanted_in_validation=self._reach_evaluation,
         )
         self._seen: Mapping[str, Any] = {}
         self._take_part()
-        launch.start(idle=lambda: private.fit_is_over(trainer), close=self.close)
+        self._launch.start(idle=lambda: private.fit_is_over(trainer), close=self.close)
 
     # -- what Lightning calls -----------------------------------------------------------------------------------------
 
-    def set_golden_input(self, golden: Any) -> None:
-        """Store this input of the module, and the output for it, in every checkpoint."""
-        self._launch.checkpointer.set_golden_input(golden, model=MODEL)
-
     def restore(self, found: loggers.Found) -> None:
         """Restore what hooks and loggers see of a run that resumes. Its exact instant comes with the first fetch."""
-        resumed = self._launch.checkpointer.resumed
-        if resumed is None:
+        if not self._resumes:
             return
         if self._start.loop != LOOP:
             raise LoopError(
@@ -80,13 +71,12 @@ class Session:
                 "continue it with the program that began it, or name another folder in `run`",
             )
         self._restore()
-        beside = resumed.tree(NAME)[BESIDE]
-        nothing_left = self._start.finished and not self._trains_more()
-        loggers.cut_back(self.trainer.loggers, beside["loggers"], found, keep=nothing_left)
-        if absolute_location(beside["run"]) != absolute_location(self._launch.config.run):
+        nothing_left = self._start.finished and not self._is_extended
+        loggers.cut_back(self.trainer.loggers, self._beside["loggers"], found, keep=nothing_left)
+        if self._is_copy:
             return
         for callback in checkpoint_files.checkpoint_callbacks(self.trainer):
-            self._patches.set(callback, "file_exists", checkpoint_files.overwriting(callback, beside["files"]))
+            self._patches.set(callback, "file_exists", checkpoint_files.overwriting(callback, self._beside["files"]))
 
     def begin(self) -> None:
         """Start training, once Lightning has decided whether it restarts a loop."""
@@ -96,34 +86,28 @@ class Session:
                 "have Lightning pass the batches: training_step(batch, batch_idx)",
             )
         self._launch.preemption.install()
-        pending = self._progress.pending
+        pending = self._launch.progress.pending
         if pending is not None:  # a new run with a `ckpt_path` keeps Lightning's own restart
             private.clear_epoch_loop_restarting(self.trainer)
         if pending is not None and pending.finished:  # it is to train more than before, which begins with hooks
             self._rebuild()
             self._restore()
             private.clear_restarting(self.trainer)
-            self._progress.reached()
+            self._launch.progress.reached()
             self._launch.begin(self._instant)
-            self._place = (self._counters.step, self._counters.epoch)
+            self._place = (self.step, self.epoch)
 
     def end(self) -> None:
         """Reach the final boundary, at the end of training and behind every hook of it."""
         self._loaders.close()
         self._refresh_objects()
-        self._boundary.reached(self._instant(last=True))
+        self._launch.boundary.reached(self._instant(last=True))
 
     def done(self) -> None:
         """End the fit. A run that was finished before has trained nothing, and is restored to where it ended."""
-        if self._progress.pending is not None:
+        if self._launch.progress.pending is not None:
             self._rebuild()
-            self._restore()
-            emit(
-                "DONE",
-                step=self._start.step,
-                epoch=self._start.epoch,
-                note="nothing left of fit(); a larger max_epochs, max_steps or max_time goes on",
-            )
+            self._return_to_end()
         self.close()
 
     def abort(self, error: BaseException) -> None:
@@ -131,17 +115,7 @@ class Session:
         if isinstance(error, Interrupted):
             self._launch.preemption.take_back(signal.SIGINT)  # Lightning ignores it from here on, also behind the fit
             private.leave_with(self.trainer, error)
-        try:
-            self._launch.checkpointer.wait()
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Release the run, the loader workers and the signals. Safe to call twice; no-op in a forked child."""
-        if self._launch.is_owner:
-            self._patches.undo()
-            trained = self._counters.trained if self._launch.begun else None
-            self._launch.close(trained=trained, keep="set trainer.should_stop before leaving fit early")
+        self.finish_save()
 
     # -- taking part --------------------------------------------------------------------------------------------------
 
@@ -158,94 +132,58 @@ class Session:
 
         return end
 
-    # -- the boundary -------------------------------------------------------------------------------------------------
-
     def _wanted(self, loader: TrainLoader) -> bool:
         """Reach the boundary before a training batch is fetched. Returns whether Lightning reads one batch ahead."""
         data_fetcher = private.fetcher(self.trainer)
         ahead = data_fetcher.length is None
         if loader.index == 0 and not (ahead and data_fetcher.fetched == 0):
-            step = self._counters.step
-            failpoints.reach("fetch", step)
+            failpoints.reach("fetch", self.step)
             if len(self._loaders.train) > 1:  # a single loader does that itself
                 for one, turns in zip(self._loaders.train, private.iterators(self.trainer.fit_loop), strict=True):
                     one.turn_to(turns)  # a new epoch begins for all of them with the first fetch of the first
-            self._reached(step, self._counters.epoch)
+            if self.step != self._place[0] or not self._launch.begun:  # not one of several loaders within one fetch
+                self._reach_boundary()
         return ahead
 
-    def _wanted_in_validation(self) -> None:
-        failpoints.reach("evaluate", self._counters.step)
-        self._boundary.leave_if_requested()
+    # -- what Lightning has -------------------------------------------------------------------------------------------
 
-    def _reached(self, step: int, epoch: int) -> None:
-        if not self._launch.begun:
-            self._begin()
-            step, epoch = self._counters.step, self._counters.epoch
-        elif step == self._place[0]:
-            return  # one of several loaders began again within one fetch
-        else:
-            self._refresh_objects()
-            self._boundary.reached(self._instant())
-        self._place = step, epoch
-        self._seen = dict(private.callback_metrics(self.trainer))
-        self._launch.evaluations.clear()
-        self._loaders.close_validation()
+    @property
+    def step(self) -> int:
+        """The number of trained batches."""
+        return self._counters.step
 
-    def _begin(self) -> None:
-        pending = self._progress.pending
-        if pending is None:
-            self._refresh_objects()
-        self._launch.begin(self._instant)
-        if pending is None:
-            return
-        if len(self._loaders.train) != len(pending.loaders):
-            raise self._loaders.other_loaders("fewer")
-        self._rebuild()
-        self._restore()
-        for loader in self._loaders.train:
-            loader.open()
-        if any(loader.replayed for loader in self._loaders.train):
-            self._restore_objects()  # what was replayed may have drawn from, or changed, what was restored
-        private.clear_restarting(self.trainer)
-        self._state.restore_accumulation()
-        self._set_epoch_progress()
-        if "validate" not in self._requests.made:
-            private.drop_loaders(self.trainer.fit_loop.epoch_loop.val_loop)
-        self._progress.reached()
+    @property
+    def epoch(self) -> int:
+        """The number of completed epochs."""
+        return self._counters.epoch
 
-    def _set_epoch_progress(self) -> None:
-        trained = int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
-        data_fetcher = private.fetcher(self.trainer)
-        data_fetcher.fetched = trained + (data_fetcher.length is None)
-        private.set_fetched(
-            self.trainer.fit_loop,
-            fetched=data_fetcher.fetched,
-            restarted=[loader.number > 0 for loader in self._loaders.train],
-        )
+    @property
+    def trained(self) -> int:
+        """The number of trained batches whose hooks have run, too."""
+        return self._counters.trained
 
-    def _instant(self, *, last: bool = False) -> Instant:
-        step, epoch = self._counters.step, self._counters.epoch
-        return self._launch.instant(
-            lambda: self._position(last=last),
-            self._logged,
-            step=step,
-            epoch=epoch,
-            inside_epoch=not last,
-            epoch_ended=epoch != self._place[1],
-            last=last,
-        )
+    def _train_loaders(self) -> Sequence[TrainLoader]:
+        return self._loaders.train
+
+    def _limits(self) -> Limits:
+        return self._state.limits()
 
     def _logged(self) -> dict[str, Any]:
-        """Return the metrics that were logged since the last boundary."""
         metrics = private.callback_metrics(self.trainer)
         return {name: value for name, value in metrics.items() if self._seen.get(name) is not value}
+
+    def _mark_logged(self) -> None:
+        self._seen = dict(private.callback_metrics(self.trainer))
+
+    def _close_evaluation(self) -> None:
+        self._loaders.close_validation()
 
     def _position(self, *, last: bool) -> Position:
         trainer = self.trainer
         return Position(
             loop=LOOP,
-            step=self._counters.step,
-            epoch=self._counters.epoch,
+            step=self.step,
+            epoch=self.epoch,
             total=trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None,
             inside_epoch=not last,
             loaders=[] if last else [loader.position() for loader in self._loaders.train],
@@ -275,23 +213,34 @@ class Session:
 
     # -- restoring ----------------------------------------------------------------------------------------------------
 
-    def _restore(self) -> None:
-        """Restore everything, bit by bit. Repeated whenever other code ran since."""
-        self._restore_objects()
-        self._launch.data.load(self._start.samplers)
+    def _before_resume(self, pending: Position) -> None:
+        if len(self._loaders.train) != len(pending.loaders):
+            raise self._loaders.other_loaders("fewer")
+        self._rebuild()
+
+    def _after_resume(self) -> None:
+        private.clear_restarting(self.trainer)
+        self._state.restore_accumulation()
+        self._set_epoch_progress()
+        if "validate" not in self._requests.made:
+            private.drop_loaders(self.trainer.fit_loop.epoch_loop.val_loop)
+
+    def _set_epoch_progress(self) -> None:
+        trained = int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+        data_fetcher = private.fetcher(self.trainer)
+        data_fetcher.fetched = trained + (data_fetcher.length is None)
+        private.set_fetched(
+            self.trainer.fit_loop,
+            fetched=data_fetcher.fetched,
+            restarted=[loader.number > 0 for loader in self._loaders.train],
+        )
+
+    def _absent(self) -> Collection[str]:
+        return () if self._rebuilt else self._launch.checkpointer.late
 
     def _restore_objects(self) -> None:
-        """Restore all but the data: passes that are open stand where they should."""
         resumed = self._launch.checkpointer.resumed
         assert resumed is not None
         self._state.load(resumed)
-        self._launch.checkpointer.restore(without=() if self._rebuilt else self._launch.checkpointer.late)
-        self._progress.restored()
-        self._boundary.forget(stopping=False)
-        self.trainer.should_stop = self._start.stopped and not self._trains_more()
-
-    def _trains_more(self) -> bool:
-        """Return whether a run that had finished is to train more than before."""
-        if not self._start.finished:
-            return False
-        return is_raised(self._state.limits(), self._state.limits_before)
+        super()._restore_objects()
+        self.trainer.should_stop = self._start.stopped and not self._is_extended

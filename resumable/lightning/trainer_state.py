@@ -15,30 +15,26 @@ from typing import Any
 
 import torch
 
-from resumable.drivers.state import SavedState, State
+from resumable.drivers.state import BESIDE, MODEL, FrameworkState, SavedState, State
 from resumable.errors import StateError
 from resumable.lightning import checkpoint_files, loggers, private, results
 from resumable.lightning.protocols import Trainer
 from resumable.run.checkpoint import Checkpoint
 from resumable.state.codec.encoder import encode
-from resumable.state.objects.adapter import BaseAdapter, mismatch_on_error
+from resumable.state.objects.adapter import mismatch_on_error
 from resumable.state.objects.tree_copies import Own, moved
 from resumable.state.tensors.facts import same_place
 from resumable.utils.events import warn
 
 NAME = "lightning"
-MODEL = "model"
-BESIDE = "beside"
 
 _HYPER_PARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 _LEFT_OUT = ("pytorch-lightning_version", "optimizer_states", "lr_schedulers", "hparams_type")
 _LIVE = "$live"
 
 
-class LightningState(BaseAdapter):
+class LightningState(FrameworkState):
     """A Lightning trainer's state as an object of a checkpoint."""
-
-    kind = "stateful"
 
     def __init__(self, trainer: Trainer, *, run: str, requests: State, changes: list[State]) -> None:
         """Wrap one trainer.
@@ -51,7 +47,6 @@ class LightningState(BaseAdapter):
         """
         super().__init__(NAME, trainer)
         self.type = "lightning.Trainer"  # of either package
-        self.limits_before: State = {}  # those of the restored checkpoint
         self._accumulated_before = 1
         self._run = run
         self._requests = requests
@@ -89,14 +84,6 @@ class LightningState(BaseAdapter):
             "max_seconds": min((most for most in seconds if most is not None), default=None),
         }
 
-    def comparable(self, document: Any) -> Any:
-        """Return the part of the document that a restore must reproduce."""
-        return document["between"]
-
-    def read_targets(self) -> Mapping[str, Any]:
-        """Return no tensors: nothing is filled in place, and every restore loads all of it."""
-        return {}
-
     def _between(self) -> State:
         trainer = self.target
         return {
@@ -109,7 +96,6 @@ class LightningState(BaseAdapter):
 
     def _restore(self, tree: Any, own: Own) -> None:
         trainer, between = self.target, own(tree["between"], None)
-        self.limits_before = dict(tree[BESIDE]["limits"])
         self._accumulated_before = tree["accumulate_grad_batches"]
         self._changes[:] = own(tree.get("changes", []), None)  # earlier versions did not record them
         trainer.fit_loop.load_state_dict(between["progress"])

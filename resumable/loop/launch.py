@@ -46,7 +46,7 @@ class Launch:
     """Owns the parts of one launch: the claim on its run, the checkpointer, signals, progress bar, boundary and data.
 
     Creating it opens the run and refuses other objects; nothing is trained or restored yet. Drivers of a loop
-    (`Trainer`, the Lightning session) build on it, call `start` once they can be closed, and `close` at their end.
+    (`Trainer`, the sessions of frameworks) build on it, call `start` once they can be closed, and `close` at their end.
     Parts that every driver needs are created here and nowhere else.
     """
 
@@ -122,6 +122,10 @@ class Launch:
             self.evaluations.clear()  # as after a resume from here
             self.boundary.save_start(instant())
         self.begun = True
+
+    def report_done(self, note: str, *, step: int, epoch: int) -> None:
+        """Log that the run stands at its end, and that there is nothing left to train."""
+        emit("DONE", step=step, epoch=epoch, note=note)
 
     def instant(
         self,

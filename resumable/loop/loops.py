@@ -25,7 +25,6 @@ from resumable.loop.pass_cursor import PassCursor
 from resumable.loop.restore_progress import RestoreState
 from resumable.loop.zipped_pass import ZippedPass, remaining
 from resumable.utils import failpoints
-from resumable.utils.events import emit
 
 T = TypeVar("T")
 _Loaders = tuple[Iterable[object], ...]
@@ -339,7 +338,7 @@ class Loops:
 
     def _log_if_done(self, n: int, stands_at: int) -> None:
         if stands_at >= n or self._ended(n):
-            emit("DONE", step=self.step, epoch=self.epoch, note=f"nothing left of {self._loop.running}({n})")
+            self._launch.report_done(f"nothing left of {self._loop.running}({n})", step=self.step, epoch=self.epoch)
 
     def _was_stopped(self) -> bool:
         return self._start.stopped and self._start.finished and not self._trains

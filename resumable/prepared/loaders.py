@@ -41,6 +41,21 @@ def prepared_loader(loader: object) -> PreparedLoader | None:
     return None if plain is None else PreparedLoader(plain, partial(private.moved_by_fabric, loader), None)
 
 
+def driven_loader(loader: object) -> PreparedLoader | None:
+    """Return the parts of any loader of Accelerate's that a framework's loop reads; None for another loader.
+
+    Nothing follows where its passes stand, because such a loop counts its windows itself.
+    """
+    plain = private.loader_inside_accelerate(loader)
+    return None if plain is None else PreparedLoader(plain, partial(private.moved_by_accelerate, loader), None)
+
+
+def wrapped_again(loader: Any, replaced: Callable[[Any], Any]) -> Any:
+    """Return `replaced(plain)` in the place of the plain loader inside a copy of one that Accelerate prepared."""
+    plain = private.loader_inside_accelerate(loader)
+    return replaced(loader) if plain is None else private.accelerate_around(loader, replaced(plain))
+
+
 def seed_samplers(plain: Any, key: bytes) -> None:
     """Replace the seed that a sampler of Accelerate's drew from the program's streams when it was made."""
     samplers: list[Any] = [plain.sampler, getattr(plain.batch_sampler, "sampler", None)]

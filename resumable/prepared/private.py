@@ -110,12 +110,26 @@ def plain_loader_of_accelerate(loader: object) -> Any:
     return None
 
 
+def loader_inside_accelerate(loader: object) -> Any:
+    """Return the loader inside any loader of Accelerate's, whatever that does; None for any other object."""
+    return getattr(loader, "__dict__", {}).get("base_dataloader")
+
+
+def accelerate_around(prepared: Any, loader: object) -> Any:
+    """Return a copy of a loader of Accelerate's around another loader; the prepared one stays as it is."""
+    # Not by `copy`: Accelerate's loaders reduce to a class that they are not.
+    twin = object.__new__(type(prepared))
+    vars(twin).update(vars(prepared), base_dataloader=loader)
+    return twin
+
+
 def moved_by_accelerate(loader: Any, batch: Any) -> Any:
-    """Return the batch on the device of this loader of Accelerate's."""
-    if loader.device is None:
+    """Return the batch on the device of this loader of Accelerate's, if it has one."""
+    device = vars(loader).get("device")
+    if device is None:
         return batch
     send_to_device = sys.modules["accelerate.data_loader"].send_to_device
-    return send_to_device(batch, loader.device, non_blocking=loader._non_blocking)
+    return send_to_device(batch, device, non_blocking=loader._non_blocking)
 
 
 def is_seeded_sampler(sampler: object) -> bool:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from resumable.config.config import Config
+from resumable.drivers.versions import warn_of_unchecked
 from resumable.loop.launch_checks import refuse_while_building
 from resumable.transformers import private
 from resumable.transformers.refusals import refuse, refuse_own_loop
 from resumable.transformers.session import Session
-from resumable.utils.events import show_events, warn
+from resumable.utils.events import show_events
 
 _Callback: Any = private.package().TrainerCallback
 
@@ -75,13 +76,5 @@ def _train(request: private.Request) -> object:
     refuse_while_building()
     show_events()
     refuse(request, callbacks=len(found))
-    _warn_of_another_version()
+    warn_of_unchecked("transformers", private.version(), private.CHECKED)
     return found[0].train(request)
-
-
-def _warn_of_another_version() -> None:
-    if not f"{private.version()}.".startswith(tuple(f"{checked}." for checked in private.CHECKED)):
-        warn(
-            f"transformers {private.version()}: exact resume was checked with {', '.join(private.CHECKED)}; "
-            "compare a resumed run with an uninterrupted one before you rely on it (`resumable drill`)"
-        )

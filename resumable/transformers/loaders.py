@@ -1,4 +1,4 @@
-"""The stand-in for the training loader: it counts what is read, and moves batches to the device."""
+"""The stand-in for the training loader: it has the epoch of its pass, and moves batches to the device."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from resumable.data.open_pass import Data
 from resumable.drivers.loaders import TrainLoader
 from resumable.drivers.state import SavedState
-from resumable.transformers import private
+from resumable.prepared.loaders import driven_loader
 
 
-class PreparedLoader(TrainLoader):
+class DrivenLoader(TrainLoader):
     """Stands in for a loader that Accelerate prepared. The loop sets its epoch before each pass."""
 
     def __init__(
@@ -22,13 +22,12 @@ class PreparedLoader(TrainLoader):
         is_read_by_loop: Callable[[Iterator[object]], bool],
         wanted: Callable[[TrainLoader], bool],
         resume: SavedState | None,
-        non_blocking: bool,
     ) -> None:
         self.epoch = 0
-        self._prepared = prepared
-        self._non_blocking = non_blocking
+        parts = driven_loader(prepared)
+        self._moved = None if parts is None else parts.moved
         super().__init__(
-            private.inside(prepared),
+            prepared if parts is None else parts.plain,
             data,
             index=0,
             epoch=lambda: self.epoch,
@@ -43,7 +42,7 @@ class PreparedLoader(TrainLoader):
 
     def _fetch(self, turns: Iterator[object]) -> object:
         batch = super()._fetch(turns)
-        return private.sent_to_device(batch, self._prepared, non_blocking=self._non_blocking)
+        return batch if self._moved is None else self._moved(batch)
 
 
 def updates_of(batches: int, accumulated: int) -> int:

@@ -1,4 +1,4 @@
-"""Every private name of transformers and Accelerate that exact resume needs, checked for the versions in `CHECKED`.
+"""Every private name of transformers that exact resume needs, checked for the versions in `CHECKED`.
 
 No other module of this package reads or writes an attribute of theirs with a leading underscore.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -190,31 +190,3 @@ def _sum_with(trainer: Any, before: torch.Tensor, loss: torch.Tensor) -> torch.T
         updates: int = trainer.state.global_step - trainer._globalstep_last_logged
         return before + before / (1 + updates)
     return before + loss
-
-
-# -- loaders ----------------------------------------------------------------------------------------------------------
-
-
-def inside(prepared: Iterable[object]) -> Iterable[object]:
-    """Return the loader inside one that Accelerate prepared; another loader is returned as it is."""
-    found: Iterable[object] = vars(prepared).get("base_dataloader", prepared)
-    return found
-
-
-def around(prepared: Any, loader: Iterable[object]) -> Iterable[object]:
-    """Return a copy of the prepared loader around another loader; the prepared one stays as it is."""
-    if "base_dataloader" not in vars(prepared):
-        return loader
-    # Not by `copy`: Accelerate's loaders reduce to a class that they are not.
-    twin = object.__new__(type(prepared))
-    vars(twin).update(vars(prepared), base_dataloader=loader)
-    shown: Iterable[object] = twin
-    return shown
-
-
-def sent_to_device(batch: object, prepared: Iterable[object], *, non_blocking: bool) -> object:
-    """Return the batch on the device of the loader that Accelerate prepared, if that has one."""
-    device = vars(prepared).get("device")
-    if device is None:
-        return batch
-    return importlib.import_module("accelerate.utils").send_to_device(batch, device, non_blocking=non_blocking)

@@ -1,7 +1,6 @@
-"""Drive one call of `train()` under exact resume: open the run, restore at the first fetch, reach the boundaries.
+"""Drive one call of `train()` under exact resume. The boundary is inside the fetch of the first batch of an update.
 
-The boundary is inside the fetch of the first batch of an update: the only instant after logging, a due evaluation and
-the hooks of the update before. What is private to transformers is in `private`.
+What is private to transformers is in `private`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,54 +16,45 @@ from typing import Any
 from resumable.checkpointing.position import Position
 from resumable.config.config import Config
 from resumable.data.pass_base import length_of
-from resumable.drivers.limits import is_raised
+from resumable.drivers.limits import Limits
 from resumable.drivers.loaders import TrainLoader, ValidationLoader
-from resumable.drivers.patches import Patches
+from resumable.drivers.session import LOOP, DriverSession
+from resumable.drivers.state import MODEL
 from resumable.errors import LoopError
-from resumable.loop.boundary import Instant
 from resumable.loop.launch import Launch
+from resumable.prepared.loaders import wrapped_again
 from resumable.transformers import private
-from resumable.transformers.loaders import PreparedLoader, updates_of
+from resumable.transformers.loaders import DrivenLoader, updates_of
 from resumable.transformers.loggers import continue_loggers
 from resumable.transformers.protocols import Method, Trainer
 from resumable.transformers.tracked_runs import continue_runs
-from resumable.transformers.trainer_state import (
-    BESIDE,
-    MODEL,
-    NAME,
-    HuggingFaceState,
-    exported,
-    limits_of,
-    objects_of,
-)
+from resumable.transformers.trainer_state import NAME, HuggingFaceState, exported, limits_of, objects_of
 from resumable.utils import failpoints
-from resumable.utils.events import emit
 from resumable.utils.location import absolute_location
 
-LOOP = "fit"
 WINDOW_SECONDS = 5.0  # how long a signal waits for the end of a window: the grace of a preemption may be short
 STATE_FILE = "trainer_state.json"
 
 
-class Session:
-    """One call of `train()`, as a context. Creating it opens the run and restores nothing yet."""
+class Session(DriverSession):
+    """One call of `train()`, as a context."""
+
+    NAME = NAME
+    NOTHING_LEFT = "nothing left of train(); a larger num_train_epochs or max_steps goes on"
+    KEEP = "have a callback set control.should_training_stop"
 
     def __init__(self, config: Config, trainer: Trainer) -> None:
         self.trainer = trainer
-        self._patches = Patches()
-        self._run = absolute_location(config.run)
-        self._state = HuggingFaceState(trainer, run=self._run)
-        self._launch = launch = Launch(config, {MODEL: trainer.model, NAME: self._state}, steps="updates")
-        self._start, self._resumes = launch.progress.start, launch.progress.pending is not None
+        self._state = HuggingFaceState(trainer, run=absolute_location(config.run))
+        super().__init__(Launch(config, {MODEL: trainer.model, NAME: self._state}, steps="updates"))
         self._folder = tempfile.TemporaryDirectory(prefix="resumable-") if self._resumes else None
-        self._loader: PreparedLoader | None = None
+        self._loader: DrivenLoader | None = None
         self._turns: Iterator[object] | None = None  # the iterator that the loop reads from
         self._evaluating: list[ValidationLoader] = []
-        self._place = (-1, self._start.epoch)  # (step, epoch) of the last boundary
         self._seen = 0  # entries of the log at the last boundary
         self._ended = False
         self._forget_runs: Callable[[], None] = lambda: None
-        launch.start(idle=lambda: False, close=self.close)
+        self._launch.start(idle=lambda: False, close=self.close)
 
     @property
     def folder(self) -> str | None:
@@ -97,9 +87,14 @@ class Session:
         self._launch.preemption.install()
 
     def _continue_loggers(self) -> None:
-        if self._beside["run"] == self._run:  # a copy of a run must not touch the files of the original
-            continue_loggers(self.trainer, self._beside["tensorboard"], keep=not self._trains_more())
+        if not self._is_copy:  # a copy of a run must not touch the files of the original
+            continue_loggers(self.trainer, self._beside["tensorboard"], keep=not self._trains_more)
             self._forget_runs = continue_runs(self._beside["runs"])
+
+    def between_batches(self) -> None:
+        """Leave inside a window of accumulation, with the last checkpoint, where a signal has waited for too long."""
+        if self._launch.preemption.waiting_seconds > WINDOW_SECONDS:
+            self._launch.boundary.leave_if_requested()
 
     def end(self) -> None:
         """Reach the final boundary. A run that was finished before is restored to where it ended."""
@@ -108,39 +103,21 @@ class Session:
         self._ended = True
         if self._launch.progress.pending is None:
             self._launch.boundary.reached(self._instant(last=True))
-            return
-        self._restore()
-        emit(
-            "DONE",
-            step=self._start.step,
-            epoch=self._start.epoch,
-            note="nothing left of train(); a larger num_train_epochs or max_steps goes on",
-        )
+        else:
+            self._return_to_end()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            self._launch.checkpointer.wait()
-        finally:
-            self.close()
+        self.finish_save()
 
-    def close(self) -> None:
-        """Release the run, the loader workers and the signals. Safe to call twice; no-op in a forked child."""
-        if not self._launch.is_owner:
-            return
-        self._patches.undo()
+    def _release(self) -> None:
         self._forget_runs()
-        self._close_loaders()
+        if self._loader is not None:
+            self._loader.close()
+        self._close_evaluation()
         if self._folder is not None:
             self._folder.cleanup()
-        trained = self.trainer.state.global_step if self._launch.begun else None
-        self._launch.close(trained=trained, keep="have a callback set control.should_training_stop")
-
-    def between_batches(self) -> None:
-        """Leave inside a window of accumulation, with the last checkpoint, where a signal has waited for too long."""
-        if self._launch.preemption.waiting_seconds > WINDOW_SECONDS:
-            self._launch.boundary.leave_if_requested()
 
     # -- the loaders --------------------------------------------------------------------------------------------------
 
@@ -150,13 +127,12 @@ class Session:
             if self._loader is not None:
                 return prepared  # for a callback, which may read what it likes
             pending = self._launch.progress.pending
-            self._loader = PreparedLoader(
+            self._loader = DrivenLoader(
                 prepared,
                 self._launch.data,
                 is_read_by_loop=lambda turns: turns is self._turns,
                 wanted=self._wanted,
                 resume=pending.loaders[0] if pending is not None and pending.loaders else None,
-                non_blocking=self.trainer.accelerator.non_blocking,
             )
             if pending is not None:
                 self._write_state(length_of(self._loader))
@@ -165,18 +141,20 @@ class Session:
         return get
 
     def _stand_in_for_evaluation(self, get_eval_dataloader: Method) -> Method:
-        def get(*args: Any, **kwargs: Any) -> Iterable[object]:
-            prepared: Iterable[object] = get_eval_dataloader(*args, **kwargs)
+        def stand_in(plain: Iterable[object]) -> ValidationLoader:
             loader = ValidationLoader(
-                private.inside(prepared),
+                plain,
                 self._launch.data,
-                address=lambda: self._launch.evaluations.take("evaluate", step=self.trainer.state.global_step),
-                epoch=lambda: self._epoch,
+                address=lambda: self._launch.evaluations.take("evaluate", step=self.step),
+                epoch=lambda: self.epoch,
                 is_read_by_loop=lambda turns: True,
-                wanted=self._wanted_in_evaluation,
+                wanted=self._reach_evaluation,
             )
             self._evaluating.append(loader)
-            return private.around(prepared, loader)
+            return loader
+
+        def get(*args: Any, **kwargs: Any) -> Any:
+            return wrapped_again(get_eval_dataloader(*args, **kwargs), stand_in)
 
         return get
 
@@ -187,10 +165,12 @@ class Session:
 
         return get
 
-    def _close_loaders(self) -> None:
-        if self._loader is not None:
-            self._loader.close()
-        self._close_evaluation()
+    def _wanted(self, loader: TrainLoader) -> bool:
+        """Reach the boundary before the first batch of an update is fetched. Returns that no batch is read ahead."""
+        failpoints.reach("fetch", self.step)
+        if (self.step, self.epoch) != self._place and not loader.exhausted:
+            self._reach_boundary()
+        return False
 
     def _close_evaluation(self) -> None:
         while self._evaluating:
@@ -207,7 +187,7 @@ class Session:
         assert self.folder is not None
         updates = max(updates_of(length, args.gradient_accumulation_steps), 1) if length is not None else args.max_steps
         trained = self._start.epoch * updates + self._updates_in_epoch()
-        counter = trained if self._trains_more() else sys.maxsize * updates
+        counter = trained if self._trains_more else sys.maxsize * updates
         values = {name: getattr(args, name) for name in ("logging_steps", "eval_steps", "save_steps")}
         values |= {"global_step": counter, "train_batch_size": getattr(args, "train_batch_size", None)}
         Path(self.folder, STATE_FILE).write_text(json.dumps(values), "utf-8")
@@ -224,72 +204,34 @@ class Session:
             )
         return updates_of(batches, accumulated)
 
+    @property
     def _trains_more(self) -> bool:
-        return not self._start.finished or is_raised(limits_of(self.trainer), self._beside["limits"])
+        return not self._start.finished or self._is_extended
+
+    # -- what Hugging Face has ----------------------------------------------------------------------------------------
 
     @property
-    def _beside(self) -> dict[str, Any]:
-        resumed = self._launch.checkpointer.resumed
-        assert resumed is not None
-        beside: dict[str, Any] = resumed.tree(NAME)[BESIDE]
-        return beside
-
-    # -- the boundary -------------------------------------------------------------------------------------------------
+    def step(self) -> int:
+        """The number of optimizer updates."""
+        return self.trainer.state.global_step
 
     @property
-    def _epoch(self) -> int:
+    def epoch(self) -> int:
+        """The number of completed epochs."""
+        if self._ended:
+            return int(self.trainer.state.epoch or 0)
         return self._loader.epoch if self._loader is not None else 0
 
-    def _wanted(self, loader: TrainLoader) -> bool:
-        """Reach the boundary before the first batch of an update is fetched. Returns that no batch is read ahead."""
-        step = self.trainer.state.global_step
-        failpoints.reach("fetch", step)
-        if (step, self._epoch) != self._place and not loader.exhausted:
-            self._reached()
-        return False
-
-    def _wanted_in_evaluation(self) -> None:
-        failpoints.reach("evaluate", self.trainer.state.global_step)
-        self._launch.boundary.leave_if_requested()
-
-    def _reached(self) -> None:
-        if self._launch.begun:
-            self._launch.boundary.reached(self._instant())
-        else:
-            self._begin()
-        self._place = self.trainer.state.global_step, self._epoch
-        self._seen = len(self.trainer.state.log_history)
-        self._launch.evaluations.clear()
-        self._close_evaluation()
-
-    def _begin(self) -> None:
-        assert self._loader is not None
-        self._launch.begin(self._instant)
-        if self._launch.progress.pending is None:
-            return
-        self._restore()
-        self._loader.open()
-        if self._loader.replayed:
-            self._restore_objects()  # what was replayed may have drawn from, or changed, what was restored
-        private.carry_loss_sum(self.trainer, self._patches)
-        self._launch.progress.reached()
-
-    def _instant(self, *, last: bool = False) -> Instant:
-        epoch = self._completed if last else self._epoch
-        return self._launch.instant(
-            lambda: self._position(last=last),
-            self._logged,
-            step=self.trainer.state.global_step,
-            epoch=epoch,
-            inside_epoch=not last,
-            epoch_ended=epoch != self._place[1],
-            last=last,
-        )
-
     @property
-    def _completed(self) -> int:
-        """Return the number of completed epochs, at the end of the training."""
-        return int(self.trainer.state.epoch or 0)
+    def trained(self) -> int:
+        """The number of optimizer updates."""
+        return self.step
+
+    def _train_loaders(self) -> Sequence[TrainLoader]:
+        return [] if self._loader is None else [self._loader]
+
+    def _limits(self) -> Limits:
+        return limits_of(self.trainer)
 
     def _logged(self) -> dict[str, float]:
         """Return the metrics that were logged since the last boundary, without measurements of time."""
@@ -301,29 +243,21 @@ class Session:
             if isinstance(value, int | float) and name not in ("step", "epoch") and not name.endswith(_OF_TIME)
         }
 
+    def _mark_logged(self) -> None:
+        self._seen = len(self.trainer.state.log_history)
+
     def _position(self, *, last: bool) -> Position:
-        epoch = self._completed if last else self._epoch
-        inside = self._loader is not None and epoch == self._epoch
+        in_progress = [loader for loader in self._train_loaders() if loader.epoch == self.epoch]
         return Position(
             loop=LOOP,
-            step=self.trainer.state.global_step,
-            epoch=epoch,
-            inside_epoch=inside,
-            loaders=[self._loader.position()] if inside and self._loader is not None else [],
+            step=self.step,
+            epoch=self.epoch,
+            inside_epoch=bool(in_progress),
+            loaders=[loader.position() for loader in in_progress],
         )
 
-    # -- restoring ----------------------------------------------------------------------------------------------------
-
-    def _restore(self) -> None:
-        """Restore everything, bit by bit. Repeated whenever other code ran since."""
-        self._restore_objects()
-        self._launch.data.load(self._start.samplers)
-
-    def _restore_objects(self) -> None:
-        """Restore all but the data: passes that are open stand where they should."""
-        self._launch.checkpointer.restore()
-        self._launch.progress.restored()
-        self._launch.boundary.forget(stopping=False)
+    def _after_resume(self) -> None:
+        private.carry_loss_sum(self.trainer, self._patches)
 
 
 _OF_TIME = ("_runtime", "_per_second")

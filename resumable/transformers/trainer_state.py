@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from resumable.drivers.limits import Limits
-from resumable.drivers.state import SavedState, State
-from resumable.state.objects.adapter import BaseAdapter
+from resumable.drivers.state import BESIDE, FrameworkState, SavedState, State
 from resumable.state.objects.tree_copies import Own
 from resumable.transformers import private
 from resumable.transformers.loggers import capture_loggers
@@ -23,8 +21,6 @@ from resumable.transformers.protocols import StatefulCallback, Trainer
 from resumable.transformers.tracked_runs import capture_runs
 
 NAME = "huggingface"
-MODEL = "model"
-BESIDE = "beside"
 
 # Fields of `TrainerState` that each launch computes from its arguments.
 _BY_ARGUMENTS = (
@@ -44,10 +40,8 @@ _BY_ARGUMENTS = (
 _BEST = "best_model_checkpoint"
 
 
-class HuggingFaceState(BaseAdapter):
+class HuggingFaceState(FrameworkState):
     """A Hugging Face trainer's state as an object of a checkpoint."""
-
-    kind = "stateful"
 
     def __init__(self, trainer: Trainer, *, run: str) -> None:
         super().__init__(NAME, trainer)
@@ -72,14 +66,6 @@ class HuggingFaceState(BaseAdapter):
                 _BEST: trainer.state.best_model_checkpoint,
             },
         }
-
-    def comparable(self, document: Any) -> Any:
-        """Return the part of the document that a restore must reproduce."""
-        return document["between"]
-
-    def read_targets(self) -> Mapping[str, Any]:
-        """Return no tensors: nothing is filled in place, and every restore loads all of it."""
-        return {}
 
     def _restore(self, tree: Any, own: Own) -> None:
         trainer, between = self.target, own(tree["between"], None)
