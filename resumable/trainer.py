@@ -18,6 +18,7 @@ from resumable.loop.launch import Launch
 from resumable.loop.launch_checks import refuse_several_processes, refuse_while_building
 from resumable.loop.loop_exit import LoopExit
 from resumable.loop.loops import Loops
+from resumable.loop.metrics import named_once
 from resumable.utils.events import show_events, warn
 
 if TYPE_CHECKING:
@@ -199,17 +200,18 @@ class Trainer:
 
     # -- what the loop's body may call --------------------------------------------------------------------------------
 
-    def log(self, **metrics: float | Tensor) -> None:
+    def log(self, metrics: Mapping[str, float | Tensor] | None = None, /, **more: float | Tensor) -> None:
         """Record metrics of this step, or of this epoch when called after its batches.
 
         Args:
-            **metrics: Numbers or tensors of one element, by name. Tensors are detached and copied at once, without
-                waiting for a device.
+            metrics: Numbers or tensors of one element, by name, for names that are no keywords: `{"loss/train": loss}`.
+                Tensors are detached and copied at once, without waiting for a device.
+            **more: The same as keywords.
 
         Raises:
-            StateError: A value is not one number.
+            StateError: A value is not one number, or a name is given twice.
         """
-        self._ours.log(metrics)
+        self._ours.log(named_once({} if metrics is None else metrics, more))
 
     def golden(self, batch: Any, *, model: str | None = None) -> None:
         """Store a golden input, and the live module's output for it, in every checkpoint from now on.

@@ -131,6 +131,18 @@ def test_a_resume_after_the_last_batch_of_a_pass_restores_before_the_iteration_e
     assert_equal_ends(run, whole)
 
 
+# -- what is logged ---------------------------------------------------------------------------------------------------
+
+
+def test_a_mapping_and_keywords_are_logged_together(run: Path) -> None:
+    tiny = Tiny(run)
+    with tiny.trainer() as trainer:
+        for _ in trainer.steps(1):
+            trainer.log({"loss/train": torch.tensor(0.5), "loss val": 2}, lr=0.1)
+            trainer.log({})
+    assert Run(str(run)).latest().manifest.metrics == {"loss/train": 0.5, "loss val": 2.0, "lr": 0.1}
+
+
 # -- leaving ----------------------------------------------------------------------------------------------------------
 
 

@@ -67,6 +67,10 @@ for epoch in trainer.epochs(2):
         reveal_type(label)  # Label
         label.numbers  # error
     trainer.log(loss=0.5, right=3)
+    measured: dict[str, float] = {"loss/train": 0.5}
+    trainer.log(measured, right=3)
+    trainer.log({"loss/train": 0.5, "right": 3})
+    trainer.log(["loss"])  # error
 for step in trainer.steps(2):
     reveal_type(step)  # int
 trainer.batch(Pictures())  # error
@@ -86,6 +90,8 @@ from resumable import Trainer
 
 trainer = Trainer("runs/typed", weights=[0.0])
 trainer.log(loss="high")  # error
+trainer.log({"loss/train": "high"})  # error
+trainer.log({1: 0.5})  # error
 """
 
 

@@ -35,6 +35,26 @@ def copied(name: str, value: object) -> LoggedValue:
     )
 
 
+def named_once(metrics: object, keywords: Mapping[str, object]) -> dict[str, object]:
+    """Return the metrics of a mapping and those of keywords. Raises `StateError` unless each has one name."""
+    if not isinstance(metrics, Mapping):
+        raise StateError(
+            f"log(...): expected a mapping of names to numbers, found {type(metrics).__name__}",
+            'pass a mapping or keywords: log({"loss/train": loss}), log(loss=loss)',
+        )
+    for name in metrics:
+        if not isinstance(name, str):
+            raise StateError(
+                f"log({{{name!r}: ...}}): expected a text as the name, found {type(name).__name__}",
+                "give each number a name",
+            )
+        if name in keywords:
+            raise StateError(
+                f"log({name}=...): expected each name once, found it in the mapping, too", "log one number per name"
+            )
+    return {**metrics, **keywords}
+
+
 def as_numbers(logged: Mapping[str, LoggedValue]) -> dict[str, float]:
     """Return the logged values as floats. Waits for the devices that hold them."""
     return {name: float(value) for name, value in logged.items()}

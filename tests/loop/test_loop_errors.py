@@ -298,6 +298,22 @@ def test_what_is_no_number_cannot_be_logged(run: Path, value: Any) -> None:
     says(caught, "log(accuracy=...): expected a number or a 0-d tensor, found " + type(value).__name__)
 
 
+@pytest.mark.parametrize(
+    ("metrics", "phrase"),
+    [
+        ({"loss/train": "low"}, "log(loss/train=...): expected a number or a 0-d tensor, found str"),
+        ({"lr": 0.1, "loss": 1.0}, "log(lr=...): expected each name once, found it in the mapping, too"),
+        ({1: 0.1}, "log({1: ...}): expected a text as the name, found int"),
+        (0.1, "log(...): expected a mapping of names to numbers, found float"),
+        ([("loss", 0.1)], "log(...): expected a mapping of names to numbers, found list"),
+    ],
+)
+def test_what_is_no_mapping_of_names_to_numbers_cannot_be_logged(run: Path, metrics: Any, phrase: str) -> None:
+    with Tiny(run).trainer() as trainer, pytest.raises(StateError) as caught:
+        trainer.log(metrics, lr=0.2)
+    says(caught, phrase)
+
+
 # -- another program than the one that crashed ------------------------------------------------------------------------
 
 
