@@ -87,6 +87,14 @@ class Trainer:
         resumed = self._launch.checkpointer.resumed
         return resumed.name if resumed else None
 
+    @property
+    def run_id(self) -> str:
+        """The identity of the run, the same in every launch: 32 hexadecimal digits, drawn when the run began.
+
+        Pass it to a tracker, so that each launch continues one curve. A copy of the run's folder has the same identity.
+        """
+        return self._launch.checkpointer.run_id
+
     # -- the loops ----------------------------------------------------------------------------------------------------
 
     def epochs(self, n: int) -> LoopIterator[int]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +46,23 @@ def test_the_very_beginning_is_saved_before_the_first_batch(run: Path) -> None:
         for _ in trainer.epochs(1):
             assert steps_of(run) == [0]
             break
+
+
+def test_a_run_has_one_identity_in_every_launch_and_no_other_run_has_it(run: Path, whole: Path) -> None:
+    identities = []
+    with Tiny(run).trainer() as trainer:  # ends without a checkpoint
+        identities.append(trainer.run_id)
+    crashed(run, step=5)
+    shutil.copytree(run, whole)
+    for place in (run, whole):
+        with Tiny(place).trainer() as trainer:
+            assert trainer.resumed_from
+            identities.append(trainer.run_id)
+    assert len(set(identities)) == 1
+    assert re.fullmatch(r"[0-9a-f]{32}", identities[0])
+    assert identities[0] == json.loads((run / "run.json").read_text())["run_id"]
+    with Tiny(run.parent / "other").trainer() as trainer:
+        assert trainer.run_id != identities[0]
 
 
 def test_a_trainer_that_nobody_holds_lives_as_long_as_its_loop(run: Path) -> None:

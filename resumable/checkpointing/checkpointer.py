@@ -43,7 +43,7 @@ class Checkpointer:
         catalog = Catalog(storage)
         self._opened = open_run(config, storage, catalog, self._adapters)
         self.resumed, self.attempt = self._opened.resumed, self._opened.attempt
-        self.data_seed = self._opened.run_file.data_seed
+        self.run_id, self.data_seed = self._opened.run_file.run_id, self._opened.run_file.data_seed
         self.generator_rule, self.unwraps = self._opened.generator_rule, self._opened.unwraps
         self._joined = _joined(self._adapters, self.resumed)
         self._commits = Commits(config, storage, catalog, self._opened)
