@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resumable.cli.document_diff import ABSENT, ValueDifference, count_values, document_differences, value_text
 from resumable.run.checkpoint import GRADIENTS, Checkpoint, is_golden
@@ -107,10 +107,20 @@ def _type(record: ObjectRecord | None) -> str:
 
 def _document(checkpoint: Checkpoint, name: str) -> object:
     document = checkpoint.document["objects"][name]
-    if checkpoint.manifest.objects[name].type == "lightning.Trainer" and isinstance(document, dict):
+    framework = checkpoint.manifest.objects[name].type
+    if framework in ("lightning.Trainer", "transformers.Trainer") and isinstance(document, dict):
         document = {part: held for part, held in document.items() if part != "beside"}  # paths of callbacks' own files
+    if framework == "transformers.Trainer":
+        document = _timeless(document)
     # Whether the .grads themselves are stored depends on the reason of the save, not on the state of the training.
     return {"present": document["present"]} if name == GRADIENTS and "present" in document else document
+
+
+def _timeless(document: Any) -> Any:
+    """Return a document without how long things took, which the log of Hugging Face records."""
+    if isinstance(document, dict):
+        return {key: _timeless(held) for key, held in document.items() if not key.endswith(("_runtime", "_per_second"))}
+    return [_timeless(held) for held in document] if isinstance(document, list) else document
 
 
 def _tensors(a: Checkpoint, b: Checkpoint, name: str) -> Iterator[CheckpointDifference]:

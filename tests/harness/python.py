@@ -38,7 +38,12 @@ sys.exit(code)
 
 
 # What scripts under test import, whose import takes seconds.
-EXAMPLES_IMPORT = ("pytorch_lightning", "sklearn.datasets")
+EXAMPLES_IMPORT = (
+    "pytorch_lightning",
+    "sklearn.datasets",
+    "transformers.trainer",
+    "transformers.models.gpt2.modeling_gpt2",
+)
 
 
 @functools.cache
