@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from resumable.errors import ConfigError, StateError
+from resumable.prepared.private import plain_forward_of_accelerate
 from resumable.state.objects.adapter import unwrapped
 from resumable.state.objects.side_effects import without_side_effects
 from resumable.state.tensors.facts import copy_bits, empty, facts_of, refusal
@@ -168,6 +169,9 @@ def _as_served(module: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for part in module.modules():
             part.training = False  # not by eval(), which adapters override to merge weights
+            plain = plain_forward_of_accelerate(part)
+            if plain is not None:
+                part.forward = plain
         yield
 
 

@@ -101,6 +101,11 @@ def is_of_fabric(target: object) -> bool:
     return isinstance(target, tuple(kind for name in names for kind in _fabric_types(name, "wrappers")))
 
 
+def plain_forward_of_accelerate(model: object) -> Any:
+    """Return the forward of a model to which mixed precision of Accelerate's added autocast; else None."""
+    return getattr(model, "__dict__", {}).get("_original_forward")
+
+
 def plain_loader_of_accelerate(loader: object) -> Any:
     """Return the loader inside a loader of Accelerate's that only moves batches and marks the last one; else None."""
     names = {"base_dataloader", "device", "skip_batches", "_non_blocking"}

@@ -26,6 +26,8 @@ class Resume(_Callback):  # type: ignore[misc]
     Args:
         config: The folder or URL of the run, the path of a YAML file, a mapping or a `Config`, as for
             `resumable.Trainer`.
+        golden: A golden input of the model, as for `Trainer.golden`: every checkpoint stores it with the model's
+            output. A dict of tensors is passed as `model(**golden)`.
 
     Raises:
         ConfigError: At the start of `train()`, for what cannot resume exactly, such as more than one process.
@@ -33,8 +35,9 @@ class Resume(_Callback):  # type: ignore[misc]
         ResumableError: Any other error of a run or its storage.
     """
 
-    def __init__(self, config: str | Path | Mapping[str, Any] | Config) -> None:
+    def __init__(self, config: str | Path | Mapping[str, Any] | Config, *, golden: object = None) -> None:
         self.config = Config.load(config)
+        self._golden = golden
         self._session: Session | None = None
         private.drive(_train)
 
@@ -42,7 +45,7 @@ class Resume(_Callback):  # type: ignore[misc]
         """Restore the run, so that other callbacks see the state of the checkpoint."""
         if self._session is None:
             raise refuse_own_loop("this trainer")
-        self._session.begin()
+        self._session.begin(self._golden)
 
     def on_substep_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
         """Leave between two batches of an update, where a signal cannot wait for its end."""

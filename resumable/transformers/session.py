@@ -73,11 +73,13 @@ class Session(DriverSession):
             private.load_nothing(trainer, patches)
         return self
 
-    def begin(self) -> None:
+    def begin(self, golden: object) -> None:
         """Start training, once the loop has built optimizer and scheduler and before any other callback."""
         private.keep_loss_sum(self.trainer, self._patches)
         late = objects_of(self.trainer)
         self._launch.checkpointer.hold({MODEL: self.trainer.model, NAME: self._state} | late, late=late.keys())
+        if golden is not None:
+            self._launch.checkpointer.set_golden_input(golden, model=MODEL)
         if self._resumes:
             state = self.trainer.state
             state.stateful_callbacks = exported(self.trainer)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -20,6 +21,9 @@ from transformers import (
 )
 
 from resumable.transformers import session
+from tests.tiny import Crash, until_written
+
+T = TypeVar("T", bound=Trainer)
 
 SAMPLES = 37
 IS_NEW = int(transformers.__version__.split(".")[0]) >= 5
@@ -74,12 +78,12 @@ def arguments(**options: Any) -> TrainingArguments:
     return TrainingArguments(**chosen)
 
 
-def trainer(callbacks: list[Any], data: Dataset[Any], *, seed: int = 0, **options: Any) -> Trainer:
+def trainer(callbacks: list[Any], data: Dataset[Any], *, seed: int = 0, kind: type[T] = Trainer, **options: Any) -> T:
     """Return a trainer on noisy points. Another `seed` in a later launch must not change a bit."""
     torch.manual_seed(0)
     model = Net()
     torch.manual_seed(seed)
-    return Trainer(
+    return kind(
         model=model,
         args=arguments(**options),
         train_dataset=data,
@@ -113,10 +117,65 @@ def tracked(callbacks: list[Any], *, mode: str, **options: Any) -> None:
     points(callbacks, **options)
 
 
+class Blind(Trainer):
+    """Its first loss of each window is not finite from an update on; weights do not notice."""
+
+    blind_from = 0
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        step, ends = self.state.global_step, self.accelerator.sync_gradients
+        return loss if ends or step < self.blind_from else loss * (float("nan") if step % 2 else float("inf"))
+
+
+def blind(callbacks: list[Any], *, blind_from: int, **options: Any) -> None:
+    """Train with losses that are NaN or infinite, also the first one after a resume."""
+    training = trainer(callbacks, Points(), kind=Blind, **options)
+    training.blind_from = blind_from
+    training.train()
+
+
+def scaled(callbacks: list[Any], *, fp16: bool = False, **options: Any) -> None:
+    """Train with scaled gradients, of which some overflow: in fp16 on a GPU, or on a CPU with a scaler in its place."""
+    training = trainer(callbacks, Points(), fp16=fp16, use_cpu=not fp16, max_grad_norm=0.0, **options)
+    device = training.args.device.type
+    training.accelerator.scaler = torch.amp.GradScaler(device, init_scale=2.0**127, growth_interval=2)
+    training.train()
+
+
 def hasty(callbacks: list[Any], *, window_seconds: float, **options: Any) -> None:
     """Train where a signal may wait only so long for the end of a window."""
     session.WINDOW_SECONDS = window_seconds
     points(callbacks, **options)
+
+
+def one_of_two(callbacks: list[Any], **options: Any) -> None:
+    """Train in two processes, as torchrun would start them."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    os.environ.update({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    other = os.fork()
+    os.environ.update(dict.fromkeys(("RANK", "LOCAL_RANK"), "0" if other else "1"))
+    try:
+        points(callbacks, ddp_backend="gloo", **options)
+    finally:
+        if not other:
+            os._exit(0)
+        os.waitpid(other, 0)
+
+
+class Crashing(TrainerCallback):
+    """Crashes at the end of this update; with 0 it does nothing."""
+
+    def __init__(self, update: int) -> None:
+        self.update = update
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        until_written()  # a save in flight would put off the next one
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.update:
+            raise Crash
 
 
 class CutShort(TrainerCallback):

@@ -68,5 +68,5 @@ def crc(tensors: Any) -> int:
     """Return a checksum of tensors, in their order."""
     found = 0
     for tensor in tensors:
-        found = zlib.crc32(tensor.detach().float().numpy().tobytes(), found)
+        found = zlib.crc32(tensor.detach().float().cpu().numpy().tobytes(), found)
     return found

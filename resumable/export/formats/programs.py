@@ -88,8 +88,27 @@ def _trace(model: nn.Module, call: ModelCall, *, batch: Batch) -> torch.export.E
         call = call.each(_at_least_two)
         by_position, by_name = _dynamic(call)
         shapes = by_position or by_name
-    with torch.no_grad():
+    with torch.no_grad(), _plain_outputs(model):
         return torch.export.export(model, call.args, dict(call.kwargs), dynamic_shapes=shapes, strict=False)
+
+
+@contextmanager
+def _plain_outputs(model: nn.Module) -> Iterator[None]:
+    """Have the model return dicts, lists and tuples in place of classes that a process without its code lacks."""
+    hook = model.register_forward_hook(lambda module, inputs, outputs: _plain(outputs))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_plain(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value
 
 
 def _at_least_two(tensor: Tensor) -> Tensor:
