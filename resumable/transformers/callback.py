@@ -12,6 +12,7 @@ from resumable.loop.launch_checks import refuse_while_building
 from resumable.transformers import private
 from resumable.transformers.refusals import refuse, refuse_own_loop
 from resumable.transformers.session import Session
+from resumable.transformers.unsaved import warn_of_tensors
 from resumable.utils.events import show_events
 
 _Callback: Any = private.package().TrainerCallback
@@ -39,6 +40,7 @@ class Resume(_Callback):  # type: ignore[misc]
         self.config = Config.load(config)
         self._golden = golden
         self._session: Session | None = None
+        self._warned = False
         private.drive(_train)
 
     def on_train_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
@@ -46,6 +48,13 @@ class Resume(_Callback):  # type: ignore[misc]
         if self._session is None:
             raise refuse_own_loop("this trainer")
         self._session.begin(self._golden)
+
+    def on_epoch_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
+        """Warn, before anything is trained, of what other callbacks keep since their `on_train_begin`."""
+        if self._session is not None and not self._warned:
+            self._warned = True
+            trainer = self._session.trainer
+            warn_of_tensors(trainer, [each for each in trainer.callback_handler.callbacks if each is not self])
 
     def on_substep_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
         """Leave between two batches of an update, where a signal cannot wait for its end."""

@@ -1,4 +1,4 @@
-"""Every private name of transformers that exact resume needs, checked for the versions in `CHECKED`.
+"""Every private name of transformers and trl that exact resume needs, checked for the versions in `CHECKED`.
 
 No other module of this package reads or writes an attribute of theirs with a leading underscore.
 """
@@ -33,12 +33,18 @@ _SUMS = (
     "_globalstep_last_logged",
     "_initial_global_step",
     "_initial_num_input_tokens_seen",
-    "_total_train_tokens",  # of trl
     "current_flos",
 )
 
-# Values of the log that is being gathered, by mode and name: of trl and of sentence-transformers.
-_GATHERED = ("_metrics", "accum_loss_components")
+# What each launch computes by itself, and what is data.
+_OF_LAUNCH = (
+    "current_gradient_accumulation_steps",
+    "is_in_train",
+    "_attn_mask_causal_checked",
+    "_mixed_mesh_grads",
+    "train_dataset",
+    "eval_dataset",
+)
 
 
 def package() -> ModuleType:
@@ -134,9 +140,7 @@ def _unskipped(dataloader: object, num_batches: int = 0) -> object:
 
 def sums(trainer: Trainer) -> State:
     """Return the partial sums of what is logged."""
-    found = {name: getattr(trainer, name) for name in _SUMS if hasattr(trainer, name)}
-    gathered = {name: getattr(trainer, name) for name in _GATHERED if hasattr(trainer, name)}
-    return found | {name: {mode: dict(of) for mode, of in by_mode.items()} for name, by_mode in gathered.items()}
+    return {name: getattr(trainer, name) for name in _SUMS if hasattr(trainer, name)}
 
 
 def set_sums(trainer: Trainer, saved: SavedState) -> None:
@@ -145,11 +149,16 @@ def set_sums(trainer: Trainer, saved: SavedState) -> None:
     for name in _SUMS:
         if name in saved:
             setattr(trainer, name, _placed(saved[name], device))
-    for name in _GATHERED:
-        for mode, values in saved.get(name, {}).items():
-            gathered = getattr(trainer, name)[mode]
-            gathered.clear()
-            gathered.update({key: _placed(value, device) for key, value in values.items()})
+
+
+def attributes(trainer: Trainer) -> dict[str, Any]:
+    """Return the attributes of a trainer that are neither partial sums nor data."""
+    return {name: value for name, value in vars(trainer).items() if name not in (*_SUMS, *_OF_LAUNCH)}
+
+
+def keeps_generated(trainer: Trainer) -> bool:
+    """Return whether a trainer of trl keeps generated data for several updates."""
+    return "_buffered_inputs" in vars(trainer)
 
 
 def _placed(value: Any, device: torch.device) -> Any:

@@ -27,6 +27,7 @@ class Arguments(Protocol):
     save_steps: float
     output_dir: str
     auto_find_batch_size: bool
+    optim: Any
 
 
 class TrainerState(Protocol):

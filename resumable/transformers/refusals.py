@@ -20,7 +20,15 @@ _GENERATING = (
     "OnlineDPOTrainer",
     "NashMDTrainer",
     "XPOTrainer",
+    "A2POTrainer",
+    "AsyncDistillationTrainer",
 )
+
+# Optimizers that step in hooks of the backward pass, and keep their state there.
+_IN_HOOKS = ("layerwise", "lomo")
+
+# Callbacks of trl that keep averaged weights to themselves.
+_AVERAGING = ("BEMACallback",)
 
 
 class Refusal(NamedTuple):
@@ -63,18 +71,35 @@ def _of_the_call(request: private.Request, callbacks: int) -> Iterator[Refusal]:
 
 def _of_the_kind(trainer: Trainer) -> Iterator[Refusal]:
     names = {kind.__name__ for kind in type(trainer).__mro__}
-    for name in _GENERATING:
-        if name in names:
-            yield Refusal(
-                f"{name} generates its data while it trains, and keeps it where no checkpoint has it",
-                "leave the callback out; this version refuses what it cannot resume exactly",
-            )
+    generating = [name for name in _GENERATING if name in names]
+    if generating or private.keeps_generated(trainer):
+        yield Refusal(
+            f"{[*generating, type(trainer).__name__][0]} generates its data while it trains, and keeps it where no "
+            "checkpoint has it",
+            "leave the callback out; this version refuses what it cannot resume exactly",
+        )
+    yield from _of_hidden_state(trainer)
     if trainer.args.auto_find_batch_size:
         yield Refusal("auto_find_batch_size begins again with another batch size", "set per_device_train_batch_size")
     if getattr(trainer.args, "enable_jit_checkpoint", False):
         yield Refusal(
             "enable_jit_checkpoint also handles SIGTERM", "set it to False: the callback saves when a signal comes"
         )
+
+
+def _of_hidden_state(trainer: Trainer) -> Iterator[Refusal]:
+    optimizer = str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    if optimizer.endswith(_IN_HOOKS):
+        yield Refusal(
+            f"optim={optimizer!r} steps in hooks of the backward pass, and keeps its state where no checkpoint has it",
+            "choose an optimizer that steps by itself, such as adamw_torch",
+        )
+    for callback in trainer.callback_handler.callbacks:
+        if any(kind.__name__ in _AVERAGING for kind in type(callback).__mro__):
+            yield Refusal(
+                f"{type(callback).__name__} keeps averaged weights, which are in no checkpoint",
+                "average in a subclass of the trainer: its torch.optim.swa_utils.AveragedModel is saved",
+            )
 
 
 def _of_the_devices(trainer: Trainer) -> Iterator[Refusal]:

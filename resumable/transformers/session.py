@@ -46,6 +46,8 @@ class Session(DriverSession):
     def __init__(self, config: Config, trainer: Trainer) -> None:
         self.trainer = trainer
         self._state = HuggingFaceState(trainer, run=absolute_location(config.run))
+        # The loop zeroes gradients of the model alone, and to None: what is left at a boundary is used again.
+        config = config.model_copy(update={"gradients": "always"})
         super().__init__(Launch(config, {MODEL: trainer.model, NAME: self._state}, steps="updates"))
         self._folder = tempfile.TemporaryDirectory(prefix="resumable-") if self._resumes else None
         self._loader: DrivenLoader | None = None
@@ -78,6 +80,7 @@ class Session(DriverSession):
         private.keep_loss_sum(self.trainer, self._patches)
         late = objects_of(self.trainer)
         self._launch.checkpointer.hold({MODEL: self.trainer.model, NAME: self._state} | late, late=late.keys())
+        self._state.attributes.begin()
         if golden is not None:
             self._launch.checkpointer.set_golden_input(golden, model=MODEL)
         if self._resumes:

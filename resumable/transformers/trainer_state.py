@@ -1,13 +1,15 @@
 """The state of a Hugging Face trainer, as one object of a checkpoint.
 
-`between` is the state between two updates on which exactness depends: it is compared after each restore. `beside` holds
-what depends on other files, and the limits of the training.
+`between` is the state between two updates on which exactness depends: it is compared after each restore. `attributes`
+are those that have changed since the training began. `beside` holds what depends on other files, and the limits of the
+training.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from resumable.drivers.limits import Limits
 from resumable.drivers.state import BESIDE, FrameworkState, SavedState, State
 from resumable.state.objects.tree_copies import Own
 from resumable.transformers import private
+from resumable.transformers.attributes import Attributes
 from resumable.transformers.loggers import capture_loggers
 from resumable.transformers.protocols import StatefulCallback, Trainer
 from resumable.transformers.tracked_runs import capture_runs
@@ -47,9 +50,10 @@ class HuggingFaceState(FrameworkState):
         super().__init__(NAME, trainer)
         self.type = "transformers.Trainer"  # and its subclasses
         self._run = run
+        self.attributes = Attributes(trainer, lambda: private.attributes(trainer))
 
     def capture(self) -> State:
-        """Return the two parts, with live tensors."""
+        """Return the three parts, with live tensors."""
         trainer = self.target
         return {
             "between": {
@@ -57,6 +61,7 @@ class HuggingFaceState(FrameworkState):
                 "callbacks": [[type(each).__name__, each.state()["attributes"]] for each in _callbacks(trainer)],
                 "sums": private.sums(trainer),
             },
+            "attributes": self.attributes.changed(),
             BESIDE: {
                 "run": self._run,
                 "limits": dict(limits_of(trainer)),
@@ -79,6 +84,7 @@ class HuggingFaceState(FrameworkState):
             for attribute, value in attributes.items():
                 setattr(callback, attribute, value)
         private.set_sums(trainer, between["sums"])
+        self.attributes.restore(tree["attributes"], own)
 
 
 def objects_of(trainer: Trainer) -> dict[str, Any]:
@@ -92,19 +98,32 @@ def objects_of(trainer: Trainer) -> dict[str, Any]:
 
 
 def _families(trainer: Any) -> dict[str, torch.nn.Module]:
-    """Return what else trains in subclasses: losses with weights (sentence-transformers), a synced reference (trl)."""
+    """Return the modules beside the model that change: losses with weights, averages, a synced reference (of trl)."""
     model = {id(parameter) for parameter in trainer.model.parameters()}
-    losses = getattr(trainer, "loss", None)
-    named = {f"loss.{name}": each for name, each in losses.items()} if isinstance(losses, dict) else {"loss": losses}
+    trained = {id(each) for group in trainer.optimizer.param_groups for each in group["params"]} - model
     found = {
         name: each
-        for name, each in named.items()
-        if isinstance(each, torch.nn.Module) and any(id(parameter) not in model for parameter in each.parameters())
+        for name, each in _modules(trainer).items()
+        if isinstance(each, torch.optim.swa_utils.AveragedModel)
+        or any(id(part) in trained for part in each.parameters())
     }
-    reference = getattr(trainer, "ref_model", None)
-    if reference is not None and getattr(trainer.args, "sync_ref_model", False):
-        found["ref_model"] = reference
-    return found
+    if getattr(trainer.args, "sync_ref_model", False):
+        found["ref_model"] = trainer.ref_model
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def _modules(trainer: Any) -> dict[str, torch.nn.Module]:
+    """Return the modules among the attributes of a trainer, and in dicts of them, without its model."""
+    found = dict(vars(trainer))
+    for name, several in vars(trainer).items():
+        if isinstance(several, dict):
+            found |= {f"{name}_{_identifier(key)}": each for key, each in several.items()}
+    own = (trainer.model, trainer.model_wrapped)
+    return {name: each for name, each in found.items() if isinstance(each, torch.nn.Module) and each not in own}
+
+
+def _identifier(key: object) -> str:
+    return re.sub(r"\W", "_", str(key))
 
 
 def limits_of(trainer: Trainer) -> Limits:

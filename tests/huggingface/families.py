@@ -7,11 +7,20 @@ from typing import Any
 
 import datasets
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from transformers import BertConfig, BertModel, GPT2ForSequenceClassification, PreTrainedTokenizerFast
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 
 from tests.huggingface.programs import arguments, gpt2, train_on_rows, trainer
 
@@ -55,14 +64,40 @@ def sft(callbacks: list[Any], *, seed: int = 0, packing: bool = False, **options
     _tune(SFTTrainer, data, model=model, args=args, callbacks=callbacks)
 
 
-def dpo(callbacks: list[Any], *, seed: int = 0, **options: Any) -> None:
-    """Train by trl's DPOTrainer, against a reference."""
+def _pairs() -> Dataset:
+    rows = texts(74)
+    return Dataset.from_dict({"prompt": rows[:37], "chosen": rows[37:], "rejected": rows[37:][::-1]})
+
+
+def dpo(callbacks: list[Any], *, seed: int = 0, sync: bool = False, **options: Any) -> None:
+    """Train by trl's DPOTrainer, against a reference, which with `sync` follows the model each second update."""
+    model, reference = gpt2(), gpt2()
+    torch.manual_seed(seed)
+    following = {"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.6} if sync else {}
+    args = DPOConfig(**_options(**options), **following, max_length=16, bf16=False)
+    _tune(DPOTrainer, _pairs(), model=model, ref_model=reference, args=args, callbacks=callbacks)
+
+
+def kto(callbacks: list[Any], *, seed: int = 0, **options: Any) -> None:
+    """Train by trl's KTOTrainer, against a reference."""
     model, reference = gpt2(), gpt2()
     torch.manual_seed(seed)
     rows = texts(74)
-    data = Dataset.from_dict({"prompt": rows[:37], "chosen": rows[37:], "rejected": rows[37:][::-1]})
-    args = DPOConfig(**_options(**options), max_length=16, bf16=False)
-    _tune(DPOTrainer, data, model=model, ref_model=reference, args=args, callbacks=callbacks)
+    labels = [number % 3 > 0 for number in range(37)]
+    data = Dataset.from_dict({"prompt": rows[:37], "completion": rows[37:], "label": labels})
+    args = KTOConfig(**_options(**options), max_length=16, bf16=False)
+    _tune(KTOTrainer, data, model=model, ref_model=reference, args=args, callbacks=callbacks)
+
+
+def reward(callbacks: list[Any], *, seed: int = 0, **options: Any) -> None:
+    """Train a model of rewards by trl's RewardTrainer."""
+    torch.manual_seed(0)
+    config = gpt2().config
+    config.num_labels = 1
+    model = GPT2ForSequenceClassification(config)
+    torch.manual_seed(seed)
+    args = RewardConfig(**_options(**options), max_length=16, bf16=False)
+    _tune(RewardTrainer, _pairs(), model=model, args=args, callbacks=callbacks)
 
 
 def _tune(kind: Any, data: Dataset, **passed: Any) -> None:
@@ -78,8 +113,8 @@ def lora(callbacks: list[Any], *, seed: int = 0, **options: Any) -> None:
     train_on_rows(model, callbacks, seed=seed, **options)
 
 
-def sentences(callbacks: list[Any], *, seed: int = 0, **options: Any) -> None:
-    """Train by sentence-transformers, with a loss that has weights of its own."""
+def sentences(callbacks: list[Any], *, seed: int = 0, several: bool = False, **options: Any) -> None:
+    """Train by sentence-transformers, with a loss that has weights of its own, or several for as many data sets."""
     from sentence_transformers import (
         SentenceTransformer,
         SentenceTransformerTrainer,
@@ -95,15 +130,19 @@ def sentences(callbacks: list[Any], *, seed: int = 0, **options: Any) -> None:
         tokenizer().save_pretrained(folder)
     model = SentenceTransformer(str(folder), device="cpu")
     torch.manual_seed(0)
-    loss = SoftmaxLoss(model, model.get_embedding_dimension(), 2)
+    loss: Any = SoftmaxLoss(model, model.get_embedding_dimension(), 2)
     torch.manual_seed(seed)
     rows = texts(74)
     data = Dataset.from_dict({"a": rows[:37], "b": rows[37:], "label": [number % 2 for number in range(37)]})
+    evaluated: Any = data.select(range(12))
+    if several:
+        loss = {"all-nli": loss, "other": SoftmaxLoss(model, model.get_embedding_dimension(), 2)}
+        data, evaluated = (DatasetDict(dict.fromkeys(loss, each)) for each in (data, evaluated))
     SentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(**_options(**options)),
         train_dataset=data,
-        eval_dataset=data.select(range(12)),
+        eval_dataset=evaluated,
         loss=loss,
         callbacks=callbacks,
     ).train()

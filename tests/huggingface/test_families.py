@@ -36,7 +36,11 @@ class Place(launches.Place):
         ("sft", {"dataloader_num_workers": 2}),
         ("sft", {"packing": True, "num_train_epochs": 8}),
         ("dpo", {}),
+        ("dpo", {"sync": True}),
+        ("kto", {}),
+        ("reward", {}),
         ("sentences", {}),
+        ("sentences", {"several": True}),
         ("streamed", {}),
     ],
 )

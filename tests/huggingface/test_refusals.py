@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers.hyperparameter_search
 from transformers import Trainer, TrainerCallback
 
 from resumable import ConfigError
 from resumable.transformers import Resume
 from tests.harness.place import Launch, killed
 from tests.huggingface.launches import Place
-from tests.huggingface.programs import IS_NEW, Points, arguments, trainer
+from tests.huggingface.programs import IS_NEW, Net, Points, arguments, trainer
 
 
 def made(folder: Path, **options: Any) -> Trainer:
@@ -71,6 +73,11 @@ def test_arguments_that_take_over(tmp_path: Path, name: str) -> None:
     refused(made(tmp_path, **{name: True}), name)
 
 
+@pytest.mark.parametrize("name", ["galore_adamw_layerwise", "adalomo"])
+def test_optimizers_that_step_in_the_backward_pass(tmp_path: Path, name: str) -> None:
+    refused(made(tmp_path, optim=name, optim_target_modules=["first"]), f"optim='{name}' steps in hooks")
+
+
 @pytest.mark.parametrize("name", ["GRPOTrainer", "RLOOTrainer", "OnlineDPOTrainer", "AsyncGRPOTrainer"])
 def test_trainers_that_generate_their_data(tmp_path: Path, name: str) -> None:
     kind = type(name, (Trainer,), {})
@@ -83,6 +90,57 @@ def test_a_trainer_with_a_loop_of_its_own(tmp_path: Path) -> None:
             self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
 
     refused(made_as(Own, tmp_path), "a loop of its own")
+
+
+class Averaging(TrainerCallback):
+    """Keeps averaged weights, where no checkpoint has them."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.model, self.averages = model, [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def test_tensors_that_a_callback_keeps_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    training = made(tmp_path)
+    training.add_callback(Averaging())
+    training.train()
+    warned = [record.message for record in caplog.records if "callback " in record.message]
+    assert len(warned) == 1
+    assert "callback Averaging: no checkpoint has the tensors in averages; if they change" in warned[0]
+
+
+def test_trls_callback_that_averages(tmp_path: Path) -> None:
+    training = made(tmp_path)
+    training.add_callback(type("BEMACallback", (TrainerCallback,), {}))
+    refused(training, "BEMACallback keeps averaged weights")
+
+
+def test_a_search_by_hugging_faces_own_interface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna is not installed: another backend takes its place in the table of Hugging Face."""
+    search = transformers.hyperparameter_search
+
+    class Once(search.HyperParamSearchBackendBase):  # type: ignore[misc, name-defined]
+        @staticmethod
+        def is_available() -> bool:
+            return True
+
+        def run(self, trainer: Trainer, n_trials: int, direction: str, **_: Any) -> None:
+            trainer.train(trial=SimpleNamespace(params={}))
+
+    backend = search.HPSearchBackend.OPTUNA
+    monkeypatch.setitem(search.ALL_HYPERPARAMETER_SEARCH_BACKENDS, backend, Once)
+    training = made(tmp_path)
+    training.model_init = Net
+    with pytest.raises(ConfigError, match=r"hyperparameter_search\(\) trains several runs"):
+        training.hyperparameter_search(lambda trial: {}, backend="optuna", n_trials=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_processes(tmp_path: Path) -> None:
+    """A second process of a real launch: the environment of torchrun, and a group of gloo with both."""
+    place = Place(tmp_path, "tests.huggingface.programs:one_of_two")
+    with pytest.raises(AssertionError, match="the world has 2 processes; this version trains in one"):
+        place.launch()
+    assert not (tmp_path / "here" / "run").exists()
 
 
 def test_another_accumulation_within_an_epoch(tmp_path: Path) -> None:
