@@ -1,0 +1,1 @@
+"""Kills the trainings of each framework, and compares what its own resume and this package give."""
