@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 
 from resumable import Trainer
@@ -19,82 +20,96 @@ from tests.peers.training import (
     Kind,
     evaluate,
     loaders,
+    log_update,
     loss_of,
     objects,
     seed_all,
 )
 
 
-def prepared(kind: Kind = "plain", **options: Any) -> tuple[Accelerator, Any, Any, Any, Any, Any]:
-    """Return an Accelerator, and what it prepared: model, optimizer, scheduler, loaders."""
+class Prepared(NamedTuple):
+    """An Accelerator, and what it prepared."""
+
+    accelerator: Accelerator
+    model: Any
+    optimizer: Any
+    scheduler: Any
+    loader: Any
+    test: Any
+
+    def train(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Train a batch, and return its loss."""
+        with self.accelerator.accumulate(self.model):
+            loss = loss_of(self.model, batch)
+            self.accelerator.backward(loss)
+            self.optimizer.step()
+            self.scheduler.step()
+            self.optimizer.zero_grad()
+        return loss
+
+
+def prepare(kind: Kind = "plain", **options: Any) -> Prepared:
+    """Return all that a script prepares."""
     configuration = DataLoaderConfiguration(use_stateful_dataloader=kind != "plain", **options)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=WINDOW, dataloader_config=configuration)
     seed_all()
-    return accelerator, *accelerator.prepare(*objects(), *loaders(kind))
+    return Prepared(accelerator, *accelerator.prepare(*objects(), *loaders(kind)))
 
 
-def newest() -> int | None:
-    """Return the batches that the newest checkpoint has trained."""
-    return max((int(path.name.removeprefix("step_")) for path in Path().glob("step_*")), default=None)
-
-
-def own(probe: Probe, *, kind: Kind = "plain", seedable: bool = False) -> None:
+def own(probe: Probe, *, kind: Kind = "plain", seedable: bool = False, inside: bool = True) -> None:
     """Resume with `load_state`, and with `skip_first_batches` or the state of the loader.
 
-    A seedable sampler is told its epoch, as `transformers.Trainer` does it.
+    A seedable sampler is given its epoch, as `transformers.Trainer` does it. Without `inside` checkpoints are written
+    at the ends of epochs only.
     """
-    options = {"use_seedable_sampler": True} if seedable else {}
-    accelerator, model, optimizer, scheduler, loader, test = prepared(kind, **options)
-    number = newest() or 0
+    it = prepare(kind, use_seedable_sampler=seedable)
+    number = newest()
     if number:
-        accelerator.load_state(f"step_{number}")
+        it.accelerator.load_state(f"step_{number}")
     for epoch in range(number // BATCHES, EPOCHS):
-        batches = loader
         if seedable:
-            loader.set_epoch(epoch)
-        if number % BATCHES and kind == "plain":
-            batches = accelerator.skip_first_batches(loader, number % BATCHES)
-        for batch in batches:
+            it.loader.set_epoch(epoch)
+        skips = kind == "plain" and number % BATCHES
+        for batch in it.accelerator.skip_first_batches(it.loader, skips) if skips else it.loader:
             probe.batch(epoch, number, batch["id"], batch["x"])
+            loss = it.train(batch)
             number += 1
-            with accelerator.accumulate(model):
-                loss = loss_of(model, batch)
-                accelerator.backward(loss)
-                optimizer.step()
-                scheduler.step()
-                optimizer.zero_grad()
             update = number // WINDOW
-            if not accelerator.sync_gradients:
+            if not it.accelerator.sync_gradients:
                 probe.reach("window", update)
                 continue
-            probe.log(update, loss=loss.item(), lr=scheduler.get_last_lr()[0])
+            log_update(probe, update, loss, it.scheduler)
             if update % EVALUATE_EVERY == 0:
-                evaluate(probe, model, test, update)
-            if update % SAVE_EVERY == 0:
-                accelerator.save_state(f"step_{number}")
+                evaluate(probe, it.model, it.test, update)
+            if inside and update % SAVE_EVERY == 0:
+                it.accelerator.save_state(f"step_{number}")
             probe.reach("update", update)
-    probe.end(model, optimizer)
+        if not inside:
+            it.accelerator.save_state(f"step_{number}")
+    probe.end(it.model, it.optimizer)
+
+
+def newest() -> int:
+    """Return the batches that the newest checkpoint has trained."""
+    return max((int(path.name.removeprefix("step_")) for path in Path().glob("step_*")), default=0)
 
 
 def resumable(probe: Probe) -> None:
     """Resume with this package."""
-    accelerator, model, optimizer, scheduler, loader, test = prepared()
-    trainer = Trainer(CONFIG, accelerator=accelerator, model=model, optimizer=optimizer, scheduler=scheduler)
+    it = prepare()
+    trainer = Trainer(
+        CONFIG, accelerator=it.accelerator, model=it.model, optimizer=it.optimizer, scheduler=it.scheduler
+    )
     for epoch in trainer.epochs(EPOCHS):
-        for batch in trainer.batches(loader):
+        for batch in trainer.batches(it.loader):
             probe.batch(epoch, trainer.step, batch["id"], batch["x"])
-            with accelerator.accumulate(model):
-                loss = loss_of(model, batch)
-                accelerator.backward(loss)
-                optimizer.step()
-                scheduler.step()
-                optimizer.zero_grad()
+            loss = it.train(batch)
             update = (trainer.step + 1) // WINDOW
-            if not accelerator.sync_gradients:
+            if not it.accelerator.sync_gradients:
                 probe.reach("window", update)
                 continue
-            probe.log(update, loss=loss.item(), lr=scheduler.get_last_lr()[0])
+            log_update(probe, update, loss, it.scheduler)
             if update % EVALUATE_EVERY == 0:
-                evaluate(probe, model, trainer.evaluate(test), update)
+                evaluate(probe, it.model, trainer.evaluate(it.test), update)
             probe.reach("update", update)
-    probe.end(model, optimizer)
+    probe.end(it.model, it.optimizer)

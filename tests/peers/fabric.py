@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from lightning_fabric import Fabric
 
 from resumable import Trainer
@@ -19,6 +20,7 @@ from tests.peers.training import (
     Streams,
     evaluate,
     loaders,
+    log_update,
     loss_of,
     objects,
     seed_all,
@@ -27,69 +29,90 @@ from tests.peers.training import (
 FILE = Path("checkpoint.ckpt")
 
 
-def prepared(kind: Kind = "plain") -> tuple[Fabric, Any, Any, Any, Any, Any]:
-    """Return a Fabric, and what it set up: model, optimizer, scheduler, loaders."""
+class Prepared(NamedTuple):
+    """A Fabric, and what it set up."""
+
+    fabric: Fabric
+    model: Any
+    optimizer: Any
+    scheduler: Any
+    loader: Any
+    test: Any
+
+    def train(self, batch: dict[str, Any], *, updates: bool) -> torch.Tensor:
+        """Train a batch, and return its loss."""
+        with self.fabric.no_backward_sync(self.model, enabled=not updates):
+            loss = loss_of(self.model, batch)
+            self.fabric.backward(loss / WINDOW)
+        if updates:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.scheduler.step()
+        return loss
+
+    def state(self, kind: Kind) -> dict[str, Any]:
+        """Return what a checkpoint holds: by hand also the streams."""
+        state: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        if kind != "plain":
+            state["loader"] = self.loader
+        if kind == "by hand":
+            state["streams"] = Streams()
+        return state | {"epoch": 0, "batch": 0}
+
+
+def prepare(kind: Kind = "plain") -> Prepared:
+    """Return all that a script sets up."""
     fabric = Fabric(accelerator="cpu", devices=1)
     seed_all()
     model, optimizer, scheduler = objects()
     model, optimizer = fabric.setup(model, optimizer)
-    loader, test = fabric.setup_dataloaders(*loaders(kind))
-    return fabric, model, optimizer, scheduler, loader, test
+    return Prepared(fabric, model, optimizer, scheduler, *fabric.setup_dataloaders(*loaders(kind)))
 
 
-def own(probe: Probe, *, kind: Kind = "plain") -> None:
-    """Resume with Fabric: an epoch from its beginning, or at the batch, and by hand with the streams, too."""
-    fabric, model, optimizer, scheduler, loader, test = prepared(kind)
-    state: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "epoch": 0, "batch": 0}
-    if kind != "plain":
-        state["loader"] = loader
-    if kind == "by hand":
-        state["streams"] = Streams()
+def own(probe: Probe, *, kind: Kind = "plain", inside: bool = True) -> None:
+    """Resume with Fabric: an epoch from its beginning, or at the batch if the loader has a state.
+
+    Without `inside` checkpoints are written at the ends of epochs only.
+    """
+    it = prepare(kind)
+    state = it.state(kind)
     if FILE.exists():
-        fabric.load(FILE, state)
+        it.fabric.load(FILE, state)
     for epoch in range(state["epoch"], EPOCHS):
         state["epoch"] = epoch
-        for batch in loader:
+        for batch in it.loader:
             probe.batch(epoch, state["batch"], batch["id"], batch["x"])
             state["batch"] += 1
-            update, inside = divmod(state["batch"], WINDOW)
-            with fabric.no_backward_sync(model, enabled=bool(inside)):
-                loss = loss_of(model, batch)
-                fabric.backward(loss / WINDOW)
-            if inside:
+            update, rest = divmod(state["batch"], WINDOW)
+            loss = it.train(batch, updates=not rest)
+            if rest:
                 probe.reach("window", update)
                 continue
-            optimizer.step()
-            optimizer.zero_grad()
-            scheduler.step()
-            probe.log(update, loss=loss.item(), lr=scheduler.get_last_lr()[0])
+            log_update(probe, update, loss, it.scheduler)
             if update % EVALUATE_EVERY == 0:
-                evaluate(probe, model, test, update)
-            if update % SAVE_EVERY == 0:
-                fabric.save(FILE, state)
+                evaluate(probe, it.model, it.test, update)
+            if inside and update % SAVE_EVERY == 0:
+                it.fabric.save(FILE, state)
             probe.reach("update", update)
-    probe.end(model, optimizer)
+        if not inside:
+            it.fabric.save(FILE, state | {"epoch": epoch + 1})
+    probe.end(it.model, it.optimizer)
 
 
 def resumable(probe: Probe) -> None:
     """Resume with this package."""
-    fabric, model, optimizer, scheduler, loader, test = prepared()
-    trainer = Trainer(CONFIG, fabric=fabric, model=model, optimizer=optimizer, scheduler=scheduler)
+    it = prepare()
+    trainer = Trainer(CONFIG, fabric=it.fabric, model=it.model, optimizer=it.optimizer, scheduler=it.scheduler)
     for epoch in trainer.epochs(EPOCHS):
-        for batch in trainer.batches(loader):
+        for batch in trainer.batches(it.loader):
             probe.batch(epoch, trainer.step, batch["id"], batch["x"])
-            update, inside = divmod(trainer.step + 1, WINDOW)
-            with fabric.no_backward_sync(model, enabled=bool(inside)):
-                loss = loss_of(model, batch)
-                fabric.backward(loss / WINDOW)
-            if inside:
+            update, rest = divmod(trainer.step + 1, WINDOW)
+            loss = it.train(batch, updates=not rest)
+            if rest:
                 probe.reach("window", update)
                 continue
-            optimizer.step()
-            optimizer.zero_grad()
-            scheduler.step()
-            probe.log(update, loss=loss.item(), lr=scheduler.get_last_lr()[0])
+            log_update(probe, update, loss, it.scheduler)
             if update % EVALUATE_EVERY == 0:
-                evaluate(probe, model, trainer.evaluate(test), update)
+                evaluate(probe, it.model, trainer.evaluate(it.test), update)
             probe.reach("update", update)
-    probe.end(model, optimizer)
+    probe.end(it.model, it.optimizer)

@@ -103,10 +103,14 @@ def fit(probe: Probe, callbacks: list[pl.Callback], kind: Kind = "plain", **opti
     probe.end(module, trainer.optimizers[0])
 
 
-def own(probe: Probe, *, kind: Kind = "plain") -> None:
-    """Resume with the newest file of `ModelCheckpoint`; by hand a callback stores the streams there."""
-    checkpoints = ModelCheckpoint("checkpoints", every_n_train_steps=SAVE_EVERY, save_last=True)
+def own(probe: Probe, *, kind: Kind = "plain", inside: bool = True) -> None:
+    """Resume with the newest file of `ModelCheckpoint`, written every few updates or at the ends of epochs.
+
+    By hand a callback stores the streams there.
+    """
+    often: dict[str, int] = {"every_n_train_steps": SAVE_EVERY} if inside else {"every_n_epochs": 1}
     by_hand = [KeepStreams()] if kind == "by hand" else []
+    checkpoints = ModelCheckpoint("checkpoints", save_last=True, save_on_train_epoch_end=not inside, **often)
     fit(probe, [*by_hand, checkpoints], kind, ckpt_path="last")
 
 

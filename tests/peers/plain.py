@@ -18,6 +18,7 @@ from tests.peers.training import (
     Kind,
     evaluate,
     loaders,
+    log_update,
     loss_of,
     objects,
     seed_all,
@@ -28,15 +29,25 @@ from tests.peers.training import (
 FILE = Path("checkpoint.pt")
 
 
-class Program:
-    """A script with all that a checkpoint of its own holds."""
+class Script:
+    """All that a script makes, and its own checkpoints, which hold the streams, too."""
 
-    def __init__(self, probe: Probe, *, kind: Kind, inside: bool) -> None:
+    def __init__(self, kind: Kind = "plain") -> None:
         seed_all()
-        self.probe, self.kind, self.inside = probe, kind, inside
+        self.kind = kind
         self.model, self.optimizer, self.scheduler = objects()
         self.loader, self.test = loaders(kind)
         self.epoch = self.batch = 0
+
+    def train(self, batch: dict[str, Any], *, updates: bool) -> torch.Tensor:
+        """Train a batch, and return its loss."""
+        loss = loss_of(self.model, batch)
+        (loss / WINDOW).backward()
+        if updates:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.scheduler.step()
+        return loss
 
     def save(self, epoch: int) -> None:
         """Write a checkpoint from which the training goes on with this epoch."""
@@ -62,65 +73,48 @@ class Program:
         if self.kind != "plain":
             self.loader.load_state_dict(state["loader"])
 
-    def train(self) -> None:
-        """Train from where the checkpoint, if there is one, stands."""
-        if FILE.exists():
-            self.load()
-        for epoch in range(self.epoch, EPOCHS):
-            for batch in self.loader:
-                self.step(epoch, batch)
-            self.save(epoch + 1)
-        self.probe.end(self.model, self.optimizer)
-
-    def step(self, epoch: int, batch: dict[str, Any]) -> None:
-        """Train one batch, and do what is due after it."""
-        self.probe.batch(epoch, self.batch, batch["id"], batch["x"])
-        loss = loss_of(self.model, batch)
-        (loss / WINDOW).backward()
-        self.batch += 1
-        update = self.batch // WINDOW
-        if self.batch % WINDOW:
-            self.probe.reach("window", update)
-            return
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.scheduler.step()
-        self.probe.log(update, loss=loss.item(), lr=self.scheduler.get_last_lr()[0])
-        if update % EVALUATE_EVERY == 0:
-            evaluate(self.probe, self.model, self.test, update)
-        if self.inside and update % SAVE_EVERY == 0:
-            self.save(epoch)
-        self.probe.reach("update", update)
-
 
 def own(probe: Probe, *, kind: Kind = "plain", inside: bool = True) -> None:
     """Resume with `torch.save`: an epoch from its beginning, or at the batch if the loader has a state.
 
-    Without `inside` checkpoints are written at the ends of epochs only.
+    Checkpoints are written at the ends of epochs, and with `inside` also every few updates.
     """
-    Program(probe, kind=kind, inside=inside).train()
+    it = Script(kind)
+    if FILE.exists():
+        it.load()
+    for epoch in range(it.epoch, EPOCHS):
+        for batch in it.loader:
+            probe.batch(epoch, it.batch, batch["id"], batch["x"])
+            it.batch += 1
+            update, rest = divmod(it.batch, WINDOW)
+            loss = it.train(batch, updates=not rest)
+            if rest:
+                probe.reach("window", update)
+                continue
+            log_update(probe, update, loss, it.scheduler)
+            if update % EVALUATE_EVERY == 0:
+                evaluate(probe, it.model, it.test, update)
+            if inside and update % SAVE_EVERY == 0:
+                it.save(epoch)
+            probe.reach("update", update)
+        it.save(epoch + 1)
+    probe.end(it.model, it.optimizer)
 
 
 def resumable(probe: Probe) -> None:
     """Resume with this package."""
-    seed_all()
-    model, optimizer, scheduler = objects()
-    loader, test = loaders()
-    trainer = Trainer(CONFIG, model=model, optimizer=optimizer, scheduler=scheduler)
+    it = Script()
+    trainer = Trainer(CONFIG, model=it.model, optimizer=it.optimizer, scheduler=it.scheduler)
     for epoch in trainer.epochs(EPOCHS):
-        for batch in trainer.batches(loader):
+        for batch in trainer.batches(it.loader):
             probe.batch(epoch, trainer.step, batch["id"], batch["x"])
-            loss = loss_of(model, batch)
-            (loss / WINDOW).backward()
-            update = (trainer.step + 1) // WINDOW
-            if (trainer.step + 1) % WINDOW:
+            update, rest = divmod(trainer.step + 1, WINDOW)
+            loss = it.train(batch, updates=not rest)
+            if rest:
                 probe.reach("window", update)
                 continue
-            optimizer.step()
-            optimizer.zero_grad()
-            scheduler.step()
-            probe.log(update, loss=loss.item(), lr=scheduler.get_last_lr()[0])
+            log_update(probe, update, loss, it.scheduler)
             if update % EVALUATE_EVERY == 0:
-                evaluate(probe, model, trainer.evaluate(test), update)
+                evaluate(probe, it.model, trainer.evaluate(it.test), update)
             probe.reach("update", update)
-    probe.end(model, optimizer)
+    probe.end(it.model, it.optimizer)

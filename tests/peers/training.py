@@ -115,6 +115,11 @@ def loss_of(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     return nn.functional.cross_entropy(model(batch["x"]), batch["y"])
 
 
+def log_update(probe: Probe, update: int, loss: torch.Tensor, scheduler: Any) -> None:
+    """Log an update: the loss of its last batch, and the learning rate."""
+    probe.log(update, loss=loss.item(), lr=scheduler.get_last_lr()[0])
+
+
 def evaluate(probe: Probe, model: Any, batches: Any, update: int) -> None:
     """Log the mean loss over the batches of evaluation; the first of them is a place of death."""
     losses = []
