@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from resumable.checkpointing.commit import Commits
 from resumable.checkpointing.golden_input import GoldenInput, golden_input
+from resumable.checkpointing.hyperparameters import Hyperparameters
 from resumable.checkpointing.object_mismatch import joined_objects, late_objects, refuse_other_objects
 from resumable.checkpointing.open_run import open_run
 from resumable.checkpointing.position import Position
@@ -17,7 +18,7 @@ from resumable.checkpointing.snapshot import Snapshot, blob_name, snapshot
 from resumable.config.config import Config
 from resumable.errors import NoCheckpointError, StateError
 from resumable.policy.suspicion import WitnessState
-from resumable.run.checkpoint import GRADIENTS, Checkpoint
+from resumable.run.checkpoint import GRADIENTS, LATE, Checkpoint
 from resumable.state.objects.choose_adapter import Adapter, adapt
 from resumable.state.objects.gradients import Gradients
 from resumable.state.objects.modules import ModuleAdapter
@@ -56,6 +57,7 @@ class Checkpointer:
         self._restoration = Restoration(self.resumed) if self.resumed else None
         self._golden: GoldenInput | None = None
         self._late: Collection[str] = ()
+        self._hyperparameters = Hyperparameters(self.resumed.manifest if self.resumed else None)
         self._prepared = False
 
     # -- the objects --------------------------------------------------------------------------------------------------
@@ -136,9 +138,17 @@ class Checkpointer:
             reason=reason,
             everything=self.config.gradients == "always",
             golden=golden,
-            late=self._late,
+            facts=self._facts(),
             metrics=metrics,
         )
+
+    def _facts(self) -> dict[str, object]:
+        created_late = {LATE: sorted(self._late)} if self._late else {}
+        return {**created_late, **self._hyperparameters.record(self._optimizers())}
+
+    def _optimizers(self, *, without: Collection[str] = ()) -> dict[str, object]:
+        held = self._adapters.items()
+        return {name: each.target for name, each in held if each.kind == "optimizer" and name not in without}
 
     def best_values(self) -> tuple[float, ...]:
         """Return the durable values of `keep.best.metric` that count as best; seldom reads the storage."""
@@ -177,6 +187,7 @@ class Checkpointer:
         if not without and (self.late or self._late):
             refuse_other_objects(self.config.location, self._adapters, self.resumed.manifest, whole=True)
         left_alone = {*without, *self._joined}
+        self._hyperparameters.compare(self._optimizers(without=left_alone))
         adapters = {name: adapter for name, adapter in self._adapters.items() if name not in left_alone}
         try:
             self._restoration.restore(adapters, self.gradients)

@@ -1,4 +1,4 @@
-"""Refuse a run whose objects are missing, unexpected or of another kind. Reads manifests only."""
+"""Refuse objects that are not those of the checkpoint: by name, kind and shape. Reads manifests only."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def refuse_other_objects(run: str, objects: Mapping[str, ObjectKind], found: Man
     joined = joined_objects(objects, found)
     missing, unexpected = sorted(saved.keys() - objects.keys()), sorted(objects.keys() - saved.keys() - joined)
     differences = [
-        *([f"missing: {', '.join(missing)}"] if missing else []),
-        *([f"unexpected: {', '.join(unexpected)}"] if unexpected else []),
+        *([f"not passed: {', '.join(missing)}"] if missing else []),
+        *([f"not in the checkpoint: {', '.join(unexpected)}"] if unexpected else []),
         *(
             f"{name}: expected {_shown(record)}, found {_shown(objects[name])}"
             for name, record in saved.items()
@@ -71,7 +71,8 @@ def refuse_other_objects(run: str, objects: Mapping[str, ObjectKind], found: Man
     if differences:
         raise RunMismatchError(
             f"{run}: this run holds other objects than were passed to Trainer(...): {'; '.join(differences)}",
-            "pass the same objects under the same names, or name another folder in `run` for a new run",
+            "pass the same objects under the same names; for a new run name another folder in `run`, into which "
+            "resumable.load_weights takes the weights of this one",
         )
 
 

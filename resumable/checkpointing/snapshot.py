@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from resumable.checkpointing.golden_input import GoldenInput
 from resumable.checkpointing.position import Position
 from resumable.errors import ResumableError, StateError
 from resumable.policy.suspicion import WitnessState
-from resumable.run.checkpoint import GOLDEN, GRADIENTS, LATE
+from resumable.run.checkpoint import GOLDEN, GRADIENTS
 from resumable.state.codec import Encoded, encode
 from resumable.state.objects import global_rng
 from resumable.state.objects.choose_adapter import Adapter, empty_state_warning
@@ -73,13 +73,13 @@ def snapshot(
     reason: str,
     everything: bool,
     golden: GoldenInput | None,
-    late: Collection[str],
+    facts: Mapping[str, object],
     metrics: Mapping[str, WitnessState],
 ) -> Snapshot:
     """Capture all objects, the RNG streams, and the gradients that no optimizer has used (with `everything`, all).
 
-    A golden input is run through its module. `late` names the objects that the program creates only while it trains;
-    `metrics` are the states of the metrics as witnesses. Raises `StateError` with the path of a value that cannot be
+    A golden input is run through its module. `facts` are stored beside those of the environment; `metrics` are the
+    states of the metrics as witnesses. Raises `StateError` with the path of a value that cannot be
     stored.
     """
     # First, so that a side effect of the module's code that cannot be undone is captured, too.
@@ -91,8 +91,7 @@ def snapshot(
         "rng": encode(global_rng.capture_streams(), key_of=None, where="rng").document,
         "position": encode(position.tree(), key_of=None, where="position").document,
     }
-    facts = environment() | ({LATE: sorted(late)} if late else {})
-    return Snapshot(position, reason, objects, values, facts, metrics)
+    return Snapshot(position, reason, objects, values, {**environment(), **facts}, metrics)
 
 
 def split_for_late_copy(snapshot: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:

@@ -669,7 +669,7 @@ def test_an_old_object_of_that_name_is_read_and_compared(old: Path, capsys: pyte
 
 
 def test_an_old_object_of_that_name_is_not_dropped_by_a_resume(old: Path) -> None:
-    with pytest.raises(RunMismatchError, match=r"missing: golden; unexpected: other"):
+    with pytest.raises(RunMismatchError, match=r"not passed: golden; not in the checkpoint: other"):
         Trainer({"run": str(old)}, other={"n": 1})
 
 

@@ -193,8 +193,8 @@ def test_a_run_of_other_objects_is_refused_with_the_difference(run: Path, change
     else:
         objects["optimizer"] = torch.optim.Adam(tiny.model.parameters())
     expected = {
-        "missing": "missing: notes",
-        "unexpected": "unexpected: more",
+        "missing": "not passed: notes",
+        "unexpected": "not in the checkpoint: more",
         "another kind": r"optimizer: expected torch.optim.sgd.SGD, found torch.optim.adam.Adam",
     }
     with pytest.raises(RunMismatchError, match=expected[change]) as caught:

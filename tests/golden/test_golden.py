@@ -95,7 +95,9 @@ def test_what_is_finished_trains_nothing_and_a_larger_number_continues(version: 
     Golden(run).train()
     assert Run(str(run)).latest().name == FINAL
     Golden(run).train(EPOCHS + 1)
-    assert Run(str(run)).latest().name == "step-000000012.e0003.a0004"
+    newest = Run(str(run)).latest()
+    assert newest.name == "step-000000012.e0003.a0004"
+    assert "hyperparameters" not in newest.manifest.environment  # those before its first step are not known
 
 
 def test_another_model_is_refused(version: str, tmp_path: Path) -> None:

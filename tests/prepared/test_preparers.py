@@ -207,5 +207,5 @@ def test_a_run_that_was_begun_with_the_accelerator_is_not_continued_without(tmp_
     with pytest.raises(Crash):
         launch(tmp_path / "run", crash_at=2)
     program = Program()
-    with pytest.raises(RunMismatchError, match="missing: accelerator"):
+    with pytest.raises(RunMismatchError, match="not passed: accelerator"):
         program.train(tmp_path / "run", program.updated)

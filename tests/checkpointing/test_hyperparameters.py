@@ -1,0 +1,75 @@
+"""A program that sets other hyperparameters than its run was begun with gets a WARN; one that changes them itself none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from resumable import Run
+from resumable.checkpointing.hyperparameters import values_of
+from tests.tiny import Tiny, crashed
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "run was begun with" in record.getMessage()]
+
+
+def resume(run: Path, *, crash_at: int | None = None, **values: Any) -> Tiny:
+    tiny = Tiny(run, crash_at=crash_at)
+    tiny.optimizer.param_groups[0].update(values)
+    try:
+        tiny.train()
+    except Exception:
+        assert crash_at is not None
+    return tiny
+
+
+def test_another_rate_is_named_at_every_launch_and_the_checkpoints_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    crashed(tmp_path, step=3)
+    resume(tmp_path, crash_at=5, lr=0.5, weight_decay=0.1)
+    [first] = warnings(caplog)
+    assert "optimizer: the program sets lr=0.5, and the run was begun with lr=0.05" in first
+    assert "weight_decay=0.1" in first
+    assert "momentum" not in first
+    tiny = resume(tmp_path, lr=0.5)
+    assert [line.count("lr=0.5,") for line in warnings(caplog)] == [1, 1]
+    assert tiny.optimizer.param_groups[0]["lr"] == 0.05
+
+
+def test_the_same_program_gets_no_warning_whatever_its_scheduler_and_loop_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for crash_at in (3, None):
+        tiny = Tiny(tmp_path)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(tiny.optimizer, max_lr=1.0, total_steps=20)
+        with tiny.trainer(scheduler=scheduler) as trainer:
+            for _ in trainer.epochs(2):
+                for batch in trainer.batches(tiny.loader):
+                    tiny.step(batch)
+                    scheduler.step()
+                    tiny.optimizer.param_groups[0]["weight_decay"] = trainer.step / 10
+                    if trainer.step in tiny.saves:
+                        trainer.request_save()
+                    if trainer.step == crash_at:
+                        break
+                if trainer.step == crash_at:
+                    break
+    assert Run(str(tmp_path)).latest().step == 8
+    assert warnings(caplog) == []
+
+
+def test_values_are_distinct_plain_numbers_in_the_order_of_the_groups() -> None:
+    one, other = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.AdamW([{"params": [one], "lr": torch.tensor(0.5)}, {"params": [other], "lr": 0.25}])
+    values = values_of(optimizer)
+    assert values["lr"] == [0.25]
+    assert values["betas"] == [[0.9, 0.999]]
+    assert values["amsgrad"] == [False]
+    assert "params" not in values
+    assert "foreach" not in values  # None
