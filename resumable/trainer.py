@@ -15,7 +15,7 @@ from resumable.errors import ConfigError, LoopError
 from resumable.loop.cycle import Cycle
 from resumable.loop.iteration.loop_iterator import LoopIterator, LoopTurns
 from resumable.loop.launch import Launch
-from resumable.loop.launch_checks import refuse_several_processes, refuse_while_building
+from resumable.loop.launch_checks import refuse_config_keys, refuse_several_processes, refuse_while_building
 from resumable.loop.loop_exit import LoopExit
 from resumable.loop.loops import Loops
 from resumable.loop.metrics import named_once
@@ -60,6 +60,7 @@ class Trainer:
                 "Trainer(...): no config was given",
                 'it comes first and without a name: Trainer("runs/digits", model=model, ...)',
             )
+        refuse_config_keys(objects)
         refuse_several_processes()
         self.config = Config.load(config)
         self._launch = launch = Launch(self.config, objects, restored_elsewhere=objects.values())
@@ -268,6 +269,9 @@ class Trainer:
         owed = self._finalizer()
         if owed is not None:
             raise owed
+
+    def __repr__(self) -> str:
+        return f"Trainer(run={self.config.location!r}, step={self._loops.step}, epoch={self._loops.epoch})"
 
     def __enter__(self) -> Trainer:
         return self

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.config.config import Config
 from resumable.loop.metrics import LoggedValue
-from resumable.policy import save_policy
+from resumable.policy import save_policy, unused_settings
 from resumable.policy.retention import is_best
 from resumable.utils.events import warn
 
@@ -27,6 +27,9 @@ class BestSaves:
         self._last_seconds = 0.0
         self._skipped: str | None = None  # what was better at this boundary, and may not be saved for that
         self._reported = False
+        best = config.keep.best
+        self._configured = best is not None and "metric" in best.model_fields_set
+        self._names: set[str] | None = set()  # that were logged, until the metric is among them or was reported
 
     def wants_save(
         self, logged: Mapping[str, LoggedValue], *, step: int, now: float, epoch_ended: bool, cost_seconds: float
@@ -38,7 +41,10 @@ class BestSaves:
         self._skipped = None
         metric = self._rule.best_metric
         if metric is None or metric not in logged:
+            if self._names is not None:
+                self._names |= logged.keys()
             return False
+        self._names = None
         allowed = epoch_ended or save_policy.may_save_best(
             self._schedule,
             steps_since_best=None if self._last_step is None else step - self._last_step,
@@ -60,6 +66,16 @@ class BestSaves:
     def saved(self, step: int) -> None:
         """Note that a better value was saved at `step`, just now."""
         self._last_step, self._last_seconds = step, self._checkpointer.status.saved_at_seconds
+
+    def report_unlogged(self, *, over: bool) -> None:
+        """Log once that the metric was never logged; called at the end of each epoch, and when the run is `over`."""
+        metric = self._rule.best_metric
+        if metric is None or self._names is None:
+            return
+        warning = unused_settings.unlogged_metric(metric, self._names, configured=self._configured, over=over)
+        if warning is not None and not self._checkpointer.best_values():  # an earlier launch may have logged it
+            self._names = None
+            warn(warning)
 
     def report_skipped(self) -> None:
         """Log once that a better value is lost; called where nothing else saved it either."""

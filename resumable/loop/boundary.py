@@ -17,7 +17,7 @@ from resumable.errors import Interrupted, Preempted
 from resumable.loop.best_saves import BestSaves
 from resumable.loop.metrics import FiniteWatch, LoggedValue
 from resumable.loop.process.preemption import Preemption, exit_code
-from resumable.policy import save_policy
+from resumable.policy import save_policy, unused_settings
 from resumable.policy.save_cost import Cost
 from resumable.utils import failpoints
 from resumable.utils.events import emit, warn
@@ -50,6 +50,8 @@ class Boundary:
         self._best_saves = BestSaves(config, checkpointer)
         self._watch = FiniteWatch(checkpointer.witnesses)
         self._place = checkpointer.status.saved or (0, 0)  # (step, epoch) of the last boundary
+        # The step at which the epoch in progress began; None in a launch that resumes inside one, and once reported.
+        self._epoch_began: int | None = None if checkpointer.resumed else 0
         self._due: str | None = None
         self._unclean = 0
         self._cost = Cost()
@@ -85,6 +87,8 @@ class Boundary:
             self._save_final(instant)
         elif self._preemption.pending is None:
             self._save_if_due(now, instant)
+        if instant.epoch_ended or finished:
+            self._report_unused(instant, finished=finished)
         if self._preemption.pending is not None:  # read again: a signal may have come while a save was written
             self._save_before_leaving(instant, finished=finished)
             self.leave_if_requested()
@@ -111,6 +115,15 @@ class Boundary:
         self.preempted = True
         kind = Interrupted if signal.name == "SIGINT" else Preempted
         raise kind(code, signal=signal.name, step=self._place[0], saved=saved)
+
+    def _report_unused(self, instant: Instant, *, finished: bool) -> None:
+        self._best_saves.report_unlogged(over=finished)
+        if instant.epoch_ended and self._epoch_began is not None:
+            steps, self._epoch_began = instant.step - self._epoch_began, instant.step
+            warning = unused_settings.uncounted_steps(self._schedule, epoch=instant.epoch - 1, steps=steps)
+            if warning is not None:
+                self._epoch_began = None
+                warn(warning)
 
     def _learn_cost(self, now: float, instant: Instant, status: SaveStatus) -> None:
         if self._schedule.overhead_percent is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
 
+from resumable.config.config import Config
 from resumable.errors import ConfigError
 
 _BUILDING: ContextVar[str | None] = ContextVar("building", default=None)
@@ -28,6 +29,19 @@ def refuse_several_processes() -> None:
         raise ConfigError(
             f"the world has {world} processes; this version trains in one",
             "run one process per run folder; distributed training is refused until it is exact",
+        )
+
+
+def refuse_config_keys(objects: Iterable[str]) -> None:
+    """Raise `ConfigError` for an object named as a key of the configuration, which belongs into the first argument.
+
+    `progress` may be both: a dict of that name is how many programs keep their own values.
+    """
+    keys = [name for name in objects if name in Config.model_fields and name != "progress"]
+    if keys:
+        raise ConfigError(
+            f"Trainer(...): {keys[0]!r} is a key of the configuration, and was passed as an object of the training",
+            f"put it into the configuration: Trainer({{'run': ..., {keys[0]!r}: ...}}, model=model, ...)",
         )
 
 

@@ -1,4 +1,4 @@
-"""A program that sets other hyperparameters than its run was begun with gets a WARN; one that changes them itself none."""
+"""A program that sets other hyperparameters than its run was begun with gets a WARN, unless the loop changed them."""
 
 from __future__ import annotations
 
