@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from resumable.config.config import Config
@@ -95,6 +95,17 @@ class Trainer:
         Pass it to a tracker, so that each launch continues one curve. A copy of the run's folder has the same identity.
         """
         return self._launch.checkpointer.run_id
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The metrics of the newest boundary, as a checkpoint of it holds them: nothing that the body logged since.
+
+        They are empty at the beginning of a run, and those of the checkpoint after a resume. Behind the loop they are
+        those of the final checkpoint, also where an earlier launch finished the run. The head of an epoch has those of
+        the epoch before; where it runs again, because the run resumes inside its epoch, it has those of the checkpoint.
+        Reading waits for devices.
+        """
+        return MappingProxyType(self._loops.metrics)
 
     # -- the loops ----------------------------------------------------------------------------------------------------
 

@@ -163,6 +163,88 @@ def test_a_mapping_and_keywords_are_logged_together(run: Path) -> None:
     assert Run(str(run)).latest().manifest.metrics == {"loss/train": 0.5, "loss val": 2.0, "lr": 0.1}
 
 
+def logs_and_looks(tiny: Tiny, epochs: int = 2) -> dict[str, list[dict[str, float]]]:
+    """Train, log the step in each body and a value after each epoch; return the metrics of each place."""
+    seen: dict[str, list[dict[str, float]]] = {"before": [], "head": [], "body": [], "after": [], "behind": []}
+    with tiny.trainer() as trainer:
+        seen["before"].append(dict(trainer.metrics))
+        for epoch in trainer.epochs(epochs):
+            seen["head"].append(dict(trainer.metrics))
+            for batch in trainer.batches(tiny.loader):
+                tiny.step(batch)
+                trainer.log(at=trainer.step)
+                seen["body"].append(dict(trainer.metrics))
+                tiny.ends(trainer)
+            seen["after"].append(dict(trainer.metrics))
+            trainer.log(accuracy=torch.tensor(0.5 + epoch))
+        seen["behind"].append(dict(trainer.metrics))
+    return seen
+
+
+def test_metrics_are_those_of_the_newest_boundary(run: Path) -> None:
+    assert logs_and_looks(Tiny(run)) == {
+        "before": [{}],
+        "head": [{}, {"at": 3, "accuracy": 0.5}],
+        "body": [{}, {"at": 0}, {"at": 1}, {"at": 2}, {"at": 3, "accuracy": 0.5}, {"at": 4}, {"at": 5}, {"at": 6}],
+        "after": [{"at": 3}, {"at": 7}],
+        "behind": [{"at": 7, "accuracy": 1.5}],
+    }
+    assert Run(str(run)).latest().manifest.metrics == {"at": 7, "accuracy": 1.5}
+
+
+def test_metrics_after_a_resume_are_those_of_the_checkpoint_until_newer_ones_exist(run: Path) -> None:
+    crashed(run, step=6)  # which logs a loss, and saves at step 6 after its fifth body
+    stored = Run(str(run)).latest().manifest.metrics
+    assert stored.keys() == {"loss"}
+    seen = logs_and_looks(Tiny(run))
+    assert seen["before"] == seen["head"] == [stored]
+    assert seen["body"] == [stored, {"at": 6}]
+    assert seen["behind"] == [{"at": 7, "accuracy": 1.5}]
+
+
+def test_metrics_behind_the_loop_are_the_same_in_a_launch_that_has_nothing_left_to_train(run: Path) -> None:
+    behind = logs_and_looks(Tiny(run))["behind"]
+    again = logs_and_looks(Tiny(run))
+    assert again["before"] == again["behind"] == behind
+    assert not again["body"]
+
+
+def test_metrics_behind_passes_without_epochs_are_the_same_too(run: Path) -> None:
+    def behind() -> dict[str, float]:
+        tiny = Tiny(run)
+        with tiny.trainer() as trainer:
+            for _ in range(2):
+                for batch in trainer.batches(tiny.loader):
+                    tiny.step(batch)
+                    trainer.log(at=trainer.step)
+                trainer.log(too_late=1)  # the pass has reached its boundary
+            return dict(trainer.metrics)
+
+    assert behind() == behind() == {"at": 7}
+
+
+def test_what_was_logged_before_the_loop_is_in_the_metrics_of_the_very_beginning(run: Path) -> None:
+    def before_the_first_batch() -> dict[str, float]:
+        tiny = Tiny(run)
+        with tiny.trainer() as trainer:
+            trainer.log(parameters=30)
+            for _ in trainer.epochs(1):
+                return dict(trainer.metrics)
+        raise AssertionError
+
+    assert before_the_first_batch() == before_the_first_batch() == {"parameters": 30}
+
+
+def test_metrics_cannot_be_written_and_stay_as_they_were_read(run: Path) -> None:
+    with Tiny(run).trainer() as trainer:
+        read = trainer.metrics
+        for _ in trainer.steps(1):
+            trainer.log(loss=1)
+        with pytest.raises(TypeError):
+            trainer.metrics["loss"] = 0.0  # type: ignore[index]
+        assert (read, trainer.metrics) == ({}, {"loss": 1.0})
+
+
 # -- leaving ----------------------------------------------------------------------------------------------------------
 
 

@@ -71,6 +71,9 @@ for epoch in trainer.epochs(2):
     trainer.log(measured, right=3)
     trainer.log({"loss/train": 0.5, "right": 3})
     trainer.log(["loss"])  # error
+    value = trainer.metrics["loss"]
+    reveal_type(value)  # float
+    trainer.metrics["loss"] = 0.0  # error
 for step in trainer.steps(2):
     reveal_type(step)  # int
 trainer.batch(Pictures())  # error

@@ -19,7 +19,7 @@ from resumable.loop.cycle import Cycle, Cycles
 from resumable.loop.evaluation import Counters, evaluation
 from resumable.loop.iteration.loop_iterator import LoopTurns
 from resumable.loop.launch import Launch
-from resumable.loop.metrics import LoggedValue, copied
+from resumable.loop.metrics import StepMetrics, as_numbers
 from resumable.loop.outermost_loop import OutermostLoop
 from resumable.loop.pass_cursor import PassCursor
 from resumable.loop.restore_progress import RestoreState
@@ -50,10 +50,9 @@ class Loops:
         self._cycles = Cycles(launch.data, self._start.cycles, begin=self.restore_early)
         self.owed: BaseException | None = None  # what could not be raised where a loop was left
         self.closed = False  # whether the run is released
+        self._metrics = StepMetrics()
         self.step: int
         self.epoch: int  # epochs completed, which is the number of the one in progress
-        self._logged: dict[str, LoggedValue]  # since this step began
-        self._unseen: bool  # whether something was logged since the last boundary
         self._stand_at(self._start)
 
     # -- what is called from outside ----------------------------------------------------------------------------------
@@ -83,9 +82,12 @@ class Loops:
 
     def log(self, metrics: Mapping[str, object]) -> None:
         self.settle()
-        self._unseen = True
-        for name, value in metrics.items():
-            self._logged[name] = copied(name, value)
+        self._metrics.log(metrics)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics that a checkpoint of the newest boundary holds. Waits for devices."""
+        return as_numbers(self._metrics.at_boundary)
 
     def stop(self) -> None:
         if self._loop.used is None:
@@ -104,7 +106,8 @@ class Loops:
             self._begin()
             self._log_if_done(n, self.epoch)
             while self.epoch < n and not self._ended(n):
-                self._cursor.requested, self._logged = 0, {}
+                self._cursor.requested = 0
+                self._metrics.begin_step()
                 yield self.epoch
                 self._cursor.abandon()  # a `break` does not close an iterator that the code still holds
                 self.settle()
@@ -201,9 +204,10 @@ class Loops:
 
     def _begin_step(self) -> None:
         """Prepare to give the body control: what it logs from here on belongs to the next step."""
-        if self._unseen:
-            self._boundary.see(self._logged, step=self.step)
-        self._trains, self._logged, self._unseen = True, {}, False
+        if self._metrics.unseen:
+            self._boundary.see(self._metrics.logged, step=self.step)
+        self._metrics.begin_step()
+        self._trains = True
 
     def count(self) -> None:
         """Count the step of the body as complete, if one is open."""
@@ -257,7 +261,7 @@ class Loops:
 
     def _reached(self, *, epoch_ended: bool = False, last: bool = False) -> None:
         self._launch.evaluations.clear()
-        self._unseen = False
+        self._metrics.reached()
         self._forgotten.look()
         self._boundary.reached(self._instant(epoch_ended=epoch_ended, last=last))
         bar = self._launch.bar
@@ -272,7 +276,7 @@ class Loops:
     def _instant(self, *, epoch_ended: bool = False, last: bool = False) -> Instant:
         return self._launch.instant(
             self._position,
-            lambda: self._logged,
+            lambda: self._metrics.logged,
             step=self.step,
             epoch=self.epoch,
             inside_epoch=self._cursor.in_pass,
@@ -304,6 +308,8 @@ class Loops:
 
     def _begin(self) -> None:
         """Start the outermost loop: restore what there is, or save the very beginning."""
+        if not self._launch.begun:
+            self._metrics.reached()
         self._launch.begin(self._instant)
         pending = self._progress.pending
         if pending is not None:
@@ -326,7 +332,7 @@ class Loops:
 
     def _stand_at(self, position: Position) -> None:
         self.step, self.epoch, self._cursor.finished = position.step, position.epoch, position.passes
-        self._logged, self._unseen = dict(position.metrics), False
+        self._metrics.stand_at(position.metrics)
         self._launch.evaluations.clear()
 
     def _ended(self, n: int) -> bool:

@@ -60,6 +60,33 @@ def as_numbers(logged: Mapping[str, LoggedValue]) -> dict[str, float]:
     return {name: float(value) for name, value in logged.items()}
 
 
+class StepMetrics:
+    """What was logged since the step in progress began, and what the newest boundary had of it."""
+
+    def __init__(self) -> None:
+        self.logged: Mapping[str, LoggedValue] = {}  # since this step began
+        self.at_boundary: Mapping[str, LoggedValue] = {}  # what a checkpoint of the newest boundary holds
+        self.unseen = False  # whether something was logged since the newest boundary
+
+    def log(self, metrics: Mapping[str, object]) -> None:
+        """Add copies. Raises `StateError` for what is not one number, and adds nothing then."""
+        self.logged = {**self.logged, **{name: copied(name, value) for name, value in metrics.items()}}
+        self.unseen = True
+
+    def begin_step(self) -> None:
+        """Drop what was logged: from here on it belongs to the next step."""
+        self.logged, self.unseen = {}, False
+
+    def reached(self) -> None:
+        """Note that the program stands at a boundary."""
+        self.at_boundary, self.unseen = self.logged, False
+
+    def stand_at(self, metrics: Mapping[str, float]) -> None:
+        """Stand at the boundary at which a checkpoint with these metrics was taken."""
+        self.logged = dict(metrics)
+        self.reached()
+
+
 class FiniteWatch:
     """Track which metrics are finite, at each step that logs them; `settled` waits for devices, `see` does not."""
 
