@@ -42,6 +42,10 @@ class LoopError(ResumableError, RuntimeError):
     """Loops used in a way that has no single position to resume at: nested, concurrent, or over changed data."""
 
 
+class ChangedDataError(LoopError):
+    """Data that has another length or order than it had before the checkpoint."""
+
+
 class CheckpointError(ResumableError):
     """The base of all errors about a checkpoint."""
 

@@ -107,6 +107,17 @@ class Trainer:
         """
         return MappingProxyType(self._loops.metrics)
 
+    @property
+    def resuming(self) -> bool:
+        """True from the launch until the first fetch of a pass that is resumed in its middle.
+
+        At the head of an epoch it says that this head has run before the checkpoint: what is in no object of the
+        Trainer belongs behind `if not trainer.resuming`. It is False for a new run, a resume between two epochs, a
+        finished run and `steps()`. Passes without `epochs()` are counted by the program's own `for`, so there it is
+        also True at the heads of all passes that are finished.
+        """
+        return self._loops.resuming
+
     # -- the loops ----------------------------------------------------------------------------------------------------
 
     def epochs(self, n: int) -> LoopIterator[int]:

@@ -65,6 +65,7 @@ def names() -> dict[str, Any]:
         "optimizer": optimizer,
         "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
         "bert": nn.Linear(2, 2),
+        "dataset": data,
         "train_loader": DataLoader(data, batch_size=5, shuffle=True),
         "test_loader": DataLoader(data, batch_size=5),
         "images": data.tensors[0],

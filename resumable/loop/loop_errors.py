@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resumable.errors import LoopError
+from resumable.errors import ChangedDataError, LoopError
 
 
 def whole(loop: str, n: object) -> int:
@@ -74,6 +74,15 @@ def left_iterator() -> LoopError:
     return LoopError(
         "this iterator of batches() was left in an earlier epoch, and its pass is over",
         "call trainer.batches(loader) again in each epoch",
+    )
+
+
+def head_ran_again(error: ChangedDataError) -> ChangedDataError:
+    """Return the error for data that changed since a checkpoint inside an epoch, whose head has run again."""
+    return ChangedDataError(
+        error.message,
+        f"{error.hint}; code at the head of the epoch that chooses or changes the data has run again: run it only "
+        "`if not trainer.resuming`",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from resumable.checkpointing.position import Position
 from resumable.data.forgotten_preparer import ForgottenPreparer
+from resumable.errors import ChangedDataError
 from resumable.loop import loop_errors
 from resumable.loop.boundary import Instant
 from resumable.loop.cycle import Cycle, Cycles
@@ -93,6 +94,15 @@ class Loops:
         if self._loop.used is None:
             raise loop_errors.nothing_to_stop()
         self._boundary.stopping = True
+
+    @property
+    def resuming(self) -> bool:
+        """True until the first fetch of the pass in which the run resumes.
+
+        Passes without `epochs()` are counted by the user's own `for`, so the heads of finished ones run again, too.
+        """
+        pending = self._progress.pending
+        return pending is not None and (pending.inside_epoch or pending.loop == "batches")
 
     def restore_early(self) -> None:
         """Restore the objects before the first loop. The exact instant of the checkpoint comes later."""
@@ -192,7 +202,10 @@ class Loops:
         if pending is None:
             return self._cursor.open(loaders, [], number=number, epoch=self.epoch)
         self._restore_everything()  # before loader workers fork: their copies of the dataset are restored ones
-        opened = self._cursor.open(loaders, pending.loaders, number=number, epoch=self.epoch)
+        try:
+            opened = self._cursor.open(loaders, pending.loaders, number=number, epoch=self.epoch)
+        except ChangedDataError as error:
+            raise loop_errors.head_ran_again(error) from error
         if opened.replayed:
             self._restore_objects()  # what was replayed may have drawn from, or changed, what was restored
         self._progress.reached()

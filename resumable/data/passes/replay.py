@@ -19,7 +19,7 @@ from resumable.data.pass_base import Opening, Pass, PassPosition, length_of
 from resumable.data.rng.find_generators import find_generators
 from resumable.data.rng.streams import PrivateStreams, saved_streams, seed_streams
 from resumable.data.workers import calm_workers, end_workers
-from resumable.errors import LoopError
+from resumable.errors import ChangedDataError, LoopError
 from resumable.prepared.loaders import prepared_loader
 
 # Iterating over these makes nothing and runs no code of the program: skipping in them is exact, and costs nothing.
@@ -91,9 +91,9 @@ def replay(this: Pass[object], opening: Opening, what: str, hint: str) -> None:
             advance(1)
 
 
-def too_few(opening: Opening, what: str, done: int) -> LoopError:
+def too_few(opening: Opening, what: str, done: int) -> ChangedDataError:
     """Return the error for data that ended before the position of the checkpoint."""
-    return LoopError(
+    return ChangedDataError(
         f"{opening.address}: {what} yielded {done} batches on resume, {opening.batches_done} were consumed before the "
         "checkpoint",
         "the data changed, or it can be iterated only once (a generator object): pass something that "

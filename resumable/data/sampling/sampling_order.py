@@ -34,7 +34,7 @@ from resumable.data.sampling.sampler_state import (
     load_sampler_state,
     stateful_samplers,
 )
-from resumable.errors import LoopError
+from resumable.errors import ChangedDataError, LoopError
 
 # These draw from the global streams before their first index or never, so the streams need no swap for the others.
 _DRAWS_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
@@ -162,7 +162,7 @@ class SamplingOrder(Iterator[KeyedBatch]):
     def _load(self, resume: StoredPosition) -> None:
         before = resume["dataset_length"]
         if before != self._dataset_length:
-            raise LoopError(
+            raise ChangedDataError(
                 f"{self._opening.address}: the dataset has {self._dataset_length} samples, it had {before} when the "
                 "checkpoint was written",
                 "continue with the data that the run began with, or start another run",
@@ -226,13 +226,15 @@ class SamplingOrder(Iterator[KeyedBatch]):
                 count += 1
         return count
 
-    def _other_order(self, found: int, wanted: int) -> LoopError:
+    def _other_order(self, found: int, wanted: int) -> ChangedDataError:
         what = (
             f"the sampler yields {found} batches, {wanted} were consumed before the checkpoint"
             if found < wanted
             else f"the order of the first {wanted} batches differs from the order before the checkpoint"
         )
-        return LoopError(f"{self._opening.address}: {what}", _DRAWN_AS_IT_GOES if self._stateful else _OTHER_ORDER)
+        return ChangedDataError(
+            f"{self._opening.address}: {what}", _DRAWN_AS_IT_GOES if self._stateful else _OTHER_ORDER
+        )
 
 
 _OTHER_ORDER = (
