@@ -78,16 +78,16 @@ class ExportError(ResumableError, RuntimeError):
 
 
 class Preempted(SystemExit):
-    """A signal ended the training early. A `SystemExit`, so the program exits with `code`.
+    """A signal or `leave()` ended the training early. A `SystemExit`, so the program exits with `code`.
 
     Args:
         code: The exit code: 75 (`EX_TEMPFAIL`), or 130 for SIGINT.
-        signal: The name of the signal.
+        signal: The name of the signal; None after `leave()`.
         step: The number of completed steps.
         saved: Whether a checkpoint of this step was committed.
     """
 
-    def __init__(self, code: int, *, signal: str, step: int, saved: bool) -> None:
+    def __init__(self, code: int, *, signal: str | None, step: int, saved: bool) -> None:
         super().__init__(code)
         self.signal = signal
         self.step = step

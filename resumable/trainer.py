@@ -279,6 +279,19 @@ class Trainer:
         self._launch.claim.refuse_lost()
         self._launch.boundary.save_requested = True
 
+    def leave(self) -> None:
+        """Save at the next boundary, and exit with code 75 by raising `Preempted`, as after SIGTERM.
+
+        For notices of a preemption that are no signals. Any thread may call it, and more than once. `evaluate` and a
+        replay exit at once, with the last checkpoint. A call before the loop takes effect when the loop begins. Behind
+        the loop only `evaluate` exits, and after `close()` nothing does.
+
+        Raises:
+            LoopError: A later launch of this program has taken the run over.
+        """
+        self._launch.claim.refuse_lost()
+        self._launch.preemption.leave()
+
     def restore(self) -> None:
         """Restore the objects now instead of when the first loop starts. No-op for a new run."""
         self._ours.restore_early()

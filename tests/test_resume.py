@@ -198,6 +198,15 @@ def test_validation_notices_a_signal_and_leaves(bench: NewBench) -> None:
     assert "PREEMPT signal=SIGTERM step=20" in first.output
 
 
+def test_leave_saves_and_exits_as_a_signal_does(bench: NewBench) -> None:
+    in_a_step = Launch(options={"signal_at": 6}, exit=75)
+    in_validation = Launch(options={"signal_in_validation": 1}, exit=75)
+    first, second, _ = bench("left_from_a_thread").crash_and_rerun([in_a_step, in_validation])
+    assert "PREEMPT reason=leave() step=7 saved=yes exit=75" in first.output
+    assert "PREEMPT reason=leave() step=20" in second.output
+    assert not first.batches.keys() & second.batches.keys()
+
+
 @pytest.mark.parametrize("second", ["at once", "while saving"])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_second_signal_leaves_at_once_and_tears_nothing(bench: NewBench, name: str, second: str) -> None:

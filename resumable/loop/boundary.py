@@ -16,7 +16,7 @@ from resumable.config.config import Config
 from resumable.errors import Interrupted, Preempted
 from resumable.loop.best_saves import BestSaves
 from resumable.loop.metrics import FiniteWatch, LoggedValue
-from resumable.loop.process.preemption import Preemption, exit_code
+from resumable.loop.process.preemption import Preemption, exit_code, signal_name
 from resumable.policy import save_policy, unused_settings
 from resumable.policy.save_cost import Cost
 from resumable.utils import failpoints
@@ -74,7 +74,7 @@ class Boundary:
         self._watch.see(logged, step=step)
 
     def reached(self, instant: Instant) -> None:
-        """Save if that is due or requested, leave after a signal. Raises `Preempted` and what a save failed with."""
+        """Save if due or requested, leave if there is a cause. Raises `Preempted` and what a save failed with."""
         failpoints.reach("epoch" if instant.epoch_ended else "step", instant.step)
         self._watch.see(instant.logged(), step=instant.step)
         status = self._checkpointer.notice_failure()
@@ -101,20 +101,27 @@ class Boundary:
         self._checkpointer.drain()
 
     def leave_if_requested(self) -> None:
-        """Raise `Preempted` if a signal came. For places that are no boundary: the last save is what remains."""
+        """Raise `Preempted` if a signal or `leave()` came. For places that are no boundary: the last save remains."""
         self._elsewhere = True
-        signal = self._preemption.pending
-        if signal is None:
+        cause = self._preemption.pending
+        if cause is None:
             return
         try:
             self._checkpointer.drain()
         except Exception as error:
             warn(f"the last save before leaving failed: {error}")
-        saved, code = self._is_saved(), exit_code(signal)
-        emit("PREEMPT", signal=signal.name, step=self._place[0], saved="yes" if saved else "no", exit=code)
+        saved, code, signal = self._is_saved(), exit_code(cause), signal_name(cause)
+        emit(
+            "PREEMPT",
+            signal=signal,
+            reason=None if signal else cause,
+            step=self._place[0],
+            saved="yes" if saved else "no",
+            exit=code,
+        )
         self.preempted = True
-        kind = Interrupted if signal.name == "SIGINT" else Preempted
-        raise kind(code, signal=signal.name, step=self._place[0], saved=saved)
+        kind = Interrupted if signal == "SIGINT" else Preempted
+        raise kind(code, signal=signal, step=self._place[0], saved=saved)
 
     def _report_unused(self, instant: Instant, *, finished: bool) -> None:
         self._best_saves.report_unlogged(over=finished)

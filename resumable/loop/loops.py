@@ -324,6 +324,7 @@ class Loops:
         if not self._launch.begun:
             self._metrics.reached()
         self._launch.begin(self._instant)
+        self._boundary.leave_if_requested()
         pending = self._progress.pending
         if pending is not None:
             self._restore_everything()

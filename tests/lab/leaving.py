@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,27 @@ def signalled_once(script: Script) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
     _loop(script)
     assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+
+
+@scenario
+def left_from_a_thread(script: Script) -> None:
+    """Instead of a signal, a thread of the program calls `leave()`, as one that watches a cloud does."""
+    make = script.trainer
+
+    def trainer(**objects: Any) -> Trainer:
+        made = make(**objects)
+        script.signal_itself = lambda: in_a_thread(made.leave)
+        return made
+
+    script.trainer = trainer
+    _loop(script)
+
+
+def in_a_thread(call: Callable[[], None]) -> None:
+    """Call it in a thread, and wait for that."""
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
 
 
 @scenario

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import resumable
-from resumable.loop.process.preemption import Preemption, exit_code
+from resumable.loop.process.preemption import LEAVE, Preemption, exit_code
 
 NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
 ROOT = Path(resumable.__file__).parent.parent
@@ -252,6 +252,36 @@ def test_the_clock_decides_what_is_one_request(monkeypatch: pytest.MonkeyPatch) 
         signal.raise_signal(signal.SIGUSR1)
         assert left == []
         now[0] += 0.2
+        signal.raise_signal(signal.SIGUSR1)
+        assert left == [75]
+        preemption.uninstall()
+
+
+def test_leave_needs_no_signal_and_is_idempotent() -> None:
+    now = [100.0]
+    preemption = Preemption([], _unexpected, clock=lambda: now[0])
+    assert (preemption.pending, preemption.waiting_seconds) == (None, 0.0)
+    for _ in range(2):
+        preemption.leave()
+        now[0] += 1
+    assert (preemption.pending, preemption.waiting_seconds) == (LEAVE, 2.0)
+    assert exit_code(LEAVE) == 75
+
+
+def test_a_signal_after_leave_is_the_first_one_and_only_the_next_exits_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    now = [100.0]
+    with _earlier(signal.SIGUSR1, signal.SIG_DFL):
+        preemption = Preemption(["SIGUSR1"], _unexpected, clock=lambda: now[0])
+        preemption.install()
+        preemption.leave()
+        now[0] += 30
+        signal.raise_signal(signal.SIGUSR1)
+        assert (preemption.pending, preemption.waiting_seconds, left) == (signal.SIGUSR1, 30.0, [])
+        now[0] += 1
         signal.raise_signal(signal.SIGUSR1)
         assert left == [75]
         preemption.uninstall()

@@ -1,4 +1,4 @@
-"""Turn preemption signals into a flag that the training polls. Independent of training, and saves nothing."""
+"""Turn preemption signals and `leave()` into a flag that the training polls. Independent of training, saves nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from types import FrameType
 
 _Handler = Callable[[int, FrameType | None], object] | int | None  # what `signal.getsignal` returns
 
+LEAVE = "leave()"  # the cause where the program itself requests to leave
+
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run the program again
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 
@@ -18,13 +20,20 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 _SAME_REQUEST_SECONDS = 0.2
 
 
-def exit_code(number: signal.Signals | int) -> int:
-    """Return the exit status of a training that leaves on this signal: 130 for SIGINT, otherwise 75 (run again)."""
-    return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_PREEMPTED
+def exit_code(cause: signal.Signals | int | str) -> int:
+    """Return the exit status of a training that leaves for this cause: 130 for SIGINT, otherwise 75 (run again)."""
+    return EXIT_INTERRUPTED if cause == signal.SIGINT else EXIT_PREEMPTED
+
+
+def signal_name(cause: signal.Signals | str) -> str | None:
+    """Return the name of the signal that is the cause to leave; None without a signal."""
+    return cause.name if isinstance(cause, signal.Signals) else None
 
 
 class Preemption:
     """Handle signals: the first one only sets `pending`, a second one exits at once. Forked children act on neither.
+
+    `leave` sets `pending` without a signal; the signal that follows is still the first one.
 
     `names` are signal names such as "SIGTERM"; `warn` is called, once, when the signals cannot be watched.
     """
@@ -36,27 +45,33 @@ class Preemption:
         self._warn = warn
         self._clock = clock
         self._warned = False
-        self._pending: signal.Signals | None = None
-        self._pending_since_seconds = 0.0
+        self._signal: signal.Signals | None = None
+        self._leaving = False
+        self._signaled_at_seconds = self._pending_since_seconds = 0.0
         self._active = False
         self._pid = os.getpid()
         self._previous: dict[int, _Handler] = {}
         self._handler = self._receive  # one object: every access to a bound method creates another
 
     @property
-    def pending(self) -> signal.Signals | None:
-        """The first signal that arrived, None before."""
-        return self._pending
+    def pending(self) -> signal.Signals | str | None:
+        """The cause to leave: the first signal that arrived, otherwise `LEAVE` if it was requested, otherwise None."""
+        return self._signal or (LEAVE if self._leaving else None)
 
     @property
     def waiting_seconds(self) -> float:
-        """Return the seconds since the first pending signal; 0 without one."""
-        return 0.0 if self._pending is None else self._clock() - self._pending_since_seconds
+        """Return the seconds since there is a cause to leave; 0 without one."""
+        return 0.0 if self.pending is None else self._clock() - self._pending_since_seconds
 
     @property
     def active(self) -> bool:
         """True while the signals are watched."""
         return self._active
+
+    def leave(self) -> None:
+        """Request to leave as a signal does. For any thread; idempotent."""
+        self._note_cause()
+        self._leaving = True
 
     def install(self) -> None:
         """Watch the signals from now on. Off the main thread, where Python forbids it, only warn."""
@@ -90,12 +105,17 @@ class Preemption:
             self._receive_in_a_child(number, frame)
         elif not self._active:
             self._forward(number, frame)
-        elif self._pending is None:
-            self._pending_since_seconds = self._clock()
-            self._pending = signal.Signals(number)
-        elif self._clock() - self._pending_since_seconds >= _SAME_REQUEST_SECONDS:
+        elif self._signal is None:
+            self._note_cause()
+            self._signaled_at_seconds = self._clock()
+            self._signal = signal.Signals(number)
+        elif self._clock() - self._signaled_at_seconds >= _SAME_REQUEST_SECONDS:
             # Nothing is flushed or closed: whatever is being written is not yet visible, and stays so.
             os._exit(exit_code(number))
+
+    def _note_cause(self) -> None:
+        if self.pending is None:
+            self._pending_since_seconds = self._clock()
 
     def _receive_in_a_child(self, number: int, frame: FrameType | None) -> None:
         # SIGTERM is also how a parent ends its children (multiprocessing.Pool.terminate waits for it to work), so it is
