@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from resumable.config.config import Config
 from resumable.data.forgotten_preparer import ForgottenPreparer
 from resumable.errors import ConfigError, LoopError
+from resumable.loop.beginning import checked_beginning
 from resumable.loop.cycle import Cycle
 from resumable.loop.iteration.loop_iterator import LoopIterator, LoopTurns
 from resumable.loop.launch import Launch
@@ -117,6 +118,23 @@ class Trainer:
         also True at the heads of all passes that are finished.
         """
         return self._loops.resuming
+
+    def begin_at(self, *, epoch: int | None = None, step: int | None = None) -> None:
+        """Begin a new run where another program's training stands, whose file is loaded already.
+
+        Counters, addresses of batches, random streams and the numbers of `epochs(n)` and `steps(n)` begin there, and so
+        does the first checkpoint. No-op in a launch that resumes: the same command is run again, and the checkpoint
+        decides. A loop whose `n` is not larger trains nothing.
+
+        Args:
+            epoch: The number of completed epochs; not needed for `steps(n)`, which counts none.
+            step: The number of completed steps.
+
+        Raises:
+            LoopError: A loop has begun, `step` is missing, a number is not a whole one from 0 on, or the run resumes
+                from a checkpoint that is older. At the loop, where it counts epochs and `epoch` is missing.
+        """
+        self._ours.begin_at(checked_beginning(step, epoch))
 
     # -- the loops ----------------------------------------------------------------------------------------------------
 

@@ -98,6 +98,14 @@ def test_three_kills_change_no_bit(bench: NewBench, scenario: str) -> None:
     bench(scenario).crash_and_rerun(kills(scenario, SCENARIOS[scenario]))
 
 
+def test_a_training_that_is_taken_over_from_a_file_is_killed_and_changes_no_bit(bench: NewBench) -> None:
+    points = ["save.manifest:20", "save.published:20", "step:22", "fetch:27", "evaluate:30", "save.blob:36"]
+    ended = bench("taken_over").crash_and_rerun([killed(point) for point in points])
+    assert "NEW" in ended[1].output  # the beginning was not committed
+    assert all("RESUME  step=20 epoch=2" in launch.output for launch in ended[2:4])
+    assert ended[2].batches.keys() == {"epoch 2 step 20 ", "epoch 2 step 21 "}
+
+
 def test_kills_while_saves_are_put_off_change_no_bit(bench: NewBench) -> None:
     launches = [killed("step:7+0.0011"), killed("fetch:11"), killed("step:18")]
     bench("base", saves_in_turn=False).crash_and_rerun(launches)

@@ -62,6 +62,10 @@ class Boundary:
         self.save_requested = False
         self.preempted = False  # whether a PREEMPT line already reports what is saved
 
+    def begin_at(self, *, step: int, epoch: int) -> None:
+        """Count from the beginning of a new run that is not 0: what the policy counts in steps was not skipped."""
+        self._place = step, epoch
+
     def forget(self, *, stopping: bool) -> None:
         """Reset after a restore: drop requests made after the checkpoint, reinstate those that it recorded."""
         self.stopping, self.save_requested = stopping, False

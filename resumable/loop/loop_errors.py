@@ -69,6 +69,14 @@ def nothing_to_stop() -> LoopError:
     )
 
 
+def begins_late() -> LoopError:
+    """Return the error for `begin_at()` after the beginning."""
+    return LoopError(
+        "begin_at() after a loop: the run has begun, and its counters are in a checkpoint",
+        "call it right after Trainer(...), before the first loop",
+    )
+
+
 def left_iterator() -> LoopError:
     """Return the error for an iterator whose pass ended with an earlier epoch."""
     return LoopError(

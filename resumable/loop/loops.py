@@ -15,6 +15,7 @@ from resumable.checkpointing.position import Position
 from resumable.data.forgotten_preparer import ForgottenPreparer
 from resumable.errors import ChangedDataError
 from resumable.loop import loop_errors
+from resumable.loop.beginning import Beginning
 from resumable.loop.boundary import Instant
 from resumable.loop.cycle import Cycle, Cycles
 from resumable.loop.evaluation import Counters, evaluation
@@ -44,19 +45,31 @@ class Loops:
         self._progress = launch.progress
         self._forgotten = forgotten
         self._cursor = PassCursor(launch.data)
-        self._start = launch.progress.start
         self._loop = OutermostLoop(launch)
-        self._trains = False  # whether this attempt has handed out a step
         self._bare_calls = 0
-        self._cycles = Cycles(launch.data, self._start.cycles, begin=self.restore_early)
+        self._cycles = Cycles(launch.data, self._progress.start.cycles, begin=self.restore_early)
         self.owed: BaseException | None = None  # what could not be raised where a loop was left
         self.closed = False  # whether the run is released
         self._metrics = StepMetrics()
+        self._beginning: Beginning | None = None  # of a new run that takes a training over
         self.step: int
         self.epoch: int  # epochs completed, which is the number of the one in progress
-        self._stand_at(self._start)
+        self._stand_at(self._progress.start)
 
     # -- what is called from outside ----------------------------------------------------------------------------------
+
+    def begin_at(self, beginning: Beginning) -> None:
+        """Begin a new run there. Does nothing on a resume, whose checkpoint decides, unless that is older."""
+        if self._loop.used is not None:
+            raise loop_errors.begins_late()
+        resumed = self._checkpointer.resumed
+        if resumed is not None:
+            beginning.refuse_older(step=resumed.step, epoch=resumed.epoch)
+            return
+        self._beginning = beginning
+        for part in (self._progress, self._boundary):
+            part.begin_at(step=beginning.step, epoch=beginning.epoch or 0)
+        self._stand_at(self._progress.start)
 
     def epochs(self, n: int) -> LoopTurns[int]:
         self._loop.refuse_second("epochs")
@@ -115,7 +128,7 @@ class Loops:
         with self._loop.run("epochs", n):
             self._begin()
             self._log_if_done(n, self.epoch)
-            while self.epoch < n and not self._ended(n):
+            while self.epoch < n and not self._loop.ended(n):
                 self._cursor.requested = 0
                 self._metrics.begin_step()
                 yield self.epoch
@@ -130,7 +143,7 @@ class Loops:
         with self._loop.run("steps", n):
             self._begin()
             self._log_if_done(n, self.step)
-            while self.step < n and not self._ended(n):
+            while self.step < n and not self._loop.ended(n):
                 self._begin_step()
                 self._cursor.hand_out_step()
                 yield self.step
@@ -173,13 +186,12 @@ class Loops:
         """Make a pass without `epochs()` around it an epoch of its own; the user's own `for` counts them."""
         call, self._bare_calls = self._bare_calls, self._bare_calls + 1
         with self._loop.run("batches", None):
-            if self._cursor.finished and self._trains:
+            if self._cursor.finished and self._loop.trains:
                 self._end_epoch()  # the last one was left by break
-            if call < self.epoch or self._boundary.stopping or self._was_stopped():
+            if call < self.epoch or self._boundary.stopping or self._loop.was_stopped:
                 self._return_to_end_of(call, loaders)
                 return
-            if call == 0 or self._progress.pending is None:
-                self._begin()
+            self._begin()
             self._cursor.requested = 0
             yield from self._epoch_pass(loaders)
             self._end_epoch()
@@ -189,7 +201,8 @@ class Loops:
         # The boundary after a bare pass lies before the user's code between two passes, which runs again.
         self.restore_early()
         pending = self._progress.pending
-        if call == self.epoch - 1 and pending is not None and not pending.inside_epoch:
+        # One that is not finished was taken at the beginning of the pass that follows, behind that code.
+        if call == self.epoch - 1 and pending is not None and pending.finished and not pending.inside_epoch:
             self._restore_everything()
             self._cursor.skip(loaders, number=0, epoch=call)  # that code may write to the samplers
             self._progress.reached()
@@ -220,7 +233,7 @@ class Loops:
         if self._metrics.unseen:
             self._boundary.see(self._metrics.logged, step=self.step)
         self._metrics.begin_step()
-        self._trains = True
+        self._loop.trains = True
 
     def count(self) -> None:
         """Count the step of the body as complete, if one is open."""
@@ -241,17 +254,17 @@ class Loops:
 
     def ends_when_left(self, loop: str) -> bool:
         """Return whether leaving this loop is the end of the run, because `stop()` was called in it."""
-        return loop == self._loop.running and self._boundary.stopping and self._progress.pending is None
+        return self._loop.ends_when_left(loop)
 
     @property
     def trained(self) -> int | None:
         """The steps completed in the whole run; None where this attempt trained none."""
-        return self.step if self._trains else None
+        return self.step if self._loop.trains else None
 
     # -- what is left -------------------------------------------------------------------------------------------------
 
     def _left(self, n: int, stands_at: int) -> int:
-        return 0 if self._ended(n) else max(n - stands_at, 0)
+        return 0 if self._loop.ended(n) else max(n - stands_at, 0)
 
     def _left_inside(self) -> int | None:
         return 0 if self._boundary.stopping else self._cursor.remaining
@@ -268,7 +281,7 @@ class Loops:
         """Return whether the pass that would begin next was finished before."""
         if self._loop.running is not None:
             return self._cursor.requested < self._cursor.finished
-        return self._bare_calls < self.epoch or self._was_stopped()
+        return self._bare_calls < self.epoch or self._loop.was_stopped
 
     # -- the boundary -------------------------------------------------------------------------------------------------
 
@@ -321,6 +334,8 @@ class Loops:
 
     def _begin(self) -> None:
         """Start the outermost loop: restore what there is, or save the very beginning."""
+        if self._beginning is not None and self._loop.running is not None:
+            self._beginning.refuse_loop(self._loop.running)
         if not self._launch.begun:
             self._metrics.reached()
         self._launch.begin(self._instant)
@@ -334,31 +349,21 @@ class Loops:
     def _restore_everything(self) -> None:
         """Stand in exactly the checkpoint's instant; repeated whenever user code ran since."""
         self._restore_objects()
-        self._data.load(self._start.samplers)
+        self._data.load(self._progress.start.samplers)
         self._cycles.rewind()
 
     def _restore_objects(self) -> None:
         """Restore all but the data: passes that are open stand where they should."""
         self._checkpointer.restore()
         self._progress.restored()
-        self._boundary.forget(stopping=self._start.stopped and not self._start.finished)
-        self._stand_at(self._start)
+        self._boundary.forget(stopping=self._progress.start.stopped and not self._progress.start.finished)
+        self._stand_at(self._progress.start)
 
     def _stand_at(self, position: Position) -> None:
         self.step, self.epoch, self._cursor.finished = position.step, position.epoch, position.passes
         self._metrics.stand_at(position.metrics)
         self._launch.evaluations.clear()
 
-    def _ended(self, n: int) -> bool:
-        """Return whether `stop()` ended the loops, here or in the attempt that finished a run of at least `n` turns."""
-        finished_before = self._start.finished and not self._trains and n <= (self._start.total or 0)
-        # A resume inside the epoch of the `stop()` finishes that epoch first.
-        stopped_here = self._boundary.stopping and self._progress.pending is None
-        return stopped_here or finished_before
-
     def _log_if_done(self, n: int, stands_at: int) -> None:
-        if stands_at >= n or self._ended(n):
+        if stands_at >= n or self._loop.ended(n):
             self._launch.report_done(f"nothing left of {self._loop.running}({n})", step=self.step, epoch=self.epoch)
-
-    def _was_stopped(self) -> bool:
-        return self._start.stopped and self._start.finished and not self._trains

@@ -17,6 +17,7 @@ class OutermostLoop:
         self.running: str | None = None
         self.used: str | None = None  # the one that this run is made of
         self.total: int | None = None  # the turns that were requested
+        self.trains = False  # whether this attempt has handed out a step
 
     def refuse_second(self, loop: str) -> None:
         """Raise `LoopError` where `loop` is nested in another one, or follows one."""
@@ -24,6 +25,24 @@ class OutermostLoop:
             raise loop_errors.nested(loop, running=self.running)
         if self.used is not None and (loop, self.used) != ("batches", "batches"):
             raise loop_errors.second(loop, after=self.used)
+
+    def ended(self, n: int) -> bool:
+        """Return whether `stop()` ended the loops, here or in the attempt that finished a run of at least `n` turns."""
+        start = self._launch.progress.start
+        finished_before = start.finished and not self.trains and n <= (start.total or 0)
+        # A resume inside the epoch of the `stop()` finishes that epoch first.
+        stopped_here = self._launch.boundary.stopping and self._launch.progress.pending is None
+        return stopped_here or finished_before
+
+    @property
+    def was_stopped(self) -> bool:
+        """True if an earlier attempt finished the run by `stop()`, and this one has trained nothing."""
+        start = self._launch.progress.start
+        return start.stopped and start.finished and not self.trains
+
+    def ends_when_left(self, loop: str) -> bool:
+        """Return whether leaving this loop is the end of the run, because `stop()` was called in it."""
+        return loop == self.running and self._launch.boundary.stopping and self._launch.progress.pending is None
 
     @contextmanager
     def run(self, loop: str, total: int | None) -> Iterator[None]:

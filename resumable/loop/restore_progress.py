@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 
 from resumable.checkpointing.position import Position
@@ -45,6 +46,10 @@ class RestoreProgress:
     def pending(self) -> Position | None:
         """The position of the checkpoint until its instant is reached, then None."""
         return None if self.state is RestoreState.INSTANT else self.start
+
+    def begin_at(self, *, step: int, epoch: int) -> None:
+        """Begin a new run at these counters instead of 0."""
+        self.start = replace(self.start, step=step, epoch=epoch)
 
     def restored(self) -> None:
         """Note that the objects were restored, once more or for the first time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -417,3 +418,45 @@ def compiled_by_name(script: Script) -> None:
     """The model is given to the trainer wrapped by `torch.compile`, here with the backend that compiles nothing."""
     seed_all()
     fit(script, train_loader(script), model=torch.compile(mlp(), backend="eager"))
+
+
+@scenario
+def taken_over(script: Script) -> None:
+    """A program that stored its second epoch by `torch.save` goes on from that file as a run, in each launch."""
+    old = Path(script.run).with_suffix(".pt")
+    loader = train_loader(script)
+    if not old.exists():
+        _train_alone(loader, old)
+    seed_all()
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    scheduler = OneCycleLR(optimizer, 0.02, total_steps=1000)
+    trainer = script.trainer(model=model, optimizer=optimizer, scheduler=scheduler)
+    stored = torch.load(old)
+    model.load_state_dict(stored["model"])
+    optimizer.load_state_dict(stored["optimizer"])
+    scheduler.load_state_dict(stored["scheduler"])
+    trainer.begin_at(epoch=stored["epoch"], step=stored["step"])
+    for _ in trainer.epochs(4):
+        for x, y in trainer.batches(loader):
+            loss = loss_of(model(x), y)
+            update(optimizer, loss)
+            scheduler.step()
+            trainer.log(loss=loss)
+            script.saw(trainer, x, y, loss)
+        trainer.log(val_loss=validate(trainer, model))
+
+
+def _train_alone(loader: DataLoader[Any], path: Path) -> None:
+    """Two epochs without a Trainer, and their file."""
+    seed_all()
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    scheduler = OneCycleLR(optimizer, 0.02, total_steps=1000)
+    for _ in range(2):
+        for x, y in loader:
+            update(optimizer, loss_of(model(x), y))
+            scheduler.step()
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    states = {name: part.state_dict() for name, part in parts.items()}
+    torch.save({**states, "epoch": 2, "step": 2 * len(loader)}, path)
