@@ -1,7 +1,7 @@
 """The runs of a drill: one undisturbed, one that is killed again and again, both to their ends. Prints nothing.
 
 The undisturbed run saves only at its start and at its end, so that the drill tests saving, too. The killed run begins
-with a copy of its run.json and of its checkpoint of step 0, and saves as the user's config says. Hence a script that
+with a copy of its run.json and of its first checkpoint, and saves as the user's config says. Hence a script that
 seeds nothing has the same start in both, as it would after a crash before its first interval.
 """
 
@@ -44,7 +44,8 @@ class Reference:
 
     @property
     def steps(self) -> int:
-        return self.final.step
+        """The steps that it trained; a run that takes a training over does not begin at 0."""
+        return self.final.step - self.start.step
 
     @property
     def seconds(self) -> float:
@@ -195,12 +196,12 @@ def _runs(folder: Path) -> Iterator[tuple[str, list[Checkpoint]]]:
 def _refuse_undrillable(reference: Reference) -> None:
     if not reference.final.manifest.finished or not reference.steps:
         raise ResumableError(
-            f"COMMAND ended, but its run {reference.name} is unfinished at step {reference.steps}",
+            f"COMMAND ended, but its run {reference.name} is unfinished at step {reference.final.step}",
             "let the loops of the trainer end by themselves, or call trainer.stop() before leaving them early",
         )
-    if reference.start.step:
+    if reference.start.manifest.reason != "start":
         raise ResumableError(
-            f"{reference.name}: its first checkpoint is of step {reference.start.step}, expected step 0",
+            f"{reference.name}: its first checkpoint is of step {reference.start.step}, expected that of its beginning",
             "does the script override `keep`? Set it in the config file: the drill changes it by the environment",
         )
 

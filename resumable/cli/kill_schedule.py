@@ -16,7 +16,7 @@ def plan_kills(references: Sequence[Reference], *, count: int, seed: int) -> lis
     """Draw `count` kills over all steps of all runs, and assign each to the run of its step."""
     steps = sum(reference.steps for reference in references)
     drawn = draw_kills(count=count, seed=seed, steps=steps, step_seconds=step_seconds(references))
-    return [_in_its_run(references, kill) for kill in drawn] if len(references) > 1 else drawn
+    return [_in_its_run(references, kill) for kill in drawn]
 
 
 def step_seconds(references: Sequence[Reference]) -> float:
@@ -30,7 +30,8 @@ def _in_its_run(references: Sequence[Reference], kill: Kill) -> Kill:
         if kill.step <= before + reference.steps:
             break
         before += reference.steps
-    return replace(kill, step=kill.step - before, run=reference.name)
+    name = reference.name if len(references) > 1 else kill.run
+    return replace(kill, step=kill.step - before + reference.start.step, run=name)
 
 
 def draw_kills(*, count: int, seed: int, steps: int, step_seconds: float) -> list[Kill]:

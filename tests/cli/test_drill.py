@@ -77,6 +77,20 @@ def test_a_script_that_passes_its_state_is_bit_exact(script: Script, tmp_path: P
     assert not (tmp_path / "mine").exists()
 
 
+def test_a_training_that_is_taken_over_is_drilled_from_there(script: Script, cli: Cli) -> None:
+    command = script()
+    path = Path(command[1])
+    loop = "for step in trainer.steps("
+    path.write_text(path.read_text().replace(f"{loop}20", f"trainer.begin_at(step=100)\n{loop}120"))
+    drilled = cli("drill", "--kills", 2, "--seed", 1, "--json", "--", *command)
+    assert drilled.code == 0, drilled.err
+    assert (drilled.json["exact"], drilled.json["steps"]) == (True, 20)
+    killed = [attempt for attempt in drilled.json["attempts"] if attempt["point"]]
+    assert killed
+    assert all(100 <= attempt["resumed_from_step"] <= attempt["killed_at_step"] <= 120 for attempt in killed)
+    assert all(int(attempt["armed"].split(":")[1].split("+")[0]) > 100 for attempt in killed)
+
+
 def test_a_script_that_forgets_some_state_is_found_out_with_hints(script: Script, cli: Cli) -> None:
     # Steps that are slow enough for a save to be through before the kill.
     forgetful = script(

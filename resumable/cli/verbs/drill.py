@@ -69,7 +69,7 @@ def drill(
 
     Launches the command unchanged, with RESUMABLE_RUN set to a scratch folder. The first run is undisturbed and saves
     only at its start and its end. The second is killed by SIGKILL at random instants and inside saves, and rerun until
-    it has finished. It begins with a copy of the first one's checkpoint of step 0, so a script that seeds nothing has
+    it has finished. It begins with a copy of the first one's first checkpoint, so a script that seeds nothing has
     the same start. If the command trains several runs, each has its own folder, and all are compared.
 
     Exits with 0 if all final checkpoints are bit-exact. Otherwise both runs are kept, and their folder is printed.
@@ -94,7 +94,7 @@ def drill(
     if json:
         print_json(_document(seed, references, attempts, result, None if removed else str(scratch)))
     else:
-        _print(attempts, result, kills=kills, runs=len(references))
+        _print(attempts, result, kills=kills, references=references)
     if removed:
         shutil.rmtree(scratch)
     else:
@@ -183,20 +183,22 @@ def _print_kept(scratch: Path) -> None:
     print_status(f"{what} kept in ", (str(scratch), "bold"))
 
 
-def _print(attempts: list[DrillAttempt], result: CheckpointDiff, *, kills: int, runs: int) -> None:
+def _print(attempts: list[DrillAttempt], result: CheckpointDiff, *, kills: int, references: list[Reference]) -> None:
     start: list[Styled] = ["1", "", "", "", ("wrote the start", "dim")]
     rows = [start, *map(_row, attempts)]
-    if runs > 1:
+    several = len(references) > 1
+    if several:
         rows = [
             [row[0], name, *row[1:]] for row, name in zip(rows, ["", *(each.run for each in attempts)], strict=True)
         ]
-    print_table((COLUMNS[0], Column("run"), *COLUMNS[1:]) if runs > 1 else COLUMNS, rows)
+    print_table((COLUMNS[0], Column("run"), *COLUMNS[1:]) if several else COLUMNS, rows)
     landed = sum(attempt.point is not None for attempt in attempts)
     if landed < kills:
         print_line((f"{landed} of {kills} kills landed: the run had finished before the others could", "yellow"))
-    if landed and not any(attempt.resumed_from_step for attempt in attempts):
+    starts = {reference.name: reference.start.step for reference in references}
+    if landed and all(attempt.resumed_from_step == starts[attempt.run] for attempt in attempts):
         print_line(
-            ("every attempt began again at step 0, which proves little: ", "yellow"),
+            ("every attempt began again at the first step, which proves little: ", "yellow"),
             "save more often, as in RESUMABLE_EVERY__STEPS=10 resumable drill ...",
         )
     print_line("")
