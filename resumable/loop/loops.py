@@ -7,7 +7,6 @@ fetch, so that code which ran again in between leaves no trace.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -290,14 +289,7 @@ class Loops:
         self._metrics.reached()
         self._forgotten.look()
         self._boundary.reached(self._instant(epoch_ended=epoch_ended, last=last))
-        bar = self._launch.bar
-        if bar.running:
-            bar.update(
-                step=self.step,
-                epoch=self.epoch,
-                total_steps=self._total_steps(),
-                saved_seconds=time.monotonic() - self._checkpointer.status.saved_at_seconds,
-            )
+        self._loop.show(self._cursor, step=self.step, epoch=self.epoch)
 
     def _instant(self, *, epoch_ended: bool = False, last: bool = False) -> Instant:
         return self._launch.instant(
@@ -323,12 +315,6 @@ class Loops:
             cycles=self._cycles.positions(),
             stopped=self._boundary.stopping,
         )
-
-    def _total_steps(self) -> int | None:
-        total = self._loop.total
-        if self._loop.running == "steps" or total is None:
-            return total
-        return self._cursor.total_steps(step=self.step, epochs=total - self.epoch)
 
     # -- restoring ----------------------------------------------------------------------------------------------------
 

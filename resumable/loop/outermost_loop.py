@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from resumable.loop import loop_errors
 from resumable.loop.launch import Launch
+from resumable.loop.pass_cursor import PassCursor
 
 
 class OutermostLoop:
@@ -25,6 +27,22 @@ class OutermostLoop:
             raise loop_errors.nested(loop, running=self.running)
         if self.used is not None and (loop, self.used) != ("batches", "batches"):
             raise loop_errors.second(loop, after=self.used)
+
+    def show(self, cursor: PassCursor, *, step: int, epoch: int) -> None:
+        """Show a boundary in the progress bar."""
+        bar = self._launch.bar
+        if bar.running:
+            bar.update(
+                step=step,
+                epoch=epoch,
+                total_steps=self._total_steps(cursor, step=step, epoch=epoch),
+                saved_seconds=time.monotonic() - self._launch.checkpointer.status.saved_at_seconds,
+            )
+
+    def _total_steps(self, cursor: PassCursor, *, step: int, epoch: int) -> int | None:
+        if self.running == "steps" or self.total is None:
+            return self.total
+        return cursor.total_steps(step=step, epochs=self.total - epoch)
 
     def ended(self, n: int) -> bool:
         """Return whether `stop()` ended the loops, here or in the attempt that finished a run of at least `n` turns."""
