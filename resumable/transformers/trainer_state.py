@@ -16,6 +16,7 @@ import torch
 
 from resumable.drivers.limits import Limits
 from resumable.drivers.state import BESIDE, FrameworkState, SavedState, State
+from resumable.state.objects.generators import GENERATOR_TYPES
 from resumable.state.objects.tree_copies import Own
 from resumable.transformers import private
 from resumable.transformers.attributes import Attributes
@@ -50,7 +51,7 @@ class HuggingFaceState(FrameworkState):
         super().__init__(NAME, trainer)
         self.type = "transformers.Trainer"  # and its subclasses
         self._run = run
-        self.attributes = Attributes(trainer, lambda: private.attributes(trainer))
+        self.attributes = Attributes(trainer, lambda: private.attributes(trainer), device=trainer.args.device)
 
     def capture(self) -> State:
         """Return the three parts, with live tensors."""
@@ -94,7 +95,7 @@ def objects_of(trainer: Trainer) -> dict[str, Any]:
         "scheduler": trainer.lr_scheduler,
         "scaler": getattr(trainer.accelerator, "scaler", None),
     }
-    return {name: each for name, each in found.items() if each is not None} | _families(trainer)
+    return {name: each for name, each in found.items() if each is not None} | _families(trainer) | _generators(trainer)
 
 
 def _families(trainer: Any) -> dict[str, torch.nn.Module]:
@@ -110,6 +111,12 @@ def _families(trainer: Any) -> dict[str, torch.nn.Module]:
     if getattr(trainer.args, "sync_ref_model", False):
         found["ref_model"] = trainer.ref_model
     return {name: each for name, each in found.items() if each is not None}
+
+
+def _generators(trainer: Any) -> dict[str, Any]:
+    """Return the random generators among the attributes of a trainer, each once."""
+    found = {id(each): (name, each) for name, each in vars(trainer).items() if isinstance(each, GENERATOR_TYPES)}
+    return dict(found.values())
 
 
 def _modules(trainer: Any) -> dict[str, torch.nn.Module]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.harness.client import ForkServer, shared_server
 
-PRELOADED = ("resumable.transformers", "tests.huggingface.programs", "tests.huggingface.launches:import_all")
+PRELOADED = ("resumable.transformers", "s3fs", "tests.huggingface.programs", "tests.huggingface.launches:import_all")
 
 
 def shared_transformers() -> ForkServer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import random
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ class Keeping(Trainer):
     def __init__(self, *args: Any, strength: float, **kwargs: Any) -> None:
         self.strength = strength
         self.average, self.count, self.worst = 0.0, 0, None
+        self.draws = random.Random(3)
         self.recent: collections.deque[float] = collections.deque(maxlen=3)
         self.by_kind: dict[str, Any] = {"train": collections.defaultdict(list)}
-        self.centre = torch.zeros(2)
-        self.table = torch.zeros(2)
+        self.centre = self.table = torch.zeros(2)
+        self.same_centre = [self.centre]
         super().__init__(*args, **kwargs)
         self.smooth = torch.optim.swa_utils.AveragedModel(self.model)
         self.head = torch.nn.Linear(1, 1)
@@ -40,11 +42,12 @@ class Keeping(Trainer):
         if not model.training:
             return loss
         self._keep(loss.detach())
-        scale = self.average + len(self.by_kind["train"]["losses"]) / 100 + sum(self.recent) + self.centre.sum()
+        scale = self.average + len(self.by_kind["train"]["losses"]) / 100 + sum(self.recent) + self.same_centre[0].sum()
         smooth = sum(parameter.sum() for parameter in self.smooth.parameters())
         return loss * (1 + self.strength * (scale + smooth.detach())) + self.head.weight.square().sum()
 
     def _keep(self, loss: torch.Tensor) -> None:
+        loss = loss * (1 + self.draws.random() / 10)
         self.average, self.count = 0.9 * self.average + 0.1 * loss.item(), self.count + 1
         self.worst = loss if self.worst is None else torch.maximum(self.worst, loss)
         self.recent.append(loss.item())
@@ -93,5 +96,5 @@ def test_what_training_does_not_change_stays_that_of_the_launch(tmp_path: Path) 
     with pytest.raises(Crash):
         train(tmp_path / "run", crash_after=5)
     assert train(tmp_path / "run", strength=0.02).strength == 0.02
-    stored = Run(str(tmp_path / "run")).latest().tree("huggingface")["attributes"]
-    assert stored.keys() == {"average", "count", "worst", "recent", "by_kind", "centre"}
+    stored = Run(str(tmp_path / "run")).latest().tree("huggingface")["attributes"]["values"]
+    assert stored.keys() == {"average", "count", "worst", "recent", "by_kind", "centre", "table", "same_centre"}

@@ -97,7 +97,7 @@ def test_no_bit_of_a_training_that_crashed_depends_on_it(tmp_path: Path, options
             assert torch.equal(golden.outputs[0], served(**BATCH).logits)
 
 
-@pytest.mark.parametrize("factory", ["bert", "adapted"])
+@pytest.mark.parametrize("factory", ["bert", pytest.param("adapted", marks=pytest.mark.matrix)])
 def test_a_model_becomes_a_program_that_gives_what_it_gave_in_the_training(tmp_path: Path, factory: str) -> None:
     train(tmp_path / "run", BATCH, model=globals()[factory](), max_steps=2)
     exported = export(str(tmp_path / "run"), tmp_path / "served", format="pt2", model=f"{__name__}:{factory}")

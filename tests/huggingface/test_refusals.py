@@ -135,6 +135,7 @@ def test_a_search_by_hugging_faces_own_interface(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.matrix
 def test_several_processes(tmp_path: Path) -> None:
     """A second process of a real launch: the environment of torchrun, and a group of gloo with both."""
     place = Place(tmp_path, "tests.huggingface.programs:one_of_two")

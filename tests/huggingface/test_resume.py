@@ -94,6 +94,7 @@ def test_arguments_change_nothing(tmp_path: Path, name: str) -> None:
     Place(tmp_path, f"{PROGRAMS}:language", **ARGUMENTS[name]).crash_and_rerun(*IN_A_WINDOW)
 
 
+@pytest.mark.matrix
 def test_losses_that_are_not_finite_are_logged_as_they_were(tmp_path: Path) -> None:
     """Hugging Face replaces them by a mean in its log, and weights are as they were."""
     place = Place(tmp_path, f"{PROGRAMS}:blind", blind_from=1)
@@ -106,6 +107,7 @@ def test_losses_that_are_not_finite_are_logged_unfiltered(tmp_path: Path) -> Non
     place.crash_and_rerun(killed("batch:7", saved=6, seed=1), killed("update:9", saved=8))
 
 
+@pytest.mark.matrix
 def test_a_scaler_that_skips_updates(tmp_path: Path) -> None:
     """Accelerate makes none on a CPU, but uses the one that it has."""
     place = Place(tmp_path, f"{PROGRAMS}:scaled")
