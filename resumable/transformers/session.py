@@ -27,7 +27,7 @@ from resumable.transformers import private
 from resumable.transformers.loaders import DrivenLoader, updates_of
 from resumable.transformers.loggers import continue_loggers
 from resumable.transformers.protocols import Method, Trainer
-from resumable.transformers.tracked_runs import continue_runs
+from resumable.transformers.tracked_runs import continue_metrics, continue_runs
 from resumable.transformers.trainer_state import NAME, HuggingFaceState, exported, limits_of, objects_of
 from resumable.utils import failpoints
 from resumable.utils.location import absolute_location
@@ -95,6 +95,8 @@ class Session(DriverSession):
         if not self._is_copy:  # a copy of a run must not touch the files of the original
             continue_loggers(self.trainer, self._beside["tensorboard"], keep=not self._trains_more)
             self._forget_runs = continue_runs(self._beside["runs"])
+            if self._trains_more:
+                continue_metrics(self._beside["runs"], self._beside["metrics"])
 
     def between_batches(self) -> None:
         """Leave inside a window of accumulation, with the last checkpoint, where a signal has waited for too long."""

@@ -22,7 +22,7 @@ from resumable.transformers import private
 from resumable.transformers.attributes import Attributes
 from resumable.transformers.loggers import capture_loggers
 from resumable.transformers.protocols import StatefulCallback, Trainer
-from resumable.transformers.tracked_runs import capture_runs
+from resumable.transformers.tracked_runs import capture_metrics, capture_runs
 
 NAME = "huggingface"
 
@@ -56,6 +56,7 @@ class HuggingFaceState(FrameworkState):
     def capture(self) -> State:
         """Return the three parts, with live tensors."""
         trainer = self.target
+        runs = capture_runs(trainer)
         return {
             "between": {
                 "state": {name: value for name, value in _fields(trainer).items() if name != _BEST},
@@ -68,7 +69,8 @@ class HuggingFaceState(FrameworkState):
                 "limits": dict(limits_of(trainer)),
                 "accumulated": trainer.args.gradient_accumulation_steps,
                 "tensorboard": capture_loggers(trainer),
-                "runs": capture_runs(trainer),
+                "runs": runs,
+                "metrics": capture_metrics(runs),
                 _BEST: trainer.state.best_model_checkpoint,
             },
         }
