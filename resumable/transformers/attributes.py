@@ -26,13 +26,15 @@ class Attributes:
     """The attributes with values that a checkpoint can hold; `read` returns the attributes of now by name."""
 
     def __init__(self, target: object, read: Callable[[], Mapping[str, Any]], *, device: torch.device) -> None:
-        self._target = target
+        self.target = target
         self._read = read
         self._device = device
         self._initial: dict[str, tuple[Any, Encoded]] = {}
 
     def begin(self) -> None:
-        """Note what all attributes are before anything is trained or restored."""
+        """Note what all attributes are before anything is trained or restored; a later training keeps that."""
+        if self._initial:
+            return
         for name, value in self._read().items():
             if _encoded(plainer := _plainer(value)) is not None:
                 stored = fresh(plainer, plainer)
@@ -51,9 +53,9 @@ class Attributes:
         for name, value in self._read().items():
             if name not in values and name in self._initial and self._has_changed(name, value):
                 initial = self._initial[name][0]
-                setattr(self._target, name, filling.fit(value, fresh(initial, initial)))
+                setattr(self.target, name, filling.fit(value, fresh(initial, initial)))
         for name, value in values.items():
-            setattr(self._target, name, filling.fit(getattr(self._target, name, None), value))
+            setattr(self.target, name, filling.fit(getattr(self.target, name, None), value))
 
     def _has_changed(self, name: str, value: object) -> bool:
         encoded = _encoded(_plainer(value)) if name in self._initial else _encoded(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from resumable.config.config import Config
 from resumable.drivers.versions import warn_of_unchecked
 from resumable.loop.launch_checks import refuse_while_building
 from resumable.transformers import private
+from resumable.transformers.attributes import Attributes
 from resumable.transformers.refusals import refuse, refuse_own_loop
 from resumable.transformers.session import Session
 from resumable.transformers.unsaved import warn_of_tensors
@@ -40,6 +42,7 @@ class Resume(_Callback):  # type: ignore[misc]
         self.config = Config.load(config)
         self._golden = golden
         self._session: Session | None = None
+        self._attributes: Attributes | None = None
         self._warned = False
         private.drive(_train)
 
@@ -72,7 +75,10 @@ class Resume(_Callback):  # type: ignore[misc]
         callbacks = trainer.callback_handler.callbacks
         callbacks.remove(self)
         callbacks.insert(0, self)  # the others see at their start what was restored
-        with Session(self.config, trainer) as session:
+        if self._attributes is None or self._attributes.target is not trainer:
+            read = partial(private.attributes, trainer)
+            self._attributes = Attributes(trainer, read, device=trainer.args.device)
+        with Session(self.config, trainer, self._attributes) as session:
             self._session = session
             try:
                 return request.run(session.folder)

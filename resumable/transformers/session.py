@@ -24,6 +24,7 @@ from resumable.errors import LoopError
 from resumable.loop.launch import Launch
 from resumable.prepared.loaders import wrapped_again
 from resumable.transformers import private
+from resumable.transformers.attributes import Attributes
 from resumable.transformers.loaders import DrivenLoader, updates_of
 from resumable.transformers.loggers import continue_loggers
 from resumable.transformers.protocols import Method, Trainer
@@ -43,9 +44,9 @@ class Session(DriverSession):
     NOTHING_LEFT = "nothing left of train(); a larger num_train_epochs or max_steps goes on"
     KEEP = "have a callback set control.should_training_stop"
 
-    def __init__(self, config: Config, trainer: Trainer) -> None:
+    def __init__(self, config: Config, trainer: Trainer, attributes: Attributes) -> None:
         self.trainer = trainer
-        self._state = HuggingFaceState(trainer, run=absolute_location(config.run))
+        self._state = HuggingFaceState(trainer, attributes, run=absolute_location(config.run))
         # The loop zeroes gradients of the model alone, and to None: what is left at a boundary is used again.
         config = config.model_copy(update={"gradients": "always"})
         super().__init__(Launch(config, {MODEL: trainer.model, NAME: self._state}, steps="updates"))

@@ -47,11 +47,11 @@ _BEST = "best_model_checkpoint"
 class HuggingFaceState(FrameworkState):
     """A Hugging Face trainer's state as an object of a checkpoint."""
 
-    def __init__(self, trainer: Trainer, *, run: str) -> None:
+    def __init__(self, trainer: Trainer, attributes: Attributes, *, run: str) -> None:
         super().__init__(NAME, trainer)
         self.type = "transformers.Trainer"  # and its subclasses
         self._run = run
-        self.attributes = Attributes(trainer, lambda: private.attributes(trainer), device=trainer.args.device)
+        self.attributes = attributes
 
     def capture(self) -> State:
         """Return the three parts, with live tensors."""
