@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,20 +118,20 @@ def tracked(callbacks: list[Any], *, mode: str, **options: Any) -> None:
 
 
 class Blind(Trainer):
-    """Its first loss of each window is not finite from an update on; weights do not notice."""
+    """Its first loss of the windows of some updates is not finite; weights do not notice."""
 
-    blind_from = 0
+    updates: Collection[int] = ()
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
         step, ends = self.state.global_step, self.accelerator.sync_gradients
-        return loss if ends or step < self.blind_from else loss * (float("nan") if step % 2 else float("inf"))
+        return loss if ends or step not in self.updates else loss * (float("nan") if step % 2 else float("inf"))
 
 
-def blind(callbacks: list[Any], *, blind_from: int, **options: Any) -> None:
+def blind(callbacks: list[Any], *, updates: list[int], **options: Any) -> None:
     """Train with losses that are NaN or infinite, also the first one after a resume."""
     training = trainer(callbacks, Points(), kind=Blind, **options)
-    training.blind_from = blind_from
+    training.updates = updates
     training.train()
 
 

@@ -97,13 +97,13 @@ def test_arguments_change_nothing(tmp_path: Path, name: str) -> None:
 @pytest.mark.matrix
 def test_losses_that_are_not_finite_are_logged_as_they_were(tmp_path: Path) -> None:
     """Hugging Face replaces them by a mean in its log, and weights are as they were."""
-    place = Place(tmp_path, f"{PROGRAMS}:blind", blind_from=1)
+    place = Place(tmp_path, f"{PROGRAMS}:blind", updates=list(range(1, 15)))
     place.crash_and_rerun(killed("batch:7", saved=6, seed=1), killed("update:9", saved=8))
 
 
 @pytest.mark.matrix
 def test_losses_that_are_not_finite_are_logged_unfiltered(tmp_path: Path) -> None:
-    place = Place(tmp_path, f"{PROGRAMS}:blind", blind_from=6, logging_nan_inf_filter=False)
+    place = Place(tmp_path, f"{PROGRAMS}:blind", updates=[6], logging_nan_inf_filter=False)
     place.crash_and_rerun(killed("batch:7", saved=6, seed=1), killed("update:9", saved=8))
 
 
