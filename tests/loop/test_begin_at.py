@@ -82,7 +82,7 @@ def test_a_run_that_begins_later_has_the_counters_of_the_training_that_it_takes_
     assert len(tiny.notes["seen"]) == 2 * BATCHES
 
 
-@pytest.mark.parametrize("step", [0, 1, 3, 4, 6])
+@pytest.mark.parametrize("step", [0, 1, pytest.param(3, marks=pytest.mark.matrix), 4, 6])
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_crash_changes_no_bit_also_before_the_first_checkpoint_behind_the_beginning(
     run: Path, whole: Path, script: Callable[[Older], None], step: int
