@@ -25,11 +25,15 @@ if "torch" in sys.modules:
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
+# Collections while the tests are imported would take a quarter of that time.
+gc.disable()
+
 
 def pytest_collection_finish() -> None:
     """Keep garbage collections away from what the imports left: a full one would take a third of a second."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -90,7 +90,8 @@ def _send(connection: socket.socket, **reply: int) -> None:
 
 
 def _preload(names: Sequence[str]) -> None:
-    """Import once what all children need, and keep their garbage collectors away from it: they would copy its pages."""
+    """Import once what all children need, and keep garbage collectors away from it: theirs would copy its pages."""
+    gc.disable()
     import torch
     import torch._dynamo  # constructing an optimizer imports it, and it takes longest
 
@@ -101,6 +102,7 @@ def _preload(names: Sequence[str]) -> None:
             found()
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def _resolve(name: str) -> Any:
