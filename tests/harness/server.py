@@ -21,6 +21,7 @@ import socket
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -103,6 +104,13 @@ def _preload(names: Sequence[str]) -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+    _keep_kernels()
+
+
+def _keep_kernels() -> None:
+    """Leave in place the kernels that Python registered: to remove them takes a child longer than its fork."""
+    for each in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        each.atexit = each.atexit and each.peek()[1].__module__ != "torch.library"
 
 
 def _resolve(name: str) -> Any:
