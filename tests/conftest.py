@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from tests.harness.folders import quick_folder
+from tests.harness.huge_pages import gather_in_huge_pages
 
 # Set before torch is imported, here or in a process that a test starts: results do not depend on the machine's cores,
 # and tests that run side by side do not fight over them.
@@ -34,6 +35,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+    gather_in_huge_pages()
 
 
 @pytest.fixture(autouse=True, scope="module")

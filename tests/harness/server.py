@@ -26,6 +26,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+from tests.harness.huge_pages import gather_in_huge_pages
+
 MAX_MESSAGE_BYTES = 2**17
 UNEXPECTED, FAILED, INTERRUPTED = 70, 1, 130
 
@@ -105,6 +107,7 @@ def _preload(names: Sequence[str]) -> None:
     gc.freeze()
     gc.enable()
     _keep_kernels()
+    gather_in_huge_pages()
 
 
 def _keep_kernels() -> None:
