@@ -46,6 +46,7 @@ def command_line(verbs: Collection[str] = tuple(VERBS)) -> typer.Typer:
     """Build the command line with these verbs."""
     import typer
 
+    from resumable.cli.options import without_verb
     from resumable.cli.usage_errors import VerbGroup
 
     made = typer.Typer(
@@ -62,15 +63,11 @@ def command_line(verbs: Collection[str] = tuple(VERBS)) -> typer.Typer:
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    made.callback()(_no_verb)  # or typer would turn a single verb into the whole command line
+    made.callback()(without_verb)  # or typer would turn a single verb into the whole command line
     for verb in verbs:
         function = getattr(importlib.import_module(f"resumable.cli.verbs.{verb}"), verb)
         made.command(verb, context_settings=dict(VERBS[verb]))(function)
     return made
-
-
-def _no_verb() -> None:
-    pass
 
 
 def main() -> NoReturn:

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from resumable.cli.terminal import print_line
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
-from resumable.run.target import parse_target
+from resumable.run.target import parse_target_or_folder
+from resumable.version import __version__
 
 
 def _parse_options(text: str | dict[str, object]) -> dict[str, object]:
@@ -27,11 +29,27 @@ def _parse_options(text: str | dict[str, object]) -> dict[str, object]:
     return value
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"resumable {__version__}")
+        raise typer.Exit()
+
+
+def without_verb(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Accept the options that stand before any verb, or in the place of one."""
+
+
 RunUrl = Annotated[str, typer.Argument(metavar="RUN", help="A folder or any fsspec URL.", show_default=False)]
 Target = Annotated[
     str,
     typer.Argument(
-        metavar="RUN[@STEP]", help="RUN (its latest), RUN@latest, RUN@best, RUN@finite or RUN@STEP.", show_default=False
+        metavar="RUN[@STEP]",
+        help="RUN (its latest), RUN@latest, RUN@best, RUN@finite, RUN@STEP or a checkpoint's folder.",
+        show_default=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -49,7 +67,7 @@ StorageOptions = Annotated[
 
 def open_whole_run(url: str, storage_options: Mapping[str, object] | None) -> Run:
     """Open the run at `url`; a selector is a usage error, because the verb is about the whole run."""
-    run_url, selector = parse_target(url)
+    run_url, selector = parse_target_or_folder(url)
     if selector is not None:
         raise typer.BadParameter(
             f"expected a run without @{selector}: this verb is about the whole run", param_hint="'RUN'"
@@ -59,5 +77,5 @@ def open_whole_run(url: str, storage_options: Mapping[str, object] | None) -> Ru
 
 def open_checkpoint(target: str, storage_options: Mapping[str, object] | None) -> Checkpoint:
     """Open the checkpoint that `RUN[@latest|@best|@finite|@STEP]` names."""
-    url, selector = parse_target(target)
+    url, selector = parse_target_or_folder(target)
     return Run(url, storage_options=storage_options).select(selector)

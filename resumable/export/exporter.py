@@ -28,7 +28,7 @@ from resumable.export.request import Batch, ExportRequest
 from resumable.export.verifier import Measured, grade
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
-from resumable.run.target import parse_target
+from resumable.run.target import parse_target_or_folder
 from resumable.state.tensors.facts import DTYPES
 from resumable.store.storage.local import LocalStorage
 from resumable.utils.environment import versions
@@ -73,7 +73,7 @@ def export(
     is published.
 
     Args:
-        source: a `Checkpoint`, or `RUN[@latest|@best|@finite|@STEP]`.
+        source: a `Checkpoint`, `RUN[@latest|@best|@finite|@STEP]`, or a checkpoint's folder.
         to: the new folder, on this machine; it must not exist.
         format: `safetensors` (weights in Hugging Face layout, needs no code and at most one tensor in memory), or one
             of the programs `pt2`, `onnx` and `aoti`, which need `model` and a golden input.
@@ -121,7 +121,7 @@ def _local_folder(to: str | Path) -> Path:
 
 
 def _open_checkpoint(source: str, storage_options: Mapping[str, Any] | None) -> Checkpoint:
-    url, selector = parse_target(source)
+    url, selector = parse_target_or_folder(source)
     return Run(url, storage_options=storage_options).select(selector)
 
 

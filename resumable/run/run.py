@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from resumable.errors import CorruptCheckpointError, NoCheckpointError
+from resumable.errors import CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.policy import suspicion
 from resumable.policy.retention import Rule, best
 from resumable.run.checkpoint import Checkpoint
-from resumable.run.target import parse_target, selector_slip
+from resumable.run.target import parse_target, unknown_selector
 from resumable.store.catalog import Catalog
-from resumable.store.layout import CheckpointName
+from resumable.store.layout import RUN_FILE, CheckpointName
 from resumable.store.manifest import Manifest
 from resumable.store.storage.open import open_storage
+from resumable.store.storage.protocol import Entry
 from resumable.utils.location import location
+from resumable.utils.messages import listed, quoted
+
+# How many folders are looked at for runs, where there is no run; each is a request. And how many of the runs are named.
+_LOOKED_AT, _SHOWN = 50, 4
 
 
 class Run:
@@ -169,20 +174,33 @@ class Run:
                 f"{self.location}: no checkpoint is readable: " + "; ".join(rejected),
                 "restore the run from a copy, or start a new run in another folder",
             )
-        raise NoCheckpointError(f"{self.location}: no checkpoints here", self._hint())
+        raise self._empty()
 
-    def _hint(self) -> str:
-        """Return what to do about a location without checkpoints."""
+    def _empty(self) -> NoCheckpointError:
+        """Return the error for a location without checkpoints."""
+        headline = f"{self.location}: no checkpoints here"
         url, selector = parse_target(self.url)
         if selector is not None:
-            return f"open the run without its selector: Run({location(url)!r}).select({selector!r})"
-        slip = selector_slip(self.url)
-        if slip and not self._storage.list(""):
-            return slip
-        return (
-            "is this the folder or URL in `run:` of the config? `resumable verify DIR` proves an exported model only "
-            "beside its proof.json"
-        )
+            hint = f"open the run without its selector: Run({location(url)!r}).select({selector!r})"
+            return NoCheckpointError(headline, hint)
+        entries = self._storage.list("")
+        if not entries and (unknown := unknown_selector(self.url)):
+            return unknown
+        if runs := self._runs_below(entries):
+            shown = listed((f"{self.location.rstrip('/')}/{quoted(name)}" for name in runs), most=_SHOWN)
+            return NoCheckpointError(f"{headline}, but runs below it", f"name one of them: {shown}")
+        return NoCheckpointError(headline, "is this the folder or URL in `run:` of the config?")
+
+    def _runs_below(self, entries: Iterable[Entry]) -> list[str]:
+        """Return the names of the folders here that are runs, as far as they are looked at."""
+        folders = sorted(entry.name for entry in entries if entry.is_dir)
+        return list(filter(self._is_run, folders[:_LOOKED_AT]))
+
+    def _is_run(self, folder: str) -> bool:
+        try:
+            return any(entry.name == RUN_FILE for entry in self._storage.list(folder))
+        except (StorageError, ValueError):  # it may not be listed, or its name is none inside a run
+            return False
 
 
 def suspects(checkpoints: Iterable[Checkpoint]) -> set[str]:

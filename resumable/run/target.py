@@ -1,9 +1,11 @@
-"""Parse `RUN@SELECTOR`, and suggest a correction for a misspelt selector. Opens nothing."""
+"""Parse `RUN@SELECTOR` and the path of a checkpoint's folder, and name a misspelt selector. Opens nothing."""
 
 from __future__ import annotations
 
 import re
 
+from resumable.errors import NoCheckpointError
+from resumable.store.layout import CHECKPOINTS, CheckpointName
 from resumable.utils.location import location
 from resumable.utils.messages import quoted
 
@@ -17,10 +19,19 @@ def parse_target(text: str) -> tuple[str, str | None]:
     return (match["url"], match["selector"]) if match else (text, None)
 
 
-def selector_slip(target: str) -> str | None:
-    """Return a hint where `target` ends in an unknown selector; None where it ends in none."""
+def parse_target_or_folder(text: str) -> tuple[str, str | None]:
+    """Split as `parse_target`; `RUN/checkpoints/step-NAME`, a checkpoint's folder, is split as `RUN@step-NAME`."""
+    run, _, folder = text.rstrip("/").rpartition(f"/{CHECKPOINTS}/")
+    return (run, folder) if run and CheckpointName.parse(folder) else parse_target(text)
+
+
+def unknown_selector(target: str) -> NoCheckpointError | None:
+    """Return the error for a `target` without a file that ends in an unknown selector; None where it ends in none."""
     url, _, selector = location(target).rpartition("@")
     path = url.partition("://")[2] if "://" in url else url
     if not url or "/" in selector or ("://" in url and "/" not in path) or parse_target(target)[1] is not None:
         return None
-    return f"unknown selector {quoted(repr(selector))}: write @latest, @best, @finite, @STEP or @step-NAME"
+    return NoCheckpointError(
+        f"{location(target)}: unknown selector {quoted(repr(selector))}, and no folder of this name",
+        "write @latest, @best, @finite, @STEP or @step-NAME",
+    )

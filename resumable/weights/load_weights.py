@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointError, NoCheckpointError, RunMismatchError
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
-from resumable.run.target import parse_target, selector_slip
+from resumable.run.target import parse_target, unknown_selector
 from resumable.state.loading.result import Loaded
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName
 from resumable.store.storage.open import local_path, open_storage
@@ -157,6 +157,8 @@ def _checkpoint(url: str, options: Options) -> Checkpoint:
 
 def _nothing(url: str, options: Options) -> StoredFiles:
     names = sorted(_names_in(url, options))
+    if not names and (unknown := unknown_selector(url)):
+        raise unknown
     pickled = [name for name in names if name.endswith(_PICKLES)]
     if pickled:
         raise pickles.pickle_error(join(location(url), pickled[0]))
@@ -173,4 +175,4 @@ def _hint(url: str, names: Sequence[str]) -> str:
     others = [name for name in loadable if name != GOLDEN_FILE]  # an input and outputs, no weights
     if others:
         return f"name one of the files: {join(location(url), others[0])}"
-    return (None if names else selector_slip(url)) or "check the path or URL"
+    return "check the path or URL"

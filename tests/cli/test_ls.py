@@ -57,6 +57,12 @@ def test_no_run_is_an_error_with_a_hint_on_stderr(tmp_path: Path, cli: Cli) -> N
     assert "\nhint: " in failed.err
 
 
+def test_a_folder_of_runs_names_them(run: Path, cli: Cli) -> None:
+    failed = cli("ls", run.parent)
+    assert failed.code == 1
+    assert f"hint: name one of them: {run}\n" in failed.err
+
+
 def test_a_selector_is_a_usage_error_because_ls_is_about_the_whole_run(run: Path, cli: Cli) -> None:
     failed = cli("ls", f"{run}@latest")
     assert failed.code == 2

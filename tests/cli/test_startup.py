@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import resumable
 from tests.store.building import multiply
 
 WITHOUT_TORCH = """
@@ -45,6 +46,10 @@ def without_torch(*arguments: object) -> str:
 def test_importing_the_package_imports_no_torch() -> None:
     code = "import sys, resumable; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_version_is_printed_without_torch() -> None:
+    assert without_torch("--version") == f"resumable {resumable.__version__}\n"
 
 
 @pytest.mark.parametrize("verb", ["ls", "show", "verify", "prune"])

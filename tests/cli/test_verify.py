@@ -49,5 +49,23 @@ def test_a_save_that_never_finished_is_no_damage(run: Path, cli: Cli) -> None:
     assert verified.json["checkpoints"][-1]["verdict"] == "unfinished"
 
 
+def test_the_folder_of_a_checkpoint_names_it(run: Path, cli: Cli) -> None:
+    [second] = (run / "checkpoints").glob("step-000000002.*")
+    verified = cli("verify", f"{second}/", "--json")
+    assert [each["name"] for each in verified.json["checkpoints"]] == [second.name]
+    assert cli("show", second, "--json").json["name"] == second.name
+    assert cli("diff", second, f"{run}@2").code == 0
+    assert cli("pin", second, "--json").json == {"run": str(run), "name": second.name, "pinned": True}
+
+
+def test_a_folder_of_files_may_be_an_export_without_its_proof(tmp_path: Path, cli: Cli) -> None:
+    assert "proof" not in cli("verify", tmp_path).err
+    (tmp_path / "model.safetensors").touch()
+    failed = cli("verify", tmp_path)
+    assert failed.code == 1
+    assert "no checkpoints here" in failed.err
+    assert "An exported model is proved only beside its proof.json." in failed.err
+
+
 def test_a_step_that_was_never_saved_is_an_error(run: Path, cli: Cli) -> None:
     assert cli("verify", f"{run}@12345").code == 1

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from resumable import Checkpoint, NoCheckpointError, Run, RunMismatchError, Trainer, load_weights
-from resumable.run.target import parse_target, selector_slip
+from resumable.run.target import parse_target, parse_target_or_folder, unknown_selector
 from tests.tiny import Tiny, crashed
 
 LOSSES = [3.0, 1.0, 2.0]
@@ -87,11 +87,15 @@ def test_no_run_at_all_is_an_error_that_asks_for_the_right_place(tmp_path: Path)
     assert not list(tmp_path.iterdir()), "reading writes nothing"
 
 
-def test_a_folder_without_checkpoints_says_where_an_exported_model_is_proved(tmp_path: Path) -> None:
-    with pytest.raises(NoCheckpointError) as caught:
-        Run(str(tmp_path)).latest()
-    hint = str(caught.value.hint)
-    assert hint.endswith("`resumable verify DIR` proves an exported model only beside its proof.json")
+def test_a_folder_of_runs_names_the_first_of_them(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d", "e", "no run", "no\\name"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        if len(name) == 1:
+            (tmp_path / "runs" / name / "run.json").touch()
+    with pytest.raises(NoCheckpointError, match="no checkpoints here, but runs below it") as caught:
+        Run(f"{tmp_path}/runs/").latest()
+    runs = f"{tmp_path}/runs"
+    assert caught.value.hint == f"name one of them: {runs}/a, {runs}/b, {runs}/c, {runs}/d and 1 more"
 
 
 @pytest.mark.parametrize("selector", ["bset", "step_4", "4.5", "Best", ""])
@@ -100,7 +104,8 @@ def test_a_selector_that_is_none_is_told_with_those_that_are(url: str, selector:
     for ask in (lambda: Run(parse_target(target)[0]).latest(), lambda: load_weights(nn.Linear(1, 1), target)):
         with pytest.raises(NoCheckpointError) as caught:
             ask()
-        assert caught.value.hint == f"unknown selector {selector!r}: write @latest, @best, @finite, @STEP or @step-NAME"
+        assert caught.value.message == f"{target}: unknown selector {selector!r}, and no folder of this name"
+        assert caught.value.hint == "write @latest, @best, @finite, @STEP or @step-NAME"
 
 
 @pytest.mark.parametrize("place", ["mail@example/run", "run", "mail@example"])
@@ -113,9 +118,9 @@ def test_an_at_sign_that_begins_no_selector_is_not_taken_for_one(tmp_path: Path,
 
 
 def test_the_name_of_a_user_is_no_selector() -> None:
-    assert selector_slip("sftp://me@host") is None
-    assert selector_slip("sftp://me@host/runs/a") is None
-    assert selector_slip("sftp://me@host/runs/a@last") is not None
+    assert unknown_selector("sftp://me@host") is None
+    assert unknown_selector("sftp://me@host/runs/a") is None
+    assert unknown_selector("sftp://me@host/runs/a@last") is not None
 
 
 def test_a_selector_that_is_given_to_run_is_told_where_to_give_it(url: str) -> None:
@@ -189,6 +194,14 @@ def test_what_a_later_attempt_did_not_resume_from_is_not_in_the_history(tmp_path
 )
 def test_a_target_is_a_run_and_perhaps_a_selector(text: str, target: tuple[str, str | None]) -> None:
     assert parse_target(text) == target
+
+
+def test_the_folder_of_a_checkpoint_is_a_target_of_the_command_line() -> None:
+    name = "step-000000004.e0001.a0001"
+    assert parse_target_or_folder(f"runs/a/checkpoints/{name}") == ("runs/a", name)
+    assert parse_target_or_folder(f"s3://bucket/a/checkpoints/{name}/") == ("s3://bucket/a", name)
+    for other in ("runs/a@4", "runs/a/checkpoints/", f"/checkpoints/{name}", f"runs/{name}"):
+        assert parse_target_or_folder(other) == parse_target(other)
 
 
 # -- what is in it ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from resumable.cli.options import Json, StorageOptions, open_checkpoint
 from resumable.cli.terminal import print_json, print_line
 from resumable.utils.location import location
 
-CHECKPOINT = "A checkpoint: RUN, RUN@latest, RUN@best, RUN@finite or RUN@STEP."
+CHECKPOINT = "RUN (its latest), RUN@latest, RUN@best, RUN@finite, RUN@STEP or a checkpoint's folder."
 
 
 def diff(

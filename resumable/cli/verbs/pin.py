@@ -9,7 +9,7 @@ import typer
 from resumable.cli.options import Json, StorageOptions, Target, open_checkpoint
 from resumable.cli.terminal import print_json, print_line
 from resumable.errors import NoCheckpointError
-from resumable.run.target import parse_target
+from resumable.run.target import parse_target_or_folder
 from resumable.store import pins
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
@@ -29,7 +29,7 @@ def pin(
 
     --json: {"run", "name", "pinned": true or false}.
     """
-    url, _ = parse_target(target)
+    url, _ = parse_target_or_folder(target)
     storage = open_storage(url, storage_options)
     name = CheckpointName.parse(open_checkpoint(target, storage_options).name)
     assert name is not None

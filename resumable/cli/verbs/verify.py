@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -14,11 +15,12 @@ from resumable.cli.terminal import Column, Styled, count, print_json, print_line
 from resumable.errors import CheckpointError, FormatVersionError, NoCheckpointError
 from resumable.export.proof.artifact import is_artifact
 from resumable.run.run import Run
-from resumable.run.target import parse_target
+from resumable.run.target import parse_target_or_folder
 from resumable.run.verification import verify as verify_checkpoint
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.utils.events import size
+from resumable.weights.proof import PROOF
 
 STYLES = {"ok": "green", "bad": "red", "unfinished": "yellow"}
 COLUMNS = (Column("checkpoint"), Column("size", "right", drop=1), Column("verdict"), Column("reason", wrap=True))
@@ -39,7 +41,8 @@ def verify(
         str,
         typer.Argument(
             metavar="RUN[@STEP] | DIR",
-            help="RUN (all its checkpoints), RUN@latest, RUN@best, RUN@finite or RUN@STEP; or an exported model.",
+            help="RUN (all its checkpoints), RUN@latest, RUN@best, RUN@finite, RUN@STEP or a checkpoint's folder; or "
+            "an exported model.",
             show_default=False,
         ),
     ],
@@ -74,7 +77,7 @@ def verify(
         return
     if model is not None:
         raise typer.BadParameter(f"expected the folder of an exported model, found {target}", param_hint="'--model'")
-    url, selector = parse_target(target)
+    url, selector = parse_target_or_folder(target)
     run = Run(url, storage_options=storage_options)
     names = _selected(run, selector)
     with spinner(f"verifying {count(len(names), 'checkpoint')}"):
@@ -104,7 +107,9 @@ def _verify(catalog: Catalog, name: CheckpointName, *, in_history: bool) -> Verd
         size_bytes = sum(blob.size for blob in manifest.blobs.values())
         verify_checkpoint(catalog, manifest, name)
     except NoCheckpointError:
-        return Verdict(str(name), "unfinished", "no manifest: this save never finished", 0)
+        return Verdict(
+            str(name), "unfinished", "no manifest: this save did not finish, which is normal after a kill", 0
+        )
     except CheckpointError as error:
         return Verdict(str(name), "bad", error.message, size_bytes)
     reason = "" if in_history else "written late by a displaced attempt: never resumed from"
@@ -114,7 +119,7 @@ def _verify(catalog: Catalog, name: CheckpointName, *, in_history: bool) -> Verd
 def _selected(run: Run, selector: str | None) -> list[CheckpointName]:
     names = sorted(run.catalog.names(), key=lambda name: name.order)
     if not names:
-        run.latest()  # raises what is wrong
+        _refuse_empty(run)
     if selector is None:
         return names
     if selector in ("latest", "best", "finite"):
@@ -127,6 +132,17 @@ def _selected(run: Run, selector: str | None) -> list[CheckpointName]:
             f"{run.location}: no checkpoint {selector}", f"`resumable ls {run.location}` lists them"
         )
     return found
+
+
+def _refuse_empty(run: Run) -> None:
+    """Raise what is wrong with a location without checkpoints. A folder of files may be an export without its proof."""
+    try:
+        run.latest()
+    except NoCheckpointError as error:
+        if "://" in run.url or not any(path.is_file() for path in Path(run.url).expanduser().glob("*")):
+            raise
+        hint = f"{error.hint} An exported model is proved only beside its {PROOF}."
+        raise NoCheckpointError(error.message, hint) from error
 
 
 def _print(verdicts: Sequence[Verdict], *, bad: int) -> None:
