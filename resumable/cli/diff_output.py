@@ -15,6 +15,10 @@ TENSORS = (
 )
 
 
+# What the user sees differ because of a note.
+EXPLAINS = {"config.data_seed": ": the order of the data and its augmentation follow from it"}
+
+
 def diff_document(diff: CheckpointDiff, *, most: int) -> dict[str, object]:
     """Return the stable JSON keys of a diff, with at most `most` differences."""
     return {
@@ -28,7 +32,9 @@ def diff_document(diff: CheckpointDiff, *, most: int) -> dict[str, object]:
 
 
 def print_diff(diff: CheckpointDiff, *, most: int, names: tuple[str, str] = ("A", "B")) -> None:
-    """Print the first differences, the notes, and the verdict in the last line."""
+    """Print the notes, which may explain the rest, then the first differences, and the verdict in the last line."""
+    for note in diff.notes:
+        print_line((f"note: {note.path} differs: {note.a} / {note.b}{EXPLAINS.get(note.path, '')}", "dim"))
     value_columns = (Column("where", wrap=True), *(Column(name, wrap=True) for name in names))
     first = diff.differences[:most]
     for columns, rows in (
@@ -40,8 +46,6 @@ def print_diff(diff: CheckpointDiff, *, most: int, names: tuple[str, str] = ("A"
             print_line("")
     if len(diff.differences) > most:
         print_line((f"... and {len(diff.differences) - most} more (--most)", "dim"))
-    for note in diff.notes:
-        print_line((f"note: {note.path} differs: {note.a} / {note.b}", "dim"))
     if diff.exact:
         print_line(("bit-exact", "bold green"), f": {count(diff.tensors, 'tensor')}, {count(diff.values, 'value')}")
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -16,6 +17,11 @@ from resumable.errors import ResumableError
 
 TAIL_LINES = 20
 DRAIN_SECONDS = 5.0
+
+# Sequences of ECMA-48: CSI (colors, cursor), OSC (titles, links) and other strings, single escapes; then lone controls.
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[]PX^_].*?(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,12 @@ def run_command(
 def _relay(stream: IO[bytes], tail: deque[str], show: Callable[[str], None]) -> None:
     with stream:
         for raw in stream:
-            # Of a progress bar that redraws itself, keep only the last state.
-            line = raw.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
-            tail.append(line)
-            show(line)
+            line = _visible(raw)
+            if line or not raw.strip():  # without the lines of bars that only move the cursor
+                tail.append(line)
+                show(line)
+
+
+def _visible(raw: bytes) -> str:
+    """Return what a line shows: without colors and cursor movements, and the last state of a bar that is redrawn."""
+    return _CONTROL.sub("", raw.decode(errors="replace")).rstrip("\r\n").rpartition("\r")[2]

@@ -154,6 +154,15 @@ def test_a_stream_of_random_numbers_that_ran_on_is_one_difference(tmp_path: Path
     assert paths(tmp_path / "a", tmp_path / "b") == ["rng.torch"]
 
 
+def test_notes_that_explain_the_differences_come_before_them(tmp_path: Path, cli: Cli) -> None:
+    for seed in (1, 2):
+        Tiny(tmp_path / str(seed), data_seed=seed).train()
+    other = cli("diff", tmp_path / "1", tmp_path / "2")
+    assert other.code == 1
+    note = "note: config.data_seed differs: 1 / 2: the order of the data and its augmentation follow from it"
+    assert other.lines[:3][-1] == note
+
+
 def test_another_config_is_noted_and_is_no_difference(tmp_path: Path, cli: Cli) -> None:
     for name, last in (("a", 2), ("b", 3)):
         Tiny(tmp_path / name, keep={"last": last}).train()

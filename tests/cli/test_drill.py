@@ -73,6 +73,7 @@ def test_a_script_that_passes_its_state_is_bit_exact(script: Script, tmp_path: P
         assert after["steps_replayed"] == max(before["killed_at_step"] - after["resumed_from_step"], 0)
         assert after["resumed_from_step"] <= before["killed_at_step"] + 1
     assert "  | trained" in drilled.err
+    assert "only the runs are in a scratch folder" in drilled.err.splitlines()[1]
     assert sorted(p.name for p in (tmp_path / "kept").iterdir() if p.is_dir()) == ["drilled", "reference"]
     assert not (tmp_path / "mine").exists()
 
@@ -99,7 +100,9 @@ def test_a_script_that_forgets_some_state_is_found_out_with_hints(script: Script
     drilled = cli("drill", "--kills", 1, "--quiet", "--", *forgetful)
     assert drilled.code == 1
     assert "model.bias" in drilled.out
-    assert "pass the loop's own variables as a dict" in drilled.out
+    causes = drilled.out.partition("common causes\n")[2]
+    assert causes.startswith("  - an object was not passed to Trainer(...): ")
+    assert "the loop's own variables as a dict" in causes.splitlines()[0]
     kept = Path(drilled.err.rstrip().rpartition("both runs are kept in ")[2])
     assert {"reference", "drilled"} <= {folder.name for folder in kept.iterdir()}
     subprocess.run(["rm", "-r", str(kept)], check=True)
@@ -263,6 +266,14 @@ def test_what_outlives_a_launch_is_ended_with_it() -> None:
         ended_too, _, _ = select.select([sleeper], [], [], 60)
         os.close(sleeper)
         assert ended_too
+
+
+def test_what_a_command_prints_neither_moves_the_cursor_nor_shows_escapes() -> None:
+    bars = r"\033[1;31mred\033[0m\n\n\033[A\n\r 0%%|\r50%%|\033[A\r\n\033]0;title\a\033(Bone\ttwo\b\033[2K\n"
+    lines: list[str] = []
+    ended = run_command(["printf", bars], environment={}, show=lines.append)
+    assert lines == ["red", "", "50%|", "one\ttwo"]
+    assert ended.tail == tuple(lines)
 
 
 def test_the_end_of_the_output_is_part_of_a_failure(script: Script, cli: Cli, tmp_path: Path) -> None:

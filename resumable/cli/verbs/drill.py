@@ -36,9 +36,9 @@ WHERE = {
     "save.published": "in a save, after its commit",
 }
 HINTS = (
+    "an object was not passed to Trainer(...): pass everything that has a state_dict (scheduler, EMA, scaler, metrics, "
+    "generators), and the loop's own variables as a dict",
     "the script itself is not deterministic: `--kills 0` compares two undisturbed runs",
-    "state outside of the objects given to Trainer(...): pass the loop's own variables as a dict, and everything that "
-    "has a state_dict (scheduler, EMA, metrics, generators)",
     "nondeterministic kernels: torch.use_deterministic_algorithms(True)",
     "another number of threads: torch.set_num_threads(n), or OMP_NUM_THREADS",
     "an order that depends on hashes, such as that of a set of strings: sorted(...), or PYTHONHASHSEED=0",
@@ -72,6 +72,9 @@ def drill(
     it has finished. It begins with a copy of the first one's first checkpoint, so a script that seeds nothing has
     the same start. If the command trains several runs, each has its own folder, and all are compared.
 
+    Only the runs are in the scratch folder. Every launch writes the command's other files (logs, best.pt) where it
+    always does: give it other paths for a drill.
+
     Exits with 0 if all final checkpoints are bit-exact. Otherwise both runs are kept, and their folder is printed.
 
     --json: {"exact", "seed", "steps", "step_seconds", "runs", "attempts": [{"attempt", "run", "resumed_from_step",
@@ -82,6 +85,7 @@ def drill(
     runs = DrillRuns(command, scratch, show=_show if not quiet else lambda line: None)
     try:
         _announce("reference", f"undisturbed: {scrubbed(shlex.join(command))}")
+        print_status(("  only the runs are in a scratch folder: every launch writes the command's other files", "dim"))
         references = runs.run_undisturbed()
         _print_steps(references)
         armed = plan_kills(references, count=kills, seed=seed)
