@@ -18,6 +18,7 @@ from resumable.utils.events import warn
 from resumable.utils.threads import in_lanes
 
 LISTING_ATTEMPTS = 20
+UNFINISHED = f"no {MANIFEST}: this save did not finish, which is normal after a kill, or it was pruned"
 
 Reject = Callable[[str, str], None]
 
@@ -87,7 +88,7 @@ class Catalog:
                 file = JsonFile(self._storage, checkpoint_path(name, MANIFEST), MAX_MANIFEST_BYTES)
                 self._manifests[name] = file.read(parse_manifest)
             except FileNotFoundError as error:
-                raise NoCheckpointError(f"{name}: no {MANIFEST}: this save never finished, or was pruned") from error
+                raise NoCheckpointError(f"{name}: {UNFINISHED}") from error
         return self._manifests[name]
 
     def check(self, manifest: Manifest, name: CheckpointName) -> None:

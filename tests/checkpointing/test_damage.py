@@ -62,7 +62,11 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "state empty": ("state.rank00000.json", empty, "state.rank00000.json: 0 bytes, expected "),
     "state halved": ("state.rank00000.json", halved, "state.rank00000.json: "),
     "state flipped": ("state.rank00000.json", MIDDLE, "state.rank00000.json: digest differs"),
-    "manifest missing": ("manifest.json", missing, "no manifest.json: this save never finished, or was pruned"),
+    "manifest missing": (
+        "manifest.json",
+        missing,
+        "no manifest.json: this save did not finish, which is normal after a kill, ",
+    ),
     "manifest empty": ("manifest.json", empty, "manifest.json: cut short, or not of this format"),
     "manifest halved": ("manifest.json", halved, "manifest.json: cut short, or not of this format"),
     "manifest flipped": ("manifest.json", MIDDLE, "manifest.json: its digest differs"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from resumable.errors import CorruptCheckpointError, FormatVersionError, NoCheckpointError, StorageError
-from resumable.store.catalog import Catalog
+from resumable.store.catalog import UNFINISHED, Catalog
 from resumable.store.layout import CheckpointName, checkpoint_path
 from resumable.store.manifest import Manifest
 from resumable.store.publish import delete
@@ -54,7 +54,7 @@ def test_a_checkpoint_exists_if_and_only_if_its_manifest_does(place: LocalStorag
     place.remove(checkpoint_path(second, "manifest.json"))
     assert Catalog(place).names() == [second, first]
     assert line(place) == [str(first)]
-    assert rejections(place) == {str(second): "no manifest.json: this save never finished, or was pruned"}
+    assert rejections(place) == {str(second): UNFINISHED}
     with pytest.raises(NoCheckpointError, match="no manifest"):
         Catalog(place).manifest(second)
 
