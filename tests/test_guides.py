@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from typer.main import get_command
 
 import resumable
 from resumable import Trainer
+from resumable.cli.checkpoint_diff import compare
 from tests.cli import conftest
 from tests.cli.conftest import Cli
 from tests.harness.python import warm_python
@@ -179,6 +181,92 @@ def test_the_line_for_lightning_is_python_and_its_import_works() -> None:
     [diff] = blocks(ROOT / "resumable" / "guides" / "lightning.md", "diff")
     compile(added(diff), "lightning.md", "exec")
     exec(added(diff).splitlines()[0], {})
+
+
+# -- blocks that are killed and run again -----------------------------------------------------------------------------
+
+PREAMBLE = """
+import random
+
+import numpy
+
+from resumable import Trainer
+from tests.test_guides import names
+
+random.seed(0)
+numpy.random.seed(0)
+globals().update(names())
+"""
+
+
+def launched(folder: Path, program: str, kill: str | None = None) -> None:
+    """Run a program in a folder, to its end or until it is killed."""
+    folder.mkdir(exist_ok=True)
+    (folder / "train.py").write_text(PREAMBLE + program)
+    environment = os.environ | {"RESUMABLE_EVERY__STEPS": "10"} | ({"RESUMABLE_KILL": kill} if kill else {})
+    ended = subprocess.run([warm_python(), "train.py"], cwd=folder, env=environment, capture_output=True, text=True)
+    assert ended.returncode == (-signal.SIGKILL if kill else 0), ended.stderr
+
+
+def curve(folder: Path) -> list[tuple[int, float]]:
+    """The points that TensorBoard shows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "board"), size_guidance={"scalars": 0})
+    events.Reload()
+    return [(point.step, point.value) for point in events.Scalars("loss")]
+
+
+def test_log_files_and_rates_of_the_guides_are_the_same_after_kills(tmp_path: Path) -> None:
+    rates = [block for block in blocks(ROOT / "resumable" / "guides" / "loop.md", "python") if "runs/rates" in block]
+    logs = [block for block in blocks(ROOT / "resumable" / "guides" / "log.md", "python") if "Trainer(" in block]
+    assert (len(rates), len(logs)) == (1, 2)
+    program, undisturbed, killed = "\n".join([*logs, *rates]), tmp_path / "undisturbed", tmp_path / "killed"
+    launched(undisturbed, program)
+    for kill in ("step:17@csv", "step:28@csv", "step:17@board", "step:28@rates"):
+        launched(killed, program, kill)
+    launched(killed, program)
+    assert (killed / "loss.csv").read_bytes() == (undisturbed / "loss.csv").read_bytes()
+    assert [int(row.split(",")[0]) for row in (killed / "loss.csv").read_text().splitlines()] == [*range(40)]
+    assert curve(killed) == curve(undisturbed)
+    assert [step for step, _ in curve(killed)] == [*range(40)]
+    rate, other = (resumable.Run(str(folder / "runs" / "rates")).latest() for folder in (killed, undisturbed))
+    assert compare(rate, other) == []
+    assert "0.01" in str(rate.load("optimizer"))
+
+
+def test_what_is_set_before_the_loop_is_replaced_by_a_resume(place: Path) -> None:
+    """The schedule of a longer training included, as the guide of loops says."""
+
+    def trained(epochs: int, lr: float) -> list[float]:
+        known, rates = names(), []
+        optimizer = torch.optim.SGD(known["model"].parameters(), lr=lr)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
+        with Trainer("runs/longer", model=known["model"], optimizer=optimizer, scheduler=cosine) as trainer:
+            optimizer.param_groups[0]["lr"] = lr
+            for _ in trainer.epochs(epochs):
+                for _ in trainer.batches(known["train_loader"]):
+                    optimizer.step()
+                rates.append(optimizer.param_groups[0]["lr"])
+                cosine.step()
+        return rates
+
+    assert trained(4, 0.1)[0] == 0.1
+    longer = trained(8, 7.0)
+    assert len(longer) == 4
+    assert longer == sorted(longer)  # it rises again
+    assert 0 < longer[1] < longer[3] < 0.1
+
+
+def test_a_smaller_number_than_was_trained_trains_nothing(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    [cell] = blocks(ROOT / "resumable" / "guides" / "notebook.md", "python")
+    exec(cell, names())
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "resumable"):
+        exec(cell.replace("epochs(2)", "epochs(1)"), known := names())
+    known["trainer"].close()
+    assert known["trainer"].step == 2 * 4
+    assert "DONE    step=8 epoch=2" in caplog.text
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
