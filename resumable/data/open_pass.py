@@ -6,7 +6,7 @@ import atexit
 import os
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -14,6 +14,7 @@ from resumable.data.addresses import PassAddress
 from resumable.data.pass_base import FinishedPass, Opening, Pass, Skipping, StoredPosition, length_of
 from resumable.data.passes.iterable_style import StreamPass, StreamSource
 from resumable.data.passes.loader_kind import LoaderKind, check_position, iterates_as_torch, loader_kind, refuse_loader
+from resumable.data.passes.loader_stream import stream_of
 from resumable.data.passes.map_style import KeyedPass, KeyedSource
 from resumable.data.passes.prepared import FollowedPass, PreparedPass
 from resumable.data.passes.replay import ReplayPass, type_of
@@ -27,6 +28,7 @@ from resumable.data.sampling.sampler_state import (
     stateful_samplers,
 )
 from resumable.data.sampling.set_epoch import announce_epoch
+from resumable.data.webdataset_shuffles import unseeded_warning
 from resumable.prepared.loaders import PreparedLoader, prepared_loader, seed_samplers
 from resumable.stateful import Stateful
 
@@ -142,6 +144,9 @@ class Data:
     def _open(self, loader: Iterable[T], opening: Opening) -> Pass[T]:
         if not iterates_as_torch(loader):
             announce_epoch(loader, opening.epoch)
+            # A run of an earlier version replays these, under other streams.
+            if loader_kind(loader) == "loader" and (opening.resume is None or opening.resume["kind"] == "state"):
+                return StreamPass(stream_of(cast(Stateful, loader)), opening, StreamSource())
             return ReplayPass(loader, opening)
         if not isinstance(loader.dataset, IterableDataset):
             return self._open_by_address(loader, opening)
@@ -150,17 +155,23 @@ class Data:
 
     def _warn_of_missing_keys(self, kind: LoaderKind, loader: Any) -> None:
         """Warn once of generators that get no key; here, because every worker would repeat the warning."""
-        parts = {"loader": loader} if kind == "replay" else {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
+        whole = kind in ("loader", "replay")
+        parts = {"loader": loader} if whole else {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
         if kind == "address":
             parts["sampler"] = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
         read = next(iter(parts.values()))
         if id(read) in self._searched:
             return
         self._searched.add(id(read))
+        if kind != "address":
+            self._warn_once(read, unseeded_warning(read))
         warning = missing_key_warning(self._generator_rule, **parts)
+        self._warn_once(read, warning)
+
+    def _warn_once(self, about: object, warning: str | None) -> None:
         if warning is not None and warning not in self._warned:
             self._warned.add(warning)
-            self._warn(f"{type_of(read)}: {warning}")
+            self._warn(f"{type_of(about)}: {warning}")
 
     def state(self) -> dict[str, Any]:
         """Return the states of stateful samplers that live across passes, as of now; for `load` in a later attempt."""

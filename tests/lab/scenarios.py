@@ -10,6 +10,7 @@ from typing import Any
 import tests.lab.diverging
 import tests.lab.feeds
 import tests.lab.leaving
+import tests.lab.libraries
 import tests.lab.loops
 import tests.lab.prepared  # noqa: F401  # importing registers them
 from tests.lab.script import SCENARIOS, Script

@@ -5,6 +5,7 @@ Batches are made here, under streams keyed by (pass, worker, batch of that worke
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -14,11 +15,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from resumable.data import huggingface_datasets
 from resumable.data.addresses import key_of
-from resumable.data.pass_base import Opening, Pass, PassPosition, length_of
+from resumable.data.pass_base import Opening, Pass, PassPosition, StoredPosition, length_of
+from resumable.data.passes.handed_out import HandedOut, OtherBatchesError, marks_in
 from resumable.data.passes.keyed_loader import KeyedFetch, build_loader, iterate
+from resumable.data.passes.loader_stream import named
 from resumable.data.passes.replay import check_workers, replay, type_of, workers_of
+from resumable.data.passes.stream_state import StreamState
 from resumable.data.sampling.set_epoch import has_epoch
-from resumable.data.user_state import loading_state
 from resumable.data.workers import end_iterator, end_workers
 from resumable.errors import LoopError
 from resumable.stateful import Stateful, has_state_dict
@@ -52,6 +55,7 @@ class KeyedStream(IterableDataset[Any]):
         self.ticket = ticket
         self.generator_rule = generator_rule
         self.start = 0  # number of the first batch to make; set before iterating, in the main program only
+        self.late = False  # whether iterating begins under the streams of the first batch
         self.live: Batches | None = None
         self._batch_size: int | None = loader.batch_size if loader.batch_sampler is not None else None
         self._drop_last = bool(loader.drop_last)
@@ -91,7 +95,9 @@ class Batches(Iterator[Any]):
         self._number = start
         self._fetch = KeyedFetch(stream.dataset, stream.collate, rule=stream.generator_rule)
         self._ended = False
-        self.items: Iterator[Any] = self._fetch(key, lambda: iter(stream.dataset), again=False)
+        # An order that is drawn with the first item is drawn by a state that skips items when iterating begins.
+        begin = key_of("fetch", key, 0) if stream.late else key
+        self.items: Iterator[Any] = self._fetch(begin, lambda: iter(stream.dataset), again=False)
 
     def __next__(self) -> Any:
         if self._ended:
@@ -115,7 +121,9 @@ class StreamSource:
         self._active: StreamPass | None = None
         self.stream: KeyedStream | None = None
 
-    def start(self, loader: DataLoader[Any], opening: Opening, owner: StreamPass, *, first: int) -> Iterator[Any]:
+    def start(
+        self, loader: DataLoader[Any], opening: Opening, owner: StreamPass, *, first: int, late: bool
+    ) -> Iterator[Any]:
         """Return the batches from `first` on; close a pass that still holds the persistent workers."""
         if self._loader is None or not loader.persistent_workers:
             self._ticket = Ticket()
@@ -126,7 +134,7 @@ class StreamSource:
         assert self.stream is not None
         self._active = owner
         self._ticket.write(opening.key, opening.epoch)
-        self.stream.start = first
+        self.stream.start, self.stream.late = first, late
         return iterate(self._loader, opening.signals)
 
     def close(self) -> None:
@@ -145,23 +153,73 @@ class StreamPass(Pass[Any]):
         self._persistent = bool(loader.persistent_workers)
         self._workers = workers_of(loader)
         self._dataset = loader.dataset
+        owner = named(self._dataset)
+        self._what = type_of(owner)
+        self._source = source
         self._shuffles = huggingface_datasets.shuffles_by_buffer(self._dataset)
-        self._stateful = stateful_dataset(loader) if not self._shuffles else None
+        stateful = stateful_dataset(loader) if not self._shuffles else None
+        self._state = None if stateful is None else StreamState(stateful, owner, self._what, opening.address)
         check_workers(opening, self._workers)
         self._check_kind(opening)
-        self._count = opening.batches_done if self._stateful is not None else 0
-        self._loaded: huggingface_datasets.LoadedStates | None = None
-        if self._stateful is not None and opening.resume:
-            self._loaded = huggingface_datasets.LoadedStates(self._dataset)
-            with loading_state(opening.address, type_of(self._dataset)):
-                self._stateful.load_state_dict(opening.resume["dataset"])
-            self.replayed = True
-        self._batches: Iterator[Any] | None = source.start(loader, opening, self, first=self._count)
-        self._live = source.stream.live if source.stream else None
-        if self._stateful is not None:
-            self._load_iterator(opening)
-        else:
-            replay(self, opening, type_of(self._dataset), self._faster_hint())
+        marks = marks_in(opening.resume)
+        self._handed = HandedOut(opening.address, self._dataset, self._what, marks, note=self._note(opening))
+        self._is_checked = True  # whether the digests are of the whole pass
+        self._batches: Iterator[Any] | None = None
+        self._open(opening)
+
+    def _open(self, opening: Opening) -> None:
+        stored, state = opening.resume, self._state
+        if state is None or stored is None:
+            self._begin(opening)
+            replay(self, opening, self._what, self._faster_hint())
+        elif stored["kind"] == "state" and (marks_in(stored) is None or not opening.batches_done):
+            self._is_checked = not opening.batches_done  # an earlier version did not store what would prove the state
+            self._load(state, stored, opening, opening.batches_done)
+        elif not self._prove(state, stored, opening):
+            self._begin(opening)
+            replay(self, opening, self._what, _why_replayed(stored, opening.batches_done))
+
+    def _begin(self, opening: Opening, count: int = 0, digest: str = "", *, late: bool = False) -> None:
+        assert self._loader is not None
+        self._handed.restart(count, digest)
+        self._batches = self._source.start(self._loader, opening, self, first=count, late=late)
+        self._live = self._source.stream.live if self._source.stream else None
+
+    def _load(
+        self, state: StreamState, stored: StoredPosition, opening: Opening, count: int, *, late: bool = False
+    ) -> None:
+        self.replayed = True
+        state.load(stored)
+        self._begin(opening, count, stored.get("digest", ""), late=late)
+        state.load_iterator(stored, self._iterator)
+
+    def _prove(self, state: StreamState, stored: StoredPosition, opening: Opening) -> bool:
+        """Load the earlier state, read on to the position, and return whether the batches are those before."""
+        proof = stored.get("proof")
+        if proof is None:
+            return False
+        for late in (False, True):
+            self._load(state, proof, opening, proof["batches"], late=late)
+            state.begin_at(proof)
+            with contextlib.suppress(OtherBatchesError, StopIteration):
+                while self._handed.count < opening.batches_done:
+                    self._fetch()
+                return True
+            end_iterator(self._batches)
+        state.unload()
+        return False
+
+    def _note(self, opening: Opening) -> str:
+        """Return what else may be the cause where a resume makes other batches."""
+        before = opening.resume["kind"] if opening.resume else self._kind
+        if before != self._kind:
+            return f". The checkpoint holds a position by {before}, and the data now goes by {self._kind}"
+        if self._state is None:
+            return ""
+        return (
+            ". Or its state_dict is incomplete, and load_state_dict changed what a replay begins from: without the two "
+            "methods a dataset is replayed"
+        )
 
     def _faster_hint(self) -> str:
         if self._shuffles:
@@ -176,7 +234,7 @@ class StreamPass(Pass[Any]):
     def _check_kind(self, opening: Opening) -> None:
         if opening.resume is None or (opening.resume["kind"], self._shuffles) == ("state", True):
             return  # that state is of an earlier version, and incomplete; the count of batches is not
-        if opening.resume["kind"] != self._kind:
+        if opening.resume["kind"] != self._kind and marks_in(opening.resume) is None:
             raise LoopError(
                 f"{opening.address}: the checkpoint holds the dataset's position by {opening.resume['kind']}, now it "
                 f"would go by {self._kind}",
@@ -185,36 +243,44 @@ class StreamPass(Pass[Any]):
 
     @property
     def _kind(self) -> str:
-        return "replay" if self._stateful is None else "state"
+        return "replay" if self._state is None else "state"
 
-    def _load_iterator(self, opening: Opening) -> None:
-        iterator: Any = self._live.items if self._live else None
-        state = opening.resume.get("iterator") if opening.resume else None
-        if state is not None and iterator is not self._dataset:
-            with loading_state(opening.address, type_of(iterator)):
-                iterator.load_state_dict(state)
+    @property
+    def _iterator(self) -> object:
+        return self._live.items if self._live else None
 
     def _fetch(self) -> Any:
         assert self._batches is not None
+        if self._state is not None and self._is_checked and self._state.is_due(self._handed.count):
+            self._state.keep(self._handed.count, self._handed.digest(), self._iterator)
         batch = next(self._batches)
-        self._count += 1
-        if self._loaded is not None:
-            self._loaded.drop_used()
+        if self._state is not None:
+            self._state.drop_used()
+        self._handed.add(batch)
         return batch
 
     def _position(self) -> PassPosition:
-        position = {"kind": self._kind, "batches": self._count, "workers": self._workers}
-        if self._stateful is None or self._finished:
+        position = {"kind": self._kind, "batches": self._handed.count, "workers": self._workers}
+        if self._is_checked:
+            position |= self._handed.position()
+        if self._state is None or self._finished:
             return position | {"dataset": None, "iterator": None}
-        iterator: object = self._live.items if self._live else None
-        dataset = self._stateful.state_dict()
-        own = iterator.state_dict() if iterator is not self._dataset and has_state_dict(iterator) else None
-        return position | {"dataset": dataset, "iterator": own}
+        return position | self._state.now(self._iterator) | ({"proof": self._state.proof} if self._is_checked else {})
 
     def _release(self) -> None:
         if not self._persistent:
             end_iterator(self._batches)
         self._batches = self._loader = None
+
+
+def _why_replayed(stored: StoredPosition, batches: int) -> str | None:
+    """Return why a state is not used; None where there is so little to read again that nobody has to know."""
+    if stored.get("proof") is not None:
+        return (
+            "its state_dict does not lead to the batches that followed it, so samples would be lost or read twice; "
+            "fast instead: a state_dict that holds all that waits in buffers"
+        )
+    return None if batches <= 1 else "the checkpoint holds no state of it; fast instead: a state_dict of plain values"
 
 
 def stateful_dataset(loader: DataLoader[object]) -> Stateful | None:

@@ -1,6 +1,7 @@
 """Decide how a loader is read, and refuse loaders and positions that cannot be resumed. Independent of open passes.
 
-A map-style dataset is read by address, an iterable dataset as a stream, and everything else by replay.
+A map-style dataset is read by address, an iterable dataset as a stream, a loader with a state of its own by that, and
+everything else by replay.
 """
 
 from __future__ import annotations
@@ -12,15 +13,20 @@ from torch.utils.data import DataLoader, IterableDataset, IterDataPipe
 
 from resumable.data.addresses import PassAddress
 from resumable.data.pass_base import Opening
+from resumable.data.passes.handed_out import are_digests
 from resumable.data.passes.replay import type_of, workers_of
+from resumable.data.passes.stream_state import is_proof
 from resumable.errors import CorruptCheckpointError, LoopError
+from resumable.prepared.loaders import prepared_loader
+from resumable.stateful import Stateful, has_state_dict
 
-LoaderKind: TypeAlias = Literal["address", "stream", "replay"]
+LoaderKind: TypeAlias = Literal["address", "stream", "loader", "replay"]
 
 # The kinds of position that a loader of each kind resumes from: a stream has a state or is replayed.
 _POSITIONS: dict[LoaderKind, tuple[str, ...]] = {
     "address": ("address",),
     "stream": ("state", "replay"),
+    "loader": ("state", "replay"),
     "replay": ("replay",),
 }
 # What a position of each kind holds at least.
@@ -35,7 +41,7 @@ _DRAWN = {"batches": int, "order": str, "ended": bool}  # how far stateful sampl
 def loader_kind(loader: object) -> LoaderKind:
     """Return how this loader is read."""
     if not iterates_as_torch(loader):
-        return "replay"
+        return "loader" if _has_own_state(loader) else "replay"
     return "stream" if isinstance(loader.dataset, IterableDataset) else "address"
 
 
@@ -49,6 +55,12 @@ def iterates_as_torch(loader: object) -> TypeGuard[DataLoader[Any]]:
     kind = type(loader)
     as_torch = any(all(getattr(kind, name, None) is getattr(base, name) for name in names) for base in bases)
     return as_torch and not isinstance(getattr(loader, "dataset", None), IterDataPipe)
+
+
+def _has_own_state(loader: object) -> TypeGuard[Stateful]:
+    """Return whether a loader, and not a wrapper around one, can be put to where it was."""
+    is_wrapper = hasattr(loader, "base_dataloader") or prepared_loader(loader) is not None
+    return has_state_dict(loader) and not is_wrapper
 
 
 def refuse_loader(loader: object, address: PassAddress) -> None:
@@ -72,9 +84,11 @@ def check_position(kind: LoaderKind, opening: Opening) -> None:
             f"{opening.address}: the checkpoint holds a position by {before}, but this loader goes by {kind}",
             "resume with the kind of loader and dataset that the run began with",
         )
+    done = opening.batches_done
     whole = _PARTS[before] <= opening.resume.keys() and isinstance(opening.resume.get("sampler", {}), dict)
-    drawn = "drawn" not in opening.resume or _is_drawn(opening.resume["drawn"], at_least=opening.batches_done)
-    if not whole or not drawn:
+    drawn = "drawn" not in opening.resume or _is_drawn(opening.resume["drawn"], at_least=done)
+    marked = "digests" not in opening.resume or are_digests(opening.resume["digests"], batches=done)
+    if not (whole and drawn and marked and is_proof(opening.resume.get("proof"), batches=done)):
         raise CorruptCheckpointError(f"{opening.address}: not the position of a pass by {before}")
 
 

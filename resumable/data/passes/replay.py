@@ -7,6 +7,7 @@ an item is.
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from resumable.data.pass_base import Opening, Pass, PassPosition, length_of
+from resumable.data.pass_base import Opening, Pass, PassPosition, Skipping, length_of
+from resumable.data.passes.handed_out import HandedOut, marks_in
 from resumable.data.rng.find_generators import find_generators
 from resumable.data.rng.streams import PrivateStreams, saved_streams, seed_streams
 from resumable.data.workers import calm_workers, end_workers
@@ -39,7 +41,7 @@ class ReplayPass(Pass[T]):
         self._loader = loader
         self._workers = workers_of(loader)
         check_workers(opening, self._workers)
-        self._count = 0
+        self._handed = HandedOut(opening.address, loader, type_of(loader), marks_in(opening.resume))
         prepared = vars(loader).get("base_dataloader") if hasattr(loader, "__dict__") else None
         self._loaders: tuple[object, object] = (loader, prepared)  # of Accelerate, or None
         for one in self._loaders:
@@ -52,21 +54,23 @@ class ReplayPass(Pass[T]):
             seed_streams(opening.key)
             self._items: Iterator[T] = iter(loader)
         if type(loader) in HELD:
-            self._count = sum(1 for _ in itertools.islice(self._items, opening.batches_done))
-            if self._count < opening.batches_done:
-                raise too_few(opening, type_of(loader), self._count)
+            for item in itertools.islice(self._items, opening.batches_done):
+                self._handed.add(item)
+            if self._handed.count < opening.batches_done:
+                raise too_few(opening, type_of(loader), self._handed.count)
         else:
             replay(self, opening, type_of(loader), faster_hint(loader))
 
     def _fetch(self) -> T:
         with self._streams, saved_streams(), calm_workers(self._loaders, self._opening.signals):
-            seed_streams(self._opening.batch_key(self._count))
+            seed_streams(self._opening.batch_key(self._handed.count))
             item = next(self._items)
-        self._count += 1
+        self._handed.add(item)
         return item
 
     def _position(self) -> PassPosition:
-        return {"kind": "replay", "batches": self._count, "workers": self._workers}
+        position = {"kind": "replay", "batches": self._handed.count, "workers": self._workers}
+        return position | self._handed.position()
 
     def _release(self) -> None:
         close = getattr(self._items, "close", None)
@@ -75,14 +79,16 @@ class ReplayPass(Pass[T]):
         self._items = iter(())
 
 
-def replay(this: Pass[object], opening: Opening, what: str, hint: str) -> None:
-    """Consume as many batches as before the checkpoint, with progress and one warning; `LoopError` if fewer come."""
+def replay(this: Pass[object], opening: Opening, what: str, hint: str | None) -> None:
+    """Consume as many batches as before the checkpoint; `LoopError` if fewer come. A hint is logged, with progress."""
     wanted = opening.batches_done
     if not wanted:
         return
     this.replayed = True
-    opening.warn(f"{opening.address}: {what} is replayed from its start, {wanted} batches are made again; {hint}")
-    with opening.skipping(f"replaying {opening.address}", wanted) as advance:
+    if hint is not None:
+        opening.warn(f"{opening.address}: {what} is replayed from its start, {wanted} batches are made again; {hint}")
+    quiet: Skipping = lambda _, __: contextlib.nullcontext(lambda count: None)  # noqa: E731
+    with (quiet if hint is None else opening.skipping)(f"replaying {opening.address}", wanted) as advance:
         for done in range(wanted):
             try:
                 next(this)
