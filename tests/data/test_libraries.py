@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.harness.client import ForkServer, shared_server
-from tests.lab.client import Bench, Launch, killed
+from tests.lab.client import Bench, Launch, killed, shared_lab
 
 SAVES = {"every": {"steps": 3, "minutes": None}}
 KILL = killed("step:7")
@@ -51,16 +50,21 @@ REFUSED = [
 ]
 
 
-@functools.cache
-def server() -> ForkServer:
-    """The one fork server of this file."""
-    return shared_server("tests.lab.scenarios:preload", "tests.lab.libraries:preload")
+# In the default run, where the server of the laboratory is there already.
+DEFAULT = {"torchdata, nodes", "loader with a state without its buffer", "hidden generator, state_dict"}
 
 
-def wide(rows: list[tuple[str, str, tuple[int, ...]]], default: set[str]) -> list[Any]:
-    """A case for each number of workers; all but those of `default` belong to the matrix."""
+def server(row: str) -> ForkServer:
+    """The fork server for a row; one has imported the libraries of all rows, which takes seconds."""
+    return (
+        shared_lab() if row in DEFAULT else shared_server("tests.lab.scenarios:preload", "tests.lab.libraries:preload")
+    )
+
+
+def wide(rows: list[tuple[str, str, tuple[int, ...]]]) -> list[Any]:
+    """A case for each number of workers; all but those of `DEFAULT` belong to the matrix."""
     return [
-        pytest.param(name, how, count, marks=() if name in default and count == counts[-1] else pytest.mark.matrix)
+        pytest.param(name, how, count, marks=() if name in DEFAULT else pytest.mark.matrix)
         for name, how, counts in rows
         for count in counts
     ]
@@ -68,7 +72,7 @@ def wide(rows: list[tuple[str, str, tuple[int, ...]]], default: set[str]) -> lis
 
 def bench(folder: Path, row: str, workers: int, **options: Any) -> Bench:
     skip_without(row.partition(",")[0].lower())
-    return Bench(server(), folder, "library", row=row, workers=workers, beside=str(folder), config=SAVES, **options)
+    return Bench(server(row), folder, "library", row=row, workers=workers, beside=str(folder), config=SAVES, **options)
 
 
 def skip_without(package: str) -> None:
@@ -82,7 +86,7 @@ def skip_without(package: str) -> None:
             pytest.skip(f"albumentations does not import: {error!r}")
 
 
-@pytest.mark.parametrize(("row", "how", "workers"), wide(EXACT, {"torchdata, nodes", "MONAI, Dataset"}))
+@pytest.mark.parametrize(("row", "how", "workers"), wide(EXACT))
 def test_a_killed_training_ends_with_the_bits_of_an_undisturbed_one(
     tmp_path: Path, row: str, how: str, workers: int
 ) -> None:
@@ -92,7 +96,7 @@ def test_a_killed_training_ends_with_the_bits_of_an_undisturbed_one(
     assert "WARN" not in first.output
 
 
-@pytest.mark.parametrize(("row", "remedy", "workers"), wide(REFUSED, {"hidden generator, state_dict"}))
+@pytest.mark.parametrize(("row", "remedy", "workers"), wide(REFUSED))
 def test_what_no_launch_can_repeat_is_refused_in_words(tmp_path: Path, row: str, remedy: str, workers: int) -> None:
     trial = bench(tmp_path, row, workers, seeded=False)
     first, second = trial.launch("run", KILL), trial.launch("run", Launch(exit=1))
