@@ -5,8 +5,10 @@ Independent of loaders and positions.
 
 from __future__ import annotations
 
+import functools
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +27,9 @@ _PARTS = {
 }
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _COLUMNS = 1024
-_MAX_DEPTH = 6  # of tensors inside of objects
+_IN_NUMPY = {torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool}  # the usual ones
+_MAX_OBJECTS = 200  # looked into for the tensors of an object
+_PLAIN = (str, bytes, int, float, complex, type, ModuleType, FunctionType, type(None))
 
 
 class BatchDigest(NamedTuple):
@@ -104,20 +108,26 @@ class _Digester:
             for part in parts:
                 self._add_tensor(part)
             return
-        self._frame("t", tensor.dtype, tuple(tensor.shape))
+        self._frame("t", _name_of(tensor.dtype), tuple(tensor.shape))
         if tensor.layout is not torch.strided or tensor.device.type == "meta" or tensor.is_quantized:
             return
-        tensor = tensor.as_subclass(torch.Tensor).resolve_conj().resolve_neg()
-        flat = tensor.contiguous().reshape(-1).view(torch.uint8)
-        if tensor.device.type == "cpu":
-            self.running.update(flat.numpy().data)
-        else:
-            self.sums.append(sums_of(flat))
+        if type(tensor) is not torch.Tensor or tensor.is_conj() or tensor.is_neg():
+            tensor = tensor.as_subclass(torch.Tensor).resolve_conj().resolve_neg()
+        if not tensor.is_cpu:
+            self.sums.append(sums_of(tensor.contiguous().reshape(-1).view(torch.uint8)))
+            return
+        if tensor.dtype not in _IN_NUMPY:
+            tensor = tensor.contiguous().reshape(-1).view(torch.uint8)
+        values: Any = tensor.contiguous().numpy()
+        self.running.update(values)
 
     def _add_object(self, item: object) -> None:
         self._frame("o", type(item).__qualname__)
-        for tensor in _tensors_inside(item, _MAX_DEPTH):
+        for tensor in _tensors_inside(item, {}):
             self.add(tensor)
+
+
+_name_of = functools.cache(str)  # of a dtype
 
 
 def _parts(tensor: torch.Tensor) -> list[torch.Tensor] | None:
@@ -127,7 +137,7 @@ def _parts(tensor: torch.Tensor) -> list[torch.Tensor] | None:
     if tensor.is_nested:
         return list(tensor.unbind())
     wrapper: Any = tensor
-    if is_traceable_wrapper_subclass(wrapper):
+    if type(tensor) is not torch.Tensor and is_traceable_wrapper_subclass(wrapper):
         return [getattr(wrapper, name) for name in wrapper.__tensor_flatten__()[0]]
     return None
 
@@ -150,13 +160,20 @@ def _weighted(values: torch.Tensor) -> torch.Tensor:
     return (values * weights).sum()
 
 
-def _tensors_inside(item: object, depth: int) -> Iterator[object]:
-    """Yield the tensors and arrays in the attributes of an object, in their order."""
+def _tensors_inside(item: object, seen: dict[int, object]) -> Iterator[object]:
+    """Yield the tensors and arrays in the attributes of an object, in their order; an end is put to large objects."""
     if isinstance(item, torch.Tensor | np.ndarray):
         yield item
-    elif depth and isinstance(item, Mapping):
-        yield from (found for value in list(item.values()) for found in _tensors_inside(value, depth - 1))
-    elif depth and isinstance(item, list | tuple):
-        yield from (found for value in item for found in _tensors_inside(value, depth - 1))
-    elif depth and not isinstance(item, type) and hasattr(item, "__dict__"):
-        yield from _tensors_inside(dict(vars(item)), depth - 1)
+    elif id(item) not in seen and len(seen) < _MAX_OBJECTS:
+        seen[id(item)] = item
+        for value in _values_of(item):
+            if not isinstance(value, _PLAIN):
+                yield from _tensors_inside(value, seen)
+
+
+def _values_of(item: object) -> Iterable[object]:
+    if isinstance(item, Mapping):
+        return list(item.values())[:_MAX_OBJECTS]
+    if isinstance(item, list | tuple):
+        return item[:_MAX_OBJECTS]
+    return list(vars(item).values()) if hasattr(item, "__dict__") else ()

@@ -92,13 +92,21 @@ def test_memory_layout_and_gradients_do_not_count() -> None:
     assert digest(table.t().numpy()) == digest(np.ascontiguousarray(table.t().numpy()))
 
 
+def test_an_object_that_refers_to_much_is_not_walked_to_its_end() -> None:
+    everything = [Sample(number) for number in range(10_000)]
+    for each in everything:
+        each.x = everything
+    assert digest(Sample([RANGE, everything])) != digest(Sample([-RANGE, everything]))
+
+
 def test_a_batch_that_refers_to_itself_has_a_digest() -> None:
-    sample = Sample(None)
-    sample.x = [sample, RANGE]
-    assert digest(sample) != digest(Sample([sample]))
+    one, other = Sample(None), Sample(None)
+    one.x, other.x = [one, RANGE], [other, -RANGE]
+    assert digest(one) != digest(other)
+    assert digest(one) == digest(one)
 
 
-@pytest.mark.parametrize("count", [1, 3, 8, 1000, 8192, 50_003])
+@pytest.mark.parametrize("count", [1, 3, 8, 1000, 8192, 32_768, 50_003])
 def test_the_sums_of_a_tensor_on_a_device_see_content_and_order(count: int) -> None:
     values = torch.randint(256, (count,), generator=torch.Generator().manual_seed(count)).to(torch.uint8)
     sums = sums_of(values)

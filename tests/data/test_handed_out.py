@@ -41,6 +41,16 @@ def marks_of(loader: Any, stop: int) -> Any:
     return Bench().batches(loader, stop=stop)[1]["digests"]
 
 
+def test_one_other_batch_is_found_by_the_next_mark() -> None:
+    class OneOther(From):
+        def __iter__(self) -> Iterator[Any]:
+            return (batch if number != 2 else -1 for number, batch in enumerate(super().__iter__()))
+
+    position = Bench().batches(From(1), stop=9)[1]
+    with pytest.raises(LoopError, match="beginning with one of the batches 3 to 4 of the 9"):
+        Bench().batches(OneOther(1), resume=position)
+
+
 def test_a_list_in_another_order_is_refused() -> None:
     position = Bench().batches([*range(9)], stop=5)[1]
     with pytest.raises(LoopError, match="list gave other batches"):
