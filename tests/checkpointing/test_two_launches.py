@@ -24,6 +24,7 @@ from resumable.store.attempts import begin
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.storage.open import open_storage
+from tests.harness.python import warm_python
 from tests.store.flat import FlatStore
 
 ROOT = Path(resumable.__file__).parent.parent
@@ -83,12 +84,16 @@ with Trainer(config, progress={"n": 0}) as trainer:
 
 
 class Program:
-    """A launch in a process of its own, on this machine, or (`within`) in a namespace of its own."""
+    """A launch in a process of its own, on this machine, or after the words `within`, which may give it a namespace.
+
+    Without such words it is a fork, and `process` waits for it.
+    """
 
     def __init__(
         self, run: str | Path, *within: str, options: dict[str, str] | None = None, code: str = LAUNCH, cwd: Path = ROOT
     ) -> None:
-        command = [*within, sys.executable, "-c", code, str(run), json.dumps(options or {})]
+        python = sys.executable if within else warm_python()
+        command = [*within, python, "-c", code, str(run), json.dumps(options or {})]
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes)
@@ -203,9 +208,10 @@ def test_one_program_is_refused_its_own_run_by_another_name(run: Path, tmp_path:
 
 def test_a_killed_launch_leaves_the_run_to_the_next_at_once(run: Path, start: Callable[..., Program]) -> None:
     first = start(run)
-    first.opened()
+    _, pid = first.opened()
     saved = first.save()
-    first.kill()
+    os.kill(pid, signal.SIGKILL)
+    assert first.end()[0] == -signal.SIGKILL
     second = opened_here(run)
     second.unlock()
     assert second.attempt.number == 2
@@ -216,7 +222,7 @@ def test_a_killed_launch_leaves_the_run_to_the_next_at_once(run: Path, start: Ca
 def test_a_launch_that_is_stopped_holds_its_run_and_goes_on_when_it_is_continued(
     run: Path, start: Callable[..., Program]
 ) -> None:
-    first = start(run)
+    first = start(run, "env")  # no fork: a child of this process, which can wait for its stop
     first.opened()
     first.process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, first.process.pid, os.WSTOPPED)
