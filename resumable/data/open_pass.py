@@ -28,6 +28,7 @@ from resumable.data.sampling.sampler_state import (
     stateful_samplers,
 )
 from resumable.data.sampling.set_epoch import announce_epoch
+from resumable.data.torchdata_threads import threads_warning
 from resumable.data.webdataset_shuffles import unseeded_warning
 from resumable.prepared.loaders import PreparedLoader, prepared_loader, seed_samplers
 from resumable.stateful import Stateful
@@ -146,7 +147,8 @@ class Data:
             announce_epoch(loader, opening.epoch)
             # A run of an earlier version replays these, under other streams.
             if loader_kind(loader) == "loader" and (opening.resume is None or opening.resume["kind"] == "state"):
-                return StreamPass(stream_of(cast(Stateful, loader)), opening, StreamSource())
+                stream = stream_of(cast(Stateful, loader), rule=opening.generator_rule)
+                return StreamPass(stream, opening, StreamSource())
             return ReplayPass(loader, opening)
         if not isinstance(loader.dataset, IterableDataset):
             return self._open_by_address(loader, opening)
@@ -165,6 +167,7 @@ class Data:
         self._searched.add(id(read))
         if kind != "address":
             self._warn_once(read, unseeded_warning(read))
+            self._warn_once(read, threads_warning(read))
         warning = missing_key_warning(self._generator_rule, **parts)
         self._warn_once(read, warning)
 

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from resumable.errors import CorruptCheckpointError, LoopError
-from tests.data.kinds import Bench, Ledger, equal
+from tests.data.kinds import Augmented, Bench, Ledger, equal
+
+# torchdata tells torch that it is used, by a call that torch now warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
 
 
 class From:
@@ -221,6 +225,41 @@ def test_a_loader_goes_by_its_state() -> None:
     assert before + rest == whole
     assert (position["kind"], bench.said) == ("state", [])
     assert loader.dataset.reads < 80 - 16 + 8
+
+
+class Keyed(Shuffles):
+    """Shuffles by a generator of its own as well, which is in no state."""
+
+    def __init__(self, *, whole: bool) -> None:
+        super().__init__(whole=whole)
+        self.private = random.Random(0)
+
+    def __iter__(self) -> Iterator[int]:
+        return (each + self.private.randrange(1000) for each in super().__iter__())
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_generator_of_a_loader_gets_a_key_for_each_batch(epoch: int) -> None:
+    loader, first = Own(Keyed(whole=True)), Bench()
+    for each in range(epoch):
+        first.batches(loader, epoch=each)
+    before, position = first.batches(loader, epoch=epoch, stop=7)
+    later = Bench()
+    rest = later.batches(Own(Keyed(whole=True)), resume=position, epoch=epoch)[0]
+    assert before + rest == Bench().batches(Own(Keyed(whole=True)), epoch=epoch)[0]
+    assert (position["kind"], later.said) == ("state", [])
+
+
+def test_a_data_loader_with_a_state_and_an_iter_of_its_own_is_replayed() -> None:
+    class Own(StatefulDataLoader[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            yield from super().__iter__()
+
+    before, position = Bench().batches(Own(Augmented(), 4, shuffle=True), stop=3)
+    later = Bench()
+    rest = later.batches(Own(Augmented(), 4, shuffle=True), resume=position)[0]
+    assert equal(before + rest, Bench().batches(Own(Augmented(), 4, shuffle=True))[0])
+    assert (position["kind"], len(later.said)) == ("replay", 1)
 
 
 class Unplain(Own):

@@ -18,7 +18,7 @@ from resumable.data.addresses import key_of
 from resumable.data.pass_base import Opening, Pass, PassPosition, StoredPosition, length_of
 from resumable.data.passes.handed_out import HandedOut, OtherBatchesError, marks_in
 from resumable.data.passes.keyed_loader import KeyedFetch, build_loader, iterate
-from resumable.data.passes.loader_stream import named
+from resumable.data.passes.loader_stream import LoaderStream, named
 from resumable.data.passes.replay import check_workers, replay, type_of, workers_of
 from resumable.data.passes.stream_state import StreamState
 from resumable.data.sampling.set_epoch import has_epoch
@@ -93,8 +93,10 @@ class Batches(Iterator[Any]):
         self._stream = stream
         self._key = key
         self._number = start
-        self._fetch = KeyedFetch(stream.dataset, stream.collate, rule=stream.generator_rule)
+        self._fetch = KeyedFetch(named(stream.dataset), stream.collate, rule=stream.generator_rule)
         self._ended = False
+        if isinstance(stream.dataset, LoaderStream):
+            self._fetch.find_by(stream.dataset.generators)
         # An order that is drawn with the first item is drawn by a state that skips items when iterating begins.
         begin = key_of("fetch", key, 0) if stream.late else key
         self.items: Iterator[Any] = self._fetch(begin, lambda: iter(stream.dataset), again=False)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from resumable.data.addresses import loop_key
 from resumable.data.pass_base import Opening
-from resumable.data.rng.find_generators import Finder
+from resumable.data.rng.find_generators import Finder, FoundOnce
 from resumable.data.rng.streams import Seeds, seed_number, seeds_now
 from resumable.data.workers import WorkerStart, set_worker_seed, signals_held
 
@@ -25,7 +25,11 @@ class KeyedFetch:
         self._roots = roots
         self._rule = rule
         self._seeds = seeds
-        self._finder: Finder | None = None
+        self._finder: Finder | FoundOnce | None = None
+
+    def find_by(self, finder: FoundOnce) -> None:
+        """Use generators that were found before, and search for no others."""
+        self._finder = finder
 
     def __getstate__(self) -> dict[str, object]:
         return {"_roots": self._roots, "_rule": self._rule, "_seeds": self._seeds, "_finder": None}

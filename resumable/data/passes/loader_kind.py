@@ -58,9 +58,12 @@ def iterates_as_torch(loader: object) -> TypeGuard[DataLoader[Any]]:
 
 
 def _has_own_state(loader: object) -> TypeGuard[Stateful]:
-    """Return whether a loader, and not a wrapper around one, can be put to where it was."""
-    is_wrapper = hasattr(loader, "base_dataloader") or prepared_loader(loader) is not None
-    return has_state_dict(loader) and not is_wrapper
+    """Return whether a loader can be put to where it was, and is neither a wrapper nor a DataLoader.
+
+    Classes of torch's and torchdata's DataLoader seed workers and samplers when a pass begins, which no state holds.
+    """
+    is_other = hasattr(loader, "base_dataloader") or prepared_loader(loader) is not None
+    return has_state_dict(loader) and not is_other and not isinstance(loader, DataLoader)
 
 
 def refuse_loader(loader: object, address: PassAddress) -> None:

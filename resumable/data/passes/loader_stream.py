@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from resumable.data.passes.keyed_loader import as_it_is
+from resumable.data.rng.find_generators import FoundOnce
 from resumable.stateful import Stateful
 
 _TABLES = (dict, OrderedDict, Counter)
@@ -26,8 +27,10 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.Tensor, torch
 class LoaderStream(IterableDataset[Any]):
     """A loader in the place of a dataset, whose items are the batches of the loader."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, rule: int) -> None:
         self.loader = loader
+        # Found before iterating, for a loader holds its own iterators: more is found once they have begun.
+        self.generators = FoundOnce(loader, rule=rule)
 
     def __iter__(self) -> Iterator[Any]:
         with _not_looking_ahead(self.loader):
@@ -64,9 +67,9 @@ def _not_looking_ahead(loader: Any) -> Iterator[None]:
             loader.restart_on_stop_iteration = True
 
 
-def stream_of(loader: Stateful) -> DataLoader[Any]:
+def stream_of(loader: Stateful, *, rule: int) -> DataLoader[Any]:
     """Return a DataLoader that yields the batches of `loader` as they are."""
-    return DataLoader(LoaderStream(loader), batch_size=None, collate_fn=as_it_is)
+    return DataLoader(LoaderStream(loader, rule), batch_size=None, collate_fn=as_it_is)
 
 
 def named(dataset: object) -> object:

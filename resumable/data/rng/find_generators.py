@@ -6,11 +6,13 @@ Independent of keys and streams.
 from __future__ import annotations
 
 import operator
+import types
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 
+from resumable.data.find_objects import find_objects
 from resumable.data.object_walk import Attributes, walk
 from resumable.data.rng import generator_rule_1, generator_rule_2
 from resumable.data.rng.generator_rule import Found, GeneratorRule
@@ -84,3 +86,16 @@ class Finder:
 
     def _look(self) -> list[object]:
         return [value for table in self._tables for value in table.values() if id(type(value)) not in _PLAIN]
+
+
+class FoundOnce:
+    """The private generators as of one search, which leaves out the iterators that an object holds."""
+
+    def __init__(self, *roots: object, rule: int) -> None:
+        # Those of an earlier iteration: by way of them a generator may be nearer, and have another path.
+        suspended = [each for root in roots for each in find_objects(root, types.GeneratorType)]
+        self._found = find_generators(*roots, leave_out=tuple(suspended), rule=rule)
+
+    def find(self) -> Found:
+        """Return what the search found."""
+        return self._found
