@@ -35,7 +35,7 @@ def refuse_several_processes() -> None:
 def refuse_config_keys(objects: Iterable[str]) -> None:
     """Raise `ConfigError` for an object named as a key of the configuration, which belongs into the first argument.
 
-    `progress` may be both: a dict of that name is how many programs keep their own values.
+    `progress` may be both: programs of earlier versions keep their own values in a dict of that name.
     """
     keys = [name for name in objects if name in Config.model_fields and name != "progress"]
     if keys:

@@ -66,7 +66,7 @@ def test_a_key_of_the_config_is_refused_as_an_object(key: str, tmp_path: Path) -
     with pytest.raises(ConfigError, match=f"{key!r} is a key of the configuration"):
         Trainer(tmp_path / "run", **{key: {"steps": 5}})
     assert not (tmp_path / "run").exists()
-    with Trainer(tmp_path / "run", progress={"best": 0.0}):  # a common name for the program's own values
+    with Trainer(tmp_path / "run", progress={"best": 0.0}):  # the name of the program's own values in earlier guides
         pass
 
 

@@ -143,5 +143,5 @@ def _hint(target: object) -> str:
     if isinstance(target, dict | list | collections.deque):
         return advice_for_parts(target) or ""
     if isinstance(target, tuple | torch.Tensor | int | float | str):
-        return "put it into a plain dict, which is filled in place: Trainer(..., progress={'value': ...})"
+        return "put it into a plain dict, which is filled in place: Trainer(..., values={'best': ...})"
     return "add these two methods, or leave it out if it does not change during training"
