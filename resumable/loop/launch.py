@@ -104,7 +104,7 @@ class Launch:
         `trained` is the number of the last step that was trained, None where none was; `keep` is the hint of the
         warning. Safe to call twice.
         """
-        self.bar.stop()
+        self.bar.stop(complete=False)
         self.preemption.uninstall()
         self.data.close()
         self.checkpointer.close()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from resumable.loop import loop_errors
 from resumable.loop.launch import Launch
 from resumable.loop.pass_cursor import PassCursor
+from resumable.loop.process.progress_bar import Shown
 
 
 class OutermostLoop:
@@ -28,15 +29,18 @@ class OutermostLoop:
         if self.used is not None and (loop, self.used) != ("batches", "batches"):
             raise loop_errors.second(loop, after=self.used)
 
-    def show(self, cursor: PassCursor, *, step: int, epoch: int) -> None:
-        """Show a boundary in the progress bar."""
+    def show(self, cursor: PassCursor, *, step: int, epoch: int, epoch_ended: bool) -> None:
+        """Show a boundary in the progress bar; `epoch` is the number of completed epochs."""
         bar = self._launch.bar
         if bar.running:
             bar.update(
-                step=step,
-                epoch=epoch,
-                total_steps=self._total_steps(cursor, step=step, epoch=epoch),
-                saved_seconds=time.monotonic() - self._launch.checkpointer.status.saved_at_seconds,
+                Shown(
+                    step=step,
+                    total_steps=self._total_steps(cursor, step=step, epoch=epoch),
+                    epoch=None if self.running == "steps" else epoch + (not epoch_ended),
+                    epochs=self.total if self.running == "epochs" else None,
+                    saved_seconds=time.monotonic() - self._launch.checkpointer.status.saved_at_seconds,
+                )
             )
 
     def _total_steps(self, cursor: PassCursor, *, step: int, epoch: int) -> int | None:
@@ -75,6 +79,7 @@ class OutermostLoop:
         try:
             yield
             self._launch.checkpointer.drain()
+            self._launch.bar.stop(complete=True)
         except BaseException:
             self._launch.checkpointer.wait()  # durable while the program can still do all that this needs
             if loop != "batches":  # a break there is not the end: the next pass follows, and cycles go on
@@ -82,6 +87,6 @@ class OutermostLoop:
             raise
         finally:
             self.running = None
-            self._launch.bar.stop()
+            self._launch.bar.stop(complete=False)
             if loop != "batches":  # between bare passes signals are still the run's, until the trainer is closed
                 self._launch.preemption.uninstall()

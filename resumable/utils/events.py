@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 
 from resumable.utils.messages import printable
+from resumable.utils.other_bars import above_bars
 
 log = logging.getLogger("resumable")
 _unused = logging.getLogger("resumable.witness")  # logs nothing; see `_log`
@@ -84,7 +85,7 @@ def _program_handlers() -> list[logging.Handler]:
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Write to the `sys.stderr` of the moment, so that a progress bar can stay below the lines."""
+    """Write to the `sys.stderr` of the moment, so that progress bars can stay below the lines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +95,8 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
     def emit(self, record: logging.LogRecord) -> None:
         if not _program_handlers():
             self.stream = sys.stderr
-            super().emit(record)
+            with above_bars(sys.stderr):
+                super().emit(record)
 
 
 def _word(value: object) -> str:
