@@ -66,7 +66,7 @@ class Trainer:
         self.config = Config.load(config)
         self._launch = launch = Launch(self.config, objects, restored_elsewhere=objects.values())
         self._loops = Loops(launch, ForgottenPreparer(objects, warn))
-        self._exit = loop_exit = LoopExit(self._loops)
+        self._exit = loop_exit = LoopExit(launch, self._loops)
         self._finalizer = weakref.finalize(self, _close, launch, self._loops, loop_exit)
         launch.start(idle=lambda: loop_exit.idle, close=self._finalizer)
 
@@ -362,5 +362,5 @@ def _close(launch: Launch, loops: Loops, loop_exit: LoopExit) -> BaseException |
     if not launch.is_owner:
         return None
     owed = loop_exit.close()
-    launch.close(trained=loops.trained, keep="call trainer.stop() before a break or a return")
+    launch.close(trained=loops.trained, keep=loop_exit.keep)
     return owed

@@ -115,14 +115,9 @@ class Boundary:
         except Exception as error:
             warn(f"the last save before leaving failed: {error}")
         saved, code, signal = self._is_saved(), exit_code(cause), signal_name(cause)
-        emit(
-            "PREEMPT",
-            signal=signal,
-            reason=None if signal else cause,
-            step=self._place[0],
-            saved="yes" if saved else "no",
-            exit=code,
-        )
+        where = {"saved": "yes"} if saved else {"saved": "no", "newest": self._checkpointer.newest_step}
+        reason = None if signal else cause
+        emit("PREEMPT", signal=signal, reason=reason, step=self._place[0], **where, exit=code)
         self.preempted = True
         kind = Interrupted if signal == "SIGINT" else Preempted
         raise kind(code, signal=signal, step=self._place[0], saved=saved)

@@ -109,6 +109,10 @@ class Launch:
         self.data.close()
         self.checkpointer.close()
         self.claim.release()
+        self.warn_unsaved(trained=trained, keep=keep)
+
+    def warn_unsaved(self, *, trained: int | None, keep: str) -> None:
+        """Warn, at the first call, of steps that are in no checkpoint. The arguments are those of `close`."""
         if not self._reported_unsaved:
             self._reported_unsaved = True
             if trained is not None and not self.boundary.preempted:

@@ -256,6 +256,11 @@ class Loops:
         return self._loop.ends_when_left(loop)
 
     @property
+    def outermost(self) -> str | None:
+        """The outermost loop, while it runs."""
+        return self._loop.running
+
+    @property
     def trained(self) -> int | None:
         """The steps completed in the whole run; None where this attempt trained none."""
         return self.step if self._loop.trains else None

@@ -28,7 +28,7 @@ def test_a_signal_that_has_waited_leaves_the_window_with_the_last_checkpoint(tmp
     """Windows of four batches, and a grace of nothing: it leaves behind the batch after the signal."""
     options = {"gradient_accumulation_steps": 4, "window_seconds": 0.0}
     _, ended = place(tmp_path, "hasty", **options).crash_and_rerun(preempted("batch:3", saved=2))
-    assert "PREEMPT signal=SIGTERM step=3 saved=no exit=75" in ended[0].output
+    assert "PREEMPT signal=SIGTERM step=3 saved=no newest=2 exit=75" in ended[0].output
 
 
 @pytest.mark.matrix

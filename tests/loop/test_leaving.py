@@ -363,8 +363,57 @@ def test_steps_that_are_in_no_checkpoint_are_said_once_with_both_numbers(
     gc.collect()  # the trainer that nobody closed
     [warning] = warnings()
     assert f"{run}: trained up to step 5, but the newest checkpoint is of step 4" in warning
-    assert "call trainer.stop() before a break or a return" in warning
+    hint = (
+        "save more often (every.steps, every.minutes)" if loop is fails_early else "call trainer.stop() before a break"
+    )
+    assert hint in warning
     assert steps_of(run)[-1] == 4
+
+
+@pytest.mark.parametrize("bar", [lambda loop: loop, Bar])
+def test_after_an_error_they_are_reported_where_it_left_the_loop(
+    run: Path, warnings: Callable[[], list[str]], bar: Callable[[Any], Any]
+) -> None:
+    """A notebook closes the trainer when its cell runs again, if ever. `Bar` is kept."""
+    tiny = Tiny(run, saves=[3])
+    trainer = tiny.trainer()
+    epochs = bar(trainer.epochs(2))
+    with contextlib.suppress(Crash):
+        for _ in epochs:
+            for _ in trainer.batches(tiny.loader):
+                tiny.ends(trainer)
+                if trainer.step == 3:
+                    raise Crash
+    [warning] = warnings()
+    assert "trained up to step 3, but the newest checkpoint is of step 0" in warning
+    assert "save more often" in warning
+    trainer.close()
+    assert warnings() == [warning]
+
+
+def test_an_error_that_the_next_pass_survives_is_not_the_end(run: Path, warnings: Callable[[], list[str]]) -> None:
+    tiny = Tiny(run, saves=())
+    with tiny.trainer() as trainer:
+        for number in range(2):
+            with contextlib.suppress(Crash):
+                for _ in trainer.batches(tiny.loader):
+                    if number == 0 and trainer.step == 2:
+                        raise Crash
+            assert warnings() == []
+
+
+def test_a_signal_in_an_evaluation_names_the_checkpoint_where_the_next_attempt_begins(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="resumable")
+    tiny = Tiny(run, saves=[3])
+    with contextlib.suppress(Preempted), tiny.trainer() as trainer:
+        for _ in trainer.steps(9):
+            tiny.ends(trainer)
+            if trainer.step == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+                list(trainer.evaluate(tiny.loader))
+    assert "PREEMPT signal=SIGTERM step=6 saved=no newest=4 exit=75" in caplog.messages
 
 
 def to_the_end(tiny: Tiny, trainer: Trainer) -> None:
