@@ -95,4 +95,33 @@ class Preempted(SystemExit):
 
 
 class Interrupted(Preempted, KeyboardInterrupt):
-    """`Preempted` by SIGINT: Ctrl-C, or the stop button of a notebook. `except KeyboardInterrupt` catches it, too."""
+    """`Preempted` by SIGINT, which is Ctrl-C. `except KeyboardInterrupt` catches it, too."""
+
+
+class CellInterrupted(KeyboardInterrupt):
+    """The stop button of a notebook, whose kernel treats every `SystemExit` as a mistake.
+
+    It is shown as one line. The kernel lives on, and runs none of the cells that were queued behind this one.
+
+    Args:
+        code: As for `Preempted`, and so are the others.
+        signal: The name of the signal.
+        step: The number of completed steps.
+        saved: Whether a checkpoint of this step was committed.
+    """
+
+    def __init__(self, code: int, *, signal: str | None, step: int, saved: bool) -> None:
+        rest = (
+            "saved; run the cell again to continue"
+            if saved
+            else "not saved; run the cell again to repeat the last steps"
+        )
+        super().__init__(f"stopped at step {step}, {rest}")
+        self.code = code
+        self.signal = signal
+        self.step = step
+        self.saved = saved
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows instead of a traceback."""
+        return [str(self)]

@@ -42,6 +42,7 @@ def test_every_public_error_is_in_the_tree() -> None:
     assert {each.__name__ for each in kinds if not issubclass(each, errors.ResumableError)} == {
         "Preempted",
         "Interrupted",
+        "CellInterrupted",
     }
 
 

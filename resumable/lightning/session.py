@@ -15,7 +15,7 @@ from resumable.drivers.limits import Limits
 from resumable.drivers.loaders import TrainLoader
 from resumable.drivers.session import LOOP, DriverSession
 from resumable.drivers.state import MODEL
-from resumable.errors import Interrupted, LoopError
+from resumable.errors import CellInterrupted, Interrupted, LoopError
 from resumable.lightning import checkpoint_files, loggers, private
 from resumable.lightning.fit_counters import FitCounters
 from resumable.lightning.loader_requests import Requests
@@ -112,7 +112,7 @@ class Session(DriverSession):
 
     def abort(self, error: BaseException) -> None:
         """End the fit after an exception: what is in flight becomes durable, nothing new is saved."""
-        if isinstance(error, Interrupted):
+        if isinstance(error, (Interrupted, CellInterrupted)):
             self._launch.preemption.take_back(signal.SIGINT)  # Lightning ignores it from here on, also behind the fit
             private.leave_with(self.trainer, error)
         self.finish_save()

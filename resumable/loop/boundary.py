@@ -13,10 +13,9 @@ from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.save_pipeline import SaveStatus
 from resumable.config.config import Config
-from resumable.errors import Interrupted, Preempted
 from resumable.loop.best_saves import BestSaves
 from resumable.loop.metrics import FiniteWatch, LoggedValue
-from resumable.loop.process.preemption import Preemption, exit_code, signal_name
+from resumable.loop.process.preemption import Preemption, error_of, exit_code, signal_name
 from resumable.policy import save_policy, unused_settings
 from resumable.policy.save_cost import Cost
 from resumable.utils import failpoints
@@ -78,7 +77,7 @@ class Boundary:
         self._watch.see(logged, step=step)
 
     def reached(self, instant: Instant) -> None:
-        """Save if due or requested, leave if there is a cause. Raises `Preempted` and what a save failed with."""
+        """Save if due or requested, leave if there is a cause. Raises its error, and what a save failed with."""
         failpoints.reach("epoch" if instant.epoch_ended else "step", instant.step)
         self._watch.see(instant.logged(), step=instant.step)
         status = self._checkpointer.notice_failure()
@@ -105,7 +104,7 @@ class Boundary:
         self._checkpointer.drain()
 
     def leave_if_requested(self) -> None:
-        """Raise `Preempted` if a signal or `leave()` came. For places that are no boundary: the last save remains."""
+        """Raise the error of a signal or of `leave()`. For places that are no boundary: the last save remains."""
         self._elsewhere = True
         cause = self._preemption.pending
         if cause is None:
@@ -119,8 +118,7 @@ class Boundary:
         reason = None if signal else cause
         emit("PREEMPT", signal=signal, reason=reason, step=self._place[0], **where, exit=code)
         self.preempted = True
-        kind = Interrupted if signal == "SIGINT" else Preempted
-        raise kind(code, signal=signal, step=self._place[0], saved=saved)
+        raise error_of(cause)(code, signal=signal, step=self._place[0], saved=saved)
 
     def _report_unused(self, instant: Instant, *, finished: bool) -> None:
         self._best_saves.report_unlogged(over=finished)

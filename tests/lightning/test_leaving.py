@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -14,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from resumable import FencedError, Interrupted, LoopError, Preempted, Run, Trainer
+from resumable.errors import CellInterrupted
 from resumable.lightning import Resume
 
 STEPS = 4  # in an epoch
@@ -91,6 +94,17 @@ def test_the_stop_button_is_a_keyboard_interrupt_that_has_saved_and_keeps_its_co
     fit(tmp_path / "run", Module())
     last = Run(str(tmp_path / "run")).latest()
     assert (last.step, last.manifest.finished, last.manifest.attempt) == (2 * STEPS, True, 2)
+
+
+def test_in_a_notebook_the_stop_button_is_no_system_exit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel reports a `SystemExit` as a mistake; `tests/loop/test_notebook.py` has a real one."""
+    kernel = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setitem(sys.modules, "IPython", kernel)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit(tmp_path / "run", Module(interrupts))
+    assert isinstance(caught.value, CellInterrupted)
+    assert not isinstance(caught.value, SystemExit)
+    assert str(caught.value) == "stopped at step 5, saved; run the cell again to continue"
 
 
 def test_a_fit_whose_end_nobody_was_told_of_is_taken_over(tmp_path: Path, lines: Callable[[str], list[str]]) -> None:

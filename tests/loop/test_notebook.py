@@ -62,6 +62,12 @@ class Kernel:
             self.notebook, timeout=100, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
         )
 
+    @property
+    def shown(self) -> list[dict[str, Any]]:
+        """What stands below the last cell."""
+        outputs: list[dict[str, Any]] = self.notebook.cells[-1].outputs
+        return outputs
+
     def run(self, source: str) -> tuple[str, str | None]:
         """What the cell printed, and the name of the error that ended it."""
         cell = notebooks.v4.new_code_cell(source)
@@ -118,11 +124,15 @@ def test_a_cell_can_be_run_again_after_whatever_ended_it(tmp_path: Path) -> None
         assert kernel.run(SETUP + f"RUN = {str(tmp_path / 'run')!r}") == ("", None)
         printed, error = kernel.run("fails_at = 4\n" + CELL)
         assert error == "ValueError"
+        assert f"WARN    {tmp_path / 'run'}: trained up to step 4, but" in printed
         assert "NEW" in printed
 
         with pressing_stop(tmp_path):
             printed, error = kernel.run("fails_at, stops_at = None, 5\n" + CELL)
-        assert error == "Interrupted"  # the cell has stopped, and the kernel lives
+        assert error == "CellInterrupted"  # the cell has stopped, and the kernel lives
+        [shown] = [output for output in kernel.shown if output["output_type"] == "error"]
+        assert shown["traceback"] == ["stopped at step 6, saved; run the cell again to continue"]
+        assert "To exit" not in printed
         assert "TAKEOVER" in printed
         assert "PREEMPT signal=SIGINT step=6 saved=yes exit=130" in printed
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from types import FrameType
+
+from resumable.errors import CellInterrupted, Interrupted, Preempted
 
 _Handler = Callable[[int, FrameType | None], object] | int | None  # what `signal.getsignal` returns
 
@@ -28,6 +31,19 @@ def exit_code(cause: signal.Signals | int | str) -> int:
 def signal_name(cause: signal.Signals | str) -> str | None:
     """Return the name of the signal that is the cause to leave; None without a signal."""
     return cause.name if isinstance(cause, signal.Signals) else None
+
+
+def error_of(cause: signal.Signals | str) -> type[Preempted] | type[CellInterrupted]:
+    """Return what a training raises that leaves for this cause."""
+    if cause != signal.SIGINT:
+        return Preempted
+    return CellInterrupted if _is_notebook() else Interrupted
+
+
+def _is_notebook() -> bool:
+    """Return whether this is the kernel of a notebook. IPython alone also runs scripts, whose exit code counts."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return get_ipython is not None and getattr(get_ipython(), "kernel", None) is not None
 
 
 class Preemption:
