@@ -6,6 +6,7 @@ again once the cursor stands at the start of a line. No thread draws, so that a 
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import suppress
 from io import StringIO
@@ -16,6 +17,7 @@ from rich.console import Console, RenderableType
 from resumable.utils.other_bars import is_bar_open
 
 _CLEAR = "\r\x1b[2K"
+_INVISIBLE = re.compile(r"\x1b\[(?:[\d;]*m|\?25[hl])")  # colors, and whether the cursor is shown
 
 
 class BottomLine:
@@ -56,8 +58,8 @@ class BottomLine:
     def write_above(self, file: TextIO, text: str) -> None:
         """Write what the program writes to `file`."""
         file.write(_CLEAR + text if self._line and not self._unfinished else text)
-        if text:
-            self._unfinished = not text.endswith("\n")
+        if signs := _INVISIBLE.sub("", text):
+            self._unfinished = not signs.endswith("\n")
         if self._line and not self._unfinished:
             file.flush()
             self._draw()
