@@ -130,7 +130,7 @@ def test_saves_and_retention_count_from_there(run: Path, keep: dict[str, Any], k
 
 def test_the_progress_bar_shows_the_steps_of_the_whole_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     in_steps(Older(run, progress="always"))
-    assert "epoch 2 step 17/17" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("step 17/17 ")
 
 
 def test_a_loop_that_ends_before_the_beginning_trains_nothing(run: Path, caplog: pytest.LogCaptureFixture) -> None:
