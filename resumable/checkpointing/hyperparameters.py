@@ -1,7 +1,7 @@
-"""Notice a program that sets other hyperparameters than those its run was begun with: a resume keeps the checkpoint's.
+"""Notice a program that constructs an optimizer otherwise than when its run was begun: a resume keeps the old values.
 
-The values of now would not show it, because schedulers and loops change them. So every checkpoint has those from before
-the first step.
+The values of now would not show it, because schedulers, loops and hooks change them. What an optimizer was constructed
+with, its `defaults`, stays.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from resumable.store.manifest import Manifest
 from resumable.utils.events import warn
 
 HYPERPARAMETERS = "hyperparameters"  # in the environment of a manifest
-MAX_VALUES = 16  # of one hyperparameter, over the groups of an optimizer
+MAX_VALUES = 16  # of one hyperparameter
 
-Values: TypeAlias = dict[str, list[Any]]
-"""The distinct values of each hyperparameter, in the order of the groups."""
+Values: TypeAlias = dict[str, Any]
+"""A number, or a list of them, for each hyperparameter."""
 
 
 class Hyperparameters:
-    """The hyperparameters that each optimizer of a run was begun with."""
+    """What each optimizer was constructed with when the run was begun."""
 
     def __init__(self, resumed: Manifest | None) -> None:
         self._is_new = resumed is None
@@ -38,28 +38,26 @@ class Hyperparameters:
         return {HYPERPARAMETERS: self._begun} if self._begun else {}
 
     def compare(self, optimizers: Mapping[str, Any]) -> None:
-        """Log a WARN, once for each optimizer, where the program has set other values; called before a restore."""
+        """Log a WARN, once for each optimizer, where the program constructs it with other values."""
         for name, optimizer in optimizers.items():
             begun = self._begun.get(name)
             if name not in self._compared and isinstance(begun, dict):
                 differences = list(_differences(values_of(optimizer), begun))
                 if differences:
                     warn(
-                        f"{name}: {'; '.join(differences)}. A resume keeps the values of the checkpoint: "
-                        "to change one, set it inside the loop at a step or epoch of your choice"
+                        f"{name}: the program constructs it with {', '.join(differences)}. A resume keeps the values "
+                        "of the checkpoint: to change one, set it inside the loop at a step or epoch of your choice"
                     )
             self._compared.add(name)
 
 
 def values_of(optimizer: Any) -> Values:
-    """Return the hyperparameters of an optimizer that are plain numbers, or tuples of them."""
-    values: Values = {}
-    for group in optimizer.param_groups:
-        for key, value in group.items():
-            number = list(value) if isinstance(value, tuple) else value
-            if key != "params" and _is_plain(number) and number not in (seen := values.setdefault(key, [])):
-                seen.append(number)
-    return {key: found[:MAX_VALUES] for key, found in values.items()}
+    """Return the defaults of an optimizer that are plain numbers, or tuples of them."""
+    values = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in getattr(optimizer, "defaults", {}).items()
+    }
+    return {key: value for key, value in values.items() if _is_plain(value)}
 
 
 def _is_plain(value: object) -> bool:
@@ -69,10 +67,6 @@ def _is_plain(value: object) -> bool:
 
 
 def _differences(now: Values, begun: Mapping[str, Any]) -> Iterator[str]:
-    for key, values in now.items():
-        if key in begun and values != begun[key]:
-            yield f"the program sets {key}={_shown(values)}, and the run was begun with {key}={_shown(begun[key])}"
-
-
-def _shown(values: Any) -> str:
-    return json.dumps(values[0] if isinstance(values, list) and len(values) == 1 else values)
+    for key, value in now.items():
+        if key in begun and value != begun[key]:
+            yield f"{key}={json.dumps(value)}, and the run was begun with {key}={json.dumps(begun[key])}"

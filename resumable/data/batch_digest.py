@@ -61,8 +61,9 @@ class _Digester:
         elif isinstance(item, list | tuple):
             self._add_items(item)
         elif isinstance(item, bytes | bytearray | memoryview):
-            self._frame("b", len(item))
-            self.running.update(item)
+            held = item.tobytes() if isinstance(item, memoryview) else item  # it may have gaps
+            self._frame("b", len(held))
+            self.running.update(held)
         elif isinstance(item, str):
             self.add(item.encode("utf-8", "surrogatepass"))
         elif isinstance(item, bool | int | float | complex | None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.config.config import Config
@@ -28,8 +28,8 @@ class BestSaves:
         self._skipped: str | None = None  # what was better at this boundary, and may not be saved for that
         self._reported = False
         best = config.keep.best
-        self._configured = best is not None and "metric" in best.model_fields_set
-        self._names: set[str] | None = set()  # that were logged, until the metric is among them or was reported
+        is_configured = best is not None and "metric" in best.model_fields_set
+        self._names: set[str] | None = set() if is_configured else None  # that were logged, until it was reported
 
     def wants_save(
         self, logged: Mapping[str, LoggedValue], *, step: int, now: float, epoch_ended: bool, cost_seconds: float
@@ -41,10 +41,7 @@ class BestSaves:
         self._skipped = None
         metric = self._rule.best_metric
         if metric is None or metric not in logged:
-            if self._names is not None:
-                self._names |= logged.keys()
             return False
-        self._names = None
         allowed = epoch_ended or save_policy.may_save_best(
             self._schedule,
             steps_since_best=None if self._last_step is None else step - self._last_step,
@@ -67,12 +64,17 @@ class BestSaves:
         """Note that a better value was saved at `step`, just now."""
         self._last_step, self._last_seconds = step, self._checkpointer.status.saved_at_seconds
 
-    def report_unlogged(self, *, over: bool) -> None:
-        """Log once that the metric was never logged; called at the end of each epoch, and when the run is `over`."""
+    def saw(self, names: Collection[str]) -> None:
+        """Note the names of what was logged."""
+        if self._names is not None:
+            self._names |= set(names)
+
+    def report_unlogged(self) -> None:
+        """Log once that a configured metric was never logged, but a similar name was; called at the end of epochs."""
         metric = self._rule.best_metric
         if metric is None or self._names is None:
             return
-        warning = unused_settings.unlogged_metric(metric, self._names, configured=self._configured, over=over)
+        warning = unused_settings.unlogged_metric(metric, self._names)
         if warning is not None and not self._checkpointer.best_values():  # an earlier launch may have logged it
             self._names = None
             warn(warning)

@@ -49,8 +49,8 @@ class Boundary:
         self._best_saves = BestSaves(config, checkpointer)
         self._watch = FiniteWatch(checkpointer.witnesses)
         self._place = checkpointer.status.saved or (0, 0)  # (step, epoch) of the last boundary
-        # The step at which the epoch in progress began; None in a launch that resumes inside one, and once reported.
-        self._epoch_began: int | None = None if checkpointer.resumed else 0
+        self._epoch_began = 0  # the step at which the epoch in progress began
+        self._empty_epochs = 0  # that ended without a step, in a row
         self._due: str | None = None
         self._unclean = 0
         self._cost = Cost()
@@ -64,6 +64,7 @@ class Boundary:
     def begin_at(self, *, step: int, epoch: int) -> None:
         """Count from the beginning of a new run that is not 0: what the policy counts in steps was not skipped."""
         self._place = step, epoch
+        self._epoch_began = step
 
     def forget(self, *, stopping: bool) -> None:
         """Reset after a restore: drop requests made after the checkpoint, reinstate those that it recorded."""
@@ -75,11 +76,12 @@ class Boundary:
     def see(self, logged: Mapping[str, LoggedValue], *, step: int) -> None:
         """Observe metrics that no boundary gets: they were logged before the first step of a pass."""
         self._watch.see(logged, step=step)
+        self._best_saves.saw(logged)
 
     def reached(self, instant: Instant) -> None:
         """Save if due or requested, leave if there is a cause. Raises its error, and what a save failed with."""
         failpoints.reach("epoch" if instant.epoch_ended else "step", instant.step)
-        self._watch.see(instant.logged(), step=instant.step)
+        self.see(instant.logged(), step=instant.step)
         status = self._checkpointer.notice_failure()
         now = time.monotonic()
         self._learn_cost(now, instant, status)
@@ -90,8 +92,8 @@ class Boundary:
             self._save_final(instant)
         elif self._preemption.pending is None:
             self._save_if_due(now, instant)
-        if instant.epoch_ended or finished:
-            self._report_unused(instant, finished=finished)
+        if instant.epoch_ended:
+            self._report_unused(instant)
         if self._preemption.pending is not None:  # read again: a signal may have come while a save was written
             self._save_before_leaving(instant, finished=finished)
             self.leave_if_requested()
@@ -120,14 +122,13 @@ class Boundary:
         self.preempted = True
         raise error_of(cause)(code, signal=signal, step=self._place[0], saved=saved)
 
-    def _report_unused(self, instant: Instant, *, finished: bool) -> None:
-        self._best_saves.report_unlogged(over=finished)
-        if instant.epoch_ended and self._epoch_began is not None:
-            steps, self._epoch_began = instant.step - self._epoch_began, instant.step
-            warning = unused_settings.uncounted_steps(self._schedule, epoch=instant.epoch - 1, steps=steps)
-            if warning is not None:
-                self._epoch_began = None
-                warn(warning)
+    def _report_unused(self, instant: Instant) -> None:
+        self._best_saves.report_unlogged()
+        self._empty_epochs = self._empty_epochs + 1 if instant.step == self._epoch_began else 0
+        self._epoch_began = instant.step
+        warning = unused_settings.uncounted_steps(self._schedule, empty_epochs=self._empty_epochs)
+        if warning is not None:
+            warn(warning)
 
     def _learn_cost(self, now: float, instant: Instant, status: SaveStatus) -> None:
         if self._schedule.overhead_percent is None:

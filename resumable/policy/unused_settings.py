@@ -7,28 +7,28 @@ from collections.abc import Collection
 from resumable.policy.save_policy import Schedule
 from resumable.utils.messages import listed, nearest
 
+_EMPTY_EPOCHS = 2  # a loop may skip one
 
-def unlogged_metric(metric: str, logged: Collection[str], *, configured: bool, over: bool) -> str | None:
-    """Return the warning for a `keep.best.metric` that is none of the logged names, else None.
 
-    A loop may log it for the first time after several epochs. So until the run is `over`, only a similar name counts as
-    a mistake, and the default metric needs one at any time: `configured` says that the config names the metric.
+def unlogged_metric(metric: str, logged: Collection[str]) -> str | None:
+    """Return the warning for a `keep.best.metric` under which nothing was logged, but under a similar name, else None.
+
+    Without a similar name it may still be logged, by an evaluation after several epochs.
     """
-    similar = next(iter(nearest(metric, logged, cutoff=0.8)), None)
-    if not logged or (similar is None and not (over and configured)):
+    similar = next(iter(nearest(metric, logged, cutoff=0.85)), None)
+    if similar is None or metric in logged:
         return None
-    hint = f"did you mean {similar!r}?" if similar else "set it to one of them, or keep.best to null"
     return (
         f"keep.best.metric: {metric!r} was never logged, so no checkpoint is kept as the best; logged: "
-        f"{listed(sorted(logged), most=5)}; {hint}"
+        f"{listed(sorted(logged), most=5)}; did you mean {similar!r}?"
     )
 
 
-def uncounted_steps(schedule: Schedule, *, epoch: int, steps: int) -> str | None:
-    """Return the warning for an epoch that counted no steps under an interval of steps, else None."""
-    if steps or schedule.steps is None or schedule.epochs is not None:
+def uncounted_steps(schedule: Schedule, *, empty_epochs: int) -> str | None:
+    """Return the warning for a second epoch in a row that counted no steps under an interval of steps, else None."""
+    if empty_epochs != _EMPTY_EPOCHS or schedule.steps is None or schedule.epochs is not None:
         return None
     return (
-        f"epoch {epoch} ended without a step, so `every.steps: {schedule.steps}` never saves, and an interrupted epoch "
-        "begins again: iterate over trainer.batches(loader), or set every.epochs where an epoch has no batches"
+        f"{empty_epochs} epochs in a row ended without a step, where `every.steps: {schedule.steps}` never saves: "
+        "iterate over trainer.batches(loader), or set every.epochs where an epoch has no batches"
     )

@@ -33,12 +33,31 @@ def test_a_mistyped_metric_is_reported_once_at_the_end_of_the_first_epoch(
     assert "did you mean 'val_acc'?" in warning
 
 
-def test_a_metric_of_another_name_is_reported_when_the_run_is_over(
+def test_the_default_metric_is_no_mistake(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tiny = Tiny(tmp_path)
+    with tiny.trainer() as trainer:
+        for _ in trainer.epochs(2):
+            for batch in trainer.batches(tiny.loader):
+                trainer.log(eval_loss=tiny.step(batch))
+    assert warnings(caplog) == []
+
+
+def test_a_name_that_is_logged_behind_the_last_batches_is_seen(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(tmp_path, keep={"best": {"metric": "error"}})
+    train(tmp_path, epochs=1, keep={"best": {"metric": "valacc"}})
     [warning] = warnings(caplog)
-    assert "keep.best.metric: 'error' was never logged" in warning
+    assert "did you mean 'val_acc'?" in warning
+
+
+def test_passes_without_epochs_may_log_the_metric_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tiny = Tiny(tmp_path, keep={"best": {"metric": "acc"}})
+    with tiny.trainer() as trainer:
+        for number in range(2):
+            for batch in trainer.batches(tiny.loader):
+                loss = tiny.step(batch)
+                trainer.log(**{"acc" if number else "loss": loss})
+    assert warnings(caplog) == []
 
 
 def test_a_metric_that_only_an_earlier_launch_logged_is_no_mistake(

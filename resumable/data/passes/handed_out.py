@@ -27,7 +27,8 @@ _MAX_PENDING = 256  # digests that wait for sums on a device
 _CAUSES = (
     "usually a random generator is seeded by the clock or the process where it cannot be found, such as in a local "
     "variable of a generator function: give it a seed, or keep it in an attribute. Otherwise the data changed, it can "
-    "be iterated only once, its order follows hashes or unseeded numbers, or threads draw random numbers"
+    "be iterated only once, its order follows hashes or unseeded numbers, threads draw random numbers, a batch holds "
+    "what differs in each launch, such as a time, or this machine or its libraries compute other bits"
 )
 
 
