@@ -227,7 +227,7 @@ def test_log_files_and_rates_of_the_guides_are_the_same_after_kills(tmp_path: Pa
     for kill in ("step:17@csv", "step:17@board", "step:28@rates"):
         launched(killed, program, kill)
     launched(killed, program)
-    assert (killed / "runs/csv.csv").read_bytes() == (undisturbed / "loss.csv").read_bytes()
+    assert (killed / "runs/csv.csv").read_bytes() == (undisturbed / "runs/csv.csv").read_bytes()
     assert [int(row.split(",")[0]) for row in (killed / "runs/csv.csv").read_text().splitlines()] == [*range(40)]
     assert curve(killed) == curve(undisturbed)
     assert [step for step, _ in curve(killed)] == [*range(40)]
