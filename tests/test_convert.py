@@ -179,7 +179,7 @@ def test_what_no_file_of_ours_can_hold_is_told_with_its_path(tmp_path: Path, tar
     assert not target.parent.exists()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # a DeprecationWarning; a FutureWarning in torch 2.14
 def test_a_torchscript_program_is_named(tmp_path: Path, target: Path) -> None:
     torch.jit.script(nn.Linear(1, 1)).save(str(tmp_path / "x.pt"))
     with pytest.raises(CheckpointError, match="refused for a TorchScript program"):

@@ -198,7 +198,7 @@ class Odd(torch.nn.Module):
         self.frozen = torch.nn.Parameter(torch.rand(5), requires_grad=False)
 
 
-@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+@pytest.mark.filterwarnings("ignore:.*support is experimental:UserWarning")  # ComplexHalf; BComplex32 in torch 2.14
 def test_checkpoints_of_whatever_can_be_stored_verify(tmp_path: Path) -> None:
     torch.manual_seed(1)
     model = Odd()
