@@ -178,9 +178,8 @@ class Checkpointer:
         """Restore every object, the gradients and all RNG streams to the checkpoint, in place, and verify it.
 
         Objects that still have exactly that state are left alone, and so are those named in `without`, and those that
-        the run began without. Raises
-        `RunMismatchError` naming what does not match, `StateError` naming what did not come back as it was saved,
-        `FencedError` if a newer attempt pruned it.
+        the run began without. Raises `RunMismatchError` naming what does not match, `StateError` naming what did not
+        come back as it was saved, `FencedError` if a newer attempt pruned it.
         """
         assert self._restoration is not None
         assert self.resumed is not None

@@ -22,7 +22,7 @@ Values: TypeAlias = dict[str, Any]
 
 
 class Hyperparameters:
-    """What each optimizer was constructed with when the run was begun."""
+    """The values that each optimizer was constructed with when the run began."""
 
     def __init__(self, resumed: Manifest | None) -> None:
         self._is_new = resumed is None

@@ -37,7 +37,7 @@ class DriverSession(ABC):
     NOTHING_LEFT: ClassVar[str]
     """The note of a run that was finished before."""
     KEEP: ClassVar[str]
-    """What to do to keep steps that are in no checkpoint."""
+    """The hint of the warning for steps that are in no checkpoint."""
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
@@ -164,7 +164,7 @@ class DriverSession(ABC):
 
     @cached_property
     def _beside(self) -> SavedState:
-        """What the checkpoint has of the trainer besides its state: limits, and positions in files."""
+        """The part of the trainer's saved state that is not compared: limits, and positions in files."""
         resumed = self._launch.checkpointer.resumed
         assert resumed is not None
         beside: SavedState = resumed.tree(self.NAME)[BESIDE]
@@ -172,12 +172,12 @@ class DriverSession(ABC):
 
     @property
     def _is_copy(self) -> bool:
-        """Whether the run is a copy of the one that wrote the checkpoint: the files beside it are the original's."""
+        """True if the run is a copy of the one that wrote the checkpoint: the files beside it are the original's."""
         return absolute_location(self._beside["run"]) != absolute_location(self._launch.config.run)
 
     @property
     def _is_extended(self) -> bool:
-        """Whether a run that had finished is to train more than before."""
+        """True if a run that had finished is to train more than before."""
         return self._start.finished and is_raised(self._limits(), self._beside["limits"])
 
     # -- the end ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Where a new run begins that takes a training over, and the launches that contradict it. Independent of any state."""
+"""The counters at which a new run takes a training over, and the refusal of launches that contradict them."""
 
 from __future__ import annotations
 

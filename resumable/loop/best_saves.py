@@ -29,7 +29,8 @@ class BestSaves:
         self._reported = False
         best = config.keep.best
         is_configured = best is not None and "metric" in best.model_fields_set
-        self._names: set[str] | None = set() if is_configured else None  # that were logged, until it was reported
+        # The names that were logged, until the configured metric is among them or was reported.
+        self._names: set[str] | None = set() if is_configured else None
 
     def wants_save(
         self, logged: Mapping[str, LoggedValue], *, step: int, now: float, epoch_ended: bool, cost_seconds: float
@@ -67,7 +68,7 @@ class BestSaves:
     def saw(self, names: Collection[str]) -> None:
         """Note the names of what was logged."""
         if self._names is not None:
-            self._names |= set(names)
+            self._names = None if self._rule.best_metric in names else self._names | set(names)
 
     def report_unlogged(self) -> None:
         """Log once that a configured metric was never logged, but a similar name was; called at the end of epochs."""

@@ -35,7 +35,7 @@ class LoopExit:
 
     @property
     def keep(self) -> str:
-        """What to do to keep steps that are in no checkpoint, after the way in which the loop was left."""
+        """The hint of the warning for steps that are in no checkpoint; it depends on how the loop was left."""
         return _AFTER_AN_ERROR if self._failed else _ON_PURPOSE
 
     def entered(self, loop: str, iteration: Iteration) -> None:

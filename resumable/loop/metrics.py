@@ -61,7 +61,7 @@ def as_numbers(logged: Mapping[str, LoggedValue]) -> dict[str, float]:
 
 
 class StepMetrics:
-    """What was logged since the step in progress began, and what the newest boundary had of it."""
+    """The metrics logged since the step in progress began, and those of the newest boundary."""
 
     def __init__(self) -> None:
         self.logged: Mapping[str, LoggedValue] = {}  # since this step began

@@ -1,4 +1,4 @@
-"""What a subclass of the trainer keeps in attributes of its own is as the training left it, and arguments are not."""
+"""Changed attributes of a subclass of the trainer are restored, and its arguments are those of the launch."""
 
 from __future__ import annotations
 

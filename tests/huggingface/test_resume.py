@@ -90,7 +90,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 @pytest.mark.matrix
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_arguments_change_nothing(tmp_path: Path, name: str) -> None:
-    """Of a small GPT-2 that is killed in a window of accumulation."""
+    """Train a small GPT-2 that is killed in a window of accumulation."""
     Place(tmp_path, f"{PROGRAMS}:language", **ARGUMENTS[name]).crash_and_rerun(*IN_A_WINDOW)
 
 

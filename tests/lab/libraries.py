@@ -27,7 +27,7 @@ SHARDS = 8
 
 @dataclass(frozen=True)
 class Row:
-    """How a loader is made from the number of workers, and how its batches become tensors."""
+    """The functions that make a loader for a number of workers, and tensors of its batches."""
 
     make: Callable[[int, Path], Any]
     tensor: Callable[[Any], Tensor] = lambda batch: batch
