@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +15,10 @@ from tests.peers.training import (
     BATCHES,
     CONFIG,
     EPOCHS,
-    EVALUATE_EVERY,
-    SAVE_EVERY,
     WINDOW,
     Kind,
-    evaluate,
+    end_update,
     loaders,
-    log_update,
     loss_of,
     objects,
     seed_all,
@@ -78,12 +76,8 @@ def own(probe: Probe, *, kind: Kind = "plain", seedable: bool = False, inside: b
             if not it.accelerator.sync_gradients:
                 probe.reach("window", update)
                 continue
-            log_update(probe, update, loss, it.scheduler)
-            if update % EVALUATE_EVERY == 0:
-                evaluate(probe, it.model, it.test, update)
-            if inside and update % SAVE_EVERY == 0:
-                it.accelerator.save_state(f"step_{number}")
-            probe.reach("update", update)
+            save = partial(it.accelerator.save_state, f"step_{number}") if inside else None
+            end_update(probe, it, update, loss, save=save)
         if not inside:
             it.accelerator.save_state(f"step_{number}")
     probe.end(it.model, it.optimizer)
@@ -108,8 +102,5 @@ def resumable(probe: Probe) -> None:
             if not it.accelerator.sync_gradients:
                 probe.reach("window", update)
                 continue
-            log_update(probe, update, loss, it.scheduler)
-            if update % EVALUATE_EVERY == 0:
-                evaluate(probe, it.model, trainer.evaluate(it.test), update)
-            probe.reach("update", update)
+            end_update(probe, it, update, loss, evaluated=trainer.evaluate)
     probe.end(it.model, it.optimizer)

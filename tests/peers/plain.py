@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,10 @@ from tests.peers.probe import Probe
 from tests.peers.training import (
     CONFIG,
     EPOCHS,
-    EVALUATE_EVERY,
-    SAVE_EVERY,
     WINDOW,
     Kind,
-    evaluate,
+    end_update,
     loaders,
-    log_update,
     loss_of,
     objects,
     seed_all,
@@ -91,12 +89,7 @@ def own(probe: Probe, *, kind: Kind = "plain", inside: bool = True) -> None:
             if rest:
                 probe.reach("window", update)
                 continue
-            log_update(probe, update, loss, it.scheduler)
-            if update % EVALUATE_EVERY == 0:
-                evaluate(probe, it.model, it.test, update)
-            if inside and update % SAVE_EVERY == 0:
-                it.save(epoch)
-            probe.reach("update", update)
+            end_update(probe, it, update, loss, save=partial(it.save, epoch) if inside else None)
         it.save(epoch + 1)
     probe.end(it.model, it.optimizer)
 
@@ -113,8 +106,5 @@ def resumable(probe: Probe) -> None:
             if rest:
                 probe.reach("window", update)
                 continue
-            log_update(probe, update, loss, it.scheduler)
-            if update % EVALUATE_EVERY == 0:
-                evaluate(probe, it.model, trainer.evaluate(it.test), update)
-            probe.reach("update", update)
+            end_update(probe, it, update, loss, evaluated=trainer.evaluate)
     probe.end(it.model, it.optimizer)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 import numpy
 import torch
@@ -115,9 +116,30 @@ def loss_of(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     return nn.functional.cross_entropy(model(batch["x"]), batch["y"])
 
 
-def log_update(probe: Probe, update: int, loss: torch.Tensor, scheduler: Any) -> None:
-    """Log an update: the loss of its last batch, and the learning rate."""
-    probe.log(update, loss=loss.item(), lr=scheduler.get_last_lr()[0])
+class Trained(Protocol):
+    """What a script trains, and the loader of its evaluation."""
+
+    model: Any
+    scheduler: Any
+    test: Any
+
+
+def end_update(
+    probe: Probe,
+    it: Trained,
+    update: int,
+    loss: torch.Tensor,
+    *,
+    save: Callable[[], object] | None = None,
+    evaluated: Callable[[Any], Any] = iter,
+) -> None:
+    """Log an update, by the loss of its last batch; evaluate over `evaluated(it.test)`, and save, where that is due."""
+    probe.log(update, loss=loss.item(), lr=it.scheduler.get_last_lr()[0])
+    if update % EVALUATE_EVERY == 0:
+        evaluate(probe, it.model, evaluated(it.test), update)
+    if save is not None and update % SAVE_EVERY == 0:
+        save()
+    probe.reach("update", update)
 
 
 def evaluate(probe: Probe, model: Any, batches: Any, update: int) -> None:
