@@ -11,7 +11,8 @@ from typing import Any
 from resumable.errors import CheckpointError, ConfigError, CorruptCheckpointError, FormatVersionError, NoCheckpointError
 from resumable.state.codec import document_paths
 from resumable.state.codec.document_paths import Part
-from resumable.state.files.tensor_reader import read_head, read_placed
+from resumable.state.files.header_locations import read_head
+from resumable.state.files.tensor_reader import read_placed
 from resumable.state.files.tree_file import Contents, contents_of, file_of
 from resumable.store.storage.user_file import File
 from resumable.utils import pickles

@@ -184,7 +184,7 @@ class Checkpointer:
         assert self._restoration is not None
         assert self.resumed is not None
         if not without and (self.late or self._late):
-            refuse_other_objects(self.config.location, self._adapters, self.resumed.manifest, whole=True)
+            refuse_other_objects(self.config.location, self._adapters, self.resumed, whole=True)
         left_alone = {*without, *self._joined}
         self._hyperparameters.compare(self._optimizers(without=left_alone))
         adapters = {name: adapter for name, adapter in self._adapters.items() if name not in left_alone}

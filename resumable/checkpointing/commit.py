@@ -10,16 +10,15 @@ from dataclasses import dataclass
 
 from resumable.checkpointing.open_run import GENERATOR_RULE, PREPARED_LOADERS, OpenedRun
 from resumable.checkpointing.prune import PrunePlan, make_room, prune
-from resumable.checkpointing.snapshot import Snapshot, broken, is_frozen, object_record
+from resumable.checkpointing.snapshot import Snapshot, broken, is_frozen
 from resumable.config.config import Config
 from resumable.errors import CheckpointError, StorageError
 from resumable.policy import suspicion
 from resumable.policy.retention import best_values
 from resumable.policy.suspicion import Witnesses
-from resumable.run.checkpoint import STATE_BLOB
 from resumable.state.staging.file_images import FileImage
 from resumable.store.catalog import Catalog
-from resumable.store.dedup import Sharing
+from resumable.store.dedup import PublishedBlob, Sharing
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
 from resumable.store.publish import Blob, publish
@@ -28,8 +27,8 @@ from resumable.utils.environment import versions
 from resumable.utils.events import warn
 from resumable.utils.threads import Background
 
-DedupCandidates = Mapping[str, BlobRecord | None]
-"""By file name, the record in the previous checkpoint where the content is probably unchanged, else None."""
+DedupCandidates = Mapping[str, PublishedBlob | None]
+"""By file name, the blob of the previous checkpoint where the content is probably unchanged, else None."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Commits:
         self._opened = opened
         self._attempt = opened.attempt
         self._rule = config.keep.rule()
-        self._sharing = Sharing()
+        self._sharing = Sharing({} if opened.resumed is None else opened.resumed.published_blobs())
         self._digesting = Background()
         self._best: tuple[float, ...] | None = None  # the values that count as best; None while unknown
         self.witnesses = self._resumed_witnesses()  # of the newest checkpoint
@@ -79,8 +78,7 @@ class Commits:
         manifest = self._published(snapshot, images, candidates, confirm_copy)
         self._catalog.add(manifest.name, manifest)
         self.witnesses = suspicion.witnesses_at_end([manifest])
-        self._sharing.published(manifest.blobs, candidates=candidates)
-        shared = [blob.size for name, blob in manifest.blobs.items() if _is_shared(blob, candidates.get(name))]
+        shared = [blob.size for blob in manifest.blobs.values() if blob.named > 1]
         total_bytes = sum(blob.size for blob in manifest.blobs.values())
         pruned = self._prune()
         self._remember_best(manifest, pruned)
@@ -95,29 +93,29 @@ class Commits:
         confirm_copy: Callable[[], None],
     ) -> Manifest:
         self._storage.renew()
-        document = snapshot.document()
-        blobs = [Blob(STATE_BLOB, [memoryview(document)], len(document))]
-        blobs += [_blob(name, image, candidates[name]) for name, image in images.items()]
-        records: dict[str, ObjectRecord] = {}
-        self._digesting.submit(lambda: records.update(_object_records(snapshot, images)))
+        blobs = [_blob(name, image, candidates[name]) for name, image in images.items()]
+        columns: dict[str, Mapping[str, object]] = {}
+        self._digesting.submit(lambda: columns.update(snapshot.tensor_columns(images)))
+        published: dict[str, PublishedBlob] = {}
+
+        def states(written: Mapping[str, PublishedBlob]) -> Mapping[int, bytes]:
+            published.update(written)
+            ranges = {name: "".join(blob.digest.ranges) for name, blob in written.items()}
+            return {0: snapshot.state_file(ranges=ranges, tensors=self._digested(columns))}
 
         def confirmed(written: dict[str, BlobRecord]) -> Manifest:
             confirm_copy()
-            return self._manifest(snapshot, self._digested(records), written, self._witnesses(snapshot, images))
+            return self._manifest(snapshot, written, self._witnesses(snapshot, images))
 
         name = CheckpointName(snapshot.position.step, snapshot.position.epoch, self._attempt.number)
+        lanes = 1 if any(image.shares_memory for image in images.values()) else None
         try:
-            return publish(
-                self._storage,
-                self._attempt,
-                name,
-                blobs,
-                confirmed,
-                lanes=1 if any(image.shares_memory for image in images.values()) else None,
-            )
+            manifest = publish(self._storage, self._attempt, name, blobs, states, confirmed, lanes=lanes)
         except BaseException as failure:
             self._clean_up(failure)
             raise
+        self._sharing.published(published)
+        return manifest
 
     @property
     def has_best(self) -> bool:
@@ -174,13 +172,13 @@ class Commits:
             )
         self._reported_suspect = suspect is not None
 
-    def _digested(self, records: Mapping[str, ObjectRecord]) -> Mapping[str, ObjectRecord]:
-        """Wait for the records of all objects, and return them."""
+    def _digested(self, columns: Mapping[str, Mapping[str, object]]) -> Mapping[str, Mapping[str, object]]:
+        """Wait for the records of all tensors, and return them."""
         self._digesting.wait()
         failure = self._digesting.failure()
         if failure is not None:
             raise failure
-        return records
+        return columns
 
     def _clean_up(self, failure: BaseException) -> None:
         self._digesting.wait()
@@ -200,12 +198,13 @@ class Commits:
     def _manifest(
         self,
         snapshot: Snapshot,
-        records: Mapping[str, ObjectRecord],
         written: Mapping[str, BlobRecord],
         witnesses: Witnesses,
     ) -> Manifest:
         position, run_file = snapshot.position, self._opened.run_file
         return Manifest(
+            features=[],
+            notes={},
             run_id=run_file.run_id,
             attempt=self._attempt.number,
             token=self._attempt.token,
@@ -222,22 +221,15 @@ class Commits:
                 **({PREPARED_LOADERS: "address"} if self._opened.unwraps else {}),
             },
             world=1,
+            mesh=None,
             finished=position.finished,
             reason=snapshot.reason,
             created=time.time(),
-            objects=dict(records),
+            objects={name: ObjectRecord(kind=each.kind, type=each.type) for name, each in snapshot.objects.items()},
             blobs=dict(written),
         )
 
 
-def _object_records(snapshot: Snapshot, images: Mapping[str, FileImage]) -> dict[str, ObjectRecord]:
-    return {name: object_record(captured, images) for name, captured in snapshot.objects.items()}
-
-
-def _blob(name: str, image: FileImage, before: BlobRecord | None) -> Blob:
+def _blob(name: str, image: FileImage, before: PublishedBlob | None) -> Blob:
     digest = before.digest if before is not None and image.unchanged else None
     return Blob(name, image.chunks, image.size, before=before, digest=digest)
-
-
-def _is_shared(blob: BlobRecord, before: BlobRecord | None) -> bool:
-    return before is not None and before.digest == blob.digest

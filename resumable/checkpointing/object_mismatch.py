@@ -1,4 +1,4 @@
-"""Refuse objects that are not those of the checkpoint: by name, kind and shape. Reads manifests only."""
+"""Refuse objects that are not those of the checkpoint: by name, kind and shape. Reads no blobs of tensors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Protocol
 from resumable.errors import (
     RunMismatchError,
 )
-from resumable.run.checkpoint import GRADIENTS, LATE, is_golden
-from resumable.store.manifest import Manifest, ObjectRecord, TensorRecord
+from resumable.run.checkpoint import GRADIENTS, LATE, Checkpoint, is_golden
+from resumable.state.tensors.records import TensorRecord
+from resumable.store.manifest import Manifest, ObjectRecord
 
 
 class ObjectKind(Protocol):
@@ -38,11 +39,14 @@ def joined_objects(objects: Mapping[str, ObjectKind], found: Manifest) -> frozen
     return frozenset(name for name, each in objects.items() if each.joins is not None and name not in found.objects)
 
 
-def refuse_other_objects(run: str, objects: Mapping[str, ObjectKind], found: Manifest, *, whole: bool = False) -> None:
+def refuse_other_objects(
+    run: str, objects: Mapping[str, ObjectKind], checkpoint: Checkpoint, *, whole: bool = False
+) -> None:
     """Raise `RunMismatchError` unless these are the objects of a checkpoint.
 
     Objects that the program creates only while it trains are compared with `whole` alone, once they exist.
     """
+    found = checkpoint.manifest
     late = frozenset() if whole else late_objects(found)
     objects = {name: each for name, each in objects.items() if name not in late}
     saved = {
@@ -65,7 +69,7 @@ def refuse_other_objects(run: str, objects: Mapping[str, ObjectKind], found: Man
             f"{name}: {misfit}"
             for name, record in saved.items()
             if name in objects and _is_same_kind(objects[name], record)
-            for misfit in objects[name].misfits(record.tensors)
+            for misfit in objects[name].misfits(checkpoint.records[name])
         ),
     ]
     if differences:

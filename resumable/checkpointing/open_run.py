@@ -24,7 +24,6 @@ from resumable.errors import (
     StorageError,
 )
 from resumable.run.checkpoint import Checkpoint
-from resumable.run.verification import verify
 from resumable.store.attempts import Attempt, begin, create_run, displaced, lock_run
 from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
 from resumable.store.layout import CheckpointName
@@ -36,8 +35,8 @@ from resumable.utils.messages import quoted
 GENERATOR_RULE = "generator_rule"  # its key in the environment of a manifest
 PREPARED_LOADERS = "prepared_loaders"  # "address" in the environment of a run that reads the plain loader inside
 
-Refuse = Callable[[Manifest], None]
-"""Raises for a checkpoint that cannot be used."""
+Refuse = Callable[[Checkpoint], None]
+"""Raises for a checkpoint that cannot be used; reads no blobs of tensors."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +162,10 @@ def _newest_after_claim(
     return newest, replace(attempt, lineage=lineage)
 
 
-def discover(config: Config, catalog: Catalog, *, refuse: Refuse = lambda manifest: None) -> Checkpoint | None:
+def discover(config: Config, catalog: Catalog, *, refuse: Refuse = lambda found: None) -> Checkpoint | None:
     """Return the newest checkpoint that passes verification, and log a REJECT line for each newer damaged one.
 
-    `refuse` raises for a checkpoint that cannot be used; it is called before the bytes are read.
+    `refuse` raises for a checkpoint that cannot be used; it is called before the bytes of tensors are read.
     """
     rejected: dict[str, str] = {}
     found = _newest_valid(catalog, rejected, refuse)
@@ -187,13 +186,14 @@ def _newest_valid(
             for name, manifest in catalog.line(rejected.__setitem__):
                 if proven is not None and str(name) == proven.name:
                     return proven
-                refuse(manifest)
+                found = Checkpoint(catalog, name, manifest)
                 try:
-                    verify(catalog, manifest, name)
+                    refuse(found)
+                    found.verify()
                 except CorruptCheckpointError as error:
                     rejected[str(name)] = error.message
                 else:
-                    return Checkpoint(catalog, name, manifest)
+                    return found
             return None
         except NoCheckpointError:
             continue  # pruned during the read, by an attempt that still runs elsewhere: newer ones exist
@@ -244,9 +244,18 @@ def _was_committed(catalog: Catalog, name: str) -> bool:
     return True
 
 
-def _refuse_unfit(run: str, objects: Mapping[str, ObjectKind], found: Manifest) -> None:
-    _refuse_unknown_rule(run, found)
+def _refuse_unfit(run: str, objects: Mapping[str, ObjectKind], found: Checkpoint) -> None:
+    _refuse_unknown_rule(run, found.manifest)
+    _refuse_other_world(run, found.manifest)
     refuse_other_objects(run, objects, found)
+
+
+def _refuse_other_world(run: str, found: Manifest) -> None:
+    if found.world != 1:
+        raise RunMismatchError(
+            f"{run}: this run was saved by {found.world} processes, expected 1",
+            "continue it with as many; resumable.load_weights and `resumable export` read it with one",
+        )
 
 
 def _generator_rule(manifest: Manifest) -> Any:

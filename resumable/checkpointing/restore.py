@@ -51,7 +51,7 @@ class Restoration:
             warn(f"this machine has no {', '.join(lost)}: random numbers drawn there will differ")
 
     def _restore(self, name: str, adapter: Adapter) -> None:
-        document, records = self.checkpoint.document["objects"][name], self.checkpoint.manifest.objects[name].tensors
+        document, records = self.checkpoint.document["objects"][name], self.checkpoint.records[name]
         needed, places = set(records), adapter.read_targets()
         if name in self._restored or places is None:
             found = compare_with_stored(adapter, document, records)

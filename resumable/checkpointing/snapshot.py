@@ -19,8 +19,7 @@ from resumable.state.objects.choose_adapter import Adapter, empty_state_warning
 from resumable.state.objects.gradients import Gradients
 from resumable.state.staging.file_images import FileImage
 from resumable.state.tensors.facts import copy_of
-from resumable.store.manifest import ObjectRecord, TensorRecord
-from resumable.utils import strict_json
+from resumable.store.rank_state import dump_rank_state
 from resumable.utils.environment import environment
 
 
@@ -59,10 +58,19 @@ class Snapshot:
         """Return all tensors, by file name and key."""
         return {name: tensors for captured in self.objects.values() for name, tensors in captured.blobs.items()}
 
-    def document(self) -> bytes:
-        """Return the state file; `StateError` where it exceeds the limits of the format."""
+    def tensor_columns(self, images: Mapping[str, FileImage]) -> dict[str, Mapping[str, object]]:
+        """Return the records of all tensors, which are in `images`, by object; digests those that are not yet."""
+        return {name: _columns(captured, images) for name, captured in self.objects.items() if captured.blobs}
+
+    def state_file(self, *, ranges: Mapping[str, str], tensors: Mapping[str, Mapping[str, object]]) -> bytes:
+        """Return the state file; `StateError` where it exceeds the limits of the format.
+
+        Args:
+            ranges: The digests of the ranges of each file of tensors, as the state file holds them.
+            tensors: The records of all tensors, by object.
+        """
         with readable("the state"):
-            return strict_json.dumps(dict(self.values))
+            return dump_rank_state(self.values, ranges=ranges, tensors=tensors)
 
 
 def snapshot(
@@ -104,27 +112,6 @@ def split_for_late_copy(snapshot: Snapshot) -> tuple[dict[str, dict[str, Tensor]
             blobs[file_name] = {key: value if key in late else copy_of(value) for key, value in tensors.items()}
             live |= {f"{owner}.{key}": tensors[key] for key in late}
     return blobs, live
-
-
-def object_record(captured: Captured, images: Mapping[str, FileImage]) -> ObjectRecord:
-    """Return the record of one object for the manifest; its tensors are in `images`."""
-    digests = {key: value for name in captured.blobs for key, value in images[name].digests.items()}
-    facts = {key: value for name in captured.blobs for key, value in images[name].facts.items()}
-    aliases = captured.encoded.aliases
-    tensors = {}
-    for key in [*captured.encoded.tensors, *aliases]:
-        stored = aliases.get(key, key)
-        fact = facts[stored]
-        tensors[key] = TensorRecord(
-            dtype=fact.dtype,
-            shape=list(fact.shape),
-            global_shape=list(fact.shape),
-            offsets=[0] * len(fact.shape),
-            strides=None if fact.strides is None else list(fact.strides),
-            alias=aliases.get(key),
-            digest=digests[stored],
-        )
-    return ObjectRecord(kind=captured.kind, type=captured.type, blobs=list(captured.blobs), tensors=tensors)
 
 
 def broken(snapshot: Snapshot, images: Mapping[str, FileImage]) -> list[str]:
@@ -176,3 +163,35 @@ def _blobs(name: str, encoded: Encoded, frozen: frozenset[str]) -> dict[str, dic
     untrained = {key: tensor for key, tensor in encoded.tensors.items() if key in frozen}
     named = {blob_name(name): trained, blob_name(f"{name}.frozen"): untrained}
     return {file_name: tensors for file_name, tensors in named.items() if tensors}
+
+
+def _columns(captured: Captured, images: Mapping[str, FileImage]) -> dict[str, object]:
+    """Return the records of one object's tensors, as the state file holds them."""
+    digests = {key: value for name in captured.blobs for key, value in images[name].digests.items()}
+    facts = {key: value for name in captured.blobs for key, value in images[name].facts.items()}
+    places = {
+        key: (number, place.start)
+        for number, name in enumerate(captured.blobs)
+        for key, place in images[name].slices.items()
+    }
+    aliases = captured.encoded.aliases
+    keys = [*captured.encoded.tensors, *aliases]
+    held = [facts[aliases.get(key, key)] for key in keys]
+    stored = [key for key in keys if key not in aliases]
+    return {
+        "keys": keys,
+        "dtypes": [fact.dtype for fact in held],
+        "shapes": [fact.shape for fact in held],
+        "strides": {key: fact.strides for key, fact in zip(keys, held, strict=True) if fact.strides is not None},
+        "aliases": aliases,
+        "blobs": list(captured.blobs),
+        "pieces": {
+            "key": list(range(len(stored))),
+            "blob": [places[key][0] for key in stored],
+            "begin": [places[key][1] for key in stored],
+            "offsets": [None] * len(stored),
+            "shape": [None] * len(stored),
+            "own": [],
+            "digest": "".join(digests[key] for key in stored),
+        },
+    }

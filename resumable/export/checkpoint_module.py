@@ -10,7 +10,8 @@ from resumable.errors import ExportError, NoCheckpointError
 from resumable.export.proof.schema import SourceRecord
 from resumable.run.checkpoint import Checkpoint
 from resumable.state.objects.modules import EXTRA, HIDDEN, is_extra
-from resumable.store.manifest import ObjectRecord, TensorRecord
+from resumable.state.tensors.records import TensorRecord
+from resumable.store.manifest import ObjectRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,25 +35,32 @@ class CheckpointModule:
     read: Callable[[str], Tensor]
     read_extra: Callable[[], Mapping[str, object]]
 
+    def digest_of(self, name: str) -> str:
+        """Return the XXH3-128 of a weight's bytes; one that is stored in pieces is read, and verified, for that."""
+        from resumable.state.tensors.facts import tensor_digest
+
+        record = self.records[name]
+        return record.digest if record.boxes is None else tensor_digest(self.read(name))
+
 
 def open_module(checkpoint: Checkpoint, name: str) -> CheckpointModule:
     """Look up the module `name` of a checkpoint; an averaged model gets the names of the module that it averages.
 
     Raises `NoCheckpointError` where there is no such object, `ExportError` where it is not a module.
     """
-    record = _module_record(checkpoint, name)
+    record, records = _module_record(checkpoint, name), checkpoint.records[name]
     prefix = "module." if record.type == AVERAGED else ""
-    plain = [key for key in record.tensors if EXTRA not in key.split(".")]
+    plain = [key for key in records if EXTRA not in key.split(".")]
     weights = {key.removeprefix(prefix): key for key in plain if key.startswith(prefix) and not key.startswith(HIDDEN)}
     hidden = {HIDDEN + key.removeprefix(HIDDEN + prefix): key for key in plain if key.startswith(HIDDEN + prefix)}
     stored_names = {**weights, **hidden}
-    tied = _tied(weights, record.tensors)
+    tied = _tied(weights, records)
     read = checkpoint.reader(name)
     return CheckpointModule(
         source=_source(checkpoint, name),
-        records={short: _home_record(record.tensors, key) for short, key in weights.items() if short not in tied},
+        records={short: _home_record(records, key) for short, key in weights.items() if short not in tied},
         tied=tied,
-        hidden={short: record.tensors[key] for short, key in hidden.items()},
+        hidden={short: records[key] for short, key in hidden.items()},
         read=lambda short: read(stored_names[short]),
         read_extra=lambda: _extra_states(checkpoint, name, prefix),
     )

@@ -140,7 +140,7 @@ def _write_weights(folder: Path, stored: CheckpointModule, case: GoldenCase | No
         each.name: WeightRecord(
             dtype=each.dtype,
             shape=list(each.shape),
-            digest=stored.records[each.name].digest if request.dtype is None else digests[each.name],
+            digest=stored.digest_of(each.name) if request.dtype is None else digests[each.name],
         )
         for each in weights
     }
@@ -186,7 +186,7 @@ def _write_program(folder: Path, stored: CheckpointModule, case: GoldenCase | No
     program = programs.write_program(model, call, folder, format=request.format, batch=request.batch)
     golden = write_golden(folder, case, request, inputs=program.input_names, outputs=program.output_names)
     tensors = {
-        name: WeightRecord(dtype=record.dtype, shape=list(record.shape), digest=record.digest)
+        name: WeightRecord(dtype=record.dtype, shape=list(record.shape), digest=stored.digest_of(name))
         for name, record in stored.records.items()
     }
     return _draft(folder, request, stored, program.entry, tensors, golden, notes)

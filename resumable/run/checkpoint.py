@@ -15,13 +15,17 @@ from resumable.errors import (
     RunMismatchError,
 )
 from resumable.policy.retention import Candidate
-from resumable.run.verification import verify
+from resumable.run.tensor_records import Records, earlier_records, file_digest, joined_records, refuse_other_blobs
+from resumable.run.verification import verify_blobs, verify_earlier_blobs
 from resumable.state.loading.result import Loaded
+from resumable.state.tensors.records import TensorRecord
 from resumable.store.blob_reader import BlobReader
 from resumable.store.catalog import Catalog
-from resumable.store.layout import CheckpointName
+from resumable.store.dedup import PublishedBlob
+from resumable.store.earlier_versions import EarlierObjects, is_earlier
+from resumable.store.layout import CheckpointName, state_name
 from resumable.store.manifest import Manifest, ObjectRecord
-from resumable.utils import strict_json
+from resumable.store.rank_state import RankState, parse_earlier_rank_state, parse_rank_state
 from resumable.utils.events import size
 from resumable.utils.memory import memory_bytes
 from resumable.utils.messages import quoted
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
 
     from resumable.state.loading.into_model import StoredWeights
 
-STATE_BLOB = "state.rank00000.json"
 # Stored with the objects, under reserved names.
 GRADIENTS = "gradients"
 GOLDEN = "golden"
@@ -94,7 +97,12 @@ class Checkpoint:
             NoCheckpointError: The checkpoint was pruned meanwhile.
             StorageError: The storage failed.
         """
-        verify(self._catalog, self.manifest, self._name)
+        self._catalog.check(self.manifest, self._name)
+        states, records = self._states, self.records
+        if self._earlier is None:
+            verify_blobs(self._catalog, self.manifest, states)
+        else:
+            verify_earlier_blobs(self._catalog, self.manifest, self._earlier, records)
 
     @overload
     def load(self, name: str) -> StateDict: ...
@@ -167,18 +175,17 @@ class Checkpoint:
     def _stored(self, name: str) -> StoredWeights:
         from resumable.state.loading.sources import StoredModule, StoredTensors
 
-        record, where = self._record(name), f"{self.name}: {name}"
-        if record.kind != "module" and not record.tensors:
+        record, records, where = self._record(name), self.records[name], f"{self.name}: {name}"
+        if record.kind != "module" and not records:
             raise RunMismatchError(f"{where}: holds no tensors", "`resumable show` lists the objects and their kinds")
 
         def read(into: Mapping[str, torch.Tensor], keys: Collection[str]) -> Mapping[str, torch.Tensor]:
             return self.tensors(name, into=into, keys=keys)
 
-        document = self.document["objects"][name]
         try:
             if record.kind == "module":
-                return StoredModule(where, document, record.tensors, read)
-            return StoredTensors(where, record.tensors, read)
+                return StoredModule(where, self.document["objects"][name], records, read)
+            return StoredTensors(where, records, read)
         except (ValueError, KeyError, TypeError) as error:
             raise self._malformed(name, error) from error
 
@@ -226,16 +233,13 @@ class Checkpoint:
         """
         from resumable.state.files.tensor_reader import read_tensors
 
-        record = self._record(name)
-        if not record.blobs:
-            return {}
-        for blob in record.blobs:
+        self._record(name)
+        for blob in self.blobs_of(name):
             self._refuse_more_than_memory(blob)
-        sources = self._sources(name)
-        try:
-            return read_tensors(sources, record.tensors, into=into or {}, keys=record.tensors if keys is None else keys)
-        except ValueError as error:
-            raise self._malformed(" and ".join(record.blobs), error) from error
+        wanted = self.records[name].keys() if keys is None else keys
+        with self._reported(" and ".join(self.blobs_of(name)) or name):
+            records = self._located(name)
+            return read_tensors(self._sources(name), records, into=into or {}, keys=wanted)
 
     def reader(self, name: str) -> Callable[[str], torch.Tensor]:
         """Return a function that reads and verifies one tensor of an object at a time, by its key in the blobs.
@@ -243,20 +247,45 @@ class Checkpoint:
         Args:
             name: The name under which the object was passed to `Trainer`.
         """
-        from resumable.state.files.tensor_reader import TensorReader
+        from resumable.state.files.tensor_reader import read_tensor
 
-        record = self._record(name)
-        with self._reported(" and ".join(record.blobs)):
-            reader = TensorReader(self._sources(name), record.tensors)
+        self._record(name)
+        where = " and ".join(self.blobs_of(name))
+        with self._reported(where):
+            records = self._located(name)
+        sources = self._sources(name)
 
         def read(key: str) -> torch.Tensor:
-            with self._reported(" and ".join(record.blobs)):
-                return reader.read(key)
+            with self._reported(where):
+                return read_tensor(sources, records[key].alias or key, records[key])
 
         return read
 
-    def _sources(self, name: str) -> list[BlobReader]:
-        return [self._catalog.reader(self.manifest, blob) for blob in self._record(name).blobs]
+    def blobs_of(self, name: str) -> list[str]:
+        """Return the names of the files that hold the tensors of an object, each once.
+
+        Args:
+            name: The name under which the object was passed to `Trainer`.
+        """
+        if self._earlier is not None:
+            return self._earlier.objects[name].blobs
+        pieces = (piece.blob for record in self.records[name].values() for piece in record.pieces)
+        return list(dict.fromkeys(blob for blob in pieces if blob is not None))
+
+    def published_blobs(self) -> dict[str, PublishedBlob]:
+        """Return its files of tensors, to share once `verify` has passed; none before version 3."""
+        ranges = {name: digests for state in self._states.values() for name, digests in state.ranges.items()}
+        return {name: PublishedBlob(self.manifest.blobs[name], file_digest(ranges[name])) for name in ranges}
+
+    def _sources(self, name: str) -> dict[str, BlobReader]:
+        return {blob: self._catalog.reader(self.manifest, blob) for blob in self.blobs_of(name)}
+
+    def _located(self, name: str) -> Mapping[str, TensorRecord]:
+        """Return the records of an object with the location of each piece, which earlier versions do not record."""
+        from resumable.state.files.header_locations import located
+
+        records = self.records[name]
+        return records if self._earlier is None else located(list(self._sources(name).values()), records)
 
     @contextmanager
     def _reported(self, where: str) -> Iterator[None]:
@@ -285,16 +314,43 @@ class Checkpoint:
 
     @functools.cached_property
     def document(self) -> dict[str, Any]:
-        """Read and verify the state file: everything that is not a tensor, still in the codec's JSON."""
-        try:
-            document: dict[str, Any] = strict_json.loads(bytes(self._catalog.read_blob(self.manifest, STATE_BLOB)))
-        except KeyError as error:
-            raise self._malformed(STATE_BLOB, ValueError("not among the blobs")) from error
-        except ValueError as error:
-            raise self._malformed(STATE_BLOB, error) from error
-        if not _is_state(document, self.manifest.objects.keys()):
-            raise self._malformed(STATE_BLOB, ValueError("not a document for each object, rng and position"))
-        return document
+        """Read and verify what is not a tensor, still in the codec's JSON: `objects`, `rng` and `position`."""
+        state = self._states[0]
+        return {"objects": state.objects, "rng": state.rng, "position": state.position}
+
+    @functools.cached_property
+    def records(self) -> Records:
+        """Read the record of each tensor, by object and key."""
+        if self._earlier is not None:
+            return {name: earlier_records(record) for name, record in self._earlier.objects.items()}
+        with self._reported("the records of the tensors"):
+            return joined_records(self.manifest, self._states)
+
+    @functools.cached_property
+    def _earlier(self) -> EarlierObjects | None:
+        """Read the objects of a manifest of version 1 or 2, which records the tensors itself."""
+        if not is_earlier(self.manifest.format_version):
+            return None
+        found = self._catalog.earlier_objects(self.manifest)
+        with self._reported("the manifest"):
+            refuse_other_blobs(self.manifest, found)
+        return found
+
+    @functools.cached_property
+    def _states(self) -> dict[int, RankState]:
+        """Read and verify the state file of each rank."""
+        states = {rank: self._state(rank) for rank in range(self.manifest.world)}
+        if states[0].objects.keys() != self.manifest.objects.keys():
+            raise self._malformed(state_name(0), ValueError("not a document for each object"))
+        return states
+
+    def _state(self, rank: int) -> RankState:
+        parse = parse_earlier_rank_state if is_earlier(self.manifest.format_version) else parse_rank_state
+        name = state_name(rank)
+        with self._reported(name):
+            if name not in self.manifest.blobs or self.manifest.blobs[name].rank != rank:
+                raise ValueError(f"not among the blobs of rank {rank}")
+            return parse(bytes(self._catalog.read_blob(self.manifest, name)))
 
     def _refuse_more_than_memory(self, blob: str) -> None:
         # A sparse file of a terabyte costs a forger nothing; reading all of it would cost the reader much.
@@ -338,9 +394,3 @@ class Checkpoint:
 def is_golden(name: str, record: ObjectRecord) -> bool:
     """Return whether it is a golden input. The kind is compared too, because objects could once have this name."""
     return name == record.kind == GOLDEN
-
-
-def _is_state(document: object, objects: Iterable[str]) -> bool:
-    if not isinstance(document, dict) or document.keys() != {"objects", "rng", "position"}:
-        return False
-    return isinstance(document["objects"], dict) and document["objects"].keys() == set(objects)

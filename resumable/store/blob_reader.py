@@ -11,6 +11,7 @@ from itertools import cycle
 import xxhash
 
 from resumable.errors import CorruptCheckpointError
+from resumable.store.digesting import RangeDigester
 from resumable.store.manifest import BlobRecord
 from resumable.store.storage.protocol import Seen, Storage
 from resumable.utils.reread import reread
@@ -24,9 +25,12 @@ class BlobReader:
     If a blob is missing because its checkpoint was pruned, `refuse_pruned` raises another error instead.
     """
 
-    def __init__(self, storage: Storage, name: str, record: BlobRecord, refuse_pruned: Callable[[], None]) -> None:
+    def __init__(
+        self, storage: Storage, name: str, record: BlobRecord, refuse_pruned: Callable[[], None], *, in_ranges: bool
+    ) -> None:
         self._storage = storage
         self._record = record
+        self._in_ranges = in_ranges  # whether the recorded digest is that of the digests of its ranges
         self._refuse_pruned = refuse_pruned
         self.name = name
         self.where = f"{storage.url}/{record.path}"
@@ -95,13 +99,13 @@ class BlobReader:
         reread([self], lambda: self._digest(room, seen), self._check_digest)
 
     def _digest(self, room: Callable[[int], memoryview], seen: Seen | None) -> str:
-        """Return the XXH3-128 of the blob, read piece by piece into the `room` for each start."""
-        digest = xxhash.xxh3_128()
+        """Return the digest of the blob, read piece by piece into the `room` for each start."""
+        digest = RangeDigester() if self._in_ranges else xxhash.xxh3_128()
         for start, piece in zip(self._starts, self._filled(room), strict=True):
             digest.update(piece)
             if seen:
                 seen(piece, start)
-        return digest.hexdigest()
+        return digest.digest().value if isinstance(digest, RangeDigester) else digest.hexdigest()
 
     def _check_digest(self, digest: str) -> None:
         if digest != self._record.digest:

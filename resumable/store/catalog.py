@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain, islice
 
 from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.store.blob_reader import BlobReader
+from resumable.store.earlier_versions import EarlierObjects, is_earlier
 from resumable.store.json_file import JsonFile
-from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName, checkpoint_path
+from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName, checkpoint_path, is_state_name
 from resumable.store.manifest import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, Manifest, RunFile
-from resumable.store.parse_documents import parse_manifest, parse_run_file
+from resumable.store.parse_documents import parse_earlier_objects, parse_manifest, parse_run_file
 from resumable.store.pins import pinned
-from resumable.store.storage.protocol import Seen, Storage
+from resumable.store.storage.protocol import Storage
 from resumable.utils.events import warn
 from resumable.utils.threads import in_lanes
 
@@ -118,17 +119,23 @@ class Catalog:
         """Return the sizes of all the files of a folder, by one request; None where the listing has no size."""
         return {entry.name: entry.size for entry in self._storage.list(folder)}
 
-    def verify(self, manifest: Manifest, name: CheckpointName, seen: Mapping[str, Seen] | None = None) -> None:
-        """Make the `check`, then read every blob and compare its digest; `seen` of a blob is called for its pieces."""
-        self.check(manifest, name)
-        for file_name in manifest.blobs:
-            self.reader(manifest, file_name).verify((seen or {}).get(file_name))
-
     def reader(self, manifest: Manifest, blob: str) -> BlobReader:
         """Return the reader of one blob, which raises as `check`. Reads nothing yet."""
         return BlobReader(
-            self._storage, blob, manifest.blobs[blob], refuse_pruned=lambda: self._refuse_pruned(manifest.name)
+            self._storage,
+            blob,
+            manifest.blobs[blob],
+            refuse_pruned=lambda: self._refuse_pruned(manifest.name),
+            in_ranges=not (is_earlier(manifest.format_version) or is_state_name(blob)),
         )
+
+    def earlier_objects(self, manifest: Manifest) -> EarlierObjects:
+        """Read the tensor records in a manifest of version 1 or 2, which are not kept. Raises as `manifest`."""
+        file = JsonFile(self._storage, checkpoint_path(manifest.name, MANIFEST), MAX_MANIFEST_BYTES)
+        try:
+            return file.read(parse_earlier_objects)
+        except FileNotFoundError as error:
+            raise NoCheckpointError(f"{manifest.name}: was pruned meanwhile") from error
 
     def read_blob(self, manifest: Manifest, blob: str) -> bytearray:
         """Read a whole blob, and verify it in the same pass. Raises as `check`."""

@@ -8,45 +8,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from resumable.store.manifest import BlobRecord
-
-# One rotten file takes at most as many checkpoints with it.
-MAX_CHECKPOINTS = 10
+from resumable.store.digesting import FileDigest
+from resumable.store.manifest import MAX_NAMED, BlobRecord
 
 
 @dataclass(frozen=True)
-class _PublishedBlob:
+class PublishedBlob:
+    """A file of a published checkpoint, with the digests of its ranges."""
+
     record: BlobRecord
-    checkpoints: int  # that name this file
-    changed: bool | None  # since the previous save; None after the first
+    digest: FileDigest
+
+
+@dataclass(frozen=True)
+class _LastSave:
+    blob: PublishedBlob
+    changed: bool | None  # since the save before; None after the first
 
 
 class Sharing:
-    """The blobs of the newest checkpoint that one attempt published."""
+    """The blobs of the newest checkpoint of one attempt; at its beginning, of the one that it resumed from.
 
-    def __init__(self) -> None:
-        self._published: dict[str, _PublishedBlob] = {}
+    Args:
+        resumed: The blobs of that checkpoint by file name, whose bytes this program has read and verified.
+    """
 
-    def before(self, file_name: str, *, frozen: bool) -> BlobRecord | None:
-        """Return the record of a blob at the previous save if it is probably unchanged, else None.
+    def __init__(self, resumed: Mapping[str, PublishedBlob]) -> None:
+        self._last = {name: _LastSave(blob, None) for name, blob in resumed.items()}
+
+    def before(self, file_name: str, *, frozen: bool) -> PublishedBlob | None:
+        """Return a blob of the previous save if it is probably unchanged, else None.
 
         It is if it was unchanged at that save, or `frozen`. None also if the most checkpoints allowed share the file:
         then it is written again.
         """
-        blob = self._published.get(file_name)
-        if blob is None or blob.checkpoints >= MAX_CHECKPOINTS:
+        last = self._last.get(file_name)
+        if last is None or last.blob.record.named >= MAX_NAMED:
             return None
-        likely = frozen if blob.changed is None else not blob.changed
-        return blob.record if likely else None
+        likely = frozen if last.changed is None else not last.changed
+        return last.blob if likely else None
 
-    def published(self, blobs: Mapping[str, BlobRecord], *, candidates: Mapping[str, BlobRecord | None]) -> None:
-        """Record the blobs of a save; `candidates` is what `before` returned for each of them."""
-        self._published = {name: self._next(name, record, candidates.get(name)) for name, record in blobs.items()}
+    def published(self, blobs: Mapping[str, PublishedBlob]) -> None:
+        """Record the blobs of a save."""
+        self._last = {name: _LastSave(blob, self._changed(name, blob)) for name, blob in blobs.items()}
 
-    def _next(self, name: str, record: BlobRecord, candidate: BlobRecord | None) -> _PublishedBlob:
-        last = self._published.get(name)
-        if last is None:
-            return _PublishedBlob(record, 1, None)
-        changed = record.digest != last.record.digest
-        shared = candidate is not None and not changed
-        return _PublishedBlob(record, last.checkpoints + 1 if shared else 1, changed)
+    def _changed(self, name: str, blob: PublishedBlob) -> bool | None:
+        last = self._last.get(name)
+        return None if last is None else blob.record.digest != last.blob.record.digest

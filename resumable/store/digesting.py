@@ -1,14 +1,18 @@
-"""Cut bytes into pieces, and digest each piece while it is written. Independent of storages and names."""
+"""Digest files range by range, each piece while it is written. Independent of storages and names."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 import xxhash
 
 from resumable.utils.threads import thread_of
+
+# A reader that needs a part of a file verifies the ranges in which it lies.
+RANGE_BYTES = 16 * 2**20
 
 # Large, so that threads seldom wait for the interpreter's lock, which the training holds most of the time. Not larger,
 # since the last piece is digested when everything is written.
@@ -16,6 +20,48 @@ DIGEST_PIECE_BYTES = 32 * 2**20
 
 # For less, handing over to another thread takes longer than the digest.
 BESIDE_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """The XXH3-128 (hex) of each range of `RANGE_BYTES` of a file, from its first byte on; the last is shorter."""
+
+    ranges: tuple[str, ...]
+
+    @property
+    def value(self) -> str:
+        """Return the digest of the file: the XXH3-128 (hex) of the digests of its ranges, one after the other."""
+        return xxhash.xxh3_128_hexdigest(bytes.fromhex("".join(self.ranges)))
+
+
+class RangeDigester:
+    """Digests a file that is passed in order, in pieces of any length."""
+
+    def __init__(self) -> None:
+        self._ranges: list[str] = []
+        self._range = xxhash.xxh3_128()
+        self._filled = 0  # bytes of the current range
+
+    def update(self, piece: memoryview) -> None:
+        """Digest the next bytes of the file."""
+        while piece:
+            part = piece[: RANGE_BYTES - self._filled]
+            self._range.update(part)
+            self._filled += len(part)
+            piece = piece[len(part) :]
+            if self._filled == RANGE_BYTES:
+                self._end_range()
+
+    def digest(self) -> FileDigest:
+        """Return the digest of the bytes so far, after which no more may be passed."""
+        if self._filled:
+            self._end_range()
+        return FileDigest(tuple(self._ranges))
+
+    def _end_range(self) -> None:
+        self._ranges.append(self._range.hexdigest())
+        self._range.reset()
+        self._filled = 0
 
 
 class Digested:
@@ -26,13 +72,13 @@ class Digested:
 
     def __init__(self, chunks: Iterable[memoryview]) -> None:
         self._chunks = chunks
-        self._seen = xxhash.xxh3_128()
+        self._seen = RangeDigester()
         self.size = 0
         """In bytes, of the last iteration."""
 
     def __iter__(self) -> Iterator[memoryview]:
         # A new one, since an abandoned iteration may still digest its last piece.
-        self._seen, self.size = xxhash.xxh3_128(), 0
+        self._seen, self.size = RangeDigester(), 0
         with _Beside(self._seen.update) as beside:
             for piece in pieces(self._chunks):
                 self.size += len(piece)
@@ -40,9 +86,9 @@ class Digested:
                 yield piece
                 beside.finish()
 
-    def hexdigest(self) -> str:
-        """Return the XXH3-128 of the last iteration."""
-        return self._seen.hexdigest()
+    def digest(self) -> FileDigest:
+        """Return the digest of the last iteration."""
+        return self._seen.digest()
 
 
 def pieces(chunks: Iterable[memoryview]) -> Iterator[memoryview]:
@@ -53,12 +99,12 @@ def pieces(chunks: Iterable[memoryview]) -> Iterator[memoryview]:
             yield view[start : start + DIGEST_PIECE_BYTES]
 
 
-def digest_of(chunks: Iterable[memoryview]) -> str:
-    """Return the XXH3-128 of all chunks. Blocks, but lets other threads run."""
-    seen = xxhash.xxh3_128()
+def digest_of(chunks: Iterable[memoryview]) -> FileDigest:
+    """Return the digest of a file. Blocks, but lets other threads run."""
+    seen = RangeDigester()
     for piece in pieces(chunks):
         seen.update(piece)
-    return seen.hexdigest()
+    return seen.digest()
 
 
 class _Beside:

@@ -18,7 +18,9 @@ MAX_NUMBER = 10**18 - 1  # of steps, epochs and attempts: a name has 18 digits a
 
 _CHECKPOINT = re.compile(r"step-([0-9]{9,18})\.e([0-9]{4,18})\.a([0-9]{4,18})")
 _ATTEMPT = re.compile(r"([0-9]{6,18})\.json")
-_BLOB = re.compile(r"([^.]+)(?:\.frozen)?(?:\.rank[0-9]{5})?\.safetensors|state\.rank[0-9]{5}\.json")
+_TENSORS = re.compile(r"([^.]+)(?:\.frozen)?(?:\.rank[0-9]{5})?\.safetensors")
+_SLABS = re.compile(r"([^.]+)(?:\.rank[0-9]{5})?\.slabs-s([0-9]{9,18})-e([0-9]{4,18})\.safetensors")
+_STATE = re.compile(r"state\.rank([0-9]{5})\.json")
 
 
 @dataclass(frozen=True)
@@ -80,15 +82,34 @@ def parse_attempt(file_name: str) -> int | None:
     return number if number and attempt_path(number) == f"{ATTEMPTS}/{file_name}" else None
 
 
-def is_blob_name(file_name: str) -> bool:
-    """Return whether this is a valid name of a blob: `OBJECT.safetensors` or `state.rank00000.json`.
+def state_name(rank: int) -> str:
+    """Return the name of the blob for everything of a rank that is not a tensor."""
+    return f"state.rank{rank:05d}.json"
 
-    The former also with `.frozen`, with `.rank00000`, or with both in this order behind OBJECT.
+
+def is_state_name(file_name: str) -> bool:
+    """Return whether a blob of this name holds what is not a tensor."""
+    return _STATE.fullmatch(file_name) is not None
+
+
+def is_slab_name(file_name: str) -> bool:
+    """Return whether this is a valid name of a blob of slabs: `OBJECT.slabs-s000000100-e0001.safetensors`.
+
+    OBJECT may be followed by `.rank00000`. The step and epoch are those of the checkpoint for which it was written.
     """
-    match = _BLOB.fullmatch(file_name)
-    if not match or len(file_name.encode("utf-8", "replace")) > MAX_BLOB_NAME_BYTES:
+    match = _SLABS.fullmatch(file_name)
+    return match is not None and all(str(int(match[n])).zfill(width) == match[n] for n, width in ((2, 9), (3, 4)))
+
+
+def is_blob_name(file_name: str) -> bool:
+    """Return whether this is a valid name of a blob: `OBJECT.safetensors` or `state.rank00000.json`, or of slabs.
+
+    The first also with `.frozen`, with `.rank00000`, or with both in this order behind OBJECT.
+    """
+    if len(file_name.encode("utf-8", "replace")) > MAX_BLOB_NAME_BYTES:
         return False
-    return match[1] is None or match[1].isidentifier()
+    match = _TENSORS.fullmatch(file_name) or (_SLABS.fullmatch(file_name) if is_slab_name(file_name) else None)
+    return match[1].isidentifier() if match else is_state_name(file_name)
 
 
 def is_object_name(name: str) -> bool:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from resumable.store.layout import CheckpointName, is_blob_name, is_blob_path, is_object_name
+from resumable.store.layout import CheckpointName, is_blob_name, is_blob_path, is_object_name, is_state_name
 from resumable.store.strict_record import (
+    MAX_DIMENSIONS,
+    MAX_RANKS,
     BoundedCount,
     Descent,
-    Dtype,
     HexDigest,
     Name,
     Natural,
@@ -26,13 +26,13 @@ from resumable.store.strict_record import (
 )
 from resumable.utils import strict_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_RECORD_BYTES = 64 * 2**10
 MAX_MANIFEST_BYTES = strict_json.MAX_BYTES
 
-# The most that a blob takes up besides its tensors: the header of one, or all of a JSON document.
-MAX_OVERHEAD_BYTES = 8 + strict_json.MAX_BYTES
-WIDEST_ITEM_BYTES = 16
+MAX_NAMED = 10  # one rotten file takes at most as many checkpoints with it
+MAX_FEATURES = 100
+MAX_NOTES_BYTES = 64 * 2**10
 
 FormatVersion = Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
 
@@ -62,36 +62,16 @@ class AttemptFile(StrictRecord):
     started: Seconds
 
 
-class TensorRecord(StrictRecord):
-    """One tensor of a blob. Without `strides` it is row-major; with `alias` it is another name of that tensor."""
-
-    dtype: Dtype
-    shape: Sizes
-    global_shape: Sizes
-    offsets: Sizes
-    strides: Sizes | None = None
-    alias: str | None = None
-    digest: HexDigest
-
-    @model_validator(mode="after")
-    def _one_number_per_dimension(self) -> TensorRecord:
-        lists = [self.global_shape, self.offsets, self.shape if self.strides is None else self.strides]
-        if any(len(each) != len(self.shape) for each in lists):
-            raise ValueError("shape, global_shape, offsets and strides differ in length")
-        return self
-
-    @property
-    def elements(self) -> int:
-        """Return how many of its elements the blob holds: 0 for an alias."""
-        return math.prod(self.shape) if self.alias is None else 0
-
-
 class BlobRecord(StrictRecord):
-    """One file: its path within the run, which may lead into another checkpoint, and its size in bytes."""
+    """One file: its path within the run, which may lead into another checkpoint, and its size in bytes.
+
+    `named` counts the checkpoints that name these bytes, this one included.
+    """
 
     path: str
-    rank: Annotated[int, Field(ge=0, lt=100_000)]
+    rank: Annotated[int, Field(ge=0, lt=MAX_RANKS)]
     size: Natural
+    named: Annotated[int, Field(ge=1, le=MAX_NAMED)]
     digest: HexDigest
 
     @model_validator(mode="after")
@@ -102,36 +82,26 @@ class BlobRecord(StrictRecord):
 
 
 class ObjectRecord(StrictRecord):
-    """One object that the user passed: its type, and the blobs that hold its tensors, each key in exactly one."""
+    """One object that the user passed. The records of its tensors are in the state files."""
 
     kind: Name
     type: Text
-    blobs: list[Name]
-    tensors: dict[str, TensorRecord]
 
-    @model_validator(mode="after")
-    def _blobs_for_tensors(self) -> ObjectRecord:
-        if len(set(self.blobs)) != len(self.blobs):
-            raise ValueError("blobs: duplicate name")
-        if self.tensors and not self.blobs:
-            raise ValueError(f"{len(self.tensors)} tensors, and no blob for them")
-        return self
 
-    @model_validator(mode="after")
-    def _aliases_lead_to_tensors(self) -> ObjectRecord:
-        for key, tensor in self.tensors.items():
-            target = self.tensors.get(tensor.alias) if tensor.alias is not None else None
-            if tensor.alias is not None and (target is None or target.alias is not None):
-                raise ValueError(f"{key!r} is an alias of {tensor.alias!r}, which is no tensor of its own")
-            if target is not None and tensor.model_copy(update={"alias": None}) != target:
-                raise ValueError(f"{key!r} is an alias of {tensor.alias!r}, which is another tensor")
-        return self
+class Mesh(StrictRecord):
+    """The arrangement of the ranks, for people: a name and a size for each dimension, and the ranks on each host."""
+
+    names: Annotated[list[Name], Field(max_length=MAX_DIMENSIONS)]
+    shape: Sizes
+    hosts: Annotated[list[Natural], Field(max_length=MAX_RANKS)]
 
 
 class Manifest(StrictRecord):
     """The file that makes a folder a checkpoint; blobs by their file names. FORMAT.md explains every field."""
 
-    format_version: FormatVersion = FORMAT_VERSION
+    format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)] = FORMAT_VERSION
+    features: Annotated[list[Name], Field(max_length=MAX_FEATURES)]
+    notes: dict[str, Any]
     run_id: Name
     attempt: BoundedCount
     token: Name
@@ -143,7 +113,8 @@ class Manifest(StrictRecord):
     config: dict[str, Any]
     versions: dict[str, str]
     environment: dict[str, Any]
-    world: Annotated[int, Field(ge=1, lt=2**31)]
+    world: Annotated[int, Field(ge=1, le=MAX_RANKS)]
+    mesh: Mesh | None
     finished: bool
     reason: Text
     created: Seconds
@@ -169,28 +140,27 @@ class Manifest(StrictRecord):
         return self
 
     @model_validator(mode="after")
-    def _blobs_are_well_named_and_listed(self) -> Manifest:
-        for file_name in self.blobs:
-            if not is_blob_name(file_name):
-                raise ValueError(f"blobs: {file_name!r} is not the name of a blob")
-        for name, record in self.objects.items():
+    def _objects_are_well_named(self) -> Manifest:
+        for name in self.objects:
             if not is_object_name(name):
                 raise ValueError(f"objects: {name!r} is not the name of an object")
-            for blob in record.blobs:
-                if blob not in self.blobs:
-                    raise ValueError(f"objects.{name}: its blob {blob!r} is not among the blobs")
         return self
 
     @model_validator(mode="after")
-    def _blobs_are_no_larger_than_what_is_in_them(self) -> Manifest:
-        # Otherwise a few bytes of JSON beside a sparse file could request a terabyte of memory.
-        elements = dict.fromkeys(self.blobs, 0)
-        for record in self.objects.values():
-            recorded = sum(tensor.elements for tensor in record.tensors.values()) if record.blobs else 0
-            for holding in record.blobs:
-                elements[holding] += recorded
+    def _notes_are_short(self) -> Manifest:
+        length = len(strict_json.dumps(self.notes))
+        if length > MAX_NOTES_BYTES:
+            raise ValueError(f"notes: {length} bytes, more than the {MAX_NOTES_BYTES} allowed")
+        return self
+
+    @model_validator(mode="after")
+    def _blobs_are_well_named(self) -> Manifest:
         for file_name, blob in self.blobs.items():
-            most = MAX_OVERHEAD_BYTES + WIDEST_ITEM_BYTES * elements[file_name]
-            if blob.size > most:
-                raise ValueError(f"blobs.{file_name}: {blob.size} bytes, expected at most {most} for its tensors")
+            if not is_blob_name(file_name):
+                raise ValueError(f"blobs: {file_name!r} is not the name of a blob")
+            if blob.rank >= self.world:
+                raise ValueError(f"blobs.{file_name}: of rank {blob.rank}, expected less than {self.world}")
+            if is_state_name(file_name) and blob.size > strict_json.MAX_BYTES:
+                # Otherwise a few bytes of JSON beside a sparse file could request a terabyte of memory.
+                raise ValueError(f"blobs.{file_name}: {blob.size} bytes, expected at most {strict_json.MAX_BYTES}")
         return self

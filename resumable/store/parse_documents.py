@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from resumable.errors import CorruptCheckpointError, FormatVersionError
+from resumable.store.earlier_versions import EarlierObjects, earlier_objects, is_earlier, upgraded
 from resumable.store.manifest import FORMAT_VERSION, AttemptFile, Manifest, RunFile
 from resumable.store.sealed_json import unsealed
 from resumable.store.strict_record import StrictRecord, first_fault, refuse_too_many_parts
 from resumable.utils import strict_json
 from resumable.utils.messages import quoted
+
+KNOWN_FEATURES: frozenset[str] = frozenset()
 
 R = TypeVar("R", bound=StrictRecord)
 
@@ -21,22 +25,27 @@ def parse_manifest(data: bytes) -> Manifest:
 
     Raises:
         CorruptCheckpointError: It is damaged, or not a manifest.
-        FormatVersionError: A newer version of the format wrote it.
+        FormatVersionError: A newer version of the format wrote it, or it uses a feature that this one lacks.
     """
-    return _parse(Manifest, data, "manifest.json")
+    return _parse(_manifest, data, "manifest.json")
+
+
+def parse_earlier_objects(data: bytes) -> EarlierObjects:
+    """Parse the tensor records in a manifest of version 1 or 2; raises as `parse_manifest`."""
+    return _parse(earlier_objects, data, "manifest.json")
 
 
 def parse_run_file(data: bytes) -> RunFile:
     """Parse `run.json`; raises as `parse_manifest`."""
-    return _parse(RunFile, data, "run.json")
+    return _parse(lambda document: RunFile.model_validate(_renumbered(document)), data, "run.json")
 
 
 def parse_attempt_file(data: bytes) -> AttemptFile:
     """Parse the file of an attempt; raises as `parse_manifest`."""
-    return _parse(AttemptFile, data, "attempt file")
+    return _parse(lambda document: AttemptFile.model_validate(_renumbered(document)), data, "attempt file")
 
 
-def _parse(kind: type[R], data: bytes, what: str) -> R:
+def _parse(validated: Callable[[dict[str, Any]], R], data: bytes, what: str) -> R:
     try:
         document = strict_json.loads(unsealed(data))
     except ValueError as error:
@@ -44,33 +53,21 @@ def _parse(kind: type[R], data: bytes, what: str) -> R:
     _refuse_newer(document, what)
     try:
         refuse_too_many_parts(document)
-        return kind.model_validate(_upgraded(document))
+        return validated(document)
     except ValidationError as error:
         raise CorruptCheckpointError(f"{what}: {quoted(first_fault(error))}") from error
     except ValueError as error:
         raise CorruptCheckpointError(f"{what}: {quoted(error)}") from error
 
 
-def _upgraded(document: object) -> object:
-    """Return the document as this version would have written it; `ValueError` if it mixes two versions.
-
-    Version 1 had one blob for each object, or none: `blob` in place of `blobs`.
-    """
-    if not isinstance(document, dict) or type(version := document.get("format_version")) is not int or version != 1:
-        return document
-    upgraded = {**document, "format_version": FORMAT_VERSION}
-    if isinstance(document.get("objects"), dict):
-        upgraded["objects"] = {name: _upgraded_object(name, part) for name, part in document["objects"].items()}
-    return upgraded
+def _manifest(document: dict[str, Any]) -> Manifest:
+    is_older = is_earlier(document.get("format_version"))
+    return Manifest.model_validate(upgraded(document) if is_older else document)
 
 
-def _upgraded_object(name: str, part: object) -> object:
-    if not isinstance(part, dict):
-        return part
-    if "blob" not in part or "blobs" in part:
-        raise ValueError(f"objects.{name}: expected a blob, or null, as version 1 has it")
-    rest = {key: value for key, value in part.items() if key != "blob"}
-    return {**rest, "blobs": [] if part["blob"] is None else [part["blob"]]}
+def _renumbered(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document that is the same in all versions, with the number of this one."""
+    return document | {"format_version": FORMAT_VERSION} if is_earlier(document.get("format_version")) else document
 
 
 def _refuse_newer(document: object, what: str) -> None:
@@ -78,5 +75,12 @@ def _refuse_newer(document: object, what: str) -> None:
     if type(version) is int and version > FORMAT_VERSION:
         raise FormatVersionError(
             f"{what}: format version {version}, expected at most {FORMAT_VERSION}",
+            "it was written by a newer resumable: upgrade this one",
+        )
+    features = document.get("features") if isinstance(document, dict) else None
+    unknown = [each for each in features if isinstance(each, str)] if isinstance(features, list) else []
+    if missing := sorted(set(unknown) - KNOWN_FEATURES):
+        raise FormatVersionError(
+            f"{what}: uses the feature {quoted(missing[0])} of the format, which this version lacks",
             "it was written by a newer resumable: upgrade this one",
         )

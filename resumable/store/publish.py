@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from resumable.errors import FencedError
 from resumable.store.attempts import Attempt
-from resumable.store.digesting import Digested, digest_of
-from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_path, is_blob_name, is_own_name
+from resumable.store.dedup import PublishedBlob
+from resumable.store.digesting import Digested, FileDigest, digest_of
+from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_path, is_blob_name, is_own_name, state_name
 from resumable.store.manifest import BlobRecord, Manifest
 from resumable.store.pins import pinned
+from resumable.store.sealed_json import digest
 from resumable.store.storage.own_files import is_temporary
 from resumable.store.storage.protocol import Storage, storage_error
 from resumable.utils.events import size
@@ -26,17 +28,20 @@ class Blob:
     """A file to publish: `size` bytes, those of `chunks`, one after the other.
 
     `chunks` yields the same bytes at each iteration; the memory of one may be reused once the next one is requested.
-    `before` is the record of this blob in a published checkpoint of this run, if it is probably unchanged. Then it is
-    digested first, and shared instead of written if the digests match. `digest` is that of the bytes, if it was
-    computed before.
+    `before` is this blob in a published checkpoint of this run, if it is probably unchanged. Then it is digested first,
+    and shared instead of written if the digests match. `digest` is that of the bytes, if it was computed before.
     """
 
     file_name: str
     chunks: Iterable[memoryview]
     size: int
     rank: int = 0
-    before: BlobRecord | None = None
-    digest: str | None = None
+    before: PublishedBlob | None = None
+    digest: FileDigest | None = None
+
+
+States = Callable[[Mapping[str, PublishedBlob]], Mapping[int, bytes]]
+"""Returns the state file of each rank, for the published blobs of tensors by file name."""
 
 
 def publish(
@@ -44,11 +49,12 @@ def publish(
     attempt: Attempt,
     name: CheckpointName,
     blobs: Sequence[Blob],
+    states: States,
     manifest: Callable[[dict[str, BlobRecord]], Manifest],
     *,
     lanes: int | None = None,
 ) -> Manifest:
-    """Write the blobs, then the manifest that `manifest` makes of their records: this commits the checkpoint.
+    """Write the blobs of tensors, the state files, and the manifest of the records of all: this commits the checkpoint.
 
     Blobs that did not change since `before` are shared instead of written: by a hard link, or by the path in their
     record. `lanes` is how many are written at once: 1 if their chunks share memory, the storage's own number by
@@ -65,9 +71,13 @@ def publish(
     blobs = [_only_unchanged_before(blob) for blob in blobs]
     _refuse_without_space(storage, name, blobs)
     try:
-        records = in_lanes(lambda blob: _put(storage, name, blob), blobs, lanes or storage.parallel)
+        written = in_lanes(lambda blob: _put(storage, name, blob), blobs, lanes or storage.parallel)
+        published = dict(zip((blob.file_name for blob in blobs), written, strict=True))
+        records = {file_name: blob.record for file_name, blob in published.items()}
+        for rank, state in states(published).items():
+            records[state_name(rank)] = _put_state(storage, name, rank, state)
         reach("save.manifest", name.step)
-        document = manifest(dict(zip((blob.file_name for blob in blobs), records, strict=True)))
+        document = manifest(records)
         _refuse_foreign(document, attempt, name)
         attempt.check()
         storage.write(checkpoint_path(name, MANIFEST), [document.dump()])
@@ -142,37 +152,47 @@ def _refuse_foreign(manifest: Manifest, attempt: Attempt, name: CheckpointName) 
         raise ValueError(f"the manifest of {manifest.name} does not belong to {name} of attempt {attempt.number}")
 
 
-def _put(storage: Storage, name: CheckpointName, blob: Blob) -> BlobRecord:
+def _put(storage: Storage, name: CheckpointName, blob: Blob) -> PublishedBlob:
     reach("save.blob", name.step)
     path = checkpoint_path(name, blob.file_name)
     return _shared(storage, path, blob) or _written(storage, path, blob)
 
 
+def _put_state(storage: Storage, name: CheckpointName, rank: int, state: bytes) -> BlobRecord:
+    reach("save.blob", name.step)
+    path = checkpoint_path(name, state_name(rank))
+    storage.write(path, [memoryview(state)])
+    return BlobRecord(path=path, rank=rank, size=len(state), named=1, digest=digest(state))
+
+
 def _only_unchanged_before(blob: Blob) -> Blob:
     """Return the blob, with its `before` only if it is the same, byte for byte."""
     before = blob.before
-    if before is None or (before.size == blob.size and before.digest == (blob.digest or digest_of(blob.chunks))):
+    if before is None or (before.record.size == blob.size and before.digest == (blob.digest or digest_of(blob.chunks))):
         return blob
     return replace(blob, before=None)
 
 
-def _shared(storage: Storage, path: str, blob: Blob) -> BlobRecord | None:
+def _shared(storage: Storage, path: str, blob: Blob) -> PublishedBlob | None:
     """Share the file that holds these bytes already: by a hard link, or by its path. Return None if it is gone."""
-    before = blob.before
-    if before is None:
+    if blob.before is None:
         return None
+    before = blob.before.record
     try:
         if storage.size(before.path) != before.size:
             return None
         linked = storage.link(before.path, path)
     except (FileNotFoundError, ValueError):
         return None
-    return BlobRecord(path=path if linked else before.path, rank=blob.rank, size=before.size, digest=before.digest)
+    changes = {"path": path if linked else before.path, "named": before.named + 1}
+    return replace(blob.before, record=before.model_copy(update=changes))
 
 
-def _written(storage: Storage, path: str, blob: Blob) -> BlobRecord:
+def _written(storage: Storage, path: str, blob: Blob) -> PublishedBlob:
     content = Digested(blob.chunks)
     storage.write(path, content)
     if content.size != blob.size:
         raise ValueError(f"{blob.file_name}: {content.size} bytes in its chunks, expected {blob.size}")
-    return BlobRecord(path=path, rank=blob.rank, size=blob.size, digest=content.hexdigest())
+    found = content.digest()
+    record = BlobRecord(path=path, rank=blob.rank, size=blob.size, named=1, digest=found.value)
+    return PublishedBlob(record, found)

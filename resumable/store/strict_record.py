@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
@@ -17,10 +16,11 @@ from resumable.utils.messages import quoted
 MAX_TENSORS = 250_000
 MAX_OBJECTS = 10_000
 MAX_BLOBS = 100_000
+MAX_RANKS = 65_536
 MAX_LINEAGE = 100_000
 MAX_DIMENSIONS = 64
 
-_PARTS = {"blobs": MAX_BLOBS, "lineage": MAX_LINEAGE}
+_PARTS = {"objects": MAX_OBJECTS, "blobs": MAX_BLOBS, "lineage": MAX_LINEAGE}
 
 
 def _from_text(value: object) -> object:
@@ -73,24 +73,15 @@ def refuse_too_many_parts(document: object) -> None:
     """Raise `ValueError` for more parts than a manifest may have, before each of them becomes a record."""
     if not isinstance(document, dict):
         return
-    objects = document.get("objects")
-    parts = objects.values() if isinstance(objects, dict) else ()
-    for what, count, most in (
-        ("objects", len(parts), MAX_OBJECTS),
-        ("tensors", _count_in(parts, "tensors"), MAX_TENSORS),
-        ("blobs of objects", _count_in(parts, "blobs"), MAX_BLOBS),
-        *((name, len(document[name]), most) for name, most in _PARTS.items() if _is_sized(document.get(name))),
-    ):
-        if count > most:
-            raise ValueError(f"{count} {what}, more than the {most} allowed")
+    for name, most in _PARTS.items():
+        if isinstance(part := document.get(name), dict | list):
+            refuse_more_than(most, name, len(part))
 
 
-def _count_in(parts: Iterable[object], key: str) -> int:
-    return sum(len(part[key]) for part in parts if isinstance(part, dict) and _is_sized(part.get(key)))
-
-
-def _is_sized(value: object) -> bool:
-    return isinstance(value, dict | list)
+def refuse_more_than(most: int, what: str, count: int) -> None:
+    """Raise `ValueError` if a document has more than `most` of something."""
+    if count > most:
+        raise ValueError(f"{count} {what}, more than the {most} allowed")
 
 
 def first_fault(error: ValidationError) -> str:

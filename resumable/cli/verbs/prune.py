@@ -14,8 +14,8 @@ from resumable.cli.terminal import print_json, print_line
 from resumable.config.sections import Keep
 from resumable.errors import CheckpointError, CorruptCheckpointError
 from resumable.policy.retention import Rule
+from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
-from resumable.run.verification import verify
 from resumable.store.attempts import Attempt, lock_run, read_attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import ATTEMPTS, CheckpointName, parse_attempt
@@ -101,7 +101,7 @@ def _refuse_damaged(catalog: Catalog, plan: PrunePlan) -> None:
     # The cheap checks chose what stays. If that is damaged, the checkpoints to delete may be the only good ones.
     newest = plan.keep[0]
     try:
-        verify(catalog, catalog.manifest(newest), newest)
+        Checkpoint(catalog, newest, catalog.manifest(newest)).verify()
     except CorruptCheckpointError as error:
         raise CorruptCheckpointError(
             f"{newest}: it would stay as the newest, but it is damaged: {error.message}; nothing was deleted",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from resumable.cli.terminal import Column, print_json, print_line, print_table
 from resumable.policy.suspicion import mark
 from resumable.run.checkpoint import Checkpoint
 from resumable.store.layout import checkpoint_path
-from resumable.store.manifest import Manifest, ObjectRecord
+from resumable.store.manifest import Manifest
 from resumable.utils.events import duration, size
 from resumable.utils.location import location
 
@@ -43,7 +42,7 @@ def show(target: Target, json: Json = False, storage_options: StorageOptions = "
         return
     manifest = checkpoint.manifest
     _head(checkpoint)
-    _objects(manifest)
+    _objects(checkpoint)
     _pairs("config", _flat(_public(manifest.config)))
     _pairs("versions", manifest.versions)
     _pairs("environment", _flat(manifest.environment))
@@ -51,7 +50,7 @@ def show(target: Target, json: Json = False, storage_options: StorageOptions = "
 
 
 def _document(checkpoint: Checkpoint) -> dict[str, object]:
-    summary = {name: asdict(_summary(checkpoint.manifest, name)) for name in checkpoint.manifest.objects}
+    summary = {name: asdict(_summary(checkpoint, name)) for name in checkpoint.manifest.objects}
     document = checkpoint.manifest.model_dump(mode="json")
     document["config"] = _public(checkpoint.manifest.config)
     return {"name": checkpoint.name, "size_bytes": checkpoint.size_bytes, "summary": summary, **document}
@@ -62,19 +61,16 @@ def _public(config: dict[str, object]) -> dict[str, object]:
     return config | {"run": location(config["run"])} if "run" in config else config
 
 
-def _summary(manifest: Manifest, name: str) -> ObjectSummary:
+def _summary(checkpoint: Checkpoint, name: str) -> ObjectSummary:
+    manifest, tensors = checkpoint.manifest, checkpoint.records[name]
     record = manifest.objects[name]
     return ObjectSummary(
         kind=record.kind,
         type=record.type,
-        tensors=len(record.tensors),
-        elements=_elements(record),
-        size_bytes=sum(manifest.blobs[blob].size for blob in record.blobs),
+        tensors=len(tensors),
+        elements=sum(tensor.elements for tensor in tensors.values()),
+        size_bytes=sum(manifest.blobs[blob].size for blob in checkpoint.blobs_of(name)),
     )
-
-
-def _elements(record: ObjectRecord) -> int:
-    return sum(math.prod(tensor.shape) for tensor in record.tensors.values() if tensor.alias is None)
 
 
 def _head(checkpoint: Checkpoint) -> None:
@@ -107,7 +103,7 @@ def _line(name: str, value: str) -> None:
     print_line((f"{name:<12}", "dim"), value)
 
 
-def _objects(manifest: Manifest) -> None:
+def _objects(checkpoint: Checkpoint) -> None:
     print_line("")
     columns = [
         Column("object"),
@@ -118,8 +114,8 @@ def _objects(manifest: Manifest) -> None:
         Column("size", "right"),
     ]
     rows = []
-    for name in manifest.objects:
-        facts = _summary(manifest, name)
+    for name in checkpoint.manifest.objects:
+        facts = _summary(checkpoint, name)
         numbers = [f"{facts.tensors:,}", f"{facts.elements:,}", size(facts.size_bytes)]
         rows.append([name, facts.kind, facts.type, *numbers])
     print_table(columns, rows)

@@ -14,9 +14,9 @@ from resumable.cli.proof_output import prove
 from resumable.cli.terminal import Column, Styled, count, print_json, print_line, print_table, spinner
 from resumable.errors import CheckpointError, FormatVersionError, NoCheckpointError
 from resumable.export.proof.artifact import is_artifact
+from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
 from resumable.run.target import parse_target_or_folder
-from resumable.run.verification import verify as verify_checkpoint
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.utils.events import size
@@ -105,7 +105,7 @@ def _verify(catalog: Catalog, name: CheckpointName, *, in_history: bool) -> Verd
     try:
         manifest = catalog.manifest(name)
         size_bytes = sum(blob.size for blob in manifest.blobs.values())
-        verify_checkpoint(catalog, manifest, name)
+        Checkpoint(catalog, name, manifest).verify()
     except NoCheckpointError:
         return Verdict(
             str(name), "unfinished", "no manifest: this save did not finish, which is normal after a kill", 0

@@ -13,9 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import xxhash
+
 from resumable.errors import ConfigError, CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.export.proof.schema import FileRecord, Proof, parse_proof
-from resumable.store.digesting import digest_of
 from resumable.store.storage.protocol import reported, storage_error
 from resumable.weights.proof import MAX_BYTES, PROOF
 
@@ -103,13 +104,11 @@ def file_records(folder: Path) -> dict[str, FileRecord]:
 
 
 def _digest(path: Path) -> str:
+    digest = xxhash.xxh3_128()
     with reported("read", str(path)), _opened(path) as file:
-        return digest_of(_pieces(file))
-
-
-def _pieces(file: BinaryIO) -> Iterator[memoryview]:
-    while piece := file.read(_FILE_PIECE_BYTES):
-        yield memoryview(piece)
+        while piece := file.read(_FILE_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from resumable.errors import FormatVersionError
 from resumable.state.codec import Document, decode, document_paths
-from resumable.state.files.tensor_reader import MaybeDigested, Readable, read_head, read_placed
+from resumable.state.files.header_locations import read_head
+from resumable.state.files.tensor_reader import MaybeDigested, Readable, read_placed
 from resumable.state.files.tree_file import contents_of
 from resumable.state.objects import modules
 from resumable.state.tensors.facts import DigestedRecords, TensorFacts
@@ -135,7 +136,7 @@ class StoredFiles:
         files: Sequence[SafetensorsFile],
         beside: Mapping[str, str],
         *,
-        records: DigestedRecords | None = None,
+        records: Mapping[str, MaybeDigested] | None = None,
     ) -> None:
         """Locate the tensors of the files.
 

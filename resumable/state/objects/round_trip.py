@@ -17,9 +17,9 @@ from resumable.state.tensors.facts import (
     DigestedRecord,
     DigestedRecords,
     TensorFacts,
+    digest_in_boxes,
     facts_of,
     same_place,
-    tensor_digest,
 )
 from resumable.utils.messages import listed
 from resumable.utils.threads import in_lanes
@@ -74,7 +74,7 @@ def compare_with_stored(
         alike = {
             key: tensor for key, tensor in live.tensors.items() if key in digests and _is_alike(tensor, records[key])
         }
-        digests = tensor_digests(alike)
+        digests = tensor_digests(alike, records)
     comparison = _DocumentComparison(records, live.tensors, digests)
     with mismatch_on_error(adapter.name):
         then, now = adapter.comparable(document), adapter.comparable(live.document)
@@ -83,9 +83,10 @@ def compare_with_stored(
     return RoundTrip(found, {key for key, digest in digests.items() if digest == records[key].digest})
 
 
-def tensor_digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the digest of each tensor, computed by several threads."""
-    return dict(zip(tensors, in_lanes(tensor_digest, list(tensors.values()), _THREADS), strict=True))
+def tensor_digests(tensors: Mapping[str, Tensor], records: DigestedRecords) -> dict[str, str]:
+    """Return the digest of each tensor in the boxes of its record, computed by several threads."""
+    found = in_lanes(lambda key: digest_in_boxes(tensors[key], records[key].boxes), list(tensors), _THREADS)
+    return dict(zip(tensors, found, strict=True))
 
 
 def _are(live: Mapping[str, Tensor], proven: Mapping[str, Tensor], keys: Iterable[str]) -> bool:
@@ -157,12 +158,12 @@ class _DocumentComparison:
         then, now = TensorFacts.recorded(record), facts_of(tensor)
         if then != now:
             yield f"{path}: stored {_text(then)}, here {_text(now)}"
-        elif record.digest != self._digest(live):
+        elif record.digest != self._digest(live, record):
             yield f"{path}: other values"
 
-    def _digest(self, key: str) -> str:
+    def _digest(self, key: str, record: DigestedRecord) -> str:
         if key not in self._digests:
-            self._digests[key] = tensor_digest(self._tensors[key])
+            self._digests[key] = digest_in_boxes(self._tensors[key], record.boxes)
         return self._digests[key]
 
 

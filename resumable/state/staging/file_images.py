@@ -13,6 +13,7 @@ from torch import Tensor
 from resumable.state.tensors.facts import TensorFacts, bytes_of, tensor_digest
 from resumable.state.tensors.file_plan import FilePlan
 from resumable.state.tensors.nonfinite import nonfinite_in_image, nonfinite_live
+from resumable.state.tensors.safetensors_layout import Slice
 
 WINDOW_BYTES = 32 * 2**20
 
@@ -22,6 +23,11 @@ class FileImage(Protocol):
 
     @property
     def facts(self) -> Mapping[str, TensorFacts]: ...
+    @property
+    def slices(self) -> Mapping[str, Slice]:
+        """The location of each tensor in the file."""
+        ...
+
     @property
     def size(self) -> int: ...
     @property
@@ -56,6 +62,10 @@ class _PlannedImage:
     @property
     def facts(self) -> Mapping[str, TensorFacts]:
         return self.plan.facts
+
+    @property
+    def slices(self) -> Mapping[str, Slice]:
+        return self.plan.layout.slices
 
     @property
     def size(self) -> int:

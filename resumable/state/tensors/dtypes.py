@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+
+from resumable.state.tensors.safetensors_layout import TAG_BYTES
 
 # float8_e8m0fnu and float4 have tags in the format, but common readers refuse them: they are stored as bytes.
 TAGS: Mapping[str, tuple[str, tuple[int, ...]]] = {
@@ -47,3 +50,11 @@ def stored_as(dtype: str, shape: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         raise ValueError(f"unknown dtype {dtype[:80]!r}")
     tag, trailing = TAGS[dtype]
     return tag, (*shape, *trailing)
+
+
+def item_bytes(dtype: str) -> int | None:
+    """Return the size of one item; None for a dtype that is not in `TAGS`, whose size takes torch."""
+    if dtype not in TAGS:
+        return None
+    tag, trailing = TAGS[dtype]
+    return TAG_BYTES[tag] * math.prod(trailing)

@@ -12,7 +12,9 @@ import torch
 import xxhash
 from torch import Tensor
 
+from resumable.state.tensors.boxes import Box
 from resumable.state.tensors.dtypes import TAGS
+from resumable.state.tensors.records import joined_digest
 
 DTYPES: Mapping[str, torch.dtype] = {
     str(value).removeprefix("torch."): value
@@ -37,10 +39,12 @@ class Recorded(Protocol):
 
 
 class DigestedRecord(Recorded, Protocol):
-    """A record of a stored tensor that also has its digest."""
+    """A record of a stored tensor that also has its digest, computed in `boxes` if these are not None."""
 
     @property
     def digest(self) -> str: ...
+    @property
+    def boxes(self) -> Sequence[Box] | None: ...
 
 
 DigestedRecords = Mapping[str, DigestedRecord]
@@ -156,6 +160,13 @@ def bytes_of(tensor: Tensor) -> memoryview:
 def tensor_digest(tensor: Tensor) -> str:
     """Return the XXH3-128 (hex) of a tensor's bytes in row-major order."""
     return xxhash.xxh3_128_hexdigest(bytes_of(tensor))
+
+
+def digest_in_boxes(tensor: Tensor, boxes: Sequence[Box] | None) -> str:
+    """Return the digest that a record of this tensor has if its pieces are these boxes; None is the whole tensor."""
+    if boxes is None:
+        return tensor_digest(tensor)
+    return joined_digest([tensor_digest(tensor.detach()[box.slices]) for box in boxes])
 
 
 def empty(facts: TensorFacts, device: torch.device | str = "cpu") -> Tensor:
