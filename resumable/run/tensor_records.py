@@ -186,7 +186,9 @@ def _refuse_other_blobs(manifest: Manifest, rank: int, state: RankState) -> None
     for columns in state.tensors.values():
         for file_name, begin, end, key, count in _extents(columns):
             locations[file_name].append((begin, end, key))
-            elements[file_name] += count
+            elements[file_name] += count if not is_slab_name(file_name) else 0
+        for file_name in filter(is_slab_name, columns.blobs):  # it still holds slabs that were written again since
+            elements[file_name] += sum(map(math.prod, columns.shapes))
     for file_name, extents in locations.items():
         _refuse_overlaps(file_name, manifest.blobs[file_name].size, extents)
     refuse_larger_blobs({file_name: manifest.blobs[file_name].size for file_name in named}, elements)

@@ -67,7 +67,7 @@ def publish(
     """
     attempt.check()
     _refuse_unpublishable(attempt, name, blobs)
-    _clear_failed_save(storage, name)
+    _take_back_failed_save(storage, attempt, name)
     blobs = [_only_unchanged_before(blob) for blob in blobs]
     _refuse_without_space(storage, name, blobs)
     try:
@@ -85,8 +85,7 @@ def publish(
         raise
     except BaseException:
         with suppress(Exception):  # the failure above is the one to report
-            attempt.check()  # a publication that seems to have failed may exist, and a newer attempt may resume from it
-            _clear(storage, name)
+            _take_back(storage, attempt, name)
         raise
     attempt.published.add(name)
     reach("save.published", name.step)
@@ -121,10 +120,21 @@ def _clear(storage: Storage, name: CheckpointName) -> None:
     storage.remove_dir(checkpoint_path(name))
 
 
-def _clear_failed_save(storage: Storage, name: CheckpointName) -> None:
+def _take_back(storage: Storage, attempt: Attempt, name: CheckpointName) -> None:
+    """Remove the files of a save that failed, unless a newer attempt may use them.
+
+    A publication that seems to have failed may exist, and a newer attempt may resume from it, and share its blobs.
+    """
+    attempt.check()
+    storage.remove(checkpoint_path(name, MANIFEST))
+    attempt.check()
+    _clear(storage, name)
+
+
+def _take_back_failed_save(storage: Storage, attempt: Attempt, name: CheckpointName) -> None:
     """Remove the files of an earlier save of this name, which failed, was never reported, and could not be removed."""
     if storage.list(checkpoint_path(name)):
-        _clear(storage, name)
+        _take_back(storage, attempt, name)
 
 
 def _refuse_unpublishable(attempt: Attempt, name: CheckpointName, blobs: Sequence[Blob]) -> None:

@@ -20,7 +20,7 @@ from resumable.store.sealed_json import digest
 from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.protocol import Storage
-from tests.store.building import launch, line, manifest, save
+from tests.store.building import launch, line, manifest, save, states, verify_bytes
 from tests.store.flat import FlatStore
 
 FROZEN = b"frozen " * 20
@@ -70,7 +70,7 @@ def share(attempt: Attempt, step: int, before: CheckpointName | None) -> Checkpo
         Blob("model.safetensors", [memoryview(b"%d" % step)], len(b"%d" % step)),
         Blob("model.frozen.safetensors", [memoryview(FROZEN)], len(FROZEN), before=record),
     ]
-    publish(attempt.storage, attempt, name, blobs, lambda records: manifest(name, records, attempt))
+    publish(attempt.storage, attempt, name, blobs, states, lambda records: manifest(name, records, attempt))
     return name
 
 
@@ -79,7 +79,7 @@ def standing(storage: Storage) -> list[CheckpointName]:
     catalog, found = Catalog(storage), []
     for name in catalog.names():
         try:
-            catalog.verify(catalog.manifest(name), name)
+            verify_bytes(catalog, catalog.manifest(name))
         except NoCheckpointError:
             continue
         found.append(name)
@@ -118,7 +118,7 @@ def forged(attempt: Attempt, step: int, other: CheckpointName) -> CheckpointName
         attempt.storage.write(mine.path, [b"%d" % step])
         return manifest(name, records | {"model.safetensors": mine, "optimizer.safetensors": foreign}, attempt)
 
-    publish(attempt.storage, attempt, name, [own], named)
+    publish(attempt.storage, attempt, name, [own], states, named)
     return name
 
 

@@ -27,6 +27,7 @@ from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_of
 from resumable.store.pins import pin, pinned, unpin
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.protocol import Entry
+from tests.store.building import verify_bytes
 from tests.store.training import STEPS_PER_EPOCH, Sharing, save
 
 BLOB = "model.safetensors"
@@ -93,7 +94,7 @@ def standing(root: Path) -> set[CheckpointName]:
     found = set()
     for name in catalog.names():
         with suppress(CheckpointError):
-            catalog.verify(catalog.manifest(name), name)
+            verify_bytes(catalog, catalog.manifest(name))
             found.add(name)
     return found
 
@@ -395,7 +396,7 @@ class UnderFire(RuleBasedStateMachine):
     def _look_at(self, copy: Path) -> None:
         catalog = Catalog(LocalStorage(copy))
         for name, manifest in catalog.history():
-            catalog.verify(manifest, name)
+            verify_bytes(catalog, manifest)
 
     def _launch_on_a_duplicate(self, copy: Path, keep: retention.Rule) -> None:
         """Of what has arrived so far: it is refused, or goes on from the newest, and leaves something good."""

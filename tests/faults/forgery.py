@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from resumable.run.checkpoint import STATE_BLOB
-from resumable.store.layout import CHECKPOINTS, MANIFEST
+from resumable.store.digesting import digest_of
+from resumable.store.layout import CHECKPOINTS, MANIFEST, is_state_name, state_name
 from resumable.store.sealed_json import digest
 
 Document = dict[str, Any]
+STATE_BLOB = state_name(0)
 
 
 def sealed(document: Document) -> bytes:
@@ -47,9 +48,14 @@ class Forgery:
         (self.folder / MANIFEST).write_bytes(document if isinstance(document, bytes) else sealed(document))
 
     def write_blob(self, name: str, data: bytes) -> None:
-        """Put another blob there and record it in the manifest."""
+        """Put another blob there and record it in the manifest, and its ranges in the state."""
         (self.folder / name).write_bytes(data)
-        self.record(name, size=len(data), digest=digest(data))
+        if is_state_name(name):
+            self.record(name, size=len(data), digest=digest(data))
+            return
+        found = digest_of([memoryview(data)])
+        self.record(name, size=len(data), digest=found.value)
+        self.change_state(lambda state: state["ranges"].update({name: "".join(found.ranges)}))
 
     def record(self, name: str, **facts: Any) -> None:
         """Change what the manifest says of a blob."""
@@ -73,3 +79,23 @@ class Forgery:
         document = self.state()
         change(document)
         self.write_state(document)
+
+    def change_tensor(self, name: str, key: str, **facts: Any) -> None:
+        """Change what the state records of one tensor of an object: its facts, or where its only piece begins."""
+
+        def change(state: Document) -> None:
+            columns = state["tensors"][name]
+            number = columns["keys"].index(key)
+            piece = columns["pieces"]["key"].index(number)
+            for fact, value in facts.items():
+                if fact in ("strides", "aliases"):
+                    columns[fact][key] = value
+                elif fact == "digest":
+                    digests = columns["pieces"]["digest"]
+                    columns["pieces"]["digest"] = digests[: 32 * piece] + value + digests[32 * (piece + 1) :]
+                elif fact in ("dtypes", "shapes", "keys"):
+                    columns[fact][number] = value
+                else:
+                    columns["pieces"][fact][piece] = value
+
+        self.change_state(change)

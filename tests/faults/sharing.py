@@ -20,6 +20,8 @@ from resumable.errors import CheckpointError, CorruptCheckpointError
 from resumable.policy.retention import Rule
 from resumable.store import digesting
 from resumable.store.catalog import Catalog
+from resumable.store.dedup import PublishedBlob
+from resumable.store.digesting import digest_of
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import BlobRecord
 from resumable.store.publish import Blob, publish
@@ -28,6 +30,7 @@ from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.retry import PatientStorage
 from tests.faults.subjects import Ear, Subject, step_of_resumable
 from tests.faults.verdicts import Found, values
+from tests.store.building import states
 from tests.store.training import manifest_of
 
 ANEW_EVERY = 3
@@ -53,7 +56,7 @@ def train_sharing(folder: Path, until: int, ear: Ear, *, links: bool) -> None:
         with ExitStack() as ending:
             ending.callback(opened.unlock)
             ear.reach("start")
-            before = opened.resumed.manifest.blobs[FROZEN] if opened.resumed else None
+            before = _published(opened.resumed.manifest.blobs[FROZEN]) if opened.resumed else None
             first = opened.resumed.step + 1 if opened.resumed else 0
             for step in range(first, until + 1):
                 ear.reach(f"save {step}")
@@ -73,7 +76,7 @@ def _large_is_a_page() -> Iterator[None]:
         direct_io.DIRECT_BYTES, digesting.BESIDE_BYTES = before
 
 
-def _save(storage: PatientStorage, opened: OpenedRun, step: int, before: BlobRecord | None) -> BlobRecord:
+def _save(storage: PatientStorage, opened: OpenedRun, step: int, before: PublishedBlob | None) -> PublishedBlob:
     attempt, name = opened.attempt, CheckpointName(step, 0, opened.attempt.number)
     state = b"".join(_bytes_of(value) for value in values(step).values())
     blobs = [
@@ -82,8 +85,12 @@ def _save(storage: PatientStorage, opened: OpenedRun, step: int, before: BlobRec
     ]
 
     storage.renew()
-    published = publish(storage, attempt, name, blobs, lambda written: manifest_of(opened, name, written, {}))
-    return published.blobs[FROZEN]
+    published = publish(storage, attempt, name, blobs, states, lambda written: manifest_of(opened, name, written, {}))
+    return _published(published.blobs[FROZEN])
+
+
+def _published(record: BlobRecord) -> PublishedBlob:
+    return PublishedBlob(record, digest_of([memoryview(FROZEN_BYTES)]))
 
 
 def load_sharing(folder: Path) -> Found | None:

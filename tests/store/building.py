@@ -9,19 +9,24 @@ from typing import Any
 from resumable.run.run import Run
 from resumable.store.attempts import Attempt, begin, create_run
 from resumable.store.catalog import Catalog
-from resumable.store.layout import CheckpointName, checkpoint_path
+from resumable.store.dedup import PublishedBlob
+from resumable.store.digesting import digest_of
+from resumable.store.layout import CheckpointName, checkpoint_path, is_state_name
 from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
 from resumable.store.publish import Blob, publish
+from resumable.store.rank_state import dump_rank_state
 from resumable.store.storage.protocol import Storage
 
-BLOBS = {"model.safetensors": b"weights " * 40, "state.rank00000.json": b'{"step":1}'}
+STATE = dump_rank_state({"objects": {}, "rng": {}, "position": {}}, ranges={}, tensors={})
+BLOBS = {"model.safetensors": b"weights " * 40, "state.rank00000.json": STATE}
 
 
 def manifest(name: CheckpointName, blobs: Mapping[str, BlobRecord], attempt: Attempt, **fields: Any) -> Manifest:
     run = Catalog(attempt.storage).run_file()
     assert run is not None
-    model = ObjectRecord(kind="module", type="torch.nn.Linear", blobs=["model.safetensors"], tensors={})
     facts: dict[str, Any] = {
+        "features": [],
+        "notes": {},
         "run_id": run.run_id,
         "attempt": attempt.number,
         "token": attempt.token,
@@ -34,10 +39,13 @@ def manifest(name: CheckpointName, blobs: Mapping[str, BlobRecord], attempt: Att
         "versions": {"torch": "2.13.0"},
         "environment": {},
         "world": 1,
+        "mesh": None,
         "finished": False,
         "reason": "steps",
         "created": 1.5,
-        "objects": {"model": model} if "model.safetensors" in blobs else {},
+        "objects": {"model": ObjectRecord(kind="module", type="torch.nn.Linear")}
+        if "model.safetensors" in blobs
+        else {},
         "blobs": dict(blobs),
     }
     return Manifest(**{**facts, **fields})
@@ -53,9 +61,30 @@ def launch(storage: Storage, resumed_from: CheckpointName | None = None) -> Atte
 def save(attempt: Attempt, step: int, epoch: int = 0, *, contents: Mapping[str, bytes] = BLOBS) -> CheckpointName:
     """Publish a checkpoint of this attempt."""
     name = CheckpointName(step, epoch, attempt.number)
-    blobs = [Blob(file_name, [memoryview(data)], len(data)) for file_name, data in contents.items()]
-    publish(attempt.storage, attempt, name, blobs, lambda records: manifest(name, records, attempt))
+    blobs = [
+        Blob(file_name, [memoryview(data)], len(data))
+        for file_name, data in contents.items()
+        if not is_state_name(file_name)
+    ]
+    publish(attempt.storage, attempt, name, blobs, states, lambda records: manifest(name, records, attempt))
     return name
+
+
+def states(written: Mapping[str, PublishedBlob]) -> dict[int, bytes]:
+    """The state file of a checkpoint without objects."""
+    return {0: STATE}
+
+
+def published(record: BlobRecord, data: bytes) -> PublishedBlob:
+    """A blob of a published checkpoint, to be offered to the next save."""
+    return PublishedBlob(record, digest_of([memoryview(data)]))
+
+
+def verify_bytes(catalog: Catalog, found: Manifest) -> None:
+    """Check the checkpoint, and the digest of every blob of it."""
+    catalog.check(found, found.name)
+    for blob in found.blobs:
+        catalog.reader(found, blob).verify()
 
 
 def line(storage: Storage) -> list[str]:

@@ -18,6 +18,13 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digesting, "BESIDE_BYTES", 300)
 
 
+def expected(whole: bytes, range_bytes: int = digesting.RANGE_BYTES) -> tuple[list[str], str]:
+    """The digests of the ranges, and the digest of the file, computed at once."""
+    ranges = [xxhash.xxh3_128(whole[start : start + range_bytes]) for start in range(0, len(whole), range_bytes)]
+    joined = b"".join(each.digest() for each in ranges)
+    return [each.hexdigest() for each in ranges], xxhash.xxh3_128_hexdigest(joined)
+
+
 def views(*sizes: int) -> list[memoryview]:
     return [memoryview(bytes((number + place) % 251 for place in range(size))) for number, size in enumerate(sizes)]
 
@@ -26,11 +33,17 @@ def views(*sizes: int) -> list[memoryview]:
     "chunks",
     [views(), views(0), views(1), views(299), views(300), views(5000, 1, 0, 299, 1001), views(10, 3000, 10)],
 )
-def test_the_digest_is_that_of_all_bytes_and_every_byte_is_given_once(chunks: list[memoryview]) -> None:
+@pytest.mark.parametrize("range_bytes", [1, 299, 700, 1000, 5000, digesting.RANGE_BYTES])
+def test_the_digest_is_that_of_all_bytes_and_every_byte_is_given_once(
+    chunks: list[memoryview], range_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digesting, "RANGE_BYTES", range_bytes)
     content, whole = Digested(chunks), b"".join(chunks)
     for _ in range(2):  # a storage that tries again
         assert b"".join(content) == whole
-        assert content.hexdigest() == digest_of(chunks) == xxhash.xxh3_128_hexdigest(whole)
+        found = content.digest()
+        assert (list(found.ranges), found.value) == expected(whole, range_bytes)
+        assert digest_of(chunks) == found
         assert content.size == len(whole)
 
 
@@ -69,7 +82,7 @@ def test_the_memory_of_a_chunk_may_be_used_again_when_the_next_one_is_asked_for(
         written += piece
         slow.set()  # only now, when all of the piece is written, may it be digested
     assert written == b"".join(chunks.contents())
-    assert content.hexdigest() == xxhash.xxh3_128_hexdigest(written)
+    assert content.digest().value == expected(written)[1]
 
 
 def _held_until_asked(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
@@ -77,13 +90,19 @@ def _held_until_asked(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     go, real = threading.Event(), xxhash.xxh3_128
 
     class Held:
-        def __init__(self) -> None:
-            self._seen = real()
+        def __init__(self, data: bytes = b"") -> None:
+            self._seen = real(data)
+
+        def digest(self) -> bytes:
+            return self._seen.digest()
 
         def update(self, piece: memoryview) -> None:
             assert go.wait(60)
             go.clear()
             self._seen.update(piece)
+
+        def reset(self) -> None:
+            self._seen.reset()
 
         def hexdigest(self) -> str:
             return self._seen.hexdigest()

@@ -11,15 +11,17 @@ import pytest
 
 from resumable.errors import CorruptCheckpointError, FormatVersionError, StateError
 from resumable.store import strict_record
-from resumable.store.manifest import AttemptFile, BlobRecord, Manifest, ObjectRecord, RunFile, TensorRecord
-from resumable.store.parse_documents import parse_attempt_file, parse_manifest, parse_run_file
+from resumable.store.earlier_versions import EarlierObjectRecord, EarlierTensorRecord
+from resumable.store.manifest import AttemptFile, BlobRecord, Manifest, Mesh, ObjectRecord, RunFile
+from resumable.store.parse_documents import parse_attempt_file, parse_earlier_objects, parse_manifest, parse_run_file
+from resumable.store.rank_state import ObjectColumns, PieceColumns, RankState
 from resumable.store.sealed_json import digest
 
 FOLDER = "checkpoints/step-000000500.e0002.a0003"
 DIGEST = "0123456789abcdef" * 2
 
 
-def tensor(**fields: Any) -> TensorRecord:
+def tensor(**fields: Any) -> EarlierTensorRecord:
     facts: dict[str, Any] = {
         "dtype": "float32",
         "shape": [2, 3],
@@ -27,12 +29,14 @@ def tensor(**fields: Any) -> TensorRecord:
         "offsets": [0, 0],
         "digest": DIGEST,
     }
-    return TensorRecord(**{**facts, **fields})
+    return EarlierTensorRecord(**{**facts, **fields})
 
 
 def example() -> Manifest:
-    tensors = {"weight": tensor(strides=[1, 2]), "tied": tensor(strides=[1, 2], alias="weight"), "scalar": scalar()}
+    record = BlobRecord(path=f"{FOLDER}/model.safetensors", rank=0, size=48, named=1, digest=DIGEST)
     return Manifest(
+        features=[],
+        notes={"written by": ["a", "test"]},
         run_id="run",
         attempt=3,
         token="token",
@@ -44,21 +48,22 @@ def example() -> Manifest:
         config={"run": "runs/ü", "every": {"steps": None}},
         versions={"torch": "2.13.0"},
         environment={"threads": 2},
-        world=1,
+        world=2,
+        mesh=Mesh(names=["dp"], shape=[2], hosts=[2]),
         finished=False,
         reason="steps",
         created=1.25,
-        objects={"model": ObjectRecord(kind="module", type="Linear", blobs=["model.safetensors"], tensors=tensors)},
-        blobs={"model.safetensors": BlobRecord(path=f"{FOLDER}/model.safetensors", rank=0, size=48, digest=DIGEST)},
+        objects={"model": ObjectRecord(kind="module", type="Linear")},
+        blobs={"model.safetensors": record},
     )
 
 
-def scalar() -> TensorRecord:
+def scalar() -> EarlierTensorRecord:
     return tensor(shape=[], global_shape=[], offsets=[])
 
 
 def blob(path: str, **fields: Any) -> dict[str, Any]:
-    return {"path": path, "rank": 0, "size": 1, "digest": DIGEST, **fields}
+    return {"path": path, "rank": 0, "size": 1, "named": 1, "digest": DIGEST, **fields}
 
 
 def sealed(document: Any) -> bytes:
@@ -112,12 +117,12 @@ def test_every_truncation_is_found() -> None:
 
 
 def test_a_newer_version_is_told_from_damage() -> None:
-    newer = sealed({"format_version": 3, "unheard": "of"})
-    with pytest.raises(FormatVersionError, match="format version 3, expected at most 2") as caught:
+    newer = sealed({"format_version": 4, "unheard": "of"})
+    with pytest.raises(FormatVersionError, match="format version 4, expected at most 3") as caught:
         parse_manifest(newer)
     assert "upgrade" in str(caught.value.hint)
     with pytest.raises(CorruptCheckpointError, match="its digest differs"):
-        parse_manifest(newer.replace(b'"format_version":3', b'"format_version":4'))
+        parse_manifest(newer.replace(b'"format_version":4', b'"format_version":5'))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +147,20 @@ def test_a_newer_version_is_told_from_damage() -> None:
         ({"lineage": [[3, "step-000000001.e0000.a0001"]]}, "lineage: attempt 3 cannot"),
         ({"lineage": [["3", None]]}, "lineage.0.0"),
         ({"lineage": [[3]]}, "lineage.0"),
-        ({"blobs": {}}, "its blob 'model.safetensors' is not among the blobs"),
+        ({"world": 65_537}, "world"),
+        ({"features": "none"}, "features"),
+        ({"notes": []}, "notes"),
+        ({"notes": {"long": "x" * 2**16}}, "notes: 65547 bytes, more than the 65536 allowed"),
+        ({"mesh": {"names": ["dp"]}}, "mesh.shape"),
+        ({"blobs": {"x.safetensors": blob(f"{FOLDER}/x.safetensors", rank=2)}}, "of rank 2, expected less than 2"),
+        ({"blobs": {"x.safetensors": blob(f"{FOLDER}/x.safetensors", named=0)}}, "named"),
+        ({"blobs": {"x.safetensors": blob(f"{FOLDER}/x.safetensors", named=11)}}, "named"),
+        (
+            {"blobs": {"state.rank00000.json": blob(f"{FOLDER}/state.rank00000.json", size=2**26 + 1)}},
+            "67108865 bytes, expected at most 67108864",
+        ),
+        ({"objects": {"model": {"kind": "module", "type": "Linear", "blobs": []}}}, "objects.model.blobs"),
+        ({"objects": {"model": {"kind": "module", "type": "Linear", "tensors": {}}}}, "objects.model.tensors"),
         (
             {"blobs": {"../x": blob(f"{FOLDER}/x.safetensors")}},
             "not the name",
@@ -164,33 +182,61 @@ def test_a_well_sealed_document_is_still_checked_field_by_field(fields: dict[str
     assert reason in str(caught.value)
 
 
-def first_version(**part: Any) -> bytes:
-    """The manifest of `example`, as version 1 of the format wrote it."""
+def test_a_feature_that_is_unknown_is_refused_as_a_newer_version_is() -> None:
+    with pytest.raises(FormatVersionError, match="uses the feature spirals of the format") as caught:
+        parse_manifest(changed(features=["spirals"]))
+    assert "upgrade" in str(caught.value.hint)
+
+
+def test_notes_that_are_unknown_are_read_over() -> None:
+    assert parse_manifest(changed(notes={"unheard": {"of": [1, None]}})).notes == {"unheard": {"of": [1, None]}}
+
+
+# -- earlier versions -------------------------------------------------------------------------------------------------
+
+TENSORS = {"weight": tensor(strides=[1, 2]), "tied": tensor(strides=[1, 2], alias="weight"), "scalar": scalar()}
+
+
+def earlier(version: int = 2, *, without: str = "", all_blobs: Any = None, **part: Any) -> bytes:
+    """The manifest of `example`, as an earlier version of the format wrote it."""
     document = json.loads(changed())
-    del document["digest"]
-    model = {key: value for key, value in document["objects"]["model"].items() if key != "blobs"}
-    return sealed({**document, "format_version": 1, "objects": {"model": {**model, **part}}})
+    for key in ("digest", "features", "notes", "mesh"):
+        del document[key]
+    del document["blobs"]["model.safetensors"]["named"]
+    tensors = {key: record.model_dump() for key, record in TENSORS.items()}
+    home = {"blob": "model.safetensors"} if version == 1 else {"blobs": ["model.safetensors"]}
+    document["objects"]["model"] |= {"tensors": tensors, **home, **part}
+    document["objects"]["model"].pop(without, None)
+    return sealed({**document, "format_version": version, **({"blobs": all_blobs} if all_blobs else {})})
 
 
-def test_the_first_version_is_read_as_if_the_present_one_had_written_it() -> None:
-    assert parse_manifest(first_version(blob="model.safetensors")) == parse_manifest(changed())
-    assert parse_manifest(first_version(blob=None, tensors={})).objects["model"].blobs == []
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_earlier_version_is_read_as_if_the_present_one_had_written_it(version: int) -> None:
+    found = parse_manifest(earlier(version))
+    assert found.format_version == version
+    assert {name: blob.named for name, blob in found.blobs.items()} == {"model.safetensors": 10}, "it is never shared"
+    same = {"format_version", "features", "notes", "mesh", "blobs"}
+    assert found.model_dump(exclude=same) == parse_manifest(changed()).model_dump(exclude=same)
+    model = parse_earlier_objects(earlier(version)).objects["model"]
+    assert (model.blobs, model.tensors) == (["model.safetensors"], TENSORS)
     run = RunFile.new(data_seed=1)
-    assert parse_run_file(sealed({**run.model_dump(), "format_version": 1})) == run
+    assert parse_run_file(sealed({**run.model_dump(), "format_version": version})) == run
+
+
+def test_an_object_of_the_first_version_may_have_no_blob() -> None:
+    assert parse_earlier_objects(earlier(1, blob=None, tensors={})).objects["model"].blobs == []
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (first_version(blobs=["model.safetensors"]), "objects.model: expected a blob, or null"),
-        (first_version(), "objects.model: expected a blob, or null"),
-        (first_version(blob="x", blobs=["model.safetensors"]), "objects.model: expected a blob, or null"),
-        (first_version(blob=5), "objects.model.blobs.0"),
-        (first_version(blob=["model.safetensors"]), "objects.model.blobs.0"),
-        (first_version(blob=None), "3 tensors, and no blob for them"),
-        (changed(format_version=1), "objects.model: expected a blob, or null"),
-        (changed(format_version=1, objects={"model": 5}), "objects.model"),
-        (changed(format_version=1, objects=5), "objects"),
+        (earlier(1, blobs=["model.safetensors"]), "objects.model: expected blob and tensors"),
+        (earlier(1, without="blob"), "objects.model: expected blob and tensors"),
+        (earlier(2, blob="model.safetensors"), "objects.model: expected blobs and tensors"),
+        (earlier(2, without="blobs"), "objects.model: expected blobs and tensors"),
+        (earlier(2, without="tensors"), "objects.model: expected blobs and tensors"),
+        (changed(format_version=2), "features: not a key of version 2"),
+        (earlier(2, all_blobs={"x.safetensors": blob(f"{FOLDER}/x.safetensors")}), "named: not a key of version 2"),
         (sealed({"format_version": True}), "format_version"),
     ],
 )
@@ -201,38 +247,33 @@ def test_two_versions_are_never_mixed(data: bytes, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("blobs", "reason"),
+    ("data", "reason"),
     [
-        (["model.safetensors", "model.safetensors"], "duplicate name"),
-        (["model.safetensors", "model.frozen.safetensors"], "'model.frozen.safetensors' is not among the blobs"),
-        ([], "3 tensors, and no blob for them"),
-        (None, "objects.model.blobs"),
-        ("model.safetensors", "objects.model.blobs"),
+        (earlier(1, blob=5), "objects.model.blobs.0"),
+        (earlier(1, blob=None), "3 tensors, and no blob for them"),
+        (earlier(2, blobs_of=1), "objects.model.blobs_of"),
+        (earlier(2, tensors={"a": {}}), "objects.model.tensors.a"),
+        (earlier(2, tensors={"a": tensor().model_dump() | {"dtype": "\x1b[31m"}}), "dtype"),
     ],
 )
-def test_the_blobs_of_an_object_are_there_and_each_once(blobs: Any, reason: str) -> None:
-    document = json.loads(changed())
-    del document["digest"]
-    document["objects"]["model"]["blobs"] = blobs
+def test_malformed_records_of_an_earlier_version_are_refused(data: bytes, reason: str) -> None:
     with pytest.raises(CorruptCheckpointError) as caught:
-        parse_manifest(sealed(document))
+        parse_earlier_objects(data)
     assert reason in str(caught.value)
 
 
-def test_a_document_of_this_version_with_the_key_of_the_first_is_malformed() -> None:
-    document = json.loads(changed())
-    del document["digest"]
-    document["objects"]["model"]["blob"] = "model.safetensors"
-    with pytest.raises(CorruptCheckpointError, match=r"objects\.model\.blob"):
-        parse_manifest(sealed(document))
-
-
-def test_the_frozen_tensors_of_an_object_lie_in_a_blob_of_their_own() -> None:
-    document = json.loads(changed())
-    del document["digest"]
-    document["objects"]["model"]["blobs"].append("model.frozen.safetensors")
-    document["blobs"]["model.frozen.safetensors"] = blob(f"{FOLDER}/model.frozen.safetensors")
-    assert parse_manifest(sealed(document)).objects["model"].blobs == ["model.safetensors", "model.frozen.safetensors"]
+@pytest.mark.parametrize(
+    ("blobs", "reason"),
+    [
+        (["model.safetensors", "model.safetensors"], "duplicate name"),
+        ([], "3 tensors, and no blob for them"),
+        (None, "blobs"),
+        ("model.safetensors", "blobs"),
+    ],
+)
+def test_the_blobs_of_an_object_are_there_and_each_once(blobs: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        EarlierObjectRecord(kind="module", type="x", blobs=blobs, tensors=TENSORS)
 
 
 @pytest.mark.parametrize("body", ["[]", "7", '"x"', "null", '{"a":1,"a":2}', "[" * 100 + "]" * 100, '{"a":NaN}'])
@@ -249,30 +290,23 @@ def test_an_alias_must_lead_to_a_tensor_of_its_own() -> None:
         {"a": tensor(alias="b"), "b": tensor(alias="a")},
     ):
         with pytest.raises(ValueError, match="is no tensor of its own"):
-            ObjectRecord(kind="module", type="x", blobs=["a.safetensors"], tensors=tensors)
+            EarlierObjectRecord(kind="module", type="x", blobs=["a.safetensors"], tensors=tensors)
 
 
 def test_an_alias_must_be_the_tensor_that_it_leads_to() -> None:
     with pytest.raises(ValueError, match="'b' is an alias of 'a', which is another tensor"):
-        ObjectRecord(kind="module", type="x", blobs=["a.safetensors"], tensors={"a": tensor(), "b": scalar_of("a")})
+        EarlierObjectRecord(
+            kind="module", type="x", blobs=["a.safetensors"], tensors={"a": tensor(), "b": scalar_of("a")}
+        )
 
 
-def scalar_of(alias: str) -> TensorRecord:
+def scalar_of(alias: str) -> EarlierTensorRecord:
     return tensor(shape=[], global_shape=[], offsets=[], alias=alias)
 
 
-def test_a_blob_may_be_no_larger_than_what_is_recorded_of_it() -> None:
-    most = 8 + 64 * 2**20 + 16 * (6 + 1)  # the header, and the tensors of `example` at 16 bytes an element
-    record = blob(f"{FOLDER}/model.safetensors", size=most)
-    assert parse_manifest(changed(blobs={"model.safetensors": record})).blobs["model.safetensors"].size == most
-    with pytest.raises(CorruptCheckpointError, match=f"{most + 1} bytes, expected at most {most} for its tensors"):
-        parse_manifest(changed(blobs={"model.safetensors": {**record, "size": most + 1}}))
-
-
-@pytest.mark.parametrize("bound", ["MAX_TENSORS", "MAX_OBJECTS"])
-def test_what_no_reader_would_take_is_neither_read_nor_written(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_reader_would_take_is_neither_read_nor_written(monkeypatch: pytest.MonkeyPatch) -> None:
     data = example().dump()
-    monkeypatch.setattr(strict_record, bound, 0)
+    monkeypatch.setitem(strict_record._PARTS, "objects", 0)
     with pytest.raises(CorruptCheckpointError, match="more than the 0 allowed"):
         parse_manifest(data)
     with pytest.raises(StateError, match=r"no reader would take this manifest: .* more than the 0 allowed"):
@@ -288,7 +322,7 @@ def test_what_no_reader_would_take_is_neither_read_nor_written(bound: str, monke
         {"position": {"loop": []}},
         {"lineage": [[3, "no checkpoint"]]},
         {"world": 2**31},
-        {"objects": {"a b": {"kind": "x", "type": "x", "blobs": [], "tensors": {}}}},
+        {"objects": {"a b": {"kind": "x", "type": "x"}}},
     ],
 )
 def test_values_that_no_writer_would_write_are_refused(fields: dict[str, Any]) -> None:
@@ -311,6 +345,7 @@ def test_a_tensor_has_one_number_per_dimension() -> None:
 
 def test_the_format_document_names_every_field() -> None:
     text = Path(strict_record.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")
-    for record in (RunFile, AttemptFile, Manifest, ObjectRecord, BlobRecord, TensorRecord):
+    records = (RunFile, AttemptFile, Manifest, ObjectRecord, BlobRecord, RankState, ObjectColumns, PieceColumns)
+    for record in (*records, EarlierObjectRecord, EarlierTensorRecord):
         for field in record.model_fields:
             assert f"`{field}`" in text

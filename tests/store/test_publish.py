@@ -19,7 +19,8 @@ from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.open import open_storage
 from resumable.store.storage.protocol import storage_error
 from resumable.store.storage.retry import PatientStorage
-from tests.store.building import BLOBS, launch, line, manifest, save
+from tests.store.building import BLOBS, launch, line, manifest, save, states, verify_bytes
+from tests.store.building import published as published_blob
 from tests.store.tracing import Trace
 
 
@@ -34,7 +35,7 @@ def test_what_is_published_is_found_with_every_byte(place: LocalStorage, monkeyp
     name = CheckpointName(100, 1, attempt.number)
     data = bytes(range(256))
     blob = Blob("model.safetensors", [memoryview(data)[:100], memoryview(b""), memoryview(data)[100:]], len(data))
-    published = publish(place, attempt, name, [blob], lambda records: manifest(name, records, attempt))
+    published = publish(place, attempt, name, [blob], states, lambda records: manifest(name, records, attempt))
     catalog = Catalog(place)
     assert catalog.manifest(name) == published
     assert published.blobs["model.safetensors"].size == 256
@@ -89,7 +90,7 @@ def test_a_manifest_for_another_place_is_refused(place: LocalStorage) -> None:
     attempt = launch(place)
     name, other = CheckpointName(100, 0, 1), CheckpointName(200, 0, 1)
     with pytest.raises(ValueError, match="does not belong"):
-        publish(place, attempt, name, [], lambda records: manifest(other, records, attempt))
+        publish(place, attempt, name, [], states, lambda records: manifest(other, records, attempt))
     assert Catalog(place).names() == []
 
 
@@ -196,12 +197,12 @@ class WatchedUnlinked(Watched, Unlinked):
 def share(attempt: Attempt, step: int, before: Manifest | None, *, frozen: bytes = FROZEN) -> Manifest:
     """Publish a checkpoint with a blob that is likely to be what it was `before`."""
     name = CheckpointName(step, 0, attempt.number)
-    record = before.blobs["model.frozen.safetensors"] if before else None
+    record = published_blob(before.blobs["model.frozen.safetensors"], FROZEN) if before else None
     blobs = [
         Blob("model.safetensors", [memoryview(b"weights of %d" % step)], len(b"weights of %d" % step)),
         Blob("model.frozen.safetensors", [memoryview(frozen)], len(frozen), before=record),
     ]
-    return publish(attempt.storage, attempt, name, blobs, lambda records: manifest(name, records, attempt))
+    return publish(attempt.storage, attempt, name, blobs, states, lambda records: manifest(name, records, attempt))
 
 
 def blob_file(place: LocalStorage, published: Manifest) -> Path:
@@ -210,7 +211,7 @@ def blob_file(place: LocalStorage, published: Manifest) -> Path:
 
 def verified(place: LocalStorage, published: Manifest) -> None:
     catalog = Catalog(LocalStorage(Path(place.url)))
-    catalog.verify(catalog.manifest(published.name), published.name)
+    verify_bytes(catalog, catalog.manifest(published.name))
 
 
 def test_an_unchanged_blob_gets_a_second_name_and_is_not_written(tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_an_unchanged_blob_gets_a_second_name_and_is_not_written(tmp_path: Path)
     first = share(attempt, 100, None)
     place.written.clear()
     second = share(attempt, 200, first)
-    assert place.written == ["model.safetensors", "manifest.json"]
+    assert place.written == ["model.safetensors", "state.rank00000.json", "manifest.json"]
     assert blob_file(place, second).parent.name == str(second.name)
     assert blob_file(place, second).samefile(blob_file(place, first))
     delete(place, attempt, first.name)
@@ -233,7 +234,7 @@ def test_where_there_are_no_links_the_record_leads_to_where_the_bytes_are(tmp_pa
     place.written.clear()
     second = share(attempt, 200, first)
     third = share(attempt, 300, second)
-    assert place.written == ["model.safetensors", "manifest.json"] * 2
+    assert place.written == ["model.safetensors", "state.rank00000.json", "manifest.json"] * 2
     assert blob_file(place, third) == blob_file(place, second) == blob_file(place, first)
     verified(place, third)
 
@@ -294,7 +295,7 @@ def test_rot_of_one_file_takes_exactly_the_checkpoints_that_share_it(tmp_path: P
     catalog, rotten = Catalog(LocalStorage(tmp_path / "run")), []
     for number, each in enumerate(published):
         try:
-            catalog.verify(catalog.manifest(each.name), each.name)
+            verify_bytes(catalog, catalog.manifest(each.name))
         except CorruptCheckpointError:
             rotten.append(number)
     assert rotten == list(range(10, 20))
@@ -337,7 +338,7 @@ def test_a_producer_that_gives_other_than_it_announced_publishes_nothing(place: 
     name = CheckpointName(100, 0, attempt.number)
     blob = Blob("model.safetensors", [memoryview(b"12345")], 6)
     with pytest.raises(ValueError, match=r"model.safetensors: 5 bytes in its chunks, expected 6"):
-        publish(place, attempt, name, [blob], lambda records: manifest(name, records, attempt))
+        publish(place, attempt, name, [blob], states, lambda records: manifest(name, records, attempt))
     assert Catalog(place).names() == []
 
 
@@ -362,7 +363,8 @@ class Wide(LocalStorage):
             if name == self._failing:
                 raise StorageError(f"{name} cannot be written")
         elif name == "manifest.json":
-            assert sorted(self.ended) == sorted(THREE)  # all blobs before the manifest
+            assert sorted(self.ended[:-1]) == sorted(THREE)  # all blobs before the state, and it before the manifest
+            assert self.ended[-1] == "state.rank00000.json"
         super().write(path, chunks)
         self.ended.append(name)
 
@@ -374,8 +376,8 @@ def test_as_many_blobs_are_written_at_once_as_the_storage_wants(tmp_path: Path) 
     attempt = launch(Wide(tmp_path / "run"))
     name = save(attempt, 100, contents=THREE)
     catalog = Catalog(LocalStorage(tmp_path / "run"))
-    catalog.verify(catalog.manifest(name), name)
-    assert list(catalog.manifest(name).blobs) == list(THREE)
+    verify_bytes(catalog, catalog.manifest(name))
+    assert list(catalog.manifest(name).blobs) == [*THREE, "state.rank00000.json"]
 
 
 @pytest.mark.parametrize("failing", THREE)
@@ -401,7 +403,7 @@ class Small(LocalStorage):
 
 def test_a_save_that_cannot_fit_is_refused_with_both_figures_before_anything_is_written(tmp_path: Path) -> None:
     attempt = launch(Small(tmp_path / "run"))
-    with pytest.raises(StorageError, match=r"No space left on device: 330B needed, 100B free") as caught:
+    with pytest.raises(StorageError, match=r"No space left on device: 320B needed, 100B free") as caught:
         save(attempt, 100)
     assert caught.value.errno == 28
     assert "keep.last" in str(caught.value.hint)
@@ -488,6 +490,6 @@ def test_a_blob_that_is_written_again_is_written_whole(tmp_path: Path) -> None:
     attempt = launch(PatientStorage(Stumbling(tmp_path / "run"), sleep=lambda seconds: None))
     name = save(attempt, 100)
     catalog = Catalog(LocalStorage(tmp_path / "run"))
-    catalog.verify(catalog.manifest(name), name)
+    verify_bytes(catalog, catalog.manifest(name))
     for file_name, data in BLOBS.items():
         assert (tmp_path / "run" / checkpoint_path(name, file_name)).read_bytes() == data

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from resumable.checkpointing.open_run import OpenedRun
+from resumable.store.dedup import PublishedBlob
+from resumable.store.digesting import digest_of
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import BlobRecord, Manifest
 from resumable.store.publish import Blob, publish
 from resumable.store.storage.protocol import Storage
+from tests.store.building import states
 
 STEPS_PER_EPOCH = 40
 
@@ -17,7 +20,7 @@ class Sharing:
     FILE_NAME = "model.frozen.safetensors"
 
     def __init__(self) -> None:
-        self._before: BlobRecord | None = None
+        self._before: PublishedBlob | None = None
         self._saves = 0
 
     def blob(self, token: bytes) -> Blob:
@@ -25,9 +28,9 @@ class Sharing:
         anew = self._saves % 3 == 0
         return Blob(self.FILE_NAME, [memoryview(token)], len(token), before=None if anew else self._before)
 
-    def published(self, manifest: Manifest) -> None:
+    def published(self, manifest: Manifest, token: bytes) -> None:
         """It was, so the next one may be the same."""
-        self._before = manifest.blobs[self.FILE_NAME]
+        self._before = PublishedBlob(manifest.blobs[self.FILE_NAME], digest_of([memoryview(token)]))
         self._saves += 1
 
 
@@ -42,9 +45,9 @@ def save(
 
     token = attempt.token.encode()
     blobs = [Blob("model.safetensors", [memoryview(token)], len(token))]
-    published = publish(storage, attempt, name, [*blobs, sharing.blob(token)] if sharing else blobs, manifest)
+    published = publish(storage, attempt, name, [*blobs, sharing.blob(token)] if sharing else blobs, states, manifest)
     if sharing:
-        sharing.published(published)
+        sharing.published(published, token)
     return name
 
 
@@ -53,6 +56,8 @@ def manifest_of(
 ) -> Manifest:
     """That of a checkpoint without objects, at an instant and under circumstances that are always the same."""
     return Manifest(
+        features=[],
+        notes={},
         run_id=opened.run_file.run_id,
         attempt=opened.attempt.number,
         token=opened.attempt.token,
@@ -65,6 +70,7 @@ def manifest_of(
         versions={},
         environment={},
         world=1,
+        mesh=None,
         finished=False,
         reason="steps",
         created=0.0,
