@@ -112,13 +112,12 @@ class Program:
 
     def stored(self) -> tuple[int, dict[str, str]]:
         checkpoint = self.run.latest()
-        objects = checkpoint.manifest.objects
-        model = {key: record.digest for key, record in objects["model"].tensors.items()}
+        model = {key: record.digest for key, record in checkpoint.records["model"].items()}
         names = [name for name, _ in self.model.named_parameters()]
         state = {
             f"optimizer.{names.index(name.removeprefix('model.'))}.{key}": record.digest
             for name, key, record in (
-                (*path.rpartition(".")[::2], record) for path, record in objects["optimizer"].tensors.items()
+                (*path.rpartition(".")[::2], record) for path, record in checkpoint.records["optimizer"].items()
             )
         }
         checkpoint.verify()

@@ -20,7 +20,7 @@ from resumable.store.sealed_json import digest
 from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.protocol import Storage
-from tests.store.building import launch, line, manifest, save, states, verify_bytes
+from tests.store.building import launch, line, manifest, published, save, states, verify_bytes
 from tests.store.flat import FlatStore
 
 FROZEN = b"frozen " * 20
@@ -65,7 +65,7 @@ def share(attempt: Attempt, step: int, before: CheckpointName | None) -> Checkpo
     """Publish a checkpoint whose frozen blob is that of the one before."""
     name, record = CheckpointName(step, 0, attempt.number), None
     if before is not None:
-        record = Catalog(attempt.storage).manifest(before).blobs["model.frozen.safetensors"]
+        record = published(Catalog(attempt.storage).manifest(before).blobs["model.frozen.safetensors"], FROZEN)
     blobs = [
         Blob("model.safetensors", [memoryview(b"%d" % step)], len(b"%d" % step)),
         Blob("model.frozen.safetensors", [memoryview(FROZEN)], len(FROZEN), before=record),

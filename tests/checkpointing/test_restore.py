@@ -110,7 +110,9 @@ def test_objects_are_filled_where_they_are_and_nothing_is_digested_twice(
     checkpointer = opened(tmp_path, target)
     reads, digested = Reads(monkeypatch), list[str]()
     original = round_trip.tensor_digests
-    monkeypatch.setattr(round_trip, "tensor_digests", lambda tensors: digested.extend(tensors) or original(tensors))
+    monkeypatch.setattr(
+        round_trip, "tensor_digests", lambda tensors, records: digested.extend(tensors) or original(tensors, records)
+    )
     checkpointer.restore()
     assert_same(target, copies(source))
     assert {key: value.data_ptr() for key, value in values(target).items()} == before
@@ -239,7 +241,7 @@ def test_weights_are_read_straight_into_a_model_and_nothing_else_is_read(
     reads = Reads(monkeypatch)
     loaded = latest.load_into(target)
     assert (loaded.missing, loaded.unexpected) == ((), ())
-    assert reads.taken().keys() == set(latest.manifest.objects["model"].blobs)
+    assert reads.taken().keys() == set(latest.blobs_of("model"))
     assert [parameter.data_ptr() for parameter in target.parameters()] == before
     assert all(torch.equal(value, source["model"].state_dict()[key]) for key, value in target.state_dict().items())
 

@@ -145,13 +145,26 @@ def test_a_rotten_file_takes_at_most_those_that_share_it(place: str) -> None:
     assert rotten == 10
 
 
-def test_the_first_save_of_a_launch_shares_nothing_with_the_launch_before(place: str) -> None:
+def test_a_launch_shares_on_with_the_checkpoint_that_it_resumed_from(place: str) -> None:
+    for steps in (3, 6, 9, 12):
+        run(place, steps)
+    found = checkpoints(place)
+    files = [identity(place, checkpoint) for checkpoint in found]
+    assert files[:10] == [files[0]] * 10
+    assert files[10:] == [files[10]] * 3
+    assert files[0] != files[10]
+    assert [checkpoint.manifest.blobs[FROZEN].named for checkpoint in found] == [*range(1, 11), 1, 2, 3]
+
+
+def test_a_launch_shares_nothing_with_a_checkpoint_of_another_content(place: str) -> None:
     run(place, 3)
-    run(place, 6)
+    for trainer, model in train(place, 6):
+        if trainer.step == 3:
+            with torch.no_grad():
+                model.base.weight += 1
     files = [identity(place, checkpoint) for checkpoint in checkpoints(place)]
-    assert files[:4] == [files[0]] * 4
+    assert files[3] != files[4]
     assert files[4:] == [files[4]] * 3
-    assert files[0] != files[4]
 
 
 def test_a_shared_file_that_somebody_removed_is_written_anew(place: str) -> None:

@@ -30,7 +30,7 @@ def test_tensors_elements_and_bytes_are_counted_once_per_tensor(run: Path, cli: 
 
 def test_json_is_the_manifest(run: Path, cli: Cli) -> None:
     document = cli("show", f"{run}@2", "--json").json
-    assert (document["step"], document["format_version"], document["finished"]) == (2, 2, False)
+    assert (document["step"], document["format_version"], document["finished"]) == (2, 3, False)
     assert document["name"].startswith("step-000000002.")
 
 

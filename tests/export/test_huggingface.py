@@ -143,7 +143,7 @@ def test_tied_names_stand_in_the_metadata_beside_the_tensor_that_is_kept(carried
 
 def test_the_checkpoint_s_own_digests_are_the_word(carried: Carried) -> None:
     checkpoint, proof = Run(str(carried.trained.run)).latest(), carried.made.proof
-    records = checkpoint.manifest.objects["model"].tensors
+    records = checkpoint.records["model"]
     assert {key: each.digest for key, each in proof.weights.tensors.items()} == {
         key: each.digest for key, each in records.items() if each.alias is None
     }

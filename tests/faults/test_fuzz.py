@@ -25,6 +25,7 @@ from resumable import ResumableError, Run
 from resumable.checkpointing.position import Position
 from resumable.errors import CheckpointError
 from resumable.state.codec import decode
+from resumable.state.tensors.records import TensorRecord
 from resumable.state.tensors.safetensors_layout import parse_header
 from resumable.state.tensors.tensor_views import view_tensors
 from resumable.store.layout import CheckpointName, is_blob_name, is_blob_path, is_object_name, parse_attempt
@@ -33,7 +34,7 @@ from resumable.utils import strict_json
 from tests.faults.forgery import Forgery, sealed
 from tests.faults.mutations import mutated
 from tests.faults.rich import Rich
-from tests.state.roundtrip import Record, save_tree
+from tests.state.roundtrip import save_tree
 
 randoms = st.randoms(use_true_random=False)
 fuzz = settings(max_examples=200, suppress_health_check=list(HealthCheck))
@@ -196,7 +197,7 @@ def test_what_does_not_hold_what_was_recorded_is_refused_with_a_value_error(data
         assert _fits(tensors[key], record)
 
 
-def _fits(tensor: torch.Tensor, record: Record) -> bool:
+def _fits(tensor: torch.Tensor, record: TensorRecord) -> bool:
     return list(tensor.shape) == list(record.shape) and str(tensor.dtype) == f"torch.{record.dtype}"
 
 

@@ -150,7 +150,7 @@ def accumulate(tiny: Tiny, window: int, steps: int = 8) -> None:
 
 def stored_gradients(run: Path) -> dict[int, bool]:
     """By step, whether the checkpoint holds gradients (zeros need not be stored)."""
-    return {c.step: bool(c.manifest.objects["gradients"].tensors) for c in Run(str(run)).checkpoints()}
+    return {c.step: bool(c.records["gradients"]) for c in Run(str(run)).checkpoints()}
 
 
 def test_a_due_save_waits_for_a_boundary_without_unused_gradients(run: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from safetensors.torch import load as read_with_the_library
@@ -12,19 +12,9 @@ from resumable.state.codec import decode, encode
 from resumable.state.objects.choose_adapter import Adapter, adapt, verify_round_trip
 from resumable.state.staging.file_images import FileImage
 from resumable.state.staging.stager import Stager
+from resumable.state.tensors.records import Piece, TensorRecord
 from resumable.state.tensors.tensor_views import view_tensors
 from resumable.utils import strict_json
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a manifest keeps of a tensor."""
-
-    dtype: str
-    shape: list[int]
-    strides: list[int] | None
-    digest: str
-    alias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +23,7 @@ class Saved:
 
     document: Any
     image: bytearray
-    records: dict[str, Record]
+    records: dict[str, TensorRecord]
 
     def tensors(self) -> dict[str, Tensor]:
         return view_tensors([self.image], self.records)
@@ -61,16 +51,12 @@ def save(adapter: Adapter) -> Saved:
 def save_tree(tree: Any, *, key_of: Any = ".".join) -> Saved:
     encoded = encode(tree, key_of=key_of, where="object")
     staged = stage(encoded.tensors)
-    digest_of = staged.digests
     records = {
-        key: Record(
-            facts.dtype, list(facts.shape), None if facts.strides is None else list(facts.strides), digest_of[key]
-        )
+        key: TensorRecord(facts.dtype, facts.shape, facts.strides, None, (Piece(staged.digests[key]),))
         for key, facts in staged.facts.items()
     }
     for key, stored in encoded.aliases.items():
-        of = records[stored]
-        records[key] = Record(of.dtype, of.shape, of.strides, of.digest, alias=stored)
+        records[key] = replace(records[stored], alias=stored)
     image = file_of(staged)
     read_with_the_library(bytes(image))  # every file opens in the format's own library
     return Saved(strict_json.loads(strict_json.dumps(encoded.document)), image, records)

@@ -11,6 +11,7 @@ from resumable.cli.options import Json, StorageOptions, Target, open_checkpoint
 from resumable.cli.terminal import Column, print_json, print_line, print_table
 from resumable.policy.suspicion import mark
 from resumable.run.checkpoint import Checkpoint
+from resumable.state.tensors.records import TensorRecord
 from resumable.store.layout import checkpoint_path
 from resumable.store.manifest import Manifest
 from resumable.utils.events import duration, size
@@ -53,7 +54,16 @@ def _document(checkpoint: Checkpoint) -> dict[str, object]:
     summary = {name: asdict(_summary(checkpoint, name)) for name in checkpoint.manifest.objects}
     document = checkpoint.manifest.model_dump(mode="json")
     document["config"] = _public(checkpoint.manifest.config)
+    for name, record in document["objects"].items():
+        record["blobs"] = checkpoint.blobs_of(name)
+        record["tensors"] = {key: _facts(tensor) for key, tensor in checkpoint.records[name].items()}
     return {"name": checkpoint.name, "size_bytes": checkpoint.size_bytes, "summary": summary, **document}
+
+
+def _facts(tensor: TensorRecord) -> dict[str, object]:
+    boxes = tensor.boxes and [{"offsets": box.offsets, "shape": box.shape} for box in tensor.boxes]
+    facts = {"dtype": tensor.dtype, "shape": tensor.shape, "strides": tensor.strides, "alias": tensor.alias}
+    return {**facts, "digest": tensor.digest, "pieces": boxes}
 
 
 def _public(config: dict[str, object]) -> dict[str, object]:
