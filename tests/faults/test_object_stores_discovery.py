@@ -63,7 +63,9 @@ def test_a_manifest_of_this_program_is_not_asked_for(place: Place) -> None:
     attempt = launch(storage)
     name, catalog = save(attempt, 1), Catalog(storage)
     records = {
-        file_name: BlobRecord(path=checkpoint_path(name, file_name), rank=0, size=len(data), digest=digest(data))
+        file_name: BlobRecord(
+            path=checkpoint_path(name, file_name), rank=0, size=len(data), named=1, digest=digest(data)
+        )
         for file_name, data in BLOBS.items()
     }
     catalog.add(name, manifest(name, records, attempt))

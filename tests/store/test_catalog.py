@@ -346,7 +346,7 @@ def test_a_checkpoint_pruned_while_it_is_read_is_gone_not_damaged(place: LocalSt
 
 
 def test_reading_writes_nothing(place: LocalStorage, tmp_path: Path) -> None:
-    name = save(launch(place), 100)
+    save(launch(place), 100)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     catalog = Catalog(place)
     verify_bytes(catalog, catalog.history()[0][1])

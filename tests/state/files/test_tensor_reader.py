@@ -208,12 +208,14 @@ def test_a_tensor_lies_in_exactly_one_of_an_objects_files() -> None:
     one, other = saved({"a": torch.rand(5)}), saved({"b": torch.rand(6), "a": torch.rand(5)})
     both = Saved(None, bytearray(), one.records | other.records)
     with pytest.raises(ValueError, match="tensor 'a': in two of the object's files"):
-        read(both, Blob(bytes(one.image)), Blob(bytes(other.image)))
+        read(both, Blob(bytes(one.image)), Blob(bytes(other.image), name="y.safetensors"))
     with pytest.raises(ValueError, match="tensor 'b': not in the file"):
         read(both, Blob(bytes(one.image)))
     frozen = saved({"c": torch.rand(2, 2)})
     split = Saved(None, bytearray(), one.records | frozen.records)
-    assert_equal(read(split, Blob(bytes(one.image)), Blob(bytes(frozen.image))), one.tensors() | frozen.tensors())
+    assert_equal(
+        read(split, Blob(bytes(one.image)), Blob(bytes(frozen.image), name="y")), one.tensors() | frozen.tensors()
+    )
 
 
 def test_a_size_that_only_equals_a_number_is_refused_also_after_that_number_was_seen() -> None:
