@@ -297,7 +297,7 @@ def test_a_copied_run_is_a_valid_run_after_every_file_that_arrives(place: LocalS
     for file in files:  # checkpoints arrive before run.json here, and manifests between their blobs
         copy.write(file.as_posix(), [Path(place.url, file).read_bytes()])
         seen.append(line(copy))
-        for name, manifest in Catalog(copy).history():
+        for _, manifest in Catalog(copy).history():
             verify_bytes(Catalog(copy), manifest)
     assert [str(a)] in seen
     assert seen[-1] == line(place)
