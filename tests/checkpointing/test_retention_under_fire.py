@@ -395,7 +395,7 @@ class UnderFire(RuleBasedStateMachine):
 
     def _look_at(self, copy: Path) -> None:
         catalog = Catalog(LocalStorage(copy))
-        for name, manifest in catalog.history():
+        for _, manifest in catalog.history():
             verify_bytes(catalog, manifest)
 
     def _launch_on_a_duplicate(self, copy: Path, keep: retention.Rule) -> None:
