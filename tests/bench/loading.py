@@ -54,7 +54,7 @@ def _save(subject: Training, run: Path) -> None:
 
 
 def _files(run: Path, checkpoint: Checkpoint) -> dict[str, Path]:
-    objects = {blob: name for name, record in checkpoint.manifest.objects.items() for blob in record.blobs}
+    objects = {blob: name for name in checkpoint.manifest.objects for blob in checkpoint.blobs_of(name)}
     return {objects[blob]: run / record.path for blob, record in checkpoint.manifest.blobs.items() if blob in objects}
 
 

@@ -23,14 +23,12 @@ from fsspec.core import url_to_fs
 from resumable.store.attempts import Attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
-from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord, TensorRecord
 from resumable.store.publish import Blob, delete, publish
 from resumable.store.storage.fsspec_storage import FsspecStorage
 from tests.bench.timing import ratio, rounds, seconds
 from tests.faults.http_proxy import FaultProxy, Request
 from tests.faults.servers import S3Server, botocore_session, moto_server, rclone_server
-from tests.store.building import launch
-from tests.store.building import manifest as manifest_of
+from tests.store.building import launch, manifest, states
 
 LATENCY_SECONDS = 0.03
 BYTES_PER_SECOND = 80e6  # of one connection, each way
@@ -153,25 +151,15 @@ class _Ours:
     def __call__(self, step: int) -> dict[str, float]:
         name = CheckpointName(step, 0, self._attempt.number)
         blobs = [Blob(file_name, [memoryview(data)], len(data)) for file_name, data in self._contents.items()]
-        publishing = seconds(lambda: publish(self._storage, self._attempt, name, blobs, partial(self._manifest, name)))
+        manifest_of = partial(manifest, name, attempt=self._attempt)
+        publishing = seconds(lambda: publish(self._storage, self._attempt, name, blobs, states, manifest_of))
         catalog = Catalog(self._storage)
-        manifest = catalog.manifest(name)
+        found = catalog.manifest(name)
         for blob in self._contents:  # the first look at a new file makes a server compute its digest
-            self._storage.read_into(manifest.blobs[blob].path, memoryview(bytearray(1)))
-        loading = sum(seconds(partial(catalog.read_blob, manifest, blob)) for blob in self._contents)
+            self._storage.read_into(found.blobs[blob].path, memoryview(bytearray(1)))
+        loading = sum(seconds(partial(catalog.read_blob, found, blob)) for blob in self._contents)
         delete(self._storage, self._attempt, name)
         return {"publish_seconds": publishing, "load_seconds": loading}
-
-    def _manifest(self, name: CheckpointName, records: dict[str, BlobRecord]) -> Manifest:
-        objects = {file_name.partition(".")[0]: _object(file_name, record) for file_name, record in records.items()}
-        return manifest_of(name, records, self._attempt, objects=objects)
-
-
-def _object(file_name: str, record: BlobRecord) -> ObjectRecord:
-    """As if the blob were one tensor of bytes."""
-    facts = {"shape": [record.size], "global_shape": [record.size], "offsets": [0], "strides": None, "alias": None}
-    tensor = TensorRecord.model_validate({**facts, "dtype": "uint8", "digest": record.digest})
-    return ObjectRecord(kind="module", type="torch.nn.Module", blobs=[file_name], tensors={"weight": tensor})
 
 
 class _Plain:

@@ -22,13 +22,11 @@ import numpy
 import xxhash
 
 from resumable.store import digesting
-from resumable.store.attempts import Attempt
 from resumable.store.layout import CheckpointName
-from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord, TensorRecord
 from resumable.store.publish import Blob, delete, publish
 from resumable.store.storage.local import LocalStorage
 from tests.bench.timing import clock, seconds
-from tests.store.building import launch, manifest
+from tests.store.building import launch, manifest, states
 
 SIZES_BYTES = {"model.safetensors": 500 * 10**6, "optimizer.safetensors": 1000 * 10**6}
 PIECE_BYTES = 32 * 2**20
@@ -88,7 +86,9 @@ class _Writing:
         name = CheckpointName(self._step, 0, self._attempt.number)
         blobs = [Blob(file_name, [buffer], len(buffer)) for file_name, buffer in self._buffers.items()]
         taken = seconds(
-            lambda: publish(self._storage, self._attempt, name, blobs, lambda got: _manifest(name, got, self._attempt))
+            lambda: publish(
+                self._storage, self._attempt, name, blobs, states, lambda got: manifest(name, got, self._attempt)
+            )
         )
         delete(self._storage, self._attempt, name)
         return taken
@@ -125,19 +125,6 @@ def _write(path: Path, buffer: memoryview, flag: int) -> None:
         os.close(file)
 
 
-def _manifest(name: CheckpointName, blobs: dict[str, BlobRecord], attempt: Attempt) -> Manifest:
-    objects = {
-        file_name.partition(".")[0]: ObjectRecord(kind="x", type="x", blobs=[file_name], tensors={"x": _bytes_of(blob)})
-        for file_name, blob in blobs.items()
-    }
-    return manifest(name, blobs, attempt, objects=objects)
-
-
-def _bytes_of(blob: BlobRecord) -> TensorRecord:
-    shape = [blob.size]
-    return TensorRecord(dtype="uint8", shape=shape, global_shape=shape, offsets=[0], digest=blob.digest)
-
-
 @contextmanager
 def _digest_clock() -> Iterator[Callable[[], float]]:
     """How much CPU time digests take meanwhile, in whatever thread."""
@@ -147,6 +134,9 @@ def _digest_clock() -> Iterator[Callable[[], float]]:
         def __init__(self) -> None:
             self._seen = xxhash.xxh3_128()
 
+        def reset(self) -> None:
+            self._seen.reset()
+
         def update(self, piece: memoryview) -> None:
             started = time.thread_time()
             self._seen.update(piece)
@@ -155,7 +145,7 @@ def _digest_clock() -> Iterator[Callable[[], float]]:
         def hexdigest(self) -> str:
             return self._seen.hexdigest()
 
-    digesting.xxhash = SimpleNamespace(xxh3_128=Timed)  # type: ignore[attr-defined]
+    digesting.xxhash = SimpleNamespace(xxh3_128=Timed, xxh3_128_hexdigest=xxhash.xxh3_128_hexdigest)  # type: ignore[attr-defined]
     try:
         yield lambda: sum(spent)
     finally:
