@@ -93,6 +93,18 @@ def test_twenty_kills_of_the_base_loop_change_no_bit(bench: NewBench) -> None:
     bench("base").crash_and_rerun([killed(point) for point in points])
 
 
+def test_attempts_that_die_in_a_save_leave_one_unfinished_save_and_no_more(bench: NewBench) -> None:
+    crashing = bench("base", config={"keep": {"last": 3, "best": None}})
+    folder = crashing.path("run") / "checkpoints"
+    for step in (9, 15, 21, 27):  # each attempt commits fewer than it keeps
+        crashing.launch("run", killed(f"save.manifest:{step}"))
+        names = [*folder.iterdir()]
+        assert len([name for name in names if not (name / "manifest.json").exists()]) == 1
+        assert len(names) <= 4
+    crashing.launch("run")
+    assert len([*folder.glob("*/manifest.json")]) == len([*folder.iterdir()]) == 3
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_three_kills_change_no_bit(bench: NewBench, scenario: str) -> None:
     bench(scenario).crash_and_rerun(kills(scenario, SCENARIOS[scenario]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ from resumable.run.checkpoint import Checkpoint
 from resumable.store.attempts import Attempt, begin, create_run, displaced, lock_run
 from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
 from resumable.store.layout import CheckpointName
+from resumable.store.leftovers import MAX_SEEN_SAVES, see_files, see_saves
 from resumable.store.manifest import Manifest, RunFile
 from resumable.store.storage.protocol import Storage
 from resumable.utils.events import emit, warn
@@ -84,6 +86,7 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
         name = CheckpointName.parse(resumed.name) if resumed else None
         attempt = begin(storage, resumed_from=name, lineage_before=lineage)
         resumed, attempt = _newest_after_claim(config, catalog.refreshed(), refuse, resumed, attempt)
+        _see_leftovers(storage, catalog, resumed, attempt)
         if resumed is None or not resumed.manifest.finished:
             _log_displaced(storage, attempt)
     except BaseException:
@@ -160,6 +163,17 @@ def _newest_after_claim(
         return newest, attempt
     lineage = (*newest.manifest.lineage, (attempt.number, newest.name))
     return newest, replace(attempt, lineage=lineage)
+
+
+def _see_leftovers(storage: Storage, catalog: Catalog, resumed: Checkpoint | None, attempt: Attempt) -> None:
+    """See what earlier attempts left, now that they are fenced: what stays the same goes at the first commit."""
+    if attempt.number == 1 or not storage.exclusive:
+        return
+    with suppress(StorageError):  # what is not seen stays
+        earlier = [name for name in catalog.names() if name.attempt < attempt.number]
+        unknown = [name for name in earlier if resumed is None or str(name) != resumed.name]
+        attempt.left.saves.update(see_saves(storage, unknown[:MAX_SEEN_SAVES]))
+        attempt.left.files.update(see_files(storage, attempt.number))
 
 
 def discover(config: Config, catalog: Catalog, *, refuse: Refuse = lambda found: None) -> Checkpoint | None:

@@ -15,6 +15,7 @@ from resumable.errors import CheckpointError, CorruptCheckpointError, FencedErro
 from resumable.store.catalog import Catalog
 from resumable.store.json_file import JsonFile
 from resumable.store.layout import ATTEMPTS, LOCK, MAX_NUMBER, RUN_FILE, CheckpointName, attempt_path, parse_attempt
+from resumable.store.leftovers import Leftovers
 from resumable.store.manifest import MAX_RECORD_BYTES, AttemptFile, RunFile
 from resumable.store.parse_documents import parse_attempt_file
 from resumable.store.storage.protocol import Storage
@@ -32,6 +33,8 @@ class Attempt:
     storage: Storage = field(repr=False, compare=False)
     published: set[CheckpointName] = field(default_factory=set, repr=False, compare=False)
     """The checkpoints that it has reported as saved; others under its number are of failed saves."""
+    left: Leftovers = field(default_factory=Leftovers, repr=False, compare=False)
+    """What earlier attempts left, as this one saw it first."""
 
     def check(self) -> None:
         """Read the storage, and return if this attempt still owns the run.
@@ -47,9 +50,15 @@ class Attempt:
                 f"cannot read who owns this run: {error.message}",
                 "the next save tries again; check the disk, the network and the memory of this machine",
             ) from error
+        except FencedError:  # gone: with the run, or because many newer attempts began since
+            self._refuse_newer()
+            raise
         if own.token != self.token:
             raise FencedError(f"{describe_attempt(self.storage, self.number)} took the number of this attempt", _LOST)
-        highest = max(_numbers(self.storage), default=0)  # last: right before the write that it allows
+        self._refuse_newer()  # last: right before the write that it allows
+
+    def _refuse_newer(self) -> None:
+        highest = max(_numbers(self.storage), default=0)
         if highest > self.number:
             newer = describe_attempt(self.storage, highest)
             raise FencedError(f"{newer} owns this run now; this is attempt {self.number}", _LOST)

@@ -13,6 +13,7 @@ from resumable.store.attempts import Attempt
 from resumable.store.dedup import PublishedBlob
 from resumable.store.digesting import Digested, FileDigest, digest_of
 from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_path, is_blob_name, is_own_name, state_name
+from resumable.store.leftovers import is_unchanged, sizes_in
 from resumable.store.manifest import BlobRecord, Manifest
 from resumable.store.pins import pinned
 from resumable.store.sealed_json import digest
@@ -112,10 +113,58 @@ def delete(storage: Storage, attempt: Attempt, name: CheckpointName) -> bool:
     return True
 
 
+def delete_unfinished(storage: Storage, attempt: Attempt, name: CheckpointName) -> bool:
+    """Remove a save without a manifest, if it holds what it held when `attempt` saw it before.
+
+    Otherwise it may be growing. Then it stays, and its content counts as seen now. The caller has checked that no
+    manifest names a blob in it. A manifest that appears meanwhile stays: it lacks its blobs, and so it is rejected.
+
+    Returns:
+        False if the folder stays, also because it is pinned.
+
+    Raises:
+        FencedError: A newer attempt owns the run.
+    """
+    found = sizes_in(storage, checkpoint_path(name))
+    going = [file for file in found if is_deletable(file)]
+    if MANIFEST in found or not is_unchanged(attempt.left.saves.get(name), found, going):
+        attempt.left.saves[name] = found
+        return False
+    if name in pinned(storage):
+        return False
+    attempt.check()
+    reach("save.prune", name.step)
+    for file in going:
+        storage.remove(checkpoint_path(name, file))
+    storage.remove_dir(checkpoint_path(name))
+    attempt.left.saves.pop(name)
+    return True
+
+
+def delete_stale_files(storage: Storage, attempt: Attempt) -> None:
+    """Remove the other files that earlier attempts left, if they are as `attempt` saw them at its launch. Once.
+
+    Raises as `delete`.
+    """
+    seen, attempt.left.files = attempt.left.files, {}
+    for folder, before in seen.items():
+        now = sizes_in(storage, folder)
+        going = [file for file, size in before.items() if size is not None and now.get(file) == size]
+        if going:
+            attempt.check()
+        for file in going:
+            storage.remove(f"{folder}/{file}" if folder else file)
+
+
+def is_deletable(file_name: str) -> bool:
+    """Return whether deleting a checkpoint removes a file of this name from its folder."""
+    return is_own_name(file_name) or is_temporary(file_name)
+
+
 def _clear(storage: Storage, name: CheckpointName) -> None:
     storage.remove(checkpoint_path(name, MANIFEST))
     for entry in storage.list(checkpoint_path(name)):
-        if not entry.is_dir and (is_own_name(entry.name) or is_temporary(entry.name)):
+        if not entry.is_dir and is_deletable(entry.name):
             storage.remove(checkpoint_path(name, entry.name))
     storage.remove_dir(checkpoint_path(name))
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from resumable.checkpointing.open_run import open_run
 from resumable.checkpointing.prune import make_room, plan, prune
+from resumable.config.config import Config
 from resumable.errors import FencedError, FormatVersionError, NoCheckpointError, StorageError
 from resumable.policy.retention import Rule
 from resumable.store.attempts import Attempt, begin
@@ -21,7 +23,7 @@ from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.protocol import Storage
 from tests.store.building import launch, line, manifest, published, save, states, verify_bytes
-from tests.store.flat import FlatStore
+from tests.store.flat import CarelessStore, FlatStore
 
 FROZEN = b"frozen " * 20
 LAST = Rule(last=1)
@@ -298,3 +300,141 @@ def test_every_order_of_a_few_saves_and_prunings_keeps_every_manifest_whole(tmp_
 
 def _choices(length: int) -> Iterable[tuple[bool, ...]]:
     return [tuple(bool(number >> place & 1) for place in range(length)) for number in range(0, 2**length, 3)]
+
+
+# -- what earlier attempts left ---------------------------------------------------------------------------------------
+
+MANY = Rule(last=3)
+
+
+class _Model:
+    """As much of an object as opening a run looks at."""
+
+    kind = "module"
+    type = "torch.nn.Linear"
+    joins = None
+
+    def misfits(self, tensors: object) -> list[str]:
+        return []
+
+
+MODEL = {"model": _Model()}
+
+
+def left_by(attempt: Attempt, step: int, data: bytes = b"left by a kill") -> CheckpointName:
+    """A save that a kill cut short before its manifest."""
+    name = CheckpointName(step, 0, attempt.number)
+    attempt.storage.write(checkpoint_path(name, "model.safetensors"), [data])
+    return name
+
+
+def taken_over(place: Storage) -> Attempt:
+    """One more launch of the run, as the product opens it; its program holds no lock, as if it had been killed."""
+    opened = open_run(Config(run="runs/x", data_seed=7), place, Catalog(place), MODEL)
+    opened.unlock()
+    return opened.attempt
+
+
+def test_attempts_that_die_in_each_third_save_leave_one_unfinished_save_and_not_one_each(place: Storage) -> None:
+    for step in range(0, 60, 10):
+        attempt = taken_over(place)
+        for number in (1, 2):
+            save(attempt, step + number)
+            prune(place, Catalog(place), attempt, MANY)
+        left_by(attempt, step + 3)
+        assert len(Catalog(place).names()) <= MANY.last + 1
+    assert len(line(place)) == 3
+
+
+def test_attempts_that_die_in_their_first_pruning_leave_one_half_deleted_checkpoint(place: Storage) -> None:
+    for step in range(0, 60, 10):
+        attempt = taken_over(place)
+        save(attempt, step)
+        prune(place, Catalog(place), attempt, LAST)
+        *_, oldest = Catalog(place).names()
+        save(attempt, step + 1)
+        place.remove(checkpoint_path(oldest, "manifest.json"))  # here it is killed
+        assert len(Catalog(place).names()) <= 2
+
+
+def test_a_save_that_still_grows_goes_when_it_stood_still_between_two_prunings(place: Storage) -> None:
+    first = taken_over(place)
+    save(first, 100)
+    growing = left_by(first, 200)
+    second = taken_over(place)
+    left_by(first, 200, b"a follower of the first launch writes on")
+    for step in (110, 120):
+        assert growing in Catalog(place).names()
+        save(second, step)
+        prune(place, Catalog(place), second, LAST)
+    assert growing not in Catalog(place).names()
+
+
+def test_an_unfinished_save_that_holds_a_blob_of_a_checkpoint_stays(place: Storage) -> None:
+    first = taken_over(place)
+    owner = share(first, 100, None)
+    newest = share(first, 110, owner)
+    place.remove(checkpoint_path(owner, "manifest.json"))  # in a copy its manifest has yet to come
+    second = taken_over(place)
+    save(second, 120)
+    prune(place, Catalog(place), second, Rule(last=2))
+    assert owner in Catalog(place).names()
+    assert newest in standing(place)
+    save(second, 130)
+    prune(place, Catalog(place), second, Rule(last=2))
+    prune(place, Catalog(place), second, Rule(last=2))
+    assert [name.step for name in Catalog(place).names()] == [130, 120]
+
+
+def test_an_unfinished_save_that_is_newer_than_all_that_was_committed_stays(place: Storage) -> None:
+    first = taken_over(place)
+    save(first, 100)
+    second = taken_over(place)
+    unfinished = left_by(second, 110)
+    third = taken_over(place)
+    assert plan(Catalog(place), LAST, attempt=third.number, seen=third.left.saves).delete == ()
+    save(third, 110)
+    prune(place, Catalog(place), third, MANY)
+    assert unfinished not in Catalog(place).names()
+
+
+def test_where_create_is_not_exclusive_unfinished_saves_wait_for_as_many_as_the_rule_keeps(tmp_path: Path) -> None:
+    store = CarelessStore(folder=str(tmp_path), skip_instance_cache=True)
+    place = FsspecStorage(store, "bucket/run", "careless://bucket/run")
+    first = taken_over(place)
+    save(first, 100)
+    unfinished = left_by(first, 200)
+    second = taken_over(place)
+    for step in (110, 120, 130):
+        assert unfinished in Catalog(place).names()
+        save(second, step)
+        prune(place, Catalog(place), second, MANY)
+    assert unfinished not in Catalog(place).names()
+
+
+def test_once_the_leftovers_went_a_pruning_lists_what_it_lists_without_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        lists(tmp_path / "left", monkeypatch, leaves=True)[1:]
+        == lists(tmp_path / "clean", monkeypatch, leaves=False)[1:]
+    )
+
+
+def lists(root: Path, monkeypatch: pytest.MonkeyPatch, *, leaves: bool) -> list[int]:
+    """How many folders each pruning of a second attempt lists."""
+    place, listed = LocalStorage(root), []
+    first = taken_over(place)
+    save(first, 100)
+    if leaves:
+        left_by(first, 200)
+        place.write("attempts/.tmp-" + "0" * 16, [b"x"])
+    second, catalog, listing = taken_over(place), Catalog(place), place.list
+    monkeypatch.setattr(place, "list", lambda path: [listed.append(path), *listing(path)][1:])
+    counts = []
+    for step in range(110, 160, 10):
+        save(second, step)
+        before = len(listed)
+        prune(place, catalog, second, MANY)
+        counts.append(len(listed) - before)
+    return counts

@@ -297,19 +297,23 @@ class UnderFire(RuleBasedStateMachine):
                 return
             finally:
                 self._note_what_is_shared()
-            before, folders = standing(self.root), self._folders()
+            before, folders, unfinished = standing(self.root), self._folders(), self._unfinished()
             assert training.saved[-1] in before
             with suppress(StorageError, Killed):
                 training.prune()
-                self._exactly_the_rest_went(training, before, folders)
+                self._exactly_the_rest_went(training, before, folders, unfinished)
 
     def _exactly_the_rest_went(
-        self, training: Training, before: set[CheckpointName], folders: set[CheckpointName]
+        self,
+        training: Training,
+        before: set[CheckpointName],
+        folders: set[CheckpointName],
+        unfinished: set[CheckpointName],
     ) -> None:
         """After a prune that went well: of the line what the rule keeps, what is pinned, and what these and all that
         stands beside the line share; no other of the line.
 
-        Off the line nothing of this attempt, and nothing at all before there is enough of this attempt.
+        Off the line nothing of this attempt, and nothing with a manifest before there is enough of this attempt.
         """
         number, after, pins = training.opened.attempt.number, standing(self.root), pinned(LocalStorage(self.root))
         line = self._lineage(training.saved[-1])
@@ -328,7 +332,7 @@ class UnderFire(RuleBasedStateMachine):
         assert not gone & pins
         assert all(name.attempt < number for name in gone)
         enough = sum(name.attempt == number for name in known) >= training.rule.last
-        assert enough or not gone, f"{gone} went before there were {training.rule.last} newer ones"
+        assert enough or gone <= unfinished, f"{gone} went before there were {training.rule.last} newer ones"
 
     def _views(self, known: list[CheckpointName], whole: set[CheckpointName]) -> Iterator[list[CheckpointName]]:
         """What a program may take to be there: of what was damaged by hand all that it had looked at before."""
@@ -353,6 +357,9 @@ class UnderFire(RuleBasedStateMachine):
 
     def _folders(self) -> set[CheckpointName]:
         return set(Catalog(LocalStorage(self.root)).names())
+
+    def _unfinished(self) -> set[CheckpointName]:
+        return {name for name in self._folders() if not (self.root / "checkpoints" / str(name) / MANIFEST).exists()}
 
     @contextmanager
     def _nothing_good_is_lost(self) -> Iterator[None]:

@@ -74,3 +74,46 @@ def test_nothing_is_deleted_while_what_would_stay_as_the_newest_is_damaged(run: 
     assert f"{newest(run).name}: it would stay as the newest, but it is damaged" in said
     assert "nothing was deleted" in said
     assert sorted(run.rglob("*")) == before
+
+
+def leave(run: Path, data: bytes, *, attempt: int) -> Path:
+    """What a save left that was killed before its manifest."""
+    folder = run / "checkpoints" / f"step-000000300.e0000.a{attempt:04d}"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(data)
+    return folder
+
+
+def test_what_a_killed_save_of_an_earlier_launch_left_goes_and_its_bytes_are_counted(run: Path, cli: Cli) -> None:
+    left = leave(run, bytes(12345), attempt=1)
+    temporary = run / "attempts" / (".tmp-" + "a" * 16)
+    temporary.write_bytes(bytes(7))
+    planned = cli("prune", run, "--dry-run", "--json").json
+    assert left.exists()
+    done = cli("prune", run, "--json").json
+    assert planned == {**done, "dry_run": True}
+    assert done["deleted"] == [{"name": left.name, "size_bytes": 12345}]
+    assert done["files"] == [f"attempts/{temporary.name}"]
+    assert done["freed_bytes"] == 12352
+    assert not left.exists()
+    assert not temporary.exists()
+
+
+def test_what_the_newest_launch_left_stays_until_a_newer_one_has_saved(run: Path, cli: Cli) -> None:
+    left = leave(run, bytes(10), attempt=2)
+    assert cli("prune", run, "--json").json["freed_bytes"] == 0
+    assert left.exists()
+
+
+def test_a_file_that_keeps_another_name_frees_nothing(run: Path, cli: Cli, tmp_path: Path) -> None:
+    saved = [path for path in (run / "checkpoints").glob("*/model.safetensors") if path.parent != newest(run)]
+    whole = cli("prune", run, "--keep-last", 1, "--dry-run", "--json").json
+    going = {each["name"] for each in whole["deleted"]}
+    kept_names = [path for path in saved if path.parent.name in going]
+    (tmp_path / "names").mkdir()
+    for number, path in enumerate(kept_names):
+        (tmp_path / "names" / str(number)).hardlink_to(path)
+    less = sum(path.stat().st_size for path in kept_names)
+    done = cli("prune", run, "--keep-last", 1, "--json").json
+    assert done["freed_bytes"] == whole["freed_bytes"] - less > 0
+    assert done["deleted"] == whole["deleted"]

@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 
+from resumable.checkpointing.open_run import open_run
+from resumable.checkpointing.prune import prune
+from resumable.config.config import Config
 from resumable.errors import StorageError
+from resumable.policy.retention import Rule
 from resumable.store.attempts import Attempt
 from resumable.store.catalog import Catalog
-from resumable.store.layout import CheckpointName
+from resumable.store.layout import CheckpointName, checkpoint_path
 from resumable.store.publish import delete
 from resumable.store.storage.local import LocalStorage
+from tests.store import training
 from tests.store.building import launch, line, save, verify_bytes
 
 NEED_SPACE = ("open", "write", "fsync", "replace", "link", "mkdir")
@@ -137,3 +142,35 @@ def full_once() -> Callable[[], None]:
             raise failure
 
     return act
+
+
+def test_killed_at_any_call_of_a_save_that_clears_what_earlier_kills_left_the_line_stands_and_all_of_it_goes(
+    tmp_path: Path,
+) -> None:
+    root, steps = tmp_path / "run", itertools.count(1)
+    place, first = LocalStorage(root), launch(LocalStorage(root))
+    expected = save(first, 0, contents={"state.rank00000.json": b"{}"})
+    stale = [".tmp-" + "a" * 16, "attempts/.tmp-" + "b" * 16, "attempts/.probe-" + "c" * 16]
+    for path in [checkpoint_path(CheckpointName(5, 0, 1), "model.safetensors"), *stale]:
+        place.write(path, [b"left by a kill"])
+    for _ in killed_at_every_call(lambda: launch_and_save(root, next(steps))):
+        next(steps)
+        newest, *_ = Catalog(place).history()
+        assert newest[0].order >= expected.order
+        for name, manifest in Catalog(place).history():
+            Catalog(place).verify(manifest, name)
+        expected = newest[0]
+    launch_and_save(root, next(steps))
+    assert len(Catalog(place).names()) == 3
+    assert len(line(place)) == 3
+    left = {str(path.relative_to(root)) for path in root.rglob(".*")}
+    assert not left, "temporary files and probes stay for ever"
+
+
+def launch_and_save(root: Path, step: int) -> None:
+    """One more launch of the run that saves once and prunes."""
+    place = LocalStorage(root)
+    opened = open_run(Config(run=str(root), data_seed=7), place, Catalog(place), {})
+    training.save(place, opened, step)
+    prune(place, Catalog(place), opened.attempt, Rule(last=3))
+    opened.unlock()

@@ -590,6 +590,42 @@ def test_a_zombie_that_wakes_inside_a_deletion_removes_only_what_has_no_manifest
     world.settle()
 
 
+@pytest.mark.parametrize("removed", ["before", "after"])
+def test_a_save_that_a_zombie_finishes_in_its_one_call_while_its_files_go_is_off_the_line_and_goes_later(
+    world: World, removed: Literal["before", "after"]
+) -> None:
+    zombie = world.launch(ALL)
+    world.save(zombie, 2)
+    world.sleep_before(zombie, "write", path(20, 1))
+    new = opened(world, world.launch(retention.Rule(last=3)))
+    world.sleep_before(new, "remove", path(20, 1, BLOB))  # it has published, and its look was the last one
+    if removed == "after":
+        world.step(new)
+    world.step(zombie)
+    world.save(new)
+    assert path(20, 1, BLOB) not in world.contents.files
+    assert seen(world) == [name(20, 2), name(10, 1), name(0, 1)]
+    world.run(zombie)
+    assert zombie.fenced
+    world.save(new, 2)
+    assert name(20, 1) not in world.present
+    world.settle()
+
+
+def test_what_a_displaced_writer_still_writes_is_no_leftover_until_it_stands_still(world: World) -> None:
+    zombie = world.launch(ALL)
+    world.save(zombie, 2)
+    world.sleep_before(zombie, "write", path(20, 1, BLOB))
+    new = opened(world, world.launch(ALL))
+    world.step(zombie)  # the blob comes after the launch has looked
+    world.save(new)
+    assert path(20, 1, BLOB) in world.contents.files
+    world.save(new)
+    assert path(20, 1, BLOB) not in world.contents.files
+    world.run(zombie)
+    assert zombie.fenced
+
+
 def test_a_zombie_whose_save_seemed_to_fail_takes_nothing_back_that_its_successor_resumed_from(world: World) -> None:
     zombie = world.launch(ALL)
     world.save(zombie, 2)

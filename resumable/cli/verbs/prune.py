@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -18,9 +19,11 @@ from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
 from resumable.store.attempts import Attempt, lock_run, read_attempt
 from resumable.store.catalog import Catalog
-from resumable.store.layout import ATTEMPTS, CheckpointName, parse_attempt
+from resumable.store.layout import ATTEMPTS, CHECKPOINTS, checkpoint_path, parse_attempt
+from resumable.store.leftovers import Sizes, freed_bytes, see_files, see_saves
+from resumable.store.publish import is_deletable
 from resumable.store.storage.open import open_storage
-from resumable.store.storage.protocol import Storage
+from resumable.store.storage.protocol import Entry, Storage
 from resumable.utils.events import size
 
 
@@ -45,28 +48,55 @@ def prune(
     """Delete the checkpoints that retention drops.
 
     Without options, the run's own config (`keep`) decides. Each option replaces one value of it, so the best
-    checkpoints stay. Refused while a job on this machine uses the run. Damaged and unfinished folders of earlier
-    attempts are deleted once enough newer checkpoints exist.
+    checkpoints stay. Refused while a job on this machine uses the run. Damaged folders of earlier attempts are deleted
+    once enough newer checkpoints exist, unfinished ones once a newer attempt has saved. So are temporary files of
+    earlier attempts. A file that keeps another name (a hard link in another checkpoint) frees no bytes.
 
-    --json: {"run", "dry_run", "kept": [name], "deleted": [{"name", "size_bytes"}], "freed_bytes"}, newest first.
+    --json: {"run", "dry_run", "kept": [name], "deleted": [{"name", "size_bytes"}], "files": [path], "freed_bytes"},
+    newest first.
     """
     opened = open_whole_run(run, storage_options)
     rule = _rule(opened, keep_last=keep_last, keep_every=keep_every)
     storage = open_storage(opened.url, storage_options)
     if dry_run:
-        plan = pruning.plan(opened.catalog, rule, attempt=_highest(storage).number)
-        sizes = _sizes(opened.catalog, plan)
+        owner, plan = _planned(opened.catalog, storage, rule)
+        going = removed = _files(storage, plan, owner.left.files)
     else:
         unlock = lock_run(storage)
         try:
-            owner = _highest(storage)
-            plan = pruning.plan(opened.catalog, rule, attempt=owner.number)
+            owner, plan = _planned(opened.catalog, storage, rule)
+            stale = owner.left.files
             _refuse_damaged(opened.catalog, plan)
-            sizes = _sizes(opened.catalog, plan)
+            going = _files(storage, plan, stale)
             plan = pruning.prune(storage, opened.catalog, owner, rule)
+            left = _files(storage, plan, stale)
+            removed = {path: entry for path, entry in going.items() if path not in left}
         finally:
             unlock()
-    _report(opened.location, plan, sizes, dry_run=dry_run, json=json)
+    _report(opened.location, plan, going, freed_bytes(removed.values()), dry_run=dry_run, json=json)
+
+
+def _planned(catalog: Catalog, storage: Storage, rule: Rule) -> tuple[Attempt, PrunePlan]:
+    """Return the attempt that may delete, with what it sees of earlier ones, and what it would delete."""
+    owner = _highest(storage)
+    earlier = [name for name in catalog.names() if name.attempt < owner.number]
+    owner.left.saves.update(see_saves(storage, earlier))
+    owner.left.files.update(see_files(storage, owner.number))
+    return owner, pruning.plan(catalog, rule, attempt=owner.number, seen=owner.left.saves)
+
+
+def _files(storage: Storage, plan: PrunePlan, stale: Mapping[str, Sizes]) -> dict[str, Entry]:
+    """Return by path the files that stand of those to delete: of checkpoints, and the `stale` ones of other folders."""
+    going = {
+        checkpoint_path(name, entry.name): entry
+        for name in plan.delete
+        for entry in storage.list(checkpoint_path(name))
+        if not entry.is_dir and is_deletable(entry.name)
+    }
+    for folder, files in stale.items():
+        found = [entry for entry in storage.list(folder) if entry.name in files]
+        going |= {f"{folder}/{entry.name}" if folder else entry.name: entry for entry in found}
+    return going
 
 
 def _rule(run: Run, *, keep_last: int | None, keep_every: int | None) -> Rule:
@@ -109,27 +139,26 @@ def _refuse_damaged(catalog: Catalog, plan: PrunePlan) -> None:
         ) from error
 
 
-def _sizes(catalog: Catalog, plan: PrunePlan) -> dict[CheckpointName, int]:
-    return {name: _size(catalog, name) for name in plan.delete}
-
-
-def _size(catalog: Catalog, name: CheckpointName) -> int:
-    try:
-        return sum(blob.size for blob in catalog.manifest(name).blobs.values())
-    except CheckpointError:
-        return 0  # unfinished or damaged: unknown
-
-
-def _report(run: str, plan: PrunePlan, sizes: dict[CheckpointName, int], *, dry_run: bool, json: bool) -> None:
-    freed_bytes = sum(sizes[name] for name in plan.delete)
+def _report(
+    run: str, plan: PrunePlan, going: Mapping[str, Entry], freed_bytes: int, *, dry_run: bool, json: bool
+) -> None:
+    size_bytes = {str(name): _bytes_in(f"{checkpoint_path(name)}/", going) for name in plan.delete}
+    others = [path for path in going if not path.startswith(f"{CHECKPOINTS}/")]
     if json:
-        deleted = [{"name": str(name), "size_bytes": sizes[name]} for name in plan.delete]
-        kept = [str(name) for name in plan.keep]
-        print_json({"run": run, "dry_run": dry_run, "kept": kept, "deleted": deleted, "freed_bytes": freed_bytes})
+        deleted = [{"name": name, "size_bytes": figure} for name, figure in size_bytes.items()]
+        facts = {"kept": [str(name) for name in plan.keep], "deleted": deleted, "files": others}
+        print_json({"run": run, "dry_run": dry_run, **facts, "freed_bytes": freed_bytes})
         return
     for name in plan.keep:
         print_line(("keep    ", "green"), str(name))
     for name in plan.delete:
-        print_line(("delete  ", "red"), f"{name}  {size(sizes[name]) if sizes[name] else 'unfinished or damaged'}")
+        unfinished = "  unfinished" if name in plan.unfinished else ""
+        print_line(("delete  ", "red"), f"{name}  {size(size_bytes[str(name)])}{unfinished}")
+    for path in others:
+        print_line(("delete  ", "red"), path)
     would = "would be " if dry_run else ""
     print_line(f"{len(plan.keep)} {would}kept, {len(plan.delete)} {would}deleted, {size(freed_bytes)} {would}freed")
+
+
+def _bytes_in(folder: str, files: Mapping[str, Entry]) -> int:
+    return sum(entry.size or 0 for path, entry in files.items() if path.startswith(folder))

@@ -130,13 +130,14 @@ def _listable(folder: int | Path) -> Iterator[int]:
 def _entries(children: Iterable[os.DirEntry[str]]) -> Iterator[Entry]:
     for child in children:
         # A link to a folder is listed as a folder: opening it is an error, and it is not taken for an empty place.
-        is_dir, size = child.is_dir() or child.is_symlink(), None
-        if child.is_file(follow_symlinks=False):
-            try:
-                size = child.stat(follow_symlinks=False).st_size
-            except FileNotFoundError:
-                continue  # removed meanwhile
-        yield Entry(child.name, is_dir, size)
+        if not child.is_file(follow_symlinks=False):
+            yield Entry(child.name, child.is_dir() or child.is_symlink())
+            continue
+        try:
+            found = child.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        yield Entry(child.name, False, found.st_size, found.st_ino, found.st_nlink)
 
 
 def _regular(found: os.stat_result) -> os.stat_result:

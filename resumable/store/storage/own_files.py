@@ -11,6 +11,7 @@ import secrets
 
 DIGITS = 16
 
+_PROBE = re.compile(r"\.probe-[0-9a-f]+")
 _TEMPORARY = re.compile(rf"\.tmp-[0-9a-f]{{{DIGITS}}}")
 
 
@@ -27,3 +28,8 @@ def is_temporary(file_name: str) -> bool:
 def probe_path() -> str:
     """Return a new path at which a storage may try out whether create is exclusive."""
     return f"attempts/.probe-{secrets.token_hex(8)}"
+
+
+def is_probe(file_name: str) -> bool:
+    """Return whether this file in `attempts/` is a probe, which is removed unless its program is killed before."""
+    return _PROBE.fullmatch(file_name) is not None

@@ -45,6 +45,10 @@ class Entry:
     is_dir: bool
     size: int | None = field(default=None, compare=False)
     """In bytes; None for a folder, for what is no regular file, and if the listing has no size."""
+    file_id: int | None = field(default=None, compare=False)
+    """The same for all names (hard links) of one file; None if the storage has no links."""
+    links: int = field(default=1, compare=False)
+    """How many names the file has: its bytes are free once the last one is removed."""
 
 
 class Storage(Protocol):
