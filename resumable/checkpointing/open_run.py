@@ -29,6 +29,7 @@ from resumable.store.attempts import Attempt, begin, create_run, displaced, lock
 from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.leftovers import MAX_SEEN_SAVES, see_files, see_saves
+from resumable.store.lineage import descend
 from resumable.store.manifest import Manifest, RunFile
 from resumable.store.storage.protocol import Storage
 from resumable.utils.events import emit, warn
@@ -161,7 +162,8 @@ def _newest_after_claim(
             )
     if newest is None or (resumed is not None and newest.name == resumed.name):
         return newest, attempt
-    lineage = (*newest.manifest.lineage, (attempt.number, newest.name))
+    standing = {name.attempt for name in catalog.names()}
+    lineage = descend(newest.manifest.lineage, attempt.number, newest.name, standing)
     return newest, replace(attempt, lineage=lineage)
 
 

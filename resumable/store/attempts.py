@@ -16,11 +16,10 @@ from resumable.store.catalog import Catalog
 from resumable.store.json_file import JsonFile
 from resumable.store.layout import ATTEMPTS, LOCK, MAX_NUMBER, RUN_FILE, CheckpointName, attempt_path, parse_attempt
 from resumable.store.leftovers import Leftovers
+from resumable.store.lineage import Lineage, descend
 from resumable.store.manifest import MAX_RECORD_BYTES, AttemptFile, RunFile
 from resumable.store.parse_documents import parse_attempt_file
 from resumable.store.storage.protocol import Storage
-
-Lineage = tuple[tuple[int, str | None], ...]
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,8 @@ def begin(
     """
     token = secrets.token_hex(16)
     # Names of checkpoints count too: a copy may lack the attempts.
-    number = max([*_numbers(storage), *(name.attempt for name in Catalog(storage).names())], default=0)
+    standing = {name.attempt for name in Catalog(storage).names()}
+    number = max([*_numbers(storage), *standing], default=0)
     while True:
         number += 1
         if number > MAX_NUMBER:
@@ -147,7 +147,7 @@ def begin(
         except FileExistsError:
             continue
         parent = str(resumed_from) if resumed_from else None
-        return Attempt(number, token, (*map(_pair, lineage_before), (number, parent)), storage)
+        return Attempt(number, token, descend(lineage_before, number, parent, standing), storage)
 
 
 def read_attempt(storage: Storage, number: int) -> AttemptFile:
@@ -181,8 +181,3 @@ def describe_attempt(storage: Storage, number: int) -> str:
 
 def _numbers(storage: Storage) -> list[int]:
     return [number for entry in storage.list(ATTEMPTS) if (number := parse_attempt(entry.name))]
-
-
-def _pair(entry: tuple[int, str | None]) -> tuple[int, str | None]:
-    attempt, resumed_from = entry
-    return attempt, resumed_from

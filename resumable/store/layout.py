@@ -13,7 +13,7 @@ JOURNAL = "journal"
 PINS = "pins"
 MANIFEST = "manifest.json"
 
-ATTEMPTS_KEPT = 100  # files of attempts this far below the newest are deleted
+ATTEMPTS_KEPT = 100  # files of attempts this far below the newest are deleted, and their place in the lineage ends
 
 MAX_BLOB_NAME_BYTES = 200
 MAX_NUMBER = 10**18 - 1  # of steps, epochs and attempts: a name has 18 digits at most
