@@ -15,9 +15,11 @@ from resumable.errors import (
     RunMismatchError,
 )
 from resumable.policy.retention import Candidate
-from resumable.run.tensor_records import Records, earlier_records, file_digest, joined_records, refuse_other_blobs
+from resumable.run.rank_records import WIDEST_ITEM_BYTES, file_digest, refuse_bad_records
+from resumable.run.tensor_records import Records, earlier_records, joined_records, refuse_other_blobs
 from resumable.run.verification import verify_blobs, verify_earlier_blobs
 from resumable.state.loading.result import Loaded
+from resumable.state.tensors.dtypes import item_bytes
 from resumable.state.tensors.records import TensorRecord
 from resumable.store.blob_reader import BlobReader
 from resumable.store.catalog import Catalog
@@ -28,7 +30,7 @@ from resumable.store.manifest import Manifest, ObjectRecord
 from resumable.store.rank_state import RankState, parse_earlier_rank_state, parse_rank_state
 from resumable.utils.events import size
 from resumable.utils.memory import memory_bytes
-from resumable.utils.messages import quoted
+from resumable.utils.messages import listed, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -234,10 +236,9 @@ class Checkpoint:
         from resumable.state.files.tensor_reader import read_tensors
 
         self._record(name)
-        for blob in self.blobs_of(name):
-            self._refuse_more_than_memory(blob)
         wanted = self.records[name].keys() if keys is None else keys
-        with self._reported(" and ".join(self.blobs_of(name)) or name):
+        self._refuse_more_than_memory(name, [self.records[name][key] for key in wanted if key in self.records[name]])
+        with self._reported(self._where(name)):
             records = self._located(name)
             return read_tensors(self._sources(name), records, into=into or {}, keys=wanted)
 
@@ -250,7 +251,7 @@ class Checkpoint:
         from resumable.state.files.tensor_reader import read_tensor
 
         self._record(name)
-        where = " and ".join(self.blobs_of(name))
+        where = self._where(name)
         with self._reported(where):
             records = self._located(name)
         sources = self._sources(name)
@@ -315,8 +316,10 @@ class Checkpoint:
     @functools.cached_property
     def document(self) -> dict[str, Any]:
         """Read and verify what is not a tensor, still in the codec's JSON: `objects`, `rng` and `position`."""
-        state = self._states[0]
-        return {"objects": state.objects, "rng": state.rng, "position": state.position}
+        objects: dict[str, Any] = {}
+        for state in self._states.values():  # of several documents that of the lowest rank counts
+            objects = {**state.objects, **objects}
+        return {"objects": objects, "rng": self._states[0].rng, "position": self._states[0].position}
 
     @functools.cached_property
     def records(self) -> Records:
@@ -339,25 +342,35 @@ class Checkpoint:
     @functools.cached_property
     def _states(self) -> dict[int, RankState]:
         """Read and verify the state file of each rank."""
-        states = {rank: self._state(rank) for rank in range(self.manifest.world)}
-        if states[0].objects.keys() != self.manifest.objects.keys():
-            raise self._malformed(state_name(0), ValueError("not a document for each object"))
+        ranks = range(1 if is_earlier(self.manifest.format_version) else self.manifest.world)
+        for rank in ranks:  # before any of them is read
+            if state_name(rank) not in self.manifest.blobs:
+                raise self._malformed(state_name(rank), ValueError("not among the blobs"))
+        states = {rank: self._state(rank) for rank in ranks}
+        documents = {name for state in states.values() for name in state.objects}
+        if other := documents ^ self.manifest.objects.keys():
+            raise self._malformed(state_name(0), ValueError(f"not a document for each object: {min(other)!r}"))
         return states
 
     def _state(self, rank: int) -> RankState:
-        parse = parse_earlier_rank_state if is_earlier(self.manifest.format_version) else parse_rank_state
-        name = state_name(rank)
-        with self._reported(name):
-            if name not in self.manifest.blobs or self.manifest.blobs[name].rank != rank:
-                raise ValueError(f"not among the blobs of rank {rank}")
-            return parse(bytes(self._catalog.read_blob(self.manifest, name)))
+        with self._reported(state_name(rank)):
+            data = bytes(self._catalog.read_blob(self.manifest, state_name(rank)))
+            if is_earlier(self.manifest.format_version):
+                return parse_earlier_rank_state(data)
+            state = parse_rank_state(data)
+            refuse_bad_records(self.manifest, rank, state)
+            return state
 
-    def _refuse_more_than_memory(self, blob: str) -> None:
+    def _where(self, name: str) -> str:
+        """Return the name of an object's tensors in messages: that of their files."""
+        return listed(self.blobs_of(name), most=3, separator=" and ") or name
+
+    def _refuse_more_than_memory(self, name: str, records: Iterable[TensorRecord]) -> None:
         # A sparse file of a terabyte costs a forger nothing; reading all of it would cost the reader much.
-        needed = self.manifest.blobs[blob].size
+        needed = sum(record.elements * (item_bytes(record.dtype) or WIDEST_ITEM_BYTES) for record in records)
         if needed > memory_bytes():
             raise CheckpointError(
-                f"{self.name}: {blob} has {size(needed)}, more than the memory of this machine",
+                f"{self.name}: {name} has {size(needed)}, more than the memory of this machine",
                 "load it on a machine with more memory; `resumable verify` verifies it without holding it in memory",
             )
 

@@ -22,6 +22,7 @@ _CHECKPOINT = re.compile(r"step-([0-9]{9,18})\.e([0-9]{4,18})\.a([0-9]{4,18})")
 _ATTEMPT = re.compile(r"([0-9]{6,18})\.json")
 _TENSORS = re.compile(r"([^.]+)(?:\.frozen)?(?:\.rank[0-9]{5})?\.safetensors")
 _SLABS = re.compile(r"([^.]+)(?:\.rank[0-9]{5})?\.slabs-s([0-9]{9,18})-e([0-9]{4,18})\.safetensors")
+_RANK = re.compile(r"\.rank([0-9]{5})\.")
 _STATE = re.compile(r"state\.rank([0-9]{5})\.json")
 
 
@@ -112,6 +113,17 @@ def is_blob_name(file_name: str) -> bool:
         return False
     match = _TENSORS.fullmatch(file_name) or (_SLABS.fullmatch(file_name) if is_slab_name(file_name) else None)
     return match[1].isidentifier() if match else is_state_name(file_name)
+
+
+def object_of(file_name: str) -> str | None:
+    """Return the object whose tensors a blob of this name holds; None for a state file."""
+    return None if is_state_name(file_name) else file_name.partition(".")[0]
+
+
+def rank_of(file_name: str) -> int:
+    """Return the rank that wrote a blob of this name; 0 where it names none."""
+    match = _RANK.search(file_name)
+    return int(match[1]) if match else 0
 
 
 def is_object_name(name: str) -> bool:

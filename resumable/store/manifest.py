@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from resumable.store.layout import CheckpointName, is_blob_name, is_blob_path, is_object_name, is_state_name
+from resumable.store.layout import (
+    CheckpointName,
+    checkpoint_path,
+    is_blob_name,
+    is_blob_path,
+    is_object_name,
+    is_state_name,
+    rank_of,
+)
 from resumable.store.strict_record import (
     MAX_DIMENSIONS,
     MAX_RANKS,
@@ -163,4 +171,16 @@ class Manifest(StrictRecord):
             if is_state_name(file_name) and blob.size > strict_json.MAX_BYTES:
                 # Otherwise a few bytes of JSON beside a sparse file could request a terabyte of memory.
                 raise ValueError(f"blobs.{file_name}: {blob.size} bytes, expected at most {strict_json.MAX_BYTES}")
+        return self
+
+    @model_validator(mode="after")
+    def _blobs_keep_their_names(self) -> Manifest:
+        """Refuse one file under two names, which would be read as often as it is named."""
+        for file_name, blob in self.blobs.items() if self.format_version == FORMAT_VERSION else ():
+            if blob.rank != rank_of(file_name):
+                raise ValueError(f"blobs.{file_name}: of rank {blob.rank}, expected {rank_of(file_name)}")
+            if blob.path.rpartition("/")[2] != file_name:
+                raise ValueError(f"blobs.{file_name}: at {blob.path!r}, expected a file of the same name")
+            if is_state_name(file_name) and (blob.named > 1 or blob.path != checkpoint_path(self.name, file_name)):
+                raise ValueError(f"blobs.{file_name}: shared, which no state file is")
         return self

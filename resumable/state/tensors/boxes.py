@@ -45,10 +45,10 @@ def intersection(one: Box, other: Box) -> Box | None:
 
 
 def refuse_unless_grid(shape: Sequence[int], boxes: Collection[Box]) -> None:
-    """Raise `ValueError` unless the boxes form a grid that covers a tensor of this shape.
+    """Raise `ValueError` unless the boxes form a grid that covers a tensor of this shape, each with an element.
 
-    In a grid each dimension is cut into intervals, and each combination of intervals is exactly one box. A tensor
-    without elements is one box. Takes time proportional to the number of boxes, whatever they are.
+    In a grid each dimension is cut into intervals, and each combination of intervals is exactly one box. Takes time
+    proportional to the number of boxes, whatever they are.
     """
     for box in boxes:
         if len(box.offsets) != len(shape) or len(box.shape) != len(shape):
@@ -58,48 +58,56 @@ def refuse_unless_grid(shape: Sequence[int], boxes: Collection[Box]) -> None:
     cells = 1
     for dimension, size in enumerate(shape):
         cells *= _count_intervals(dimension, size, boxes)
-    if len(set(boxes)) != len(boxes) or len(boxes) != cells:
-        raise ValueError(f"{len(boxes)} pieces ({len(set(boxes))} of them distinct), expected {cells} that form a grid")
+    distinct = len(set(boxes))
+    if distinct != len(boxes) or distinct != cells:
+        raise ValueError(f"{len(boxes)} pieces, {distinct} of them distinct, expected a grid of {cells}")
 
 
 def _count_intervals(dimension: int, size: int, boxes: Collection[Box]) -> int:
-    intervals = sorted({(box.offsets[dimension], box.shape[dimension]) for box in boxes})
-    if size == 0 and intervals == [(0, 0)]:
-        return 1
     end = 0
+    intervals = sorted({(box.offsets[dimension], box.shape[dimension]) for box in boxes})
     for start, length in intervals:
-        if start != end or length <= 0:
-            raise ValueError(f"dimension {dimension}: a piece begins at {start} with {length}, expected one at {end}")
+        if start != end or length == 0:
+            raise ValueError(
+                f"dimension {dimension}: a piece begins at {start} with size {length}, expected one at {end}"
+            )
         end = start + length
     if end != size:
         raise ValueError(f"dimension {dimension}: the pieces end at {end}, expected {size}")
     return len(intervals)
 
 
-def spans(box: Box, shape: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of elements, first and end, in which a box lies in a row-major tensor of this shape.
+def extent(box: Box, shape: Sequence[int]) -> tuple[int, int]:
+    """Return the range of elements, first and end, that a box spans in a row-major tensor of this shape."""
+    first, last, stride = 0, 0, 1
+    for offset, size, whole_size in zip(reversed(box.offsets), reversed(box.shape), reversed(shape), strict=True):
+        first += offset * stride
+        last += (offset + size - 1) * stride
+        stride *= whole_size
+    return first, last + 1
 
-    Each range is as long as possible: a run of whole rows is one.
+
+def blocks(box: Box, shape: Sequence[int], most: int) -> Iterator[Box]:
+    """Cut a box with elements into boxes that each span at most `most` elements of a row-major tensor of this shape.
+
+    They come in the order of their first elements.
     """
-    inner = len(shape)  # the dimensions from here on are contiguous together with the one before
-    while inner > 0 and box.shape[inner - 1] == shape[inner - 1]:
-        inner -= 1
-    strides = [math.prod(shape[dimension + 1 :]) for dimension in range(len(shape))]
-    cut = max(inner - 1, 0)
-    length = math.prod(box.shape[cut:])
-    for start in _starts(box, strides, cut):
-        yield start, start + length
+    first, end = extent(box, shape)
+    dimension = next((number for number, size in enumerate(box.shape) if size > 1), None)
+    if end - first <= most or dimension is None:
+        yield box
+        return
+    stride = math.prod(shape[dimension + 1 :])
+    spanned = end - first - (box.shape[dimension] - 1) * stride  # by the elements of one index
+    step = max((most - spanned) // stride + 1, 1)
+    for start in range(0, box.shape[dimension], step):
+        count = min(step, box.shape[dimension] - start)
+        yield from blocks(_cut(box, dimension, start, count), shape, most)
 
 
-def _starts(box: Box, strides: Sequence[int], cut: int) -> Iterator[int]:
-    base = sum(offset * stride for offset, stride in zip(box.offsets, strides, strict=True))
-    counters = [0] * cut
-    while True:
-        yield base + sum(index * stride for index, stride in zip(counters, strides[:cut], strict=True))
-        for dimension in reversed(range(cut)):
-            counters[dimension] += 1
-            if counters[dimension] < box.shape[dimension]:
-                break
-            counters[dimension] = 0
-        else:
-            return
+def _cut(box: Box, dimension: int, start: int, count: int) -> Box:
+    """Return the part of a box with `count` indices of one dimension, from its index `start` on."""
+    offsets, shape = list(box.offsets), list(box.shape)
+    offsets[dimension] += start
+    shape[dimension] = count
+    return Box(tuple(offsets), tuple(shape))

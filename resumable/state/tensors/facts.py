@@ -166,7 +166,7 @@ def digest_in_boxes(tensor: Tensor, boxes: Sequence[Box] | None) -> str:
     """Return the digest that a record of this tensor has if its pieces are these boxes; None is the whole tensor."""
     if boxes is None:
         return tensor_digest(tensor)
-    return joined_digest([tensor_digest(tensor.detach()[box.slices]) for box in boxes])
+    return joined_digest([tensor_digest(tensor.detach()[box.slices]) for box in boxes], boxes)
 
 
 def empty(facts: TensorFacts, device: torch.device | str = "cpu") -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,15 +47,16 @@ class TensorRecord:
     @property
     def boxes(self) -> tuple[Box, ...] | None:
         """Return the boxes in which its digest was computed; None for a whole tensor."""
-        whole = len(self.pieces) == 1 and self.pieces[0].box is None
-        return None if whole else tuple(piece.box for piece in self.pieces if piece.box is not None)
+        boxes = tuple(piece.box for piece in self.pieces if piece.box is not None)
+        return boxes or None
 
     @functools.cached_property
     def digest(self) -> str:
-        """Return the digest of a whole tensor, or the `joined_digest` of its pieces in the order of `boxes`."""
-        return self.pieces[0].digest if self.boxes is None else joined_digest([piece.digest for piece in self.pieces])
+        """Return the digest of a whole tensor, or the `joined_digest` of its pieces."""
+        boxes = self.boxes
+        return self.pieces[0].digest if boxes is None else joined_digest([each.digest for each in self.pieces], boxes)
 
 
-def joined_digest(digests: list[str]) -> str:
-    """Return the XXH3-128 (hex) of several digests, one after the other."""
-    return xxhash.xxh3_128_hexdigest(bytes.fromhex("".join(digests)))
+def joined_digest(digests: Sequence[str], boxes: Sequence[Box]) -> str:
+    """Return the XXH3-128 (hex) of the digests of boxes, and of where these are: other boxes give another digest."""
+    return xxhash.xxh3_128_hexdigest(repr([*zip(boxes, digests, strict=True)]).encode())
