@@ -282,9 +282,7 @@ def tiling(shape: Sequence[int], cuts: Mapping[int, Sequence[int]], ranks: Seque
     for dimension, size in enumerate(shape):
         bounds = cuts.get(dimension, (0, size))
         boxes = [
-            ((*offsets, start), (*sizes, end - start))
-            for offsets, sizes in boxes
-            for start, end in pairwise(bounds)
+            ((*offsets, start), (*sizes, end - start)) for offsets, sizes in boxes for start, end in pairwise(bounds)
         ]
     if len(boxes) == 1:
         return [Part(ranks[0])]

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from resumable.errors import (
     CheckpointError,
-    CorruptCheckpointError,
     NoCheckpointError,
-    ResumableError,
     RunMismatchError,
 )
 from resumable.policy.retention import Candidate
-from resumable.run.rank_records import WIDEST_ITEM_BYTES, file_digest, refuse_bad_records
-from resumable.run.tensor_records import Records, earlier_records, joined_records, refuse_other_blobs
+from resumable.run.checkpoint_documents import CheckpointDocuments
+from resumable.run.rank_records import WIDEST_ITEM_BYTES, file_digest
+from resumable.run.tensor_records import Records
 from resumable.run.verification import verify_blobs, verify_earlier_blobs
 from resumable.state.loading.result import Loaded
+from resumable.state.tensors.boxes import Box, refuse_outside
 from resumable.state.tensors.dtypes import item_bytes
 from resumable.state.tensors.records import TensorRecord
 from resumable.store.blob_reader import BlobReader
 from resumable.store.catalog import Catalog
 from resumable.store.dedup import PublishedBlob
-from resumable.store.earlier_versions import EarlierObjects, is_earlier
-from resumable.store.layout import CheckpointName, state_name
+from resumable.store.digesting import RANGE_BYTES
+from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord
-from resumable.store.rank_state import RankState, parse_earlier_rank_state, parse_rank_state
 from resumable.utils.events import size
 from resumable.utils.memory import memory_bytes
-from resumable.utils.messages import listed, quoted
+from resumable.utils.messages import listed
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +55,7 @@ class Checkpoint:
     def __init__(self, catalog: Catalog, name: CheckpointName, manifest: Manifest) -> None:
         self._catalog = catalog
         self._name = name
+        self._documents = CheckpointDocuments(catalog, name, manifest)
         self.manifest = manifest
 
     def __repr__(self) -> str:
@@ -100,11 +99,11 @@ class Checkpoint:
             StorageError: The storage failed.
         """
         self._catalog.check(self.manifest, self._name)
-        states, records = self._states, self.records
-        if self._earlier is None:
+        states, records = self._documents.states, self.records
+        if self._documents.earlier is None:
             verify_blobs(self._catalog, self.manifest, states)
         else:
-            verify_earlier_blobs(self._catalog, self.manifest, self._earlier, records)
+            verify_earlier_blobs(self._catalog, self.manifest, self._documents.earlier, records)
 
     @overload
     def load(self, name: str) -> StateDict: ...
@@ -133,7 +132,7 @@ class Checkpoint:
         try:
             state = loadable_state(self._record(name).kind, tree)
         except (ValueError, KeyError, TypeError) as error:
-            raise self._malformed(name, error) from error
+            raise self._documents.malformed(name, error) from error
         if kind is not None and not isinstance(state, kind):
             raise RunMismatchError(
                 f"{self.name}: {name}: expected a {kind.__name__}, found a {type(state).__name__}",
@@ -189,7 +188,7 @@ class Checkpoint:
                 return StoredModule(where, self.document["objects"][name], records, read)
             return StoredTensors(where, records, read)
         except (ValueError, KeyError, TypeError) as error:
-            raise self._malformed(name, error) from error
+            raise self._documents.malformed(name, error) from error
 
     def tree(self, name: str) -> Any:
         """Read and decode the whole stored tree of one object.
@@ -217,7 +216,7 @@ class Checkpoint:
         try:
             return decode(self.document["objects"][name], tensors)
         except (ValueError, KeyError, TypeError) as error:
-            raise self._malformed(name, error) from error
+            raise self._documents.malformed(name, error) from error
 
     def tensors(
         self, name: str, *, into: Mapping[str, torch.Tensor] | None = None, keys: Collection[str] | None = None
@@ -238,7 +237,7 @@ class Checkpoint:
         self._record(name)
         wanted = self.records[name].keys() if keys is None else keys
         self._refuse_more_than_memory(name, [self.records[name][key] for key in wanted if key in self.records[name]])
-        with self._reported(self._where(name)):
+        with self._documents.reported(self._where(name)):
             records = self._located(name)
             return read_tensors(self._sources(name), records, into=into or {}, keys=wanted)
 
@@ -252,15 +251,44 @@ class Checkpoint:
 
         self._record(name)
         where = self._where(name)
-        with self._reported(where):
+        with self._documents.reported(where):
             records = self._located(name)
         sources = self._sources(name)
 
         def read(key: str) -> torch.Tensor:
-            with self._reported(where):
+            with self._documents.reported(where):
                 return read_tensor(sources, records[key].alias or key, records[key])
 
         return read
+
+    def read_box(self, name: str, key: str, offsets: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+        """Read a part of one tensor, from whichever files hold it, and verify every byte that is used.
+
+        Args:
+            name: The name under which the object was passed to `Trainer`.
+            key: The key of the tensor in the records of the object.
+            offsets: The first index of the part in each dimension.
+            shape: Its number of indices in each dimension.
+
+        Returns:
+            The part, on the CPU and row-major. It takes little memory beyond it: 48 MiB for each thread that reads.
+
+        Raises:
+            NoCheckpointError: The checkpoint has no object of this name, or the object no such tensor.
+            ValueError: The part does not lie within the tensor.
+            CorruptCheckpointError: The stored bytes are damaged.
+        """
+        from resumable.state.files.box_reader import FileRanges, read_box
+
+        self._record(name)
+        if key not in self.records[name]:
+            raise NoCheckpointError(f"{self.name}: {name}: no tensor {key!r}", "`Checkpoint.records` lists the keys")
+        record, box = self.records[name][key], Box(tuple(offsets), tuple(shape))
+        refuse_outside(box, record.shape)
+        self._refuse_more_than_memory(name, [replace(record, shape=box.shape, alias=None)])
+        ranges = {blob: FileRanges(RANGE_BYTES, each.digest.ranges) for blob, each in self.published_blobs().items()}
+        with self._documents.reported(self._where(name)):
+            return read_box(self._sources(name), key, self._located(name)[key], box, ranges)
 
     def blobs_of(self, name: str) -> list[str]:
         """Return the names of the files that hold the tensors of an object, each once.
@@ -268,14 +296,14 @@ class Checkpoint:
         Args:
             name: The name under which the object was passed to `Trainer`.
         """
-        if self._earlier is not None:
-            return self._earlier.objects[name].blobs
+        if self._documents.earlier is not None:
+            return self._documents.earlier.objects[name].blobs
         pieces = (piece.blob for record in self.records[name].values() for piece in record.pieces)
         return list(dict.fromkeys(blob for blob in pieces if blob is not None))
 
     def published_blobs(self) -> dict[str, PublishedBlob]:
         """Return its files of tensors, to share once `verify` has passed; none before version 3."""
-        ranges = {name: digests for state in self._states.values() for name, digests in state.ranges.items()}
+        ranges = {name: digests for state in self._documents.states.values() for name, digests in state.ranges.items()}
         return {name: PublishedBlob(self.manifest.blobs[name], file_digest(ranges[name])) for name in ranges}
 
     def _sources(self, name: str) -> dict[str, BlobReader]:
@@ -286,16 +314,7 @@ class Checkpoint:
         from resumable.state.files.header_locations import located
 
         records = self.records[name]
-        return records if self._earlier is None else located(list(self._sources(name).values()), records)
-
-    @contextmanager
-    def _reported(self, where: str) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            if isinstance(error, ResumableError):
-                raise
-            raise self._malformed(where, error) from error
+        return records if self._documents.earlier is None else located(list(self._sources(name).values()), records)
 
     def inline_tree(self, part: str) -> Any:
         """Decode a part of the state file that holds its tensors itself.
@@ -311,55 +330,17 @@ class Checkpoint:
         try:
             return decode(self.document[part], {})
         except (ValueError, KeyError) as error:
-            raise self._malformed(part, error) from error
+            raise self._documents.malformed(part, error) from error
 
-    @functools.cached_property
+    @property
     def document(self) -> dict[str, Any]:
         """Read and verify what is not a tensor, still in the codec's JSON: `objects`, `rng` and `position`."""
-        objects: dict[str, Any] = {}
-        for state in self._states.values():  # of several documents that of the lowest rank counts
-            objects = {**state.objects, **objects}
-        return {"objects": objects, "rng": self._states[0].rng, "position": self._states[0].position}
+        return self._documents.content
 
-    @functools.cached_property
+    @property
     def records(self) -> Records:
         """Read the record of each tensor, by object and key."""
-        if self._earlier is not None:
-            return {name: earlier_records(record) for name, record in self._earlier.objects.items()}
-        with self._reported("the records of the tensors"):
-            return joined_records(self.manifest, self._states)
-
-    @functools.cached_property
-    def _earlier(self) -> EarlierObjects | None:
-        """Read the objects of a manifest of version 1 or 2, which records the tensors itself."""
-        if not is_earlier(self.manifest.format_version):
-            return None
-        found = self._catalog.earlier_objects(self.manifest)
-        with self._reported("the manifest"):
-            refuse_other_blobs(self.manifest, found)
-        return found
-
-    @functools.cached_property
-    def _states(self) -> dict[int, RankState]:
-        """Read and verify the state file of each rank."""
-        ranks = range(1 if is_earlier(self.manifest.format_version) else self.manifest.world)
-        for rank in ranks:  # before any of them is read
-            if state_name(rank) not in self.manifest.blobs:
-                raise self._malformed(state_name(rank), ValueError("not among the blobs"))
-        states = {rank: self._state(rank) for rank in ranks}
-        documents = {name for state in states.values() for name in state.objects}
-        if other := documents ^ self.manifest.objects.keys():
-            raise self._malformed(state_name(0), ValueError(f"not a document for each object: {min(other)!r}"))
-        return states
-
-    def _state(self, rank: int) -> RankState:
-        with self._reported(state_name(rank)):
-            data = bytes(self._catalog.read_blob(self.manifest, state_name(rank)))
-            if is_earlier(self.manifest.format_version):
-                return parse_earlier_rank_state(data)
-            state = parse_rank_state(data)
-            refuse_bad_records(self.manifest, rank, state)
-            return state
+        return self._documents.records
 
     def _where(self, name: str) -> str:
         """Return the name of an object's tensors in messages: that of their files."""
@@ -396,11 +377,6 @@ class Checkpoint:
             f"{self.name}: holds {len(modules)} modules ({', '.join(modules) or 'none'}), expected one, or one of the "
             "name `model`",
             "name one: load_into(model, name=...)",
-        )
-
-    def _malformed(self, where: str, error: Exception) -> CorruptCheckpointError:
-        return CorruptCheckpointError(
-            f"{self.name}: {where}: {quoted(error)}", "`resumable verify` lists the undamaged checkpoints"
         )
 
 

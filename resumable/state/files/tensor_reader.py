@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resumable.state.files.read_targets import targets_of
 from resumable.state.tensors.facts import Recorded, TensorFacts, copy_bits, empty, facts_of
-from resumable.state.tensors.records import TensorRecord
+from resumable.state.tensors.records import Piece, TensorRecord
 from resumable.state.tensors.safetensors_layout import Slice
 from resumable.state.tensors.tensor_views import checked_locations, refuse_other_bools, with_aliases
 from resumable.utils.reread import Cached, reread
@@ -80,6 +80,17 @@ def read_tensor(sources: Mapping[str, Readable], key: str, record: TensorRecord)
     return target
 
 
+def read_pieces(sources: Mapping[str, Readable], key: str, pieces: Iterable[tuple[Piece, Tensor]]) -> None:
+    """Read whole pieces of one tensor, each into the tensor beside it, and verify them. `sources` and errors as above.
+
+    Args:
+        sources: The files by the names in the pieces.
+        key: The key of the tensor, for messages.
+        pieces: Located pieces, each with a tensor of its dtype and shape.
+    """
+    _run_tasks(sources, [_piece_read(key, piece, target) for piece, target in pieces])
+
+
 def read_placed(
     source: Readable,
     slices: Mapping[str, Slice],
@@ -119,10 +130,13 @@ def _read(
 
 def _piece_reads(key: str, record: TensorRecord, target: Tensor) -> Iterator[_PieceRead]:
     for piece in record.pieces:
-        if piece.blob is None or piece.begin is None:
-            raise ValueError(f"tensor {key!r}: not located")
-        part = target if piece.box is None else target.detach()[piece.box.slices]
-        yield _PieceRead(piece.blob, key, piece.begin, part, piece.digest)
+        yield _piece_read(key, piece, target if piece.box is None else target.detach()[piece.box.slices])
+
+
+def _piece_read(key: str, piece: Piece, target: Tensor) -> _PieceRead:
+    if piece.blob is None or piece.begin is None:
+        raise ValueError(f"tensor {key!r}: not located")
+    return _PieceRead(piece.blob, key, piece.begin, target, piece.digest)
 
 
 def _run_tasks(sources: Mapping[str, Readable], reads: Iterable[_PieceRead]) -> None:

@@ -44,6 +44,16 @@ def intersection(one: Box, other: Box) -> Box | None:
     return Box(tuple(offsets), tuple(shape))
 
 
+def refuse_outside(box: Box, shape: Sequence[int]) -> None:
+    """Raise `ValueError` for a box that does not lie within a tensor of this shape."""
+    fits = len(box.offsets) == len(box.shape) == len(shape) and all(
+        0 <= start <= start + size <= whole_size
+        for start, size, whole_size in zip(box.offsets, box.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"offsets {list(box.offsets)} and shape {list(box.shape)}: not within shape {list(shape)}")
+
+
 def refuse_unless_grid(shape: Sequence[int], boxes: Collection[Box]) -> None:
     """Raise `ValueError` unless the boxes form a grid that covers a tensor of this shape, each with an element.
 
