@@ -133,13 +133,15 @@ class File:
     pieces: list[Placed] = field(default_factory=list)
 
     def plan(self) -> FilePlan:
-        """The layout, with what PyTorch's own tool needs to join shards."""
-        shards = {
-            placed.stored: {"saved_offsets": list(placed.part.box.offsets)}
+        """The layout, with what PyTorch's own tool needs to join shards: of each tensor where it begins."""
+        starts = {
+            placed.stored: {
+                "saved_offsets": [0] * placed.value.ndim if placed.part.box is None else placed.part.box.offsets
+            }
             for placed in self.pieces
-            if placed.part.box is not None and placed.part.file != "slabs"
+            if placed.part.file != "slabs"
         }
-        metadata = {"DCP_SHARDING_INFO": json.dumps(shards)} if shards else {}
+        metadata = {"DCP_SHARDING_INFO": json.dumps(starts)} if starts else {}
         return FilePlan.of(
             {placed.stored: facts_of(placed.value.contiguous()) for placed in self.pieces}, metadata=metadata
         )
