@@ -207,7 +207,7 @@ def _newest_valid(
                     refuse(found)
                     found.verify()
                 except CorruptCheckpointError as error:
-                    rejected[str(name)] = error.message
+                    rejected[str(name)] = error.message.removeprefix(f"{name}: ")
                 else:
                     return found
             return None

@@ -22,7 +22,8 @@ from resumable.store.sealed_json import digest
 from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.protocol import Storage
-from tests.store.building import launch, line, manifest, published, save, states, verify_bytes
+from tests.store.building import blob_of, file_of, launch, line, manifest, published, states, states_of, verify_bytes
+from tests.store.building import save_whole as save
 from tests.store.flat import CarelessStore, FlatStore
 
 FROZEN = b"frozen " * 20
@@ -67,12 +68,12 @@ def share(attempt: Attempt, step: int, before: CheckpointName | None) -> Checkpo
     """Publish a checkpoint whose frozen blob is that of the one before."""
     name, record = CheckpointName(step, 0, attempt.number), None
     if before is not None:
-        record = published(Catalog(attempt.storage).manifest(before).blobs["model.frozen.safetensors"], FROZEN)
-    blobs = [
-        Blob("model.safetensors", [memoryview(b"%d" % step)], len(b"%d" % step)),
-        Blob("model.frozen.safetensors", [memoryview(FROZEN)], len(FROZEN), before=record),
-    ]
-    publish(attempt.storage, attempt, name, blobs, states, lambda records: manifest(name, records, attempt))
+        foreign = Catalog(attempt.storage).manifest(before).blobs["model.frozen.safetensors"]
+        record = published(foreign, file_of("model.frozen.safetensors", FROZEN))
+    contents = {"model.safetensors": b"%d" % step, "model.frozen.safetensors": FROZEN}
+    blobs = [blob_of("model.safetensors", b"%d" % step), blob_of("model.frozen.safetensors", FROZEN, record)]
+    written = states_of(contents)
+    publish(attempt.storage, attempt, name, blobs, written, lambda records: manifest(name, records, attempt))
     return name
 
 
@@ -103,22 +104,20 @@ def test_what_holds_a_blob_of_what_stays_stays_and_goes_with_the_last_that_names
 def test_a_chain_of_references_is_followed_to_its_end(place: Storage) -> None:
     attempt = launch(place)
     first = share(attempt, 100, None)
-    second = forged(attempt, 200, first)
-    third = forged(attempt, 300, second)
+    second = forged(attempt, 200, first, "model.safetensors")
+    third = forged(attempt, 300, second, "own200.safetensors")
     assert prune(place, Catalog(place), attempt, LAST).delete == ()
     assert standing(place) == [third, second, first]
 
 
-def forged(attempt: Attempt, step: int, other: CheckpointName) -> CheckpointName:
-    """A checkpoint of its own, but for one blob: `model.safetensors` is that of `other`."""
+def forged(attempt: Attempt, step: int, other: CheckpointName, file_name: str) -> CheckpointName:
+    """A checkpoint with a blob of its own, `own200.safetensors` at step 200, beside one of `other`."""
     name = CheckpointName(step, 0, attempt.number)
-    foreign = Catalog(attempt.storage).manifest(other).blobs["model.safetensors"]
-    own = Blob("extra.safetensors", [memoryview(b"%d" % step)], len(b"%d" % step))
+    foreign = Catalog(attempt.storage).manifest(other).blobs[file_name]
+    own = Blob(f"own{step}.safetensors", [memoryview(b"%d" % step)], len(b"%d" % step))
 
     def named(records: dict[str, BlobRecord]) -> Manifest:
-        mine = records["extra.safetensors"].model_copy(update={"path": checkpoint_path(name, "model.safetensors")})
-        attempt.storage.write(mine.path, [b"%d" % step])
-        return manifest(name, records | {"model.safetensors": mine, "optimizer.safetensors": foreign}, attempt)
+        return manifest(name, records | {file_name: foreign}, attempt)
 
     publish(attempt.storage, attempt, name, [own], states, named)
     return name
@@ -231,11 +230,11 @@ def test_beside_a_manifest_of_a_newer_version_nothing_is_deleted(place: Storage)
 def test_checkpoints_that_name_each_other_are_left_alone(place: Storage) -> None:
     attempt = launch(place)
     older = save(attempt, 100)
-    newer = forged(attempt, 200, older)
+    newer = forged(attempt, 200, older, "model.safetensors")
     catalog = Catalog(place)
-    record = catalog.manifest(newer).blobs["model.safetensors"]
+    record = catalog.manifest(newer).blobs["own200.safetensors"]
     entangled = catalog.manifest(older)
-    entangled = entangled.model_copy(update={"blobs": {**entangled.blobs, "optimizer.safetensors": record}})
+    entangled = entangled.model_copy(update={"blobs": {**entangled.blobs, "own200.safetensors": record}})
     place.write(checkpoint_path(older, "manifest.json"), [entangled.dump()])
     newest = save(attempt, 300)
     prune(place, Catalog(place), attempt, LAST)

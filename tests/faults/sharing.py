@@ -21,20 +21,20 @@ from resumable.policy.retention import Rule
 from resumable.store import digesting
 from resumable.store.catalog import Catalog
 from resumable.store.dedup import PublishedBlob
-from resumable.store.digesting import digest_of
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import BlobRecord
-from resumable.store.publish import Blob, publish
+from resumable.store.publish import publish
 from resumable.store.storage import direct_io
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.retry import PatientStorage
 from tests.faults.subjects import Ear, Subject, step_of_resumable
 from tests.faults.verdicts import Found, values
-from tests.store.building import states
+from tests.store.building import blob_of, file_of, published, states_of
 from tests.store.training import manifest_of
 
 ANEW_EVERY = 3
 CHANGING, FROZEN = "model.safetensors", "model.frozen.safetensors"
+STATE_BYTES = sum(value.numel() * value.element_size() for value in values(0).values())
 FROZEN_BYTES = bytes(number % 251 for number in range(3 * direct_io.ALIGNMENT_BYTES + 100))
 
 
@@ -79,18 +79,17 @@ def _large_is_a_page() -> Iterator[None]:
 def _save(storage: PatientStorage, opened: OpenedRun, step: int, before: PublishedBlob | None) -> PublishedBlob:
     attempt, name = opened.attempt, CheckpointName(step, 0, opened.attempt.number)
     state = b"".join(_bytes_of(value) for value in values(step).values())
-    blobs = [
-        Blob(CHANGING, [memoryview(state)], len(state)),
-        Blob(FROZEN, [memoryview(FROZEN_BYTES)], len(FROZEN_BYTES), before=before),
-    ]
+    contents = {CHANGING: state, FROZEN: FROZEN_BYTES}
+    blobs = [blob_of(CHANGING, state), blob_of(FROZEN, FROZEN_BYTES, before)]
 
     storage.renew()
-    published = publish(storage, attempt, name, blobs, states, lambda written: manifest_of(opened, name, written, {}))
-    return _published(published.blobs[FROZEN])
+    states = states_of(contents)
+    added = publish(storage, attempt, name, blobs, states, lambda written: manifest_of(opened, name, written, {}))
+    return _published(added.blobs[FROZEN])
 
 
 def _published(record: BlobRecord) -> PublishedBlob:
-    return PublishedBlob(record, digest_of([memoryview(FROZEN_BYTES)]))
+    return published(record, file_of(FROZEN, FROZEN_BYTES))
 
 
 def load_sharing(folder: Path) -> Found | None:
@@ -99,9 +98,9 @@ def load_sharing(folder: Path) -> Found | None:
     names = catalog.names()
     for name, manifest in catalog.line():
         with suppress(CorruptCheckpointError):
-            if catalog.read_blob(manifest, FROZEN) != FROZEN_BYTES:
+            if catalog.read_blob(manifest, FROZEN) != file_of(FROZEN, FROZEN_BYTES):
                 return Found(-1, {})
-            return Found(name.step, _values_of(catalog.read_blob(manifest, CHANGING)))
+            return Found(name.step, _values_of(catalog.read_blob(manifest, CHANGING)[-STATE_BYTES:]))
     committed = [name for name in names if _is_there(catalog, name)]
     if committed:
         raise CorruptCheckpointError(f"none of {committed} is whole")

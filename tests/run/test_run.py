@@ -162,10 +162,10 @@ def test_a_run_sees_what_is_written_after_it_was_opened(tmp_path: Path) -> None:
 
 def test_what_a_later_attempt_did_not_resume_from_is_not_in_the_history(tmp_path: Path) -> None:
     crashed(tmp_path, step=7, keep={"last": 9})
-    manifest = tmp_path / "checkpoints" / "step-000000006.e0001.a0001" / "manifest.json"
-    hidden = manifest.rename(tmp_path / "hidden")
+    folder = tmp_path / "checkpoints" / "step-000000006.e0001.a0001"
+    hidden = folder.rename(tmp_path / "hidden")
     Tiny(tmp_path, keep={"last": 9}, saves=[5]).train()
-    hidden.rename(manifest)
+    hidden.rename(folder)
     names = [checkpoint.name[-5:] + checkpoint.name[:14] for checkpoint in Run(str(tmp_path)).checkpoints()]
     assert names == [
         "a0001step-000000000",

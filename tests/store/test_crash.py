@@ -149,7 +149,7 @@ def test_killed_at_any_call_of_a_save_that_clears_what_earlier_kills_left_the_li
 ) -> None:
     root, steps = tmp_path / "run", itertools.count(1)
     place, first = LocalStorage(root), launch(LocalStorage(root))
-    expected = save(first, 0, contents={"state.rank00000.json": b"{}"})
+    expected = save(first, 0, contents={})
     stale = [".tmp-" + "a" * 16, "attempts/.tmp-" + "b" * 16, "attempts/.probe-" + "c" * 16]
     for path in [checkpoint_path(CheckpointName(5, 0, 1), "model.safetensors"), *stale]:
         place.write(path, [b"left by a kill"])

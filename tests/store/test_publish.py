@@ -90,7 +90,7 @@ def test_a_manifest_for_another_place_is_refused(place: LocalStorage) -> None:
     attempt = launch(place)
     name, other = CheckpointName(100, 0, 1), CheckpointName(200, 0, 1)
     with pytest.raises(ValueError, match="does not belong"):
-        publish(place, attempt, name, [], states, lambda records: manifest(other, records, attempt))
+        publish(place, attempt, name, [], states, lambda records: manifest(other, {}, attempt))
     assert Catalog(place).names() == []
 
 
@@ -125,7 +125,10 @@ def test_a_writer_that_was_displaced_during_its_save_does_not_publish_and_touche
     with pytest.raises(FencedError, match="attempt 3"):
         save(displaced, 200)
     assert line(place) == [str(first)]
-    assert [entry.name for entry in place.list(checkpoint_path(CheckpointName(200, 0, 2)))] == list(BLOBS)
+    assert [entry.name for entry in place.list(checkpoint_path(CheckpointName(200, 0, 2)))] == [
+        *BLOBS,
+        "state.rank00000.json",
+    ]
     with pytest.raises(FencedError):
         delete(place, displaced, first)
     assert line(place) == [str(first)]
@@ -442,9 +445,14 @@ def test_a_save_that_failed_but_is_there_may_be_saved_again(tmp_path: Path) -> N
     assert line(place) == ["step-000000100.e0000.a0001"]  # nobody was told of it
     place.away = False
     name = save(attempt, 100, contents=BLOBS | {"extra.safetensors": b"once more"})
-    assert set(Catalog(place).manifest(name).blobs) == {*BLOBS, "extra.safetensors"}
+    assert set(Catalog(place).manifest(name).blobs) == {*BLOBS, "extra.safetensors", "state.rank00000.json"}
     there = {entry.name for entry in place.list(checkpoint_path(name))}
-    assert there == {*BLOBS, "extra.safetensors", "manifest.json"}  # what was there before was taken back first
+    assert there == {
+        *BLOBS,
+        "extra.safetensors",
+        "state.rank00000.json",
+        "manifest.json",
+    }  # what was there before was taken back first
     with pytest.raises(ValueError, match="is published already"):
         save(attempt, 100)
 

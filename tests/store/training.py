@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from resumable.checkpointing.open_run import OpenedRun
+from resumable.run.checkpoint import LATE
 from resumable.store.dedup import PublishedBlob
-from resumable.store.digesting import digest_of
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import BlobRecord, Manifest
 from resumable.store.publish import Blob, publish
 from resumable.store.storage.protocol import Storage
-from tests.store.building import states
+from tests.store.building import blob_of, file_of, objects_of, published, states_of
 
 STEPS_PER_EPOCH = 40
 
@@ -26,11 +26,11 @@ class Sharing:
     def blob(self, token: bytes) -> Blob:
         """As it is to be published."""
         anew = self._saves % 3 == 0
-        return Blob(self.FILE_NAME, [memoryview(token)], len(token), before=None if anew else self._before)
+        return blob_of(self.FILE_NAME, token, before=None if anew else self._before)
 
     def published(self, manifest: Manifest, token: bytes) -> None:
         """It was, so the next one may be the same."""
-        self._before = PublishedBlob(manifest.blobs[self.FILE_NAME], digest_of([memoryview(token)]))
+        self._before = published(manifest.blobs[self.FILE_NAME], file_of(self.FILE_NAME, token))
         self._saves += 1
 
 
@@ -44,17 +44,18 @@ def save(
         return manifest_of(opened, name, blobs, {} if loss is None else {"loss": loss})
 
     token = attempt.token.encode()
-    blobs = [Blob("model.safetensors", [memoryview(token)], len(token))]
-    published = publish(storage, attempt, name, [*blobs, sharing.blob(token)] if sharing else blobs, states, manifest)
+    contents = {"model.safetensors": token, **({sharing.FILE_NAME: token} if sharing else {})}
+    blobs = [blob_of("model.safetensors", token), *([sharing.blob(token)] if sharing else [])]
+    added = publish(storage, attempt, name, blobs, states_of(contents), manifest)
     if sharing:
-        sharing.published(published, token)
+        sharing.published(added, token)
     return name
 
 
 def manifest_of(
     opened: OpenedRun, name: CheckpointName, blobs: dict[str, BlobRecord], metrics: dict[str, float]
 ) -> Manifest:
-    """That of a checkpoint without objects, at an instant and under circumstances that are always the same."""
+    """That of a checkpoint, at an instant and under circumstances that are always the same."""
     return Manifest(
         features=[],
         notes={},
@@ -68,12 +69,12 @@ def manifest_of(
         metrics=metrics,
         config={},
         versions={},
-        environment={},
+        environment={LATE: list(objects_of(blobs))},
         world=1,
         mesh=None,
         finished=False,
         reason="steps",
         created=0.0,
-        objects={},
+        objects=objects_of(blobs),
         blobs=blobs,
     )
