@@ -12,8 +12,10 @@ import pytest
 
 import resumable
 from resumable.store.layout import CheckpointName, checkpoint_path
+from resumable.store.manifest import BlobRecord
+from resumable.store.sealed_json import digest
 from resumable.store.storage.local import LocalStorage
-from tests.store.building import launch, manifest
+from tests.store.building import STATE, launch, manifest
 
 ROOT = Path(resumable.__file__).parent.parent
 CHECKPOINTS = 1000
@@ -29,7 +31,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / checkpoint_path(name, "manifest.json")
         path.parent.mkdir(parents=True)
         facts = {"metrics": {"val_loss": 1 / (number + 1)}, "config": {"keep": {"best": {"metric": "val_loss"}}}}
-        path.write_bytes(manifest(name, {}, attempt, **facts).dump())
+        state = checkpoint_path(name, "state.rank00000.json")
+        path.with_name("state.rank00000.json").write_bytes(STATE)
+        blob = BlobRecord(path=state, rank=0, size=len(STATE), named=1, digest=digest(STATE))
+        path.write_bytes(manifest(name, {"state.rank00000.json": blob}, attempt, **facts).dump())
     return folder
 
 

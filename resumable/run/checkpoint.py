@@ -131,7 +131,7 @@ class Checkpoint:
         tree = self.tree(name)
         try:
             state = loadable_state(self._record(name).kind, tree)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise self._documents.malformed(name, error) from error
         if kind is not None and not isinstance(state, kind):
             raise RunMismatchError(
@@ -187,7 +187,7 @@ class Checkpoint:
             if record.kind == "module":
                 return StoredModule(where, self.document["objects"][name], records, read)
             return StoredTensors(where, records, read)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise self._documents.malformed(name, error) from error
 
     def tree(self, name: str) -> Any:
@@ -215,7 +215,7 @@ class Checkpoint:
 
         try:
             return decode(self.document["objects"][name], tensors)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise self._documents.malformed(name, error) from error
 
     def tensors(
@@ -329,7 +329,7 @@ class Checkpoint:
 
         try:
             return decode(self.document[part], {})
-        except (ValueError, KeyError) as error:
+        except (ValueError, LookupError) as error:
             raise self._documents.malformed(part, error) from error
 
     @property

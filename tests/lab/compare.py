@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from resumable import Checkpoint, Run
@@ -25,7 +26,11 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
         "finished": manifest.finished,
         "position": manifest.position,
         "metrics": {key: repr(value) for key, value in manifest.metrics.items()},
-        "tensors": {name: record.model_dump(mode="json") for name, record in manifest.objects.items()},
+        "kinds": {name: record.model_dump(mode="json") for name, record in manifest.objects.items()},
+        "tensors": {
+            name: {key: asdict(record) | {"digest": record.digest} for key, record in records.items()}
+            for name, records in checkpoint.records.items()
+        },
         "state": checkpoint.document,
     }
 
