@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from resumable.checkpointing.open_run import GENERATOR_RULE, PREPARED_LOADERS, OpenedRun
-from resumable.checkpointing.prune import PrunePlan, make_room, prune
+from resumable.checkpointing.prune import PrunePlan, make_room, plan_of_nothing, prune
 from resumable.checkpointing.snapshot import Snapshot, broken, is_frozen
 from resumable.config.config import Config
 from resumable.errors import CheckpointError, StorageError
@@ -52,6 +52,7 @@ class Commits:
         self._rule = config.keep.rule()
         self._sharing = Sharing({} if opened.resumed is None else opened.resumed.published_blobs())
         self._digesting = Background()
+        self._pruned: PrunePlan | None = None  # the last one, unless it failed
         self._best: tuple[float, ...] | None = None  # the values that count as best; None while unknown
         self.witnesses = self._resumed_witnesses()  # of the newest checkpoint
         self._reported_suspect = False
@@ -80,7 +81,7 @@ class Commits:
         self.witnesses = suspicion.witnesses_at_end([manifest])
         shared = [blob.size for blob in manifest.blobs.values() if blob.named > 1]
         total_bytes = sum(blob.size for blob in manifest.blobs.values())
-        pruned = self._prune()
+        pruned = self._prune(manifest)
         self._remember_best(manifest, pruned)
         self._report_suspect(pruned)
         return Committed(total_bytes, total_bytes - sum(shared), len(pruned.keep) if pruned else None)
@@ -139,9 +140,9 @@ class Commits:
         return () if metric is None else best_values((each.metrics.get(metric) for each in manifests), self._rule)
 
     def _remember_best(self, added: Manifest, pruned: PrunePlan | None) -> None:
-        # Each prune lists the storage: another program may have deleted there.
+        # A prune that deletes lists the storage first: another program may have deleted there.
         if pruned is not None:
-            self._best = self._best_of(self._catalog.manifest(name) for name in pruned.keep)
+            self._best = self._best_of(each for _, each in pruned.standing.history)
         elif self._best is not None:
             self._best = best_values([*self._best, *self._best_of([added])], self._rule)
 
@@ -187,13 +188,15 @@ class Commits:
             with suppress(StorageError):  # the failure of the save is the one to report
                 make_room(self._storage, self._catalog, self._attempt)
 
-    def _prune(self) -> PrunePlan | None:
+    def _prune(self, added: Manifest) -> PrunePlan | None:
         """Prune, and return the plan. A failure to delete fails no save: None, and the next save tries again."""
+        before, self._pruned = self._pruned, None
+        nothing = plan_of_nothing(before, added, self._rule, seen=self._attempt.left.saves)
         try:
-            return prune(self._storage, self._catalog, self._attempt, self._rule)
+            self._pruned = nothing or prune(self._storage, self._catalog, self._attempt, self._rule)
         except (StorageError, CheckpointError) as error:
             warn(f"could not delete old checkpoints: {error.message}")
-            return None
+        return self._pruned
 
     def _manifest(
         self,

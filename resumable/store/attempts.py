@@ -34,6 +34,8 @@ class Attempt:
     """The checkpoints that it has reported as saved; others under its number are of failed saves."""
     left: Leftovers = field(default_factory=Leftovers, repr=False, compare=False)
     """What earlier attempts left, as this one saw it first."""
+    failed: set[CheckpointName] = field(default_factory=set, repr=False, compare=False)
+    """The checkpoints of failed saves whose files could not be removed."""
 
     def check(self) -> None:
         """Read the storage, and return if this attempt still owns the run.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import chain, islice
 
 from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, StorageError
@@ -14,7 +15,7 @@ from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointNa
 from resumable.store.manifest import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, Manifest, RunFile
 from resumable.store.parse_documents import parse_earlier_objects, parse_manifest, parse_run_file
 from resumable.store.pins import pinned
-from resumable.store.storage.protocol import Storage
+from resumable.store.storage.protocol import Entry, Storage
 from resumable.utils.events import warn
 from resumable.utils.threads import in_lanes
 
@@ -22,6 +23,22 @@ LISTING_ATTEMPTS = 20
 UNFINISHED = f"no {MANIFEST}: this save did not finish, which is normal after a kill, or it was pruned"
 
 Reject = Callable[[str, str], None]
+Sizes = Mapping[str, int | None]
+"""The files of one folder by name; None where the listing has no size."""
+Listed = tuple[CheckpointName, Manifest]
+
+
+def anything(name: CheckpointName) -> bool:
+    """Accept every name."""
+    return True
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every checkpoint folder at one instant, newest first; by name the files in it, where one request lists them."""
+
+    names: Sequence[CheckpointName]
+    files: Mapping[CheckpointName, Sequence[Entry]] = field(default_factory=dict)
 
 
 def ignore(name: str, reason: str) -> None:
@@ -65,7 +82,18 @@ class Catalog:
 
     def names(self) -> list[CheckpointName]:
         """List every checkpoint folder, committed or not, newest first."""
-        found = (CheckpointName.parse(entry.name) for entry in self._storage.list(CHECKPOINTS) if entry.is_dir)
+        return self._sorted(entry.name for entry in self._storage.list(CHECKPOINTS) if entry.is_dir)
+
+    def listing(self) -> Listing:
+        """Do as `names`, and list the files in all of them where that takes no further request."""
+        below = self._storage.list_below(CHECKPOINTS)
+        if below is None:
+            return Listing(self.names())
+        names = self._sorted(below)
+        return Listing(names, {name: below[str(name)] for name in names})
+
+    def _sorted(self, folders: Iterable[str]) -> list[CheckpointName]:
+        found = map(CheckpointName.parse, folders)
         names = sorted((name for name in found if name), key=lambda name: name.order, reverse=True)
         for gone in self._manifests.keys() - set(names):  # or a long run would keep the manifest of every save
             self._forget(gone)
@@ -92,8 +120,10 @@ class Catalog:
                 raise NoCheckpointError(f"{name}: {UNFINISHED}") from error
         return self._manifests[name]
 
-    def check(self, manifest: Manifest, name: CheckpointName) -> None:
+    def check(self, manifest: Manifest, name: CheckpointName, *, folders: Mapping[str, Sizes] | None = None) -> None:
         """Make the cheap checks: the right run, the right folder, every blob present with its size.
+
+        `folders` are those that were listed before, by their paths; all others are listed now.
 
         Raises:
             CorruptCheckpointError: One of them failed.
@@ -105,7 +135,9 @@ class Catalog:
         if manifest.name != name:
             raise CorruptCheckpointError(f"{MANIFEST}: of {manifest.name}, found in {name}")
         own = checkpoint_path(name)
-        listed = {own: self._sizes(own)}
+        listed = dict(folders or {})
+        if own not in listed:
+            listed[own] = self._sizes(own)
         if MANIFEST not in listed[own]:
             self._forget(name)
             raise NoCheckpointError(f"{name}: was pruned meanwhile")
@@ -115,9 +147,9 @@ class Catalog:
                 listed[folder] = self._sizes(folder)
             self.reader(manifest, file_name).check_size(listed[folder].get(base))
 
-    def _sizes(self, folder: str) -> dict[str, int | None]:
-        """Return the sizes of all the files of a folder, by one request; None where the listing has no size."""
-        return {entry.name: entry.size for entry in self._storage.list(folder)}
+    def _sizes(self, folder: str) -> Sizes:
+        """Return the sizes of all the files of a folder, by one request."""
+        return _sizes_in(self._storage.list(folder))
 
     def reader(self, manifest: Manifest, blob: str) -> BlobReader:
         """Return the reader of one blob, which raises as `check`. Reads nothing yet."""
@@ -152,43 +184,53 @@ class Catalog:
         fresh._manifests.update(self._manifests)
         return fresh
 
-    def history(self, reject: Reject = ignore) -> list[tuple[CheckpointName, Manifest]]:
-        """Return the whole `line`."""
-        self._check_ahead()
-        return list(self.line(reject))
+    def history(self, reject: Reject = ignore, *, listing: Listing | None = None) -> list[Listed]:
+        """Return the whole `line`; `listing` is one that was just made."""
+        listing = listing or self.listing()
+        self._check_ahead(listing)
+        return list(self._line(listing.names, reject, anything))
 
-    def _check_ahead(self) -> None:
+    def _check_ahead(self, listing: Listing) -> None:
         """Check many checkpoints at once for `line`, if the storage serves several requests at once."""
-        if self._storage.parallel == 1:
+        unchecked = [name for name in listing.names if name not in self._checked]
+        if self._storage.parallel == 1 or len(unchecked) < 2:
             return
-        unchecked = [name for name in self.names() if name not in self._checked]
-        if len(unchecked) > self._storage.parallel:
-            in_lanes(self._try_check, unchecked, self._storage.parallel)
+        folders = {checkpoint_path(name): _sizes_in(entries) for name, entries in listing.files.items()}
+        with suppress(CheckpointError, StorageError):
+            self.run_file()  # once, and not in each lane
+        in_lanes(lambda name: self._try_check(name, folders), unchecked, self._storage.parallel)
 
-    def _try_check(self, name: CheckpointName) -> None:
-        with suppress(CheckpointError, StorageError):  # if it matters, `line` meets it again and reports it
-            self._valid(name)
+    def _try_check(self, name: CheckpointName, folders: Mapping[str, Sizes]) -> None:
+        # A long listing is not of one instant. So whatever is wrong is met again by `line`, which lists each folder.
+        with suppress(CheckpointError, StorageError):
+            self._valid(name, folders)
 
-    def line(self, reject: Reject = ignore) -> Iterator[tuple[CheckpointName, Manifest]]:
+    def line(self, reject: Reject = ignore, *, wanted: Callable[[CheckpointName], bool] = anything) -> Iterator[Listed]:
         """Return the checkpoints on the line to the newest valid one, newest first, after the cheap checks.
 
         The line holds the checkpoints of the highest attempt that has a valid one. Of each attempt before, it holds
         those up to the one from which the next attempt resumed. `reject(name, reason)` is called for each checkpoint
-        that is skipped before the newest valid one. The newest is found at once, the others on demand.
+        that is skipped before the newest valid one. The newest is found at once, the others on demand. Behind the
+        newest only those are read whose name is `wanted`.
 
         Raises:
             FormatVersionError: A newer version of the format wrote one: there is no silent step back behind it.
             StorageError: The storage failed, or the listing does not come to rest.
         """
-        names, before = self.names(), None
+        return self._line(self.names(), reject, wanted)
+
+    def _line(
+        self, names: Sequence[CheckpointName], reject: Reject, wanted: Callable[[CheckpointName], bool]
+    ) -> Iterator[Listed]:
+        before: list[CheckpointName] | None = None
         for _ in range(LISTING_ATTEMPTS):
             rejected: list[tuple[str, str]] = []
             missing: list[CheckpointName] = []
-            line = self._walk(names, rejected, missing)
+            line = self._walk(names, rejected, missing, wanted)
             head = list(islice(line, 1))
             # A folder without a manifest that is newer than all we found: unfinished, or pruned? A writer may have
             # committed it meanwhile and pruned the next one. So a listing counts only if it is the same twice.
-            again = self.names() if missing else names
+            again = self.names() if missing else list(names)
             if not missing or (again == names and missing == before):
                 break
             names, before = again, missing if again == names else None
@@ -202,11 +244,15 @@ class Catalog:
         return chain(head, line)
 
     def _walk(
-        self, names: list[CheckpointName], rejected: list[tuple[str, str]], missing: list[CheckpointName]
-    ) -> Iterator[tuple[CheckpointName, Manifest]]:
+        self,
+        names: Sequence[CheckpointName],
+        rejected: list[tuple[str, str]],
+        missing: list[CheckpointName],
+        wanted: Callable[[CheckpointName], bool],
+    ) -> Iterator[Listed]:
         newest_place: dict[int, tuple[int, int]] | None = None  # by attempt; newer ones are off the line
         for name in names:
-            if newest_place is not None and name.place > newest_place.get(name.attempt, (-1, -1)):
+            if newest_place is not None and (not _is_within(name, newest_place) or not wanted(name)):
                 continue
             try:
                 manifest = self._valid(name)
@@ -220,10 +266,10 @@ class Catalog:
                 newest_place = _newest_places(manifest)
             yield name, manifest
 
-    def _valid(self, name: CheckpointName) -> Manifest:
+    def _valid(self, name: CheckpointName, folders: Mapping[str, Sizes] | None = None) -> Manifest:
         manifest = self.manifest(name)
         if name not in self._checked:
-            self.check(manifest, name)
+            self.check(manifest, name, folders=folders)
             self._checked.add(name)
         return manifest
 
@@ -237,6 +283,14 @@ class Catalog:
     def _forget(self, name: CheckpointName) -> None:
         self._manifests.pop(name, None)
         self._checked.discard(name)
+
+
+def _sizes_in(entries: Iterable[Entry]) -> Sizes:
+    return {entry.name: entry.size for entry in entries}
+
+
+def _is_within(name: CheckpointName, newest_places: Mapping[int, tuple[int, int]]) -> bool:
+    return name.place <= newest_places.get(name.attempt, (-1, -1))
 
 
 def _newest_places(head: Manifest) -> dict[int, tuple[int, int]]:

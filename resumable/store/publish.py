@@ -18,7 +18,7 @@ from resumable.store.manifest import BlobRecord, Manifest
 from resumable.store.pins import pinned
 from resumable.store.sealed_json import digest
 from resumable.store.storage.own_files import is_temporary
-from resumable.store.storage.protocol import Storage, storage_error
+from resumable.store.storage.protocol import Entry, Storage, storage_error
 from resumable.utils.events import size
 from resumable.utils.failpoints import reach
 from resumable.utils.threads import in_lanes
@@ -85,6 +85,7 @@ def publish(
     except FencedError:
         raise
     except BaseException:
+        attempt.failed.add(name)
         with suppress(Exception):  # the failure above is the one to report
             _take_back(storage, attempt, name)
         raise
@@ -93,24 +94,34 @@ def publish(
     return document
 
 
-def delete(storage: Storage, attempt: Attempt, name: CheckpointName) -> bool:
-    """Remove a checkpoint, or the files of an unfinished save: the manifest first, and only names of this format.
+def delete(
+    storage: Storage,
+    attempt: Attempt,
+    names: Sequence[CheckpointName],
+    *,
+    files: Mapping[CheckpointName, Sequence[Entry]] | None = None,
+) -> list[CheckpointName]:
+    """Remove checkpoints, or the files of unfinished saves: the manifests first, and only names of this format.
 
-    The caller has checked that no manifest that stays names a blob in it. Blocks. A crash meanwhile leaves a folder
+    The caller has checked that no manifest that stays names a blob in them, nor that of one of them a blob in another.
+    `files` are those in their folders, as far as they were listed just now. Blocks. A crash meanwhile leaves folders
     without a manifest.
 
     Returns:
-        False if the checkpoint is pinned, also if it was pinned just now: then it stays.
+        Those that were removed: not the pinned ones, also if they were pinned just now.
 
     Raises:
         FencedError: A newer attempt owns the run.
+        StorageError: The storage failed; any of them may be removed.
     """
-    if name in pinned(storage):
-        return False
-    attempt.check()
-    reach("save.prune", name.step)
-    _clear(storage, name)
-    return True
+    pins = pinned(storage)
+    going = [name for name in names if name not in pins]
+    if going:
+        attempt.check()
+        for name in going:
+            reach("save.prune", name.step)
+        _clear(storage, going, files or {})
+    return going
 
 
 def delete_unfinished(storage: Storage, attempt: Attempt, name: CheckpointName) -> bool:
@@ -134,8 +145,7 @@ def delete_unfinished(storage: Storage, attempt: Attempt, name: CheckpointName) 
         return False
     attempt.check()
     reach("save.prune", name.step)
-    for file in going:
-        storage.remove(checkpoint_path(name, file))
+    storage.remove_all([checkpoint_path(name, file) for file in going])
     storage.remove_dir(checkpoint_path(name))
     attempt.left.saves.pop(name)
     return True
@@ -152,8 +162,7 @@ def delete_stale_files(storage: Storage, attempt: Attempt) -> None:
         going = [file for file, size in before.items() if size is not None and now.get(file) == size]
         if going:
             attempt.check()
-        for file in going:
-            storage.remove(f"{folder}/{file}" if folder else file)
+            storage.remove_all([f"{folder}/{file}" if folder else file for file in going])
 
 
 def is_deletable(file_name: str) -> bool:
@@ -161,12 +170,18 @@ def is_deletable(file_name: str) -> bool:
     return is_own_name(file_name) or is_temporary(file_name)
 
 
-def _clear(storage: Storage, name: CheckpointName) -> None:
-    storage.remove(checkpoint_path(name, MANIFEST))
-    for entry in storage.list(checkpoint_path(name)):
-        if not entry.is_dir and is_deletable(entry.name):
-            storage.remove(checkpoint_path(name, entry.name))
-    storage.remove_dir(checkpoint_path(name))
+def _clear(storage: Storage, names: Sequence[CheckpointName], files: Mapping[CheckpointName, Sequence[Entry]]) -> None:
+    storage.remove_all([checkpoint_path(name, MANIFEST) for name in names])
+    storage.remove_all(
+        [
+            checkpoint_path(name, entry.name)
+            for name in names
+            for entry in (files[name] if name in files else storage.list(checkpoint_path(name)))
+            if not entry.is_dir and entry.name != MANIFEST and is_deletable(entry.name)
+        ]
+    )
+    for name in names:
+        storage.remove_dir(checkpoint_path(name))
 
 
 def _take_back(storage: Storage, attempt: Attempt, name: CheckpointName) -> None:
@@ -177,12 +192,13 @@ def _take_back(storage: Storage, attempt: Attempt, name: CheckpointName) -> None
     attempt.check()
     storage.remove(checkpoint_path(name, MANIFEST))
     attempt.check()
-    _clear(storage, name)
+    _clear(storage, [name], {})
+    attempt.failed.discard(name)
 
 
 def _take_back_failed_save(storage: Storage, attempt: Attempt, name: CheckpointName) -> None:
     """Remove the files of an earlier save of this name, which failed, was never reported, and could not be removed."""
-    if storage.list(checkpoint_path(name)):
+    if name in attempt.failed:
         _take_back(storage, attempt, name)
 
 

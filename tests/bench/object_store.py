@@ -158,7 +158,7 @@ class _Ours:
         for blob in self._contents:  # the first look at a new file makes a server compute its digest
             self._storage.read_into(found.blobs[blob].path, memoryview(bytearray(1)))
         loading = sum(seconds(partial(catalog.read_blob, found, blob)) for blob in self._contents)
-        delete(self._storage, self._attempt, name)
+        delete(self._storage, self._attempt, [name])
         return {"publish_seconds": publishing, "load_seconds": loading}
 
 

@@ -90,7 +90,7 @@ class _Writing:
                 self._storage, self._attempt, name, blobs, states, lambda got: manifest(name, got, self._attempt)
             )
         )
-        delete(self._storage, self._attempt, name)
+        delete(self._storage, self._attempt, [name])
         return taken
 
     def _plainly(self, flag: int) -> float:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from resumable.checkpointing.open_run import open_run
-from resumable.checkpointing.prune import make_room, plan, prune
+from resumable.checkpointing.prune import make_room, plan, plan_of_nothing, prune
 from resumable.config.config import Config
 from resumable.errors import FencedError, FormatVersionError, NoCheckpointError, StorageError
 from resumable.policy.retention import Rule
@@ -21,7 +25,7 @@ from resumable.store.publish import Blob, publish
 from resumable.store.sealed_json import digest
 from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.store.storage.local import LocalStorage
-from resumable.store.storage.protocol import Storage
+from resumable.store.storage.protocol import Entry, Storage
 from tests.store.building import blob_of, file_of, launch, line, manifest, published, states, states_of, verify_bytes
 from tests.store.building import save_whole as save
 from tests.store.flat import CarelessStore, FlatStore
@@ -56,15 +60,27 @@ class Unlinked(LocalStorage):
         self.removed.append(path)
 
 
-@pytest.fixture(params=["folder", "flat"])
+class Several(Unlinked):
+    """One that removes several files at once, in any order, and lists the files of all checkpoints at once."""
+
+    removed_at_once = 1000
+
+    def list_below(self, path: str) -> dict[str, list[Entry]]:  # type: ignore[override]
+        return {entry.name: self.list(f"{path}/{entry.name}") for entry in self.list(path) if entry.is_dir}
+
+    def remove_all(self, paths: Sequence[str]) -> None:
+        super().remove_all(sorted(paths))
+
+
+@pytest.fixture(params=["folder", "several", "flat"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """A storage without links: a blob that is shared is named by its path."""
-    if request.param == "folder":
-        return Unlinked(tmp_path / "run")
+    if request.param != "flat":
+        return (Unlinked if request.param == "folder" else Several)(tmp_path / "run")
     return FsspecStorage(FlatStore(folder=str(tmp_path), skip_instance_cache=True), "bucket/run", "flat://bucket/run")
 
 
-def share(attempt: Attempt, step: int, before: CheckpointName | None) -> CheckpointName:
+def share(attempt: Attempt, step: int, before: CheckpointName | None, **fields: Any) -> CheckpointName:
     """Publish a checkpoint whose frozen blob is that of the one before."""
     name, record = CheckpointName(step, 0, attempt.number), None
     if before is not None:
@@ -73,7 +89,7 @@ def share(attempt: Attempt, step: int, before: CheckpointName | None) -> Checkpo
     contents = {"model.safetensors": b"%d" % step, "model.frozen.safetensors": FROZEN}
     blobs = [blob_of("model.safetensors", b"%d" % step), blob_of("model.frozen.safetensors", FROZEN, record)]
     written = states_of(contents)
-    publish(attempt.storage, attempt, name, blobs, written, lambda records: manifest(name, records, attempt))
+    publish(attempt.storage, attempt, name, blobs, written, lambda records: manifest(name, records, attempt, **fields))
     return name
 
 
@@ -123,8 +139,12 @@ def forged(attempt: Attempt, step: int, other: CheckpointName, file_name: str) -
     return name
 
 
-def test_at_no_instant_of_a_pruning_does_a_manifest_lack_its_blob(tmp_path: Path) -> None:
-    place = Unlinked(tmp_path / "run")
+KINDS = pytest.mark.parametrize("kind", [Unlinked, Several])
+
+
+@KINDS
+def test_at_no_instant_of_a_pruning_does_a_manifest_lack_its_blob(tmp_path: Path, kind: type[Unlinked]) -> None:
+    place = kind(tmp_path / "run")
     attempt = launch(place)
     owner = share(attempt, 100, None)
     others = [share(attempt, step, owner) for step in (200, 300)]
@@ -135,11 +155,13 @@ def test_at_no_instant_of_a_pruning_does_a_manifest_lack_its_blob(tmp_path: Path
     assert standing(place) == [newest]
     assert [name for names in seen for name in names if name == newest] == [newest] * len(seen)
     manifests = [path for path in place.removed if path.endswith("manifest.json")]
-    assert manifests == [checkpoint_path(name, "manifest.json") for name in (others[1], others[0], owner)]
+    first = others[::-1] if kind is Unlinked else others  # what goes by one request goes in any order
+    assert manifests == [checkpoint_path(name, "manifest.json") for name in (*first, owner)]
 
 
-def test_what_cannot_be_deleted_keeps_what_it_names_and_nothing_else(tmp_path: Path) -> None:
-    place = Unlinked(tmp_path / "run")
+@KINDS
+def test_what_cannot_be_deleted_keeps_what_it_names_and_nothing_else(tmp_path: Path, kind: type[Unlinked]) -> None:
+    place = kind(tmp_path / "run")
     attempt = launch(place)
     unrelated = save(attempt, 50)
     owner = share(attempt, 100, None)
@@ -169,6 +191,16 @@ def test_what_was_pinned_while_it_was_to_go_keeps_what_it_names(tmp_path: Path) 
     unpin(place, second)
     prune(place, Catalog(place), attempt, LAST)
     assert Catalog(place).names() == [newest]
+
+
+def test_what_is_pinned_keeps_what_it_names(place: Storage) -> None:
+    attempt = launch(place)
+    owner = share(attempt, 100, None)
+    second, third, newest = share(attempt, 200, owner), share(attempt, 300, None), share(attempt, 400, None)
+    pin(place, second)
+    decided = prune(place, Catalog(place), attempt, LAST)
+    assert (decided.keep, decided.delete) == ((newest, second, owner), (third,))
+    assert standing(place) == Catalog(place).names() == [newest, second, owner]
 
 
 def test_what_is_off_the_line_keeps_what_it_names_as_long_as_it_stands(place: Storage) -> None:
@@ -273,6 +305,43 @@ def test_a_pruning_without_shared_blobs_asks_for_no_more_manifests_than_there_ar
     assert len(manifests) == len(set(manifests)) == 5
 
 
+def test_a_plan_that_lists_nothing_decides_as_one_that_lists_everything() -> None:
+    fewer = 0
+    for seed in range(40):
+        draw = random.Random(seed)
+        rule = Rule(
+            last=draw.randint(1, 3),
+            every_steps=draw.choice([None, None, 300]),
+            best_metric=draw.choice([None, "loss"]),
+        )
+        by_listing, by_memory = _pruned(seed, rule, remembers=False), _pruned(seed, rule, remembers=True)
+        assert by_memory[0] == by_listing[0], (seed, rule)
+        fewer += by_listing[1] - by_memory[1]
+    assert fewer > 40
+
+
+def _pruned(seed: int, rule: Rule, *, remembers: bool) -> tuple[list[list[str]], int]:
+    """What stands after each of some saves, with launches between and shared blobs; and how often it was listed."""
+    draw, seen, listings, before = random.Random(seed), [], 0, None
+    url = f"memory://prune/{seed}/{remembers}"
+    place = FsspecStorage(MemoryFileSystem(skip_instance_cache=True), url.removeprefix("memory:/"), url)
+    attempt, catalog, newest = launch(place), Catalog(place), None
+    for step in range(100, 1000, 100):
+        if newest is not None and draw.random() < 0.2:
+            newest = draw.choice([name for name, _ in Catalog(place).history()])
+            attempt, catalog, before = launch(place, resumed_from=newest), Catalog(place), None
+        metrics = {"loss": draw.choice([draw.random(), math.nan])} if draw.random() < 0.8 else {}
+        newest = share(attempt, step, newest if draw.random() < 0.3 else None, metrics=metrics)
+        added = catalog.manifest(newest)
+        catalog.add(newest, added)
+        before = plan_of_nothing(before, added, rule) if remembers else None
+        if before is None:
+            listings += 1
+            before = prune(place, catalog, attempt, rule)
+        seen.append([*map(str, before.keep), "", *map(str, Catalog(place).names())])
+    return seen, listings
+
+
 def test_a_displaced_writer_deletes_nothing_that_is_shared_either(place: Storage) -> None:
     attempt = launch(place)
     owner = share(attempt, 100, None)
@@ -285,9 +354,12 @@ def test_a_displaced_writer_deletes_nothing_that_is_shared_either(place: Storage
     assert Catalog(place).names() == before
 
 
-def test_every_order_of_a_few_saves_and_prunings_keeps_every_manifest_whole(tmp_path: Path) -> None:
+@KINDS
+def test_every_order_of_a_few_saves_and_prunings_keeps_every_manifest_whole(
+    tmp_path: Path, kind: type[Unlinked]
+) -> None:
     for number, sharing in enumerate(_choices(6)):
-        place = Unlinked(tmp_path / str(number))
+        place = kind(tmp_path / str(number))
         attempt, catalog, newest = launch(place), Catalog(place), None
         for step, shared in enumerate(sharing):
             newest = share(attempt, 100 * (step + 1), newest if shared else None)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from fsspec.spec import AbstractFileSystem
 
+from resumable.store.storage.backends import Backend
 from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.store.storage.protocol import Entry, Seen, Storage, checked, reported
 
@@ -160,6 +161,7 @@ class Folder:
     locks = False
     parallel = 1
     readers = 1
+    removed_at_once = 1
     range_bytes = 2**20
     exclusive = True
 
@@ -190,6 +192,9 @@ class Folder:
     def list(self, path: str) -> list[Entry]:
         return self._turn("list", path, lambda: self._contents.children(path, folders=self._contents.folders))
 
+    def list_below(self, path: str) -> None:
+        return None
+
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         data = b"".join(chunks)
         self._turn("write", path, lambda: self._contents.put(self._actor, path, data))
@@ -208,6 +213,10 @@ class Folder:
 
     def remove(self, path: str) -> None:
         self._turn("remove", path, lambda: self._contents.remove(self._actor, path))
+
+    def remove_all(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            self.remove(path)
 
     def remove_dir(self, path: str) -> None:
         def act() -> None:
@@ -276,6 +285,25 @@ class Shelf(AbstractFileSystem):
     def rmdir(self, path: str) -> None:
         raise NotImplementedError
 
+    def below(self, path: str) -> list[dict[str, Any]]:
+        """All files below a folder, by one request."""
+
+        def act() -> list[dict[str, Any]]:
+            start = f"{_inside(path)}/"
+            found = {name: len(data) for name, data in self._contents.files.items() if name.startswith(start)}
+            return [{"name": f"bucket/run/{name}", "type": "file", "size": size} for name, size in found.items()]
+
+        return self._actor.turn("list", _inside(path), act)
+
+    def rm_files(self, paths: Sequence[str]) -> None:
+        """Remove several, by one request."""
+
+        def act() -> None:
+            for path in paths:
+                self._contents.remove(self._actor, _inside(path))
+
+        self._actor.turn("remove", _inside(paths[0]), act)
+
     def _file(self, path: str) -> bytes:
         try:
             return self._contents.files[_inside(path)]
@@ -298,10 +326,28 @@ def seen_by(actor: Actor, kind: Kind, contents: Contents) -> Storage:
     return place(Shelf(contents, actor, honest=kind == "bucket"), "bucket/run", "shelf://bucket/run")
 
 
+class Several(Backend):
+    """One request lists all files, and one removes several, as on S3."""
+
+    has_folders = False
+    removed_at_once = 1000
+
+    def below(self, folder: str) -> list[dict[str, Any]]:
+        return self._fs.below(folder)
+
+    def remove_all(self, ats: Sequence[str]) -> None:
+        self._fs.rm_files(ats)
+
+
 class Honest(FsspecStorage):
     """One that need not be tried out (which two threads of one program cannot do at a time in Python 3.11)."""
 
     exclusive = True  # type: ignore[assignment]
+
+    def __init__(self, file_system: AbstractFileSystem, root: str, url: str) -> None:
+        super().__init__(file_system, root, url)
+        self._backend = Several(file_system)
+        self.removed_at_once = self._backend.removed_at_once
 
 
 class Careless(FsspecStorage):

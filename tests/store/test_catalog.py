@@ -204,6 +204,32 @@ def test_looking_at_many_checkpoints_at_once_finds_what_looking_at_one_after_the
     assert len(found[0][1]) == 2
 
 
+class Listed(Wide):
+    """One that lists the files of all checkpoints at once, in pages that are not of one instant."""
+
+    missed: Callable[[str, Entry], bool] = staticmethod(lambda folder, entry: False)
+
+    def list_below(self, path: str) -> dict[str, list[Entry]]:  # type: ignore[override]
+        folders = [entry.name for entry in self.list(path) if entry.is_dir]
+        return {
+            folder: [entry for entry in self.list(f"{path}/{folder}") if not self.missed(folder, entry)]
+            for folder in folders
+        }
+
+
+@pytest.mark.parametrize("missed", ["model.safetensors", "manifest.json", "step-000000110.e0000.a0001"])
+def test_what_one_long_listing_missed_is_looked_at_again(place: LocalStorage, missed: str) -> None:
+    attempt = launch(place)
+    names = [save(attempt, step) for step in range(105, 112)]
+    place.remove(checkpoint_path(names[3], "model.safetensors"))
+    storage = Listed(Path(place.url))
+    storage.missed = lambda folder, entry: missed in (folder, entry.name)
+    rejected: dict[str, str] = {}
+    history = [name for name, _ in Catalog(storage).history(rejected.__setitem__)]
+    assert history == [name for name in names[::-1] if name != names[3]]
+    assert rejected == {}
+
+
 def test_a_checkpoint_that_is_known_is_looked_for_anew_after_a_claim(place: LocalStorage) -> None:
     attempt = launch(place)
     older, newest = save(attempt, 100), save(attempt, 200)
@@ -221,7 +247,7 @@ def test_the_manifests_of_checkpoints_that_are_gone_are_forgotten(place: LocalSt
         names.append(save(attempt, step))
         manifests += [weakref.ref(manifest) for _, manifest in catalog.history()]
         for older in catalog.names()[1:]:
-            delete(place, attempt, older)
+            delete(place, attempt, [older])
     assert catalog.names() == names[-1:]
     gc.collect()
     assert {manifest.name for known in manifests if (manifest := known()) is not None} == {names[-1]}
@@ -325,7 +351,7 @@ def test_a_checkpoint_pruned_while_it_is_looked_for_makes_it_list_again(place: L
 
     def meanwhile() -> None:
         published.append(save(attempt, 200))
-        delete(place, attempt, first)
+        delete(place, attempt, [first])
 
     rejected: dict[str, str] = {}
     history = Catalog(Interrupted(place.url, meanwhile)).history(rejected.__setitem__)
@@ -338,7 +364,7 @@ def test_a_checkpoint_pruned_while_it_is_read_is_gone_not_damaged(place: LocalSt
     name = save(attempt, 100)
     catalog = Catalog(place)
     manifest = catalog.manifest(name)
-    delete(place, attempt, name)
+    delete(place, attempt, [name])
     with pytest.raises(NoCheckpointError, match="was pruned meanwhile"):
         catalog.read_blob(manifest, "model.safetensors")
     with pytest.raises(NoCheckpointError, match="was pruned meanwhile"):

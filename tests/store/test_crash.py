@@ -92,7 +92,7 @@ def test_killed_at_any_call_of_a_save_the_checkpoint_is_whole_or_does_not_exist(
 def test_killed_at_any_call_of_a_deletion_the_rest_of_the_line_stands(tmp_path: Path) -> None:
     attempt, first = prepared(tmp_path / "run")
     second = save(attempt, 200)
-    for _ in killed_at_every_call(lambda: delete(attempt.storage, attempt, second)):
+    for _ in killed_at_every_call(lambda: delete(attempt.storage, attempt, [second])):
         place = LocalStorage(tmp_path / "run")
         assert line(place) in ([str(second), str(first)], [str(first)])
         for _, manifest in Catalog(place).history():

@@ -52,7 +52,7 @@ def test_one_that_is_pinned_after_the_plan_was_made_is_not_deleted(place: LocalS
     attempt = launch(place)
     name = save(attempt, 100)
     pin(place, name)
-    delete(place, attempt, name)
+    delete(place, attempt, [name])
     assert line(place) == [str(name)]
 
 

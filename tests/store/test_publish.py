@@ -130,7 +130,7 @@ def test_a_writer_that_was_displaced_during_its_save_does_not_publish_and_touche
         "state.rank00000.json",
     ]
     with pytest.raises(FencedError):
-        delete(place, displaced, first)
+        delete(place, displaced, [first])
     assert line(place) == [str(first)]
 
 
@@ -146,7 +146,7 @@ def test_deleting_removes_the_manifest_first_and_then_only_names_of_this_format(
     removed: list[str] = []
     remove = place.remove
     monkeypatch.setattr(place, "remove", lambda path: (removed.append(path), remove(path))[1])
-    delete(place, attempt, name)
+    delete(place, attempt, [name])
     assert removed[0] == checkpoint_path(name, "manifest.json")
     assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "plots"]
 
@@ -154,8 +154,8 @@ def test_deleting_removes_the_manifest_first_and_then_only_names_of_this_format(
 def test_deleting_leaves_no_folder_and_may_be_repeated(place: LocalStorage) -> None:
     attempt = launch(place)
     name = save(attempt, 100)
-    delete(place, attempt, name)
-    delete(place, attempt, name)
+    delete(place, attempt, [name])
+    delete(place, attempt, [name])
     assert Catalog(place).names() == []
 
 
@@ -164,7 +164,7 @@ def test_a_run_in_memory_publishes_and_deletes_too(tmp_path: Path) -> None:
     attempt = launch(place)
     first, second = save(attempt, 100), save(attempt, 200)
     assert line(place) == [str(second), str(first)]
-    delete(place, attempt, first)
+    delete(place, attempt, [first])
     assert line(place) == [str(second)]
 
 
@@ -226,7 +226,7 @@ def test_an_unchanged_blob_gets_a_second_name_and_is_not_written(tmp_path: Path)
     assert place.written == ["model.safetensors", "state.rank00000.json", "manifest.json"]
     assert blob_file(place, second).parent.name == str(second.name)
     assert blob_file(place, second).samefile(blob_file(place, first))
-    delete(place, attempt, first.name)
+    delete(place, attempt, [first.name])
     verified(place, second)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -59,20 +60,22 @@ def prune(
     rule = _rule(opened, keep_last=keep_last, keep_every=keep_every)
     storage = open_storage(opened.url, storage_options)
     if dry_run:
-        owner, plan = _planned(opened.catalog, storage, rule)
-        going = removed = _files(storage, plan, owner.left.files)
+        owner, planned = _planned(opened.catalog, storage, rule)
+        plan, going = planned, _files(storage, planned, owner.left.files)
+        removed = going
     else:
         unlock = lock_run(storage)
         try:
-            owner, plan = _planned(opened.catalog, storage, rule)
+            owner, planned = _planned(opened.catalog, storage, rule)
             stale = owner.left.files
-            _refuse_damaged(opened.catalog, plan)
-            going = _files(storage, plan, stale)
+            _refuse_damaged(opened.catalog, planned)
+            going = _files(storage, planned, stale)
             plan = pruning.prune(storage, opened.catalog, owner, rule)
-            left = _files(storage, plan, stale)
+            left = _files(storage, planned, stale)
             removed = {path: entry for path, entry in going.items() if path not in left}
         finally:
             unlock()
+    plan = replace(plan, standing=planned.standing)  # which of those that went were unfinished
     _report(opened.location, plan, going, freed_bytes(removed.values()), dry_run=dry_run, json=json)
 
 
@@ -152,7 +155,7 @@ def _report(
     for name in plan.keep:
         print_line(("keep    ", "green"), str(name))
     for name in plan.delete:
-        unfinished = "  unfinished" if name in plan.unfinished else ""
+        unfinished = "  unfinished" if name in plan.standing.unfinished else ""
         print_line(("delete  ", "red"), f"{name}  {size(size_bytes[str(name)])}{unfinished}")
     for path in others:
         print_line(("delete  ", "red"), path)

@@ -69,6 +69,8 @@ class Backend:
     has_folders = True
     parallel = 1
     """How many files are best written at once."""
+    removed_at_once = 1
+    """How many files `remove_all` takes."""
 
     def __init__(self, file_system: AbstractFileSystem) -> None:
         self._fs = file_system
@@ -136,6 +138,10 @@ class Backend:
             file_system.invalidate_cache(folder)
             return cast(list[dict[str, Any]], file_system.ls(folder, detail=True))
 
+    def below(self, folder: str) -> list[dict[str, Any]] | None:
+        """Return all files below a folder, as `children` does; None where that takes a request for each folder."""
+        return None
+
     def put(self, at: str, data: bytes) -> None:
         """Write a whole file. `FileNotFoundError` if a folder is missing."""
         with self.using() as file_system:
@@ -154,6 +160,12 @@ class Backend:
         """Remove a file. A missing one is no failure, or a `FileNotFoundError`."""
         with self.using() as file_system:
             file_system.rm_file(at)
+
+    def remove_all(self, ats: Sequence[str]) -> None:
+        """Remove several files, all by one request if there is one for that. A missing one is no failure."""
+        for at in ats:
+            with suppress(FileNotFoundError):
+                self.remove(at)
 
     def remove_folder(self, folder: str) -> None:
         """Remove a folder, which must be empty: some filesystems remove its content too."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import chain
@@ -21,7 +21,7 @@ from resumable.errors import StorageError
 from resumable.store.storage.backends import Backend
 from resumable.store.storage.own_files import probe_path
 from resumable.store.storage.protocol import Entry, Seen, checked, looked_up, reported
-from resumable.store.storage.s3 import S3
+from resumable.store.storage.s3.backend import S3
 from resumable.store.storage.sftp import Sftp
 from resumable.utils.location import NONE, Secrets, file_location, scrubbed, showable
 
@@ -49,6 +49,7 @@ class FsspecStorage:
     ) -> None:
         self._backend = _backend_of(file_system)
         self.parallel = self._backend.parallel
+        self.removed_at_once = self._backend.removed_at_once
         self.range_bytes = REQUEST_BYTES * self.parallel
         self._root = root.rstrip("/")
         self._may_probe = probe
@@ -119,6 +120,11 @@ class FsspecStorage:
             return []
         return sorted(set(_entries(children, folder)))
 
+    def list_below(self, path: str) -> Mapping[str, Sequence[Entry]] | None:
+        with reported("list", self._shown(path), Exception, hide=self._hide):
+            files = self._backend.below(self._at(path))
+        return None if files is None else _by_folder(files, self._at(path))
+
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         pieces = _pieces(chunks)
         # Copies: the memory of a piece may be reused for the next. No `BytesIO`: Python 3.12 crashes when it collects
@@ -183,6 +189,15 @@ class FsspecStorage:
     def remove(self, path: str) -> None:
         with reported("remove", self._shown(path), Exception, hide=self._hide), suppress(FileNotFoundError):
             self._backend.remove(self._at(path))
+
+    def remove_all(self, paths: Sequence[str]) -> None:
+        for start in range(0, len(paths), self.removed_at_once):
+            some = paths[start : start + self.removed_at_once]
+            if len(some) == 1:
+                self.remove(some[0])
+                continue
+            with reported("remove", f"{self._shown(some[0])} and others", Exception, hide=self._hide):
+                self._backend.remove_all([self._at(path) for path in some])
 
     def remove_dir(self, path: str) -> None:
         folder = self._at(path)
@@ -258,6 +273,18 @@ def _entries(children: Iterable[dict[str, Any]], folder: str) -> Iterator[Entry]
         if path.startswith(inside) and name and "/" not in name:
             is_dir = child["type"] == "directory"
             yield Entry(name, is_dir, None if is_dir else child.get("size"))
+
+
+def _by_folder(files: Iterable[dict[str, Any]], top: str) -> dict[str, list[Entry]]:
+    """Return the children of each folder in `top`, given all files below it."""
+    inside = top.strip("/") + "/"
+    found: dict[str, set[Entry]] = {}
+    for file in files:
+        folder, _, rest = file["name"].strip("/").removeprefix(inside).partition("/")
+        name, _, deeper = rest.partition("/")
+        if name:
+            found.setdefault(folder, set()).add(Entry(name, bool(deeper), None if deeper else file.get("size")))
+    return {folder: sorted(entries) for folder, entries in found.items()}
 
 
 def _pieces(chunks: Iterable[bytes | memoryview]) -> Iterator[memoryview]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class LocalStorage:
     locks = True
     readers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     range_bytes = 2**20
+    removed_at_once = 1
     parallel = 1  # one direct write after the other keeps a disk busy, and kills can be repeated at the same call
 
     def __init__(self, root: Path) -> None:
@@ -73,6 +74,9 @@ class LocalStorage:
             return dir_fd.list_folder(folder)
         return []
 
+    def list_below(self, path: str) -> None:
+        """Return None: each folder is listed by itself."""
+
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         with self._temporary(path) as (temporary, target):
             permissions = dir_fd.permissions_at(target)
@@ -106,6 +110,10 @@ class LocalStorage:
         with reported("remove", self._shown(path)), suppress(FileNotFoundError), self._path_at(path) as at:
             dir_fd.unlink(at)
             dir_fd.sync_folder(at.folder)
+
+    def remove_all(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            self.remove(path)
 
     def remove_dir(self, path: str) -> None:
         self._durable.discard(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -29,6 +29,7 @@ class PlainFolder:
     readers = 1
     range_bytes = _STEP_BYTES
     parallel = 1
+    removed_at_once = 1
 
     def __init__(self, root: Path) -> None:
         self._root = Path(os.path.abspath(root))
@@ -71,6 +72,9 @@ class PlainFolder:
             return sorted(_entry(child) for child in children)
         return []
 
+    def list_below(self, path: str) -> None:
+        """Return None: each folder is listed by itself."""
+
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         with reported("write", self._shown(path)):
             target = self._path(path)
@@ -95,6 +99,9 @@ class PlainFolder:
         raise self._refused()
 
     def remove(self, path: str) -> None:
+        raise self._refused()
+
+    def remove_all(self, paths: Sequence[str]) -> None:
         raise self._refused()
 
     def remove_dir(self, path: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -72,6 +72,9 @@ class Storage(Protocol):
     range_bytes: int
     """How much a read should request at least, so that the cost of a call is small beside it."""
 
+    removed_at_once: int
+    """How many files one request removes."""
+
     @property
     def exclusive(self) -> bool:
         """Return whether exactly one of several `create` calls for one path succeeds, in any program. May probe."""
@@ -106,6 +109,10 @@ class Storage(Protocol):
         """List the direct children of a folder, never from a cache; none if there is no such folder."""
         ...
 
+    def list_below(self, path: str) -> Mapping[str, Sequence[Entry]] | None:
+        """List each folder in a folder, by name, in one go; return None where that takes a request for each."""
+        ...
+
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         """Write a whole file atomically, with the folders it needs. It is durable on return.
 
@@ -133,6 +140,13 @@ class Storage(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove a file durably. A missing one is no failure."""
+        ...
+
+    def remove_all(self, paths: Sequence[str]) -> None:
+        """Remove several files as by `remove`, in any order, `removed_at_once` by each request.
+
+        After an error any of them may be removed.
+        """
         ...
 
     def remove_dir(self, path: str) -> None:

@@ -10,7 +10,7 @@ import errno
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from resumable.errors import ConfigError, StorageError
@@ -93,6 +93,7 @@ class PatientStorage:
         self.parallel = inner.parallel
         self.readers = inner.readers
         self.range_bytes = inner.range_bytes
+        self.removed_at_once = inner.removed_at_once
         self.renew()
 
     def renew(self) -> None:
@@ -120,6 +121,9 @@ class PatientStorage:
     def list(self, path: str) -> list[Entry]:
         return self._retried(lambda: self._inner.list(path))
 
+    def list_below(self, path: str) -> Mapping[str, Sequence[Entry]] | None:
+        return self._retried(lambda: self._inner.list_below(path))
+
     def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
         if iter(chunks) is chunks:
             raise TypeError("chunks: expected an iterable that can be iterated again for a retry, found an iterator")
@@ -133,6 +137,9 @@ class PatientStorage:
 
     def remove(self, path: str) -> None:
         self._retried(lambda: self._inner.remove(path))
+
+    def remove_all(self, paths: Sequence[str]) -> None:
+        self._retried(lambda: self._inner.remove_all(paths))
 
     def remove_dir(self, path: str) -> None:
         self._retried(lambda: self._inner.remove_dir(path))

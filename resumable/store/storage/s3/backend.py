@@ -9,17 +9,24 @@ gives one connection a fraction of the machine's bandwidth, after tens of millis
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
 from resumable.store.storage.backends import Backend, Unconditional, Upload
+from resumable.store.storage.s3.errors import (
+    BEYOND_THE_END,
+    NO_REQUEST_FOR_SEVERAL,
+    UNKNOWN_CONDITION,
+    code_of,
+    raise_if_kept,
+    translated,
+)
 
 # For botocore, unless the user sets them: a lost part must not cost a whole large file, and no silence may last.
 CONFIG = {
@@ -37,12 +44,6 @@ PART_BYTES = 16 * 2**20
 COPIED_AT_ONCE_BYTES = 2**20  # of a part, so that no thread of the training waits for the interpreter meanwhile
 MAX_EQUAL_PARTS, MAX_DOUBLING_PARTS = 4000, 1000
 
-_REFUSED = ("PreconditionFailed", "412")
-_BEYOND_THE_END = ("InvalidRange", "416")
-_UNKNOWN_CONDITION = ("NotImplemented", "501", "InvalidArgument", "MethodNotAllowed", "405")
-_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")  # of botocore, which need not be there
-_DAMAGED_ON_THE_WAY = ("IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "NoSuchUpload", "RequestTimeout")
-
 T = TypeVar("T")
 
 Requests: TypeAlias = Coroutine[Any, Any, T]
@@ -53,6 +54,7 @@ class S3(Backend):
     """s3fs: every request has a time limit, and no upload is left behind."""
 
     has_folders = False
+    removed_at_once = 1000  # as the protocol bounds it
 
     def __init__(self, file_system: AbstractFileSystem) -> None:
         super().__init__(file_system)
@@ -67,21 +69,22 @@ class S3(Backend):
         self._abandoned: set[str] = set()
         self._in_progress: set[str] = set()
         self._sweeping = threading.Lock()
+        self._removes_several = True
 
     def get(self, at: str, start: int, stop: int) -> bytes:
         # The client compares the answer with the length that the server announced; a range saves it another request.
         try:
-            with _translated():
+            with translated():
                 return bytes(self._fs.cat_file(at, start=start, end=stop, timeout=REQUEST_SECONDS))
         except OSError as error:
-            if _code(error) in _BEYOND_THE_END:
+            if code_of(error) in BEYOND_THE_END:
                 return b""
             raise
 
     def fill(self, at: str, pieces: Sequence[tuple[int, memoryview]]) -> int:
         """Do as `Backend.fill`, by several requests at once, straight into the memory."""
         bucket, key, _ = self._fs.split_path(at)
-        with _translated():
+        with translated():
             counts = self.run(_all([self._fill(bucket, key, start, target) for start, target in pieces]))
         got = 0
         for count, (_, target) in zip(counts, pieces, strict=True):
@@ -96,7 +99,7 @@ class S3(Backend):
             try:
                 answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, Range=byte_range)
             except OSError as error:
-                if _code(error) in _BEYOND_THE_END:
+                if code_of(error) in BEYOND_THE_END:
                     return 0
                 raise
             # The client compares the answer with the length that the server announced.
@@ -104,11 +107,17 @@ class S3(Backend):
 
     def children(self, folder: str) -> list[dict[str, Any]]:
         # Not `ls`: for an empty folder that also requests whether it is a file.
+        return self._list(folder, Delimiter="/")
+
+    def below(self, folder: str) -> list[dict[str, Any]]:
+        return self._list(folder)
+
+    def _list(self, folder: str, **query: str) -> list[dict[str, Any]]:
         bucket, key, _ = self._fs.split_path(folder)
-        query = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": "/"}
+        query |= {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
         found: list[dict[str, Any]] = []
         while True:
-            with _translated():
+            with translated():
                 page = self._fs.call_s3("list_objects_v2", **query)
             found += [_child(bucket, below["Prefix"], "directory") for below in page.get("CommonPrefixes", [])]
             found += [_child(bucket, file["Key"], "file") | {"size": file["Size"]} for file in page.get("Contents", [])]
@@ -116,21 +125,38 @@ class S3(Backend):
                 return found
             query["ContinuationToken"] = page["NextContinuationToken"]
 
+    def remove_all(self, ats: Sequence[str]) -> None:
+        if self._removes_several:
+            try:
+                return self._remove_several(ats)
+            except OSError as error:
+                if code_of(error) not in NO_REQUEST_FOR_SEVERAL:
+                    raise
+                self._removes_several = False
+        super().remove_all(ats)
+
+    def _remove_several(self, ats: Sequence[str]) -> None:
+        paths = [self._fs.split_path(at) for at in ats]
+        keys = [{"Key": key} for _, key, _ in paths]
+        answer = self.call("delete_objects", Bucket=paths[0][0], Delete={"Objects": keys, "Quiet": True})
+        for failed in answer.get("Errors", []):
+            raise_if_kept(failed)
+
     def put(self, at: str, data: bytes) -> None:
         if self._sweeping.acquire(blocking=False):  # otherwise another thread sweeps
             try:
                 self._sweep()
             finally:
                 self._sweeping.release()
-        with _translated():
+        with translated():
             self._fs.pipe_file(at, data, timeout=REQUEST_SECONDS)
 
     def put_new(self, at: str, data: bytes) -> None:
         try:
-            with _translated():
+            with translated():
                 self._fs.pipe_file(at, data, mode="create", timeout=REQUEST_SECONDS)
         except OSError as error:
-            if _code(error) in _UNKNOWN_CONDITION:
+            if code_of(error) in UNKNOWN_CONDITION:
                 raise Unconditional(str(error)) from error
             raise
 
@@ -148,7 +174,7 @@ class S3(Backend):
 
     def call(self, method: str, **arguments: Any) -> Any:
         """Make one request, and return its answer."""
-        with _translated():
+        with translated():
             return self._fs.call_s3(method, **arguments)
 
     def run(self, coroutine: Requests[T]) -> T:
@@ -165,7 +191,7 @@ class S3(Backend):
 
     @contextmanager
     def _translating(self) -> Iterator[AbstractFileSystem]:
-        with _translated():
+        with translated():
             yield self._fs
 
     def ended(self, at: str, *, left: bool) -> None:
@@ -241,7 +267,7 @@ class S3Upload:
     def commit(self) -> None:
         if self._part.tell() or not self._parts:
             self._send()
-        with _translated():
+        with translated():
             parts = self._backend.run(_all(self._parts))
         self._backend.call("complete_multipart_upload", **self._upload, MultipartUpload={"Parts": parts})
         self._backend.ended(self._at, left=False)
@@ -266,7 +292,7 @@ class S3Upload:
 
     def _send(self) -> None:
         part, self._part = self._part, io.BytesIO()
-        with _translated():
+        with translated():
             self._backend.run(self._sent(part.getvalue()))
 
     async def _sent(self, data: bytes) -> None:
@@ -323,27 +349,3 @@ async def _read_into(body: Any, target: memoryview) -> int:
         return got
     finally:
         body.close()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Translate the errors of s3fs into those that `Backend` documents."""
-    try:
-        yield
-    except Exception as error:
-        if type(error).__name__ in _NO_CREDENTIALS:  # no retry brings any
-            raise PermissionError(errno.EACCES, str(error)) from error
-        if not isinstance(error, OSError):
-            raise
-        code = _code(error)
-        if code in _REFUSED:  # not every server names the condition as s3fs expects
-            raise FileExistsError(errno.EEXIST, "refused by the server: it exists already") from error
-        if code in _DAMAGED_ON_THE_WAY:  # worth a retry, which their own errno would rule out
-            raise OSError(errno.EIO, f"{code}: {error.strerror or error}") from error
-        raise
-
-
-def _code(error: BaseException) -> str | None:
-    """Return the error code of the server."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return cast(str | None, response.get("Error", {}).get("Code"))

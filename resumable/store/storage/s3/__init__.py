@@ -1,0 +1,1 @@
+"""The storage on S3, through s3fs."""
