@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -77,5 +77,12 @@ def open_whole_run(url: str, storage_options: Mapping[str, object] | None) -> Ru
 
 def open_checkpoint(target: str, storage_options: Mapping[str, object] | None) -> Checkpoint:
     """Open the checkpoint that `RUN[@latest|@best|@finite|@STEP]` names."""
-    url, selector = parse_target_or_folder(target)
-    return Run(url, storage_options=storage_options).select(selector)
+    [checkpoint] = open_checkpoints([target], storage_options)
+    return checkpoint
+
+
+def open_checkpoints(targets: Sequence[str], storage_options: Mapping[str, object] | None) -> list[Checkpoint]:
+    """Open several checkpoints as `open_checkpoint`; of one run nothing is read twice."""
+    parsed = [parse_target_or_folder(target) for target in targets]
+    runs = {url: Run(url, storage_options=storage_options) for url in dict.fromkeys(url for url, _ in parsed)}
+    return [runs[url].select(selector) for url, selector in parsed]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
 
 from resumable.errors import CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.policy import suspicion
 from resumable.policy.retention import Rule, best
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.target import parse_target, unknown_selector
-from resumable.store.catalog import Catalog
+from resumable.store.catalog import Catalog, anything
 from resumable.store.layout import RUN_FILE, CheckpointName
 from resumable.store.manifest import Manifest
 from resumable.store.storage.open import open_storage
@@ -19,12 +20,14 @@ from resumable.utils.messages import listed, quoted
 
 # How many folders are looked at for runs, where there is no run; each is a request. And how many of the runs are named.
 _LOOKED_AT, _SHOWN = 50, 4
+_NEWEST = 8  # steps that are named where one is not found
 
 
 class Run:
     """The checkpoints of one run as one linear history, despite crashes and displaced attempts.
 
-    Opening reads nothing. Every method lists the storage again.
+    Opening reads nothing. Every method lists the storage again. `latest` and `at` read two manifests at most, however
+    many checkpoints there are.
 
     Args:
         url: A folder or any fsspec URL.
@@ -67,22 +70,24 @@ class Run:
             NoCheckpointError: The run has no checkpoint.
             CorruptCheckpointError: It has some, and none is readable.
         """
-        return self._existing()[-1]
+        return next(self._line())
 
     def best(self) -> Checkpoint:
         """Return the checkpoint with the best finite value of the metric in the run's own `keep.best`.
 
+        Reads every manifest of the history.
+
         Raises:
             NoCheckpointError: The run's config names no metric, or no checkpoint has a finite value of it.
         """
-        checkpoints = self._existing()
-        rule = best_rule(checkpoints[-1].manifest)
+        rule = best_rule(self.latest().manifest)
         metric = rule.best_metric
         if metric is None:
             raise NoCheckpointError(
                 f"{self.location}: no best checkpoint, because the run's config sets no keep.best.metric",
                 "select @latest or @STEP; for later runs, set a metric and log it with trainer.log(...)",
             )
+        checkpoints = self.checkpoints()
         winner = best([checkpoint.candidate(metric) for checkpoint in reversed(checkpoints)], rule)
         if not winner:
             raise NoCheckpointError(
@@ -94,7 +99,8 @@ class Run:
     def finite(self) -> Checkpoint:
         """Return the newest checkpoint that is not suspect.
 
-        A checkpoint is suspect while a metric that was finite before is NaN or infinite.
+        A checkpoint is suspect while a metric that was finite before is NaN or infinite. Reads the manifests from the
+        newest to this one; in a run with checkpoints of earlier versions, which are not marked, every manifest.
 
         Returns:
             The checkpoint that `RUN@finite` names.
@@ -102,7 +108,12 @@ class Run:
         Raises:
             NoCheckpointError: Every checkpoint is suspect, or there is none.
         """
-        checkpoints = self._existing()
+        for checkpoint in self._line():
+            if not suspicion.is_marked(checkpoint.manifest):
+                break
+            if suspicion.mark(checkpoint.manifest) is None:
+                return checkpoint
+        checkpoints = self.checkpoints()
         marked = suspects(checkpoints)
         for checkpoint in reversed(checkpoints):
             if checkpoint.name not in marked:
@@ -121,14 +132,12 @@ class Run:
         Raises:
             NoCheckpointError: There is none.
         """
-        checkpoints = self._existing()
-        found = [checkpoint for checkpoint in checkpoints if checkpoint.step == step]
-        if not found:
-            steps = ", ".join(str(checkpoint.step) for checkpoint in checkpoints[-8:])
-            raise NoCheckpointError(
-                f"{self.location}: no checkpoint at step {step}", f"the newest are at steps {steps}"
-            )
-        return found[-1]
+        for checkpoint in self._line(lambda name: name.step == step):
+            if checkpoint.step == step:
+                return checkpoint
+        newest = reversed([*islice(self._line(), _NEWEST)])
+        steps = ", ".join(str(checkpoint.step) for checkpoint in newest)
+        raise NoCheckpointError(f"{self.location}: no checkpoint at step {step}", f"the newest are at steps {steps}")
 
     def select(self, selector: str | None) -> Checkpoint:
         """Return the checkpoint that a selector names.
@@ -147,7 +156,7 @@ class Run:
             return self.finite()
         if selector is not None and selector.isdigit():
             return self.at(int(selector))
-        for checkpoint in self._existing():
+        for checkpoint in self._line(lambda name: str(name) == selector):
             if checkpoint.name == selector:
                 return checkpoint
         raise NoCheckpointError(
@@ -164,11 +173,19 @@ class Run:
         self.catalog.check(manifest, name)
         return Checkpoint(self.catalog, name, manifest)
 
-    def _existing(self) -> list[Checkpoint]:
+    def _line(self, wanted: Callable[[CheckpointName], bool] = anything) -> Iterator[Checkpoint]:
+        """Return the history, newest first; behind the newest only those `wanted`, each read when it is reached.
+
+        Raises where there is no newest.
+        """
+        self._storage.renew()
         rejected: list[str] = []
-        checkpoints = self.checkpoints(lambda name, reason: rejected.append(f"{name}: {reason}"))
-        if checkpoints:
-            return checkpoints
+        line = self.catalog.line(lambda name, reason: rejected.append(f"{name}: {reason}"), wanted=wanted)
+        for name, manifest in line:
+            return chain(
+                [Checkpoint(self.catalog, name, manifest)],
+                (Checkpoint(self.catalog, older, its) for older, its in line),
+            )
         if rejected:
             raise CorruptCheckpointError(
                 f"{self.location}: no checkpoint is readable: " + "; ".join(rejected),

@@ -185,10 +185,10 @@ class Catalog:
         return fresh
 
     def history(self, reject: Reject = ignore, *, listing: Listing | None = None) -> list[Listed]:
-        """Return the whole `line`; `listing` is one that was just made."""
+        """Return the whole `line`."""
         listing = listing or self.listing()
         self._check_ahead(listing)
-        return list(self._line(listing.names, reject, anything))
+        return list(self.line(reject, listing=listing))
 
     def _check_ahead(self, listing: Listing) -> None:
         """Check many checkpoints at once for `line`, if the storage serves several requests at once."""
@@ -205,23 +205,25 @@ class Catalog:
         with suppress(CheckpointError, StorageError):
             self._valid(name, folders)
 
-    def line(self, reject: Reject = ignore, *, wanted: Callable[[CheckpointName], bool] = anything) -> Iterator[Listed]:
+    def line(
+        self,
+        reject: Reject = ignore,
+        *,
+        wanted: Callable[[CheckpointName], bool] = anything,
+        listing: Listing | None = None,
+    ) -> Iterator[Listed]:
         """Return the checkpoints on the line to the newest valid one, newest first, after the cheap checks.
 
         The line holds the checkpoints of the highest attempt that has a valid one. Of each attempt before, it holds
         those up to the one from which the next attempt resumed. `reject(name, reason)` is called for each checkpoint
         that is skipped before the newest valid one. The newest is found at once, the others on demand. Behind the
-        newest only those are read whose name is `wanted`.
+        newest only those are read whose name is `wanted`. `listing` is one that was just made.
 
         Raises:
             FormatVersionError: A newer version of the format wrote one: there is no silent step back behind it.
             StorageError: The storage failed, or the listing does not come to rest.
         """
-        return self._line(self.names(), reject, wanted)
-
-    def _line(
-        self, names: Sequence[CheckpointName], reject: Reject, wanted: Callable[[CheckpointName], bool]
-    ) -> Iterator[Listed]:
+        names = self.names() if listing is None else listing.names
         before: list[CheckpointName] | None = None
         for _ in range(LISTING_ATTEMPTS):
             rejected: list[tuple[str, str]] = []

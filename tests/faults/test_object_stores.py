@@ -18,7 +18,8 @@ from fsspec.core import url_to_fs
 
 from resumable.errors import StorageError
 from resumable.store.catalog import Catalog
-from resumable.store.storage import fsspec_storage, s3
+from resumable.store.storage import fsspec_storage
+from resumable.store.storage.s3 import backend as s3
 from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.store.storage.open import open_storage
 from resumable.store.storage.protocol import Entry

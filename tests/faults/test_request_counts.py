@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
+import typer
 
+from resumable import Run, load_weights
 from resumable.checkpointing.prune import prune
+from resumable.cli.verbs.diff import diff
+from resumable.cli.verbs.pin import pin as pin_verb
+from resumable.cli.verbs.show import show
+from resumable.cli.verbs.verify import verify
 from resumable.errors import StorageError
 from resumable.policy.retention import Rule
+from resumable.run.checkpoint import STATE_BLOB
 from resumable.store.attempts import Attempt, read_attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
@@ -93,6 +101,60 @@ def test_a_save_that_deletes_one_makes_six_requests_more(place: Place) -> None:
         "DELETE manifest.json",
         f"DELETE SEVERAL {place.bucket}",
     ]
+
+
+# -- reads ------------------------------------------------------------------------------------------------------------
+
+HEAD = {"LIST": 2, "GET": 2}  # the names, run.json, a manifest, and the folder of that
+STEP = {"LIST": 3, "GET": 3}  # the same, and the manifest and the folder of the step
+
+
+def diff_or_exit(one: str, other: str, options: dict[str, Any]) -> None:
+    with pytest.raises(typer.Exit):
+        diff(one, other, json=True, storage_options=options)
+
+
+READS: dict[str, tuple[Callable[[str, dict[str, Any]], object], Counts]] = {
+    "latest()": (lambda url, options: Run(url, storage_options=options).latest(), HEAD),
+    "finite()": (lambda url, options: Run(url, storage_options=options).finite(), HEAD),
+    "at(1)": (lambda url, options: Run(url, storage_options=options).at(1), STEP),
+    "a name": (lambda url, options: Run(url, storage_options=options).select("step-000000001.e0000.a0001"), STEP),
+    "show latest": (lambda url, options: show(url, storage_options=options), HEAD),
+    "show 1": (lambda url, options: show(f"{url}@1", storage_options=options), STEP),
+    "pin": (lambda url, options: pin_verb(f"{url}@1", storage_options=options), STEP | {"GET": 4, "PUT": 1}),
+    "verify latest": (lambda url, options: verify(f"{url}@latest", storage_options=options), HEAD | {"LIST": 3}),
+    "verify 1": (lambda url, options: verify(f"{url}@1", storage_options=options), STEP | {"LIST": 4}),
+    "diff": (lambda url, options: diff_or_exit(f"{url}@latest", f"{url}@1", options), STEP | {"LIST": 4}),
+    "load_weights": (
+        lambda url, options: load_weights(Tiny("").model, f"{url}@1", name="model", storage_options=options),
+        STEP | {"LIST": 4},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def trained() -> Iterator[Place]:
+    with FaultProxy(shared_moto().port) as proxy:
+        place = Place(shared_moto(), proxy)
+        for _ in saves(place, 100, 12):
+            pass
+        yield place
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_read_of_one_checkpoint_reads_no_other_but_the_newest(
+    trained: Place, read: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, expected = READS[read]
+    url, options = f"s3://{trained.bucket}/run", trained.server.options(trained.proxy.endpoint)
+    counted(trained, lambda: work(url, options))
+    found = Counter(kind(request) for request in trained.proxy.requests if not is_of_blob(request))
+    assert found == expected
+    assert sum(found.values()) <= 8
+
+
+def is_of_blob(request: str) -> bool:
+    return request.endswith((".safetensors", STATE_BLOB))
 
 
 # -- a pruning of many ------------------------------------------------------------------------------------------------

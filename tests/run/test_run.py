@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,12 @@ import torch
 from torch import nn
 
 from resumable import Checkpoint, NoCheckpointError, Run, RunMismatchError, Trainer, load_weights
+from resumable.errors import FormatVersionError
 from resumable.run.target import parse_target, parse_target_or_folder, unknown_selector
+from resumable.store.layout import checkpoint_path
+from resumable.store.sealed_json import digest
+from resumable.store.storage.local import LocalStorage
+from tests.store.building import launch, save
 from tests.tiny import Tiny, crashed
 
 LOSSES = [3.0, 1.0, 2.0]
@@ -151,6 +157,50 @@ def test_of_two_checkpoints_at_one_step_the_newer_is_meant(tmp_path: Path) -> No
             trainer.request_save()
     assert [c.epoch for c in Run(str(tmp_path)).checkpoints() if c.step == 4] == [0, 1]
     assert Run(str(tmp_path)).at(4).epoch == 1
+
+
+def test_a_damaged_one_of_two_at_one_step_is_passed_over(tmp_path: Path) -> None:
+    place = LocalStorage(tmp_path / "run")
+    attempt = launch(place)
+    older, newer = save(attempt, 4, epoch=0), save(attempt, 4, epoch=1)
+    newest = save(attempt, 8, epoch=2)
+    run = Run(str(tmp_path / "run"))
+    assert run.at(4).name == str(newer)
+    place.write(checkpoint_path(newer, "manifest.json"), [b"{}"])
+    assert Run(str(tmp_path / "run")).at(4).name == str(older)
+    place.remove(checkpoint_path(older, "model.safetensors"))
+    with pytest.raises(NoCheckpointError, match="no checkpoint at step 4") as caught:
+        Run(str(tmp_path / "run")).at(4)
+    assert caught.value.hint == "the newest are at steps 8"
+    assert Run(str(tmp_path / "run")).select(str(newest)).name == str(newest)
+    with pytest.raises(NoCheckpointError, match="no checkpoint 'step-"):
+        Run(str(tmp_path / "run")).select(str(older))
+
+
+def test_what_is_not_asked_for_is_not_read(tmp_path: Path) -> None:
+    place = LocalStorage(tmp_path / "run")
+    attempt = launch(place)
+    names = [save(attempt, step) for step in (2, 4, 6, 8)]
+    body = b'{"format_version":99}'
+    for name in (names[0], names[2]):  # what nobody can read without an error
+        place.write(checkpoint_path(name, "manifest.json"), [body[:-1] + b',"digest":"%s"}' % digest(body).encode()])
+    with pytest.raises(FormatVersionError):
+        Run(str(tmp_path / "run")).checkpoints()
+    assert Run(str(tmp_path / "run")).latest().name == str(names[3])
+    assert Run(str(tmp_path / "run")).at(4).name == str(names[1])
+    assert Run(str(tmp_path / "run")).select(str(names[1])).name == str(names[1])
+    with pytest.raises(FormatVersionError):
+        Run(str(tmp_path / "run")).at(6)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_finite_is_the_newest_that_is_not_suspect_with_and_without_marks(tmp_path: Path, marked: bool) -> None:
+    attempt = launch(LocalStorage(tmp_path / "run"))
+    for step, loss in ((1, 1.0), (2, 2.0), (3, math.nan), (4, math.nan)):
+        suspect = {"suspect": "loss", "suspect_since": 3} if math.isnan(loss) else {}
+        position = {"witnesses": '{"metrics":{}}', **suspect} if marked else {}
+        save(attempt, step, metrics={"loss": loss}, position=position)
+    assert Run(str(tmp_path / "run")).finite().step == 2
 
 
 def test_a_run_sees_what_is_written_after_it_was_opened(tmp_path: Path) -> None:

@@ -59,11 +59,13 @@ def launch(storage: Storage, resumed_from: CheckpointName | None = None) -> Atte
     return begin(storage, resumed_from=resumed_from, lineage_before=before)
 
 
-def save(attempt: Attempt, step: int, epoch: int = 0, *, contents: Mapping[str, bytes] = BLOBS) -> CheckpointName:
-    """Publish a checkpoint of this attempt, whose blobs are these bytes and not of the format: to be found alone."""
+def save(
+    attempt: Attempt, step: int, epoch: int = 0, *, contents: Mapping[str, bytes] = BLOBS, **fields: Any
+) -> CheckpointName:
+    """Publish a checkpoint with blobs of these bytes, to be found and not read, and `fields` of its manifest."""
     name = CheckpointName(step, epoch, attempt.number)
     blobs = [Blob(file_name, [memoryview(data)], len(data)) for file_name, data in contents.items()]
-    publish(attempt.storage, attempt, name, blobs, states, lambda records: manifest(name, records, attempt))
+    publish(attempt.storage, attempt, name, blobs, states, lambda records: manifest(name, records, attempt, **fields))
     return name
 
 

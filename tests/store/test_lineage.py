@@ -63,11 +63,11 @@ def test_the_line_is_the_same_whether_the_attempts_without_a_checkpoint_are_name
         if choose.random() < 0.6:
             for name in names:
                 if name != newest:
-                    delete(place, attempt, name)
+                    delete(place, attempt, [name])
     gone = [name for name in Catalog(place).names() if name.attempt < 200 and name.attempt % 2]
     remover = begin(place, resumed_from=None, lineage_before=[])
     for name in gone:
-        delete(place, remover, name)
+        delete(place, remover, [name])
     before = line(place)
     whole = [*Catalog(place).manifest(newest).lineage]
     attempt = launch(place, resumed_from=newest)

@@ -8,7 +8,7 @@ import typer
 
 from resumable.cli.checkpoint_diff import diff_checkpoints
 from resumable.cli.diff_output import diff_document, print_diff
-from resumable.cli.options import Json, StorageOptions, open_checkpoint
+from resumable.cli.options import Json, StorageOptions, open_checkpoints
 from resumable.cli.terminal import print_json, print_line
 from resumable.utils.location import location
 
@@ -34,7 +34,7 @@ def diff(
     "elements", "of"}], "notes": [{"path", "a", "b"}]}; at most N `differences`, `count` of them in all; `max_abs`,
     `elements` and `of` are null unless two tensors of one shape are compared.
     """
-    left, right = open_checkpoint(a, storage_options), open_checkpoint(b, storage_options)
+    left, right = open_checkpoints([a, b], storage_options)
     result = diff_checkpoints(left, right)
     if json:
         print_json({"a": left.name, "b": right.name, **diff_document(result, most=most)})

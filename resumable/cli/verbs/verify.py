@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +17,7 @@ from resumable.export.proof.artifact import is_artifact
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
 from resumable.run.target import parse_target_or_folder
-from resumable.store.catalog import Catalog
+from resumable.store.catalog import Catalog, Listed, Listing
 from resumable.store.layout import CheckpointName
 from resumable.utils.events import size
 from resumable.weights.proof import PROOF
@@ -79,9 +79,9 @@ def verify(
         raise typer.BadParameter(f"expected the folder of an exported model, found {target}", param_hint="'--model'")
     url, selector = parse_target_or_folder(target)
     run = Run(url, storage_options=storage_options)
-    names = _selected(run, selector)
+    names, on_line = _selected(run, selector)
     with spinner(f"verifying {count(len(names), 'checkpoint')}"):
-        verdicts = verify_all(run.catalog, names)
+        verdicts = [_verify(run.catalog, name, in_history=name in on_line) for name in names]
     bad = sum(verdict.verdict == "bad" for verdict in verdicts)
     if json:
         print_json({"run": run.location, "ok": not bad, "checkpoints": [vars(verdict) for verdict in verdicts]})
@@ -91,16 +91,8 @@ def verify(
         raise typer.Exit(1)
 
 
-def verify_all(catalog: Catalog, names: Collection[CheckpointName]) -> list[Verdict]:
-    """Verify each of `names`; `StorageError` where the storage fails, which is no verdict on a checkpoint."""
-    try:
-        history = {name for name, _ in catalog.history()}
-    except FormatVersionError:
-        history = set(names)  # only the newer version can tell; its checkpoints are reported below
-    return [_verify(catalog, name, in_history=name in history) for name in names]
-
-
 def _verify(catalog: Catalog, name: CheckpointName, *, in_history: bool) -> Verdict:
+    """Verify one checkpoint; `StorageError` where the storage fails, which is no verdict on it."""
     size_bytes = 0
     try:
         manifest = catalog.manifest(name)
@@ -116,22 +108,42 @@ def _verify(catalog: Catalog, name: CheckpointName, *, in_history: bool) -> Verd
     return Verdict(str(name), "ok", reason, size_bytes)
 
 
-def _selected(run: Run, selector: str | None) -> list[CheckpointName]:
-    names = sorted(run.catalog.names(), key=lambda name: name.order)
+def _selected(run: Run, selector: str | None) -> tuple[list[CheckpointName], Collection[CheckpointName]]:
+    """Return the names of the selected checkpoints, oldest first, and those of them that are in the run's history."""
+    if selector in ("latest", "best", "finite"):
+        found = [_named(run, selector)]
+        return found, found
+    listing = Listing(run.catalog.names())
+    names = sorted(listing.names, key=lambda name: name.order)
     if not names:
         _refuse_empty(run)
     if selector is None:
-        return names
-    if selector in ("latest", "best", "finite"):
-        wanted = run.select(selector).name
-        return [name for name in names if str(name) == wanted]
+        return names, _on_line(names, run.catalog.history)
     # Not by run.select, which finds only readable checkpoints: this verb is about the others, too.
     found = [name for name in names if str(name) == selector or str(name.step) == selector.lstrip("0").zfill(1)]
     if not found:
         raise NoCheckpointError(
             f"{run.location}: no checkpoint {selector}", f"`resumable ls {run.location}` lists them"
         )
-    return found
+    return found, _on_line(found, lambda: run.catalog.line(wanted=found.__contains__, listing=listing))
+
+
+def _named(run: Run, selector: str) -> CheckpointName:
+    try:
+        name = CheckpointName.parse(run.select(selector).name)
+    except NoCheckpointError:
+        if not run.catalog.names():
+            _refuse_empty(run)
+        raise
+    assert name is not None
+    return name
+
+
+def _on_line(names: Collection[CheckpointName], read: Callable[[], Iterable[Listed]]) -> Collection[CheckpointName]:
+    try:
+        return {name for name, _ in read()}
+    except FormatVersionError:
+        return names  # only the newer version can tell; its checkpoints are reported
 
 
 def _refuse_empty(run: Run) -> None:
