@@ -19,11 +19,11 @@ from fsspec.core import url_to_fs
 from resumable.errors import StorageError
 from resumable.store.catalog import Catalog
 from resumable.store.storage import fsspec_storage
-from resumable.store.storage.s3 import backend as s3
 from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.store.storage.open import open_storage
 from resumable.store.storage.protocol import Entry
 from resumable.store.storage.retry import PatientStorage
+from resumable.store.storage.s3 import backend as s3
 from tests.faults.http_proxy import Fault, FaultProxy, Rule
 from tests.faults.servers import S3Server, botocore_session, shared_moto, shared_rclone
 from tests.store.building import launch, line, save, verify_bytes

@@ -18,12 +18,12 @@ from resumable.cli.verbs.show import show
 from resumable.cli.verbs.verify import verify
 from resumable.errors import StorageError
 from resumable.policy.retention import Rule
-from resumable.run.checkpoint import STATE_BLOB
 from resumable.store.attempts import Attempt, read_attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import CheckpointName
 from resumable.store.pins import pin
 from resumable.store.storage.protocol import Storage
+from tests.faults.forgery import STATE_BLOB
 from tests.faults.http_proxy import Fault, FaultProxy, Request
 from tests.faults.servers import shared_moto
 from tests.faults.test_object_stores import Place, behind_proxy
@@ -172,7 +172,7 @@ def left(place: Place) -> set[str]:
 
 
 def files_of(*names: CheckpointName) -> set[str]:
-    return {f"{name}/{file}" for name in names for file in (*BLOBS, "manifest.json")}
+    return {f"{name}/{file}" for name in names for file in (*BLOBS, STATE_BLOB, "manifest.json")}
 
 
 def pruned(place: Place, last: int, storage: Storage | None = None) -> Counts:
