@@ -22,8 +22,8 @@ MAX_PIECES_OF_TENSOR = 65_536
 Records = dict[str, dict[str, TensorRecord]]
 """The record of each tensor, by object and key."""
 
-_Boxes = dict[Box | None, Piece]
-"""The pieces of one tensor; None is the whole tensor."""
+_Pieces = Piece | dict[Box, Piece]
+"""The pieces of one tensor: one that is the whole tensor, or one for each box."""
 
 _Copies = dict[tuple[str, Box | None], dict[int, Piece]]
 """The copies of boxes that ranks hold with different bytes, by key and box, and by rank."""
@@ -98,50 +98,55 @@ def _joined(ranks: Mapping[int, ObjectColumns], reader: int) -> dict[str, Tensor
 def _joined_facts(ranks: Mapping[int, ObjectColumns]) -> dict[str, _Facts]:
     facts: dict[str, _Facts] = {}
     for rank, columns in ranks.items():
+        strides, aliases = columns.strides, columns.aliases
         for key, dtype, shape in zip(columns.keys, columns.dtypes, columns.shapes, strict=True):
-            strides = columns.strides.get(key)
-            found = _Facts(dtype, tuple(shape), None if strides is None else tuple(strides), columns.aliases.get(key))
+            found = _Facts(dtype, shape, strides.get(key), aliases.get(key))
             if facts.setdefault(key, found) != found:
                 raise ValueError(f"{key!r}: rank {rank} records {found}, a lower rank {facts[key]}")
     return facts
 
 
-def _joined_pieces(ranks: Mapping[int, ObjectColumns], reader: int) -> dict[str, _Boxes]:
-    held: dict[str, _Boxes] = {}
+def _joined_pieces(ranks: Mapping[int, ObjectColumns], reader: int) -> dict[str, _Pieces]:
+    held: dict[str, _Pieces] = {}
     copies: _Copies = {}
     counts: Counter[str] = Counter()
     for rank, columns in ranks.items():
         own = set(columns.pieces.own)
         counts.update(map(columns.keys.__getitem__, columns.pieces.key))
         for index, key, piece in _pieces(columns):
-            if index in own:
-                is_first = copies.setdefault((key, piece.box), {}).setdefault(rank, piece) is piece
-            else:
-                is_first = held.setdefault(key, {}).setdefault(piece.box, piece) is piece
-            if not is_first:
-                raise ValueError(f"{key!r}: a box that is recorded twice, and not as the own copies of ranks")
+            if index not in own:
+                _hold(held, key, piece)
+            elif copies.setdefault((key, piece.box), {}).setdefault(rank, piece) is not piece:
+                raise ValueError(f"{key!r}: a box of which rank {rank} records two own copies")
+    for (key, _), by_rank in copies.items():
+        if len(by_rank) == 1:
+            raise ValueError(f"{key!r}: the own copy of one rank alone")
+        _hold(held, key, by_rank[reader if reader in by_rank else min(by_rank)])
     refuse_more_than(MAX_PIECES_OF_TENSOR, "pieces of one tensor", max(counts.values(), default=0))
-    for (key, box), by_rank in copies.items():
-        if len(by_rank) == 1 or box in held.get(key, {}):
-            raise ValueError(f"{key!r}: a box that is the own copy of one rank alone, or not of each that holds it")
-        held.setdefault(key, {})[box] = by_rank[reader if reader in by_rank else min(by_rank)]
     return held
+
+
+def _hold(held: dict[str, _Pieces], key: str, piece: Piece) -> None:
+    if piece.box is None:
+        is_new = held.setdefault(key, piece) is piece
+    else:
+        boxes = held.setdefault(key, {})
+        is_new = isinstance(boxes, dict) and boxes.setdefault(piece.box, piece) is piece
+    if not is_new:
+        raise ValueError(f"{key!r}: a box that is recorded twice, or in a tensor that is whole, and is no own copy")
 
 
 def _pieces(columns: ObjectColumns) -> Iterator[tuple[int, str, Piece]]:
     pieces = columns.pieces
     table = zip(pieces.key, pieces.blob, pieces.begin, pieces.offsets, pieces.shape, strict=True)
     for index, (key, blob, begin, offsets, shape) in enumerate(table):
-        box = None if offsets is None or shape is None else Box(tuple(offsets), tuple(shape))
+        box = None if offsets is None or shape is None else Box(offsets, shape)
         yield index, columns.keys[key], Piece(pieces.digest_of(index), box, columns.blobs[blob], begin)
 
 
-def _tiled(facts: _Facts, boxes: _Boxes) -> tuple[Piece, ...]:
+def _tiled(facts: _Facts, pieces: _Pieces) -> tuple[Piece, ...]:
     """Return the pieces of one tensor in the order of their offsets."""
-    if None in boxes and len(boxes) == 1:
-        return tuple(boxes.values())
-    located = {box: piece for box, piece in boxes.items() if box is not None}
-    if len(located) < len(boxes):
-        raise ValueError("a whole tensor, and boxes of it")
-    refuse_unless_grid(facts.shape, located.keys())
-    return tuple(located[box] for box in sorted(located))
+    if isinstance(pieces, Piece):
+        return (pieces,)
+    refuse_unless_grid(facts.shape, pieces.keys())
+    return tuple(pieces[box] for box in sorted(pieces))

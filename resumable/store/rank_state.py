@@ -9,11 +9,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from resumable.store.strict_record import (
     MAX_BLOBS,
+    MAX_DIMENSIONS,
     MAX_TENSORS,
     Dtype,
     Name,
     Natural,
-    Sizes,
     StrictRecord,
     first_fault,
     refuse_more_than,
@@ -22,6 +22,8 @@ from resumable.utils import strict_json
 
 DIGEST_DIGITS = 32
 
+# A tuple takes less memory than a list, and the records of the tensors can share it.
+_Sizes = Annotated[tuple[Natural, ...], Field(max_length=MAX_DIMENSIONS, strict=False)]
 _Digests = Annotated[str, Field(pattern=r"^([0-9a-f]{32})*$")]
 
 
@@ -36,8 +38,8 @@ class PieceColumns(StrictRecord):
     key: list[Natural]
     blob: list[Natural]
     begin: list[Natural]
-    offsets: list[Sizes | None]
-    shape: list[Sizes | None]
+    offsets: list[_Sizes | None]
+    shape: list[_Sizes | None]
     own: list[Natural]
     digest: _Digests
 
@@ -47,8 +49,8 @@ class PieceColumns(StrictRecord):
         columns = (self.blob, self.begin, self.offsets, self.shape)
         if any(len(column) != count for column in columns) or len(self.digest) != DIGEST_DIGITS * count:
             raise ValueError("the columns of the pieces differ in length")
-        if any(index >= count for index in self.own) or len(set(self.own)) != len(self.own):
-            raise ValueError("own: not a list of pieces")
+        if any(index >= count for index in self.own) or self.own != sorted(set(self.own)):
+            raise ValueError("own: not an ascending list of pieces")
         return self
 
     def digest_of(self, index: int) -> str:
@@ -61,8 +63,8 @@ class ObjectColumns(StrictRecord):
 
     keys: list[str]
     dtypes: list[Dtype]
-    shapes: list[Sizes]
-    strides: dict[str, Sizes]
+    shapes: list[_Sizes]
+    strides: dict[str, _Sizes]
     aliases: dict[str, str]
     blobs: list[Name]
     pieces: PieceColumns
