@@ -152,5 +152,5 @@ def _refuse_overlaps(file_name: str, size: int, extents: Iterable[tuple[int, int
     before = PREFIX_BYTES
     for begin, end in sorted(extents):
         if begin < before or end > size:
-            raise ValueError(f"{file_name}: a piece at byte {begin} to {end} overlaps another, or an end of the file")
+            raise ValueError(f"{file_name}: a piece at byte {begin} overlaps another, or an end of the file")
         before = end
