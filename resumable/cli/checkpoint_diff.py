@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resumable.cli.document_diff import ABSENT, ValueDifference, count_values, document_differences, value_text
+from resumable.cli.rank_diff import SHARED, rank_differences
 from resumable.run.checkpoint import GRADIENTS, Checkpoint, is_golden
 from resumable.state.tensors.records import TensorRecord
 from resumable.store.manifest import ObjectRecord
@@ -66,6 +67,7 @@ def diff_checkpoints(a: Checkpoint, b: Checkpoint) -> CheckpointDiff:
         *_objects(a, b),
         *map(_plain, _rng(a, b)),
         *map(_plain, _position(a, b)),
+        *map(_plain, rank_differences(a, b)),
     ]
     tensors = sum(len(a.records[name]) for name in _state_objects(a) if name != GRADIENTS)
     return CheckpointDiff(differences, tensors, _count_values(a), list(_circumstances(a, b)))
@@ -199,10 +201,8 @@ def _rng(a: Checkpoint, b: Checkpoint) -> Iterator[ValueDifference]:
 
 
 def _position(a: Checkpoint, b: Checkpoint) -> Iterator[ValueDifference]:
-    already_compared = ("step", "epoch", "finished", "metrics")
     left, right = (
-        {key: value for key, value in side.document.get("position", {}).items() if key not in already_compared}
-        for side in (a, b)
+        {key: value for key, value in side.document.get("position", {}).items() if key not in SHARED} for side in (a, b)
     )
     return document_differences(left, right, "position")
 
@@ -215,6 +215,7 @@ def _count_values(checkpoint: Checkpoint) -> int:
 
 def _circumstances(a: Checkpoint, b: Checkpoint) -> Iterator[ValueDifference]:
     """Yield what is not state but may explain a difference in it, without the places of run and folder."""
+    yield from document_differences(a.manifest.world, b.manifest.world, "world")
     for part, ignored in (("config", ("run", "storage_options")), ("versions", ()), ("environment", ("folder",))):
         left, right = ({k: v for k, v in getattr(side.manifest, part).items() if k not in ignored} for side in (a, b))
         yield from document_differences(left, right, part)

@@ -26,6 +26,7 @@ from resumable.store.dedup import PublishedBlob
 from resumable.store.digesting import RANGE_BYTES
 from resumable.store.layout import CheckpointName
 from resumable.store.manifest import Manifest, ObjectRecord
+from resumable.store.rank_state import RankState
 from resumable.utils.events import size
 from resumable.utils.memory import memory_bytes
 from resumable.utils.messages import listed
@@ -336,6 +337,11 @@ class Checkpoint:
     def document(self) -> dict[str, Any]:
         """Read and verify what is not a tensor, still in the codec's JSON: `objects`, `rng` and `position`."""
         return self._documents.content
+
+    @property
+    def states(self) -> Mapping[int, RankState]:
+        """Read and verify the state file of each rank, by rank."""
+        return self._documents.states
 
     @property
     def records(self) -> Records:

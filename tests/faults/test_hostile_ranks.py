@@ -480,7 +480,7 @@ def forged(run: Path, change: Change) -> None:
     ("change", "reason"),
     [
         (many(250_000), "250001 tensors, more than the 250000 allowed"),
-        (many(249_998), "the pieces end at 3"),
+        (many(249_998), "the own copy of one rank alone"),
         pytest.param(
             many(249_999, boxes=True), "250001 pieces, more than the 250000 allowed", marks=pytest.mark.matrix
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,7 +22,7 @@ from resumable import (
     load_weights,
 )
 from resumable.cli import app
-from resumable.cli.checkpoint_diff import compare
+from resumable.cli.checkpoint_diff import compare, diff_checkpoints
 from resumable.export import export
 from resumable.state.objects.choose_adapter import adapt
 from resumable.state.tensors.boxes import Box
@@ -262,6 +263,33 @@ def test_one_other_element_in_one_shard_is_found_by_diff(tmp_path: Path, single:
     RankWriter(tmp_path / "run", 2, fsdp(2)).save(7, **changed)
     found = [str(each) for each in compare(latest(tmp_path / "run"), latest(single))]
     assert found == [f"model.{key}.weight: 1 of 78 elements differ, by up to 1" for key in ("embed", "head")]
+
+
+def test_what_a_rank_has_for_itself_is_compared_where_both_have_as_many_ranks(tmp_path: Path) -> None:
+    def divide(owner: str, key: str, tensor: Tensor, *, more: float = 0.0) -> Iterable[Part]:
+        if key == "1.running_mean":
+            return [Part(rank, value=tensor + rank * (1 + more)) for rank in range(3)]
+        return [Part(0)]
+
+    def drawn(rank: int, state: dict[str, Any]) -> None:
+        if rank == 2:
+            state["rng"]["other"] = 1
+            state["position"]["passes"] = 4
+
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    RankWriter(tmp_path / "a", 3, divide).save(1, model=net)
+    RankWriter(tmp_path / "b", 3, functools.partial(divide, more=1.0), change=drawn).save(1, model=net)
+    RankWriter(tmp_path / "c", 2, round_robin(2)).save(1, model=net)
+    found = [each.path for each in compare(latest(tmp_path / "a"), latest(tmp_path / "b"))]
+    assert found == [
+        "rank 1: model.1.running_mean",
+        "rank 2: rng.other",
+        "rank 2: position.passes",
+        "rank 2: model.1.running_mean",
+    ]
+    assert compare(latest(tmp_path / "a"), latest(tmp_path / "c")) == []
+    [note] = diff_checkpoints(latest(tmp_path / "a"), latest(tmp_path / "c")).notes
+    assert (note.path, note.a, note.b) == ("world", "3", "2")
 
 
 def test_tensors_that_are_cut_otherwise_into_equal_parts_differ(tmp_path: Path) -> None:

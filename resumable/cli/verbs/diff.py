@@ -25,7 +25,8 @@ def diff(
     """Compare two checkpoints bit by bit.
 
     Compares step, epoch, metrics, objects, random number generators and position. Tensors are compared by dtype, shape,
-    memory format and digest, and read only where they differ. Exits with 1 on a difference.
+    memory format and digest, and read only where they differ. Checkpoints of as many ranks are compared rank by rank.
+    Exits with 1 on a difference.
 
     Ignores who wrote a checkpoint: run id, attempt, lineage, time, reason, folder, host. Ignores golden inputs, too:
     their outputs follow from the model. A difference in config, versions or environment is only noted.
