@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from resumable import (
@@ -26,6 +28,8 @@ from resumable.cli.checkpoint_diff import compare, diff_checkpoints
 from resumable.export import export
 from resumable.state.objects.choose_adapter import adapt
 from resumable.state.tensors.boxes import Box
+from resumable.state.tensors.facts import tensor_digest
+from tests.harness.folders import quick_folder
 from tests.ranks import Divide, Part, RankWriter, along, round_robin, tiling
 
 
@@ -294,12 +298,12 @@ def test_what_a_rank_has_for_itself_is_compared_where_both_have_as_many_ranks(tm
 
 def test_tensors_that_are_cut_otherwise_into_equal_parts_differ(tmp_path: Path) -> None:
     """A matrix in rows and its transpose in columns have the same parts in the same order."""
-    square = torch.rand(4, 4)
+    square = torch.rand(6, 6)
     RankWriter(tmp_path / "a", 2, along(2, 0)).save(1, notes={"t": square})
     RankWriter(tmp_path / "b", 2, along(2, 1)).save(1, notes={"t": square.T.contiguous()})
     [found] = compare(latest(tmp_path / "a"), latest(tmp_path / "b"))
     assert found.path == "notes.t"
-    assert found.elements == 12
+    assert found.elements == 30
 
 
 def test_the_document_of_an_object_is_that_of_the_lowest_rank_that_has_one(tmp_path: Path) -> None:
@@ -352,6 +356,7 @@ def test_weights_in_shards_are_exported_with_the_digests_of_whole_tensors(tmp_pa
     assert {name: value for name, value in wanted.items() if name != "head.weight"}.keys() <= found.keys()
     for name, value in found.items():
         assert torch.equal(value, wanted[name]), name
+        assert made.proof.weights.tensors[name].digest == tensor_digest(wanted[name]), name
 
 
 def test_a_trainer_with_one_process_refuses_it_and_claims_nothing(tmp_path: Path) -> None:
@@ -418,3 +423,60 @@ def test_torch_joins_the_shards_and_safetensors_reads_each(tmp_path: Path) -> No
     found = load_file(made)
     assert found.keys() == state.keys()
     assert [key for key, value in state.items() if not torch.equal(found[key], value)] == []
+
+
+# -- at random --------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def divisions(draw: st.DrawFn) -> tuple[int, dict[str, list[Part]]]:
+    """The number of ranks, and for each of a few tensors any grid, dealt out to the ranks at random."""
+    world = draw(st.integers(2, 7))
+    ranks = st.integers(0, world - 1)
+    parts: dict[str, list[Part]] = {}
+    for key, tensor in SHAPES.items():
+        cuts = {
+            dimension: sorted({0, size, *draw(st.lists(st.integers(0, size), max_size=2))})
+            for dimension, size in enumerate(tensor.shape)
+            if size
+        }
+        boxes = tiling(tensor.shape, cuts, [0]) if tensor.numel() else [Part(0)]
+        # A file holds one piece of a tensor at most, so no two boxes of one tensor are of one rank and one file.
+        places = draw(st.permutations([(rank, file) for rank in range(world) for file in ("", "frozen")]))
+        if len(boxes) > len(places):
+            boxes = [Part(draw(ranks))]
+        parts[key] = [part._replace(rank=rank, file=file) for part, (rank, file) in zip(boxes, places, strict=False)]
+    return world, parts
+
+
+SHAPES = {
+    "cube": torch.arange(3 * 5 * 4).reshape(3, 5, 4),
+    "matrix": torch.rand(11, 7, dtype=torch.float64),
+    "vector": torch.rand(9).to(torch.bfloat16),
+    "number": torch.rand(()),
+    "nothing": torch.rand(4, 0),
+}
+
+
+def holder() -> nn.Module:
+    """A module, whose tensors are never written into its document."""
+    module = nn.Module()
+    for key, tensor in SHAPES.items():
+        module.register_buffer(key, tensor)
+    return module
+
+
+@settings(max_examples=20)
+@given(divisions(), st.integers(1, 5))
+def test_what_n_ranks_wrote_is_what_m_ranks_read(division: tuple[int, dict[str, list[Part]]], readers: int) -> None:
+    world, parts = division
+    with quick_folder() as folder:
+        RankWriter(folder / "run", world, lambda _owner, key, _tensor: parts[key]).save(1, model=holder())
+        checkpoint = latest(folder / "run")
+        checkpoint.verify()
+        assert_same(checkpoint.load("model"), SHAPES)
+        for key, tensor in SHAPES.items():
+            rows = along(readers)("model", key, tensor)
+            for box in (part.box for part in rows if part.box is not None):
+                found = checkpoint.read_box("model", key, box.offsets, box.shape)
+                assert torch.equal(found, tensor[box.slices])
