@@ -297,13 +297,35 @@ def test_what_a_rank_has_for_itself_is_compared_where_both_have_as_many_ranks(tm
 
 
 def test_tensors_that_are_cut_otherwise_into_equal_parts_differ(tmp_path: Path) -> None:
-    """A matrix in rows and its transpose in columns have the same parts in the same order."""
-    square = torch.rand(6, 6)
-    RankWriter(tmp_path / "a", 2, along(2, 0)).save(1, notes={"t": square})
-    RankWriter(tmp_path / "b", 2, along(2, 1)).save(1, notes={"t": square.T.contiguous()})
-    [found] = compare(latest(tmp_path / "a"), latest(tmp_path / "b"))
-    assert found.path == "notes.t"
-    assert found.elements == 30
+    """The bytes of the two row blocks of one are those of the two column blocks of the other."""
+    rows = torch.rand(6, 6)
+    columns = torch.cat([part.reshape(6, 3) for part in rows.split(3)], dim=1)
+    RankWriter(tmp_path / "a", 2, along(2, 0)).save(1, notes={"t": rows})
+    RankWriter(tmp_path / "b", 2, along(2, 1)).save(1, notes={"t": columns})
+    a, b = latest(tmp_path / "a"), latest(tmp_path / "b")
+    digests = [[piece.digest for piece in side.records["notes"]["t"].pieces] for side in (a, b)]
+    assert digests[0] == digests[1]
+    [found] = compare(a, b)
+    assert (found.path, found.elements) == ("notes.t", int((rows != columns).sum()))
+
+
+def test_one_process_takes_the_copy_of_the_lowest_rank_that_has_one(tmp_path: Path) -> None:
+    value = torch.rand(30)
+
+    def divide(_owner: str, _key: str, tensor: Tensor) -> Iterable[Part]:
+        return [Part(rank, value=tensor + rank) for rank in (3, 1, 2)]
+
+    RankWriter(tmp_path / "run", 4, divide).save(1, notes={"t": value})
+    assert torch.equal(latest(tmp_path / "run").load("notes")["t"], value + 1)
+
+
+def test_a_tensor_that_is_one_slab_has_no_box(tmp_path: Path) -> None:
+    replay = Replay(1)
+    RankWriter(tmp_path / "run", 1, lambda owner, key, tensor: [Part(0, file="slabs")]).save(1, replay=replay)
+    checkpoint = latest(tmp_path / "run")
+    checkpoint.verify()
+    assert checkpoint.records["replay"]["rows"].boxes is None
+    assert_same(checkpoint.load("replay"), replay.state_dict())
 
 
 def test_the_document_of_an_object_is_that_of_the_lowest_rank_that_has_one(tmp_path: Path) -> None:

@@ -180,6 +180,14 @@ def test_a_small_piece_is_proved_by_its_own_digest_and_nothing_else_is_read() ->
     assert sorted(file.reads) == [(8 + 64 * number, 72 + 64 * number) for number in (1, 2, 3)]
 
 
+def test_a_piece_that_is_needed_whole_is_read_straight_and_alone() -> None:
+    tensor = torch.arange(200.0)
+    made = stored(tensor, [Box((0,), (100,)), Box((100,), (100,))], files=1, padding=0, range_bytes=64)
+    [file] = made.files.values()
+    assert torch.equal(made.read(Box((100,), (100,))), tensor[100:])
+    assert file.reads == [(408, 808)]
+
+
 def test_without_digests_of_ranges_the_whole_piece_is_read_and_proved() -> None:
     tensor = torch.arange(100.0)
     made = stored(tensor, [whole(tensor.shape)], files=1, padding=0, range_bytes=16)
