@@ -23,6 +23,7 @@ from resumable.state.objects.choose_adapter import Adapter, adapt
 from resumable.state.objects.gradients import Gradients
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.staging.stager import Stager
+from resumable.state.tensors.slabs import SLAB_SIZES, SlabSizes
 from resumable.store.catalog import Catalog
 from resumable.store.storage.open import open_storage
 from resumable.utils import failpoints
@@ -36,7 +37,14 @@ class Checkpointer:
     attempt number. Raises a `ResumableError`; nothing is written into a run that does not match.
     """
 
-    def __init__(self, config: Config, objects: Mapping[str, object], *, stager: Stager | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        objects: Mapping[str, object],
+        *,
+        stager: Stager | None = None,
+        slab_sizes: SlabSizes = SLAB_SIZES,
+    ) -> None:
         started = time.monotonic()
         self.config = config
         self._adapters = adapt(objects)
@@ -59,6 +67,7 @@ class Checkpointer:
         self._late: Collection[str] = ()
         self._hyperparameters = Hyperparameters(self.resumed.manifest if self.resumed else None)
         self._prepared = False
+        self._slab_sizes = slab_sizes
 
     # -- the objects --------------------------------------------------------------------------------------------------
 
@@ -105,10 +114,11 @@ class Checkpointer:
             return
         self._prepared = True
         with suppress(StateError, OSError, MemoryError):  # best effort: the next real save reports such a failure
-            blobs = {**self._snapshot(Position(), reason="", golden=None, metrics={}).blobs}
+            captured = self._snapshot(Position(), reason="", golden=None, metrics={})
+            blobs = captured.blobs
             if self.config.gradients == "auto":  # most saves find them used, and do not store them
                 blobs.pop(blob_name(GRADIENTS), None)
-            self._pipeline.prepare(blobs)
+            self._pipeline.prepare(blobs, captured.slabs)
 
     def save(
         self, position: Position, *, reason: str, late: bool = False, metrics: Mapping[str, WitnessState] | None = None
@@ -140,6 +150,7 @@ class Checkpointer:
             golden=golden,
             facts=self._facts(),
             metrics=metrics,
+            slab_sizes=self._slab_sizes,
         )
 
     def _facts(self) -> dict[str, object]:

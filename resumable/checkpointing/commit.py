@@ -10,18 +10,21 @@ from dataclasses import dataclass
 
 from resumable.checkpointing.open_run import GENERATOR_RULE, PREPARED_LOADERS, OpenedRun
 from resumable.checkpointing.prune import PrunePlan, make_room, plan_of_nothing, prune
+from resumable.checkpointing.slabs import NOTHING_STORED, SlabPlan, StoredSlabs, plan, stored_slabs
 from resumable.checkpointing.snapshot import Snapshot, broken, is_frozen
 from resumable.config.config import Config
 from resumable.errors import CheckpointError, StorageError
 from resumable.policy import suspicion
 from resumable.policy.retention import best_values
 from resumable.policy.suspicion import Witnesses
+from resumable.run.checkpoint import Checkpoint
 from resumable.state.staging.file_images import FileImage
+from resumable.state.staging.slab_images import SlabImage
 from resumable.store.catalog import Catalog
 from resumable.store.dedup import PublishedBlob, Sharing
-from resumable.store.layout import CheckpointName
+from resumable.store.layout import CheckpointName, slab_name
 from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
-from resumable.store.publish import Blob, publish
+from resumable.store.publish import Blob, SharedBlobGoneError, publish
 from resumable.store.storage.retry import PatientStorage
 from resumable.utils.environment import versions
 from resumable.utils.events import warn
@@ -51,6 +54,7 @@ class Commits:
         self._attempt = opened.attempt
         self._rule = config.keep.rule()
         self._sharing = Sharing({} if opened.resumed is None else opened.resumed.published_blobs())
+        self._slabs = {} if opened.resumed is None else _resumed_slabs(opened.resumed)
         self._digesting = Background()
         self._pruned: PrunePlan | None = None  # the last one, unless it failed
         self._best: tuple[float, ...] | None = None  # the values that count as best; None while unknown
@@ -65,18 +69,24 @@ class Commits:
         self,
         snapshot: Snapshot,
         images: Mapping[str, FileImage],
+        slabs: Mapping[str, SlabImage],
         candidates: DedupCandidates,
         *,
         confirm_copy: Callable[[], None],
     ) -> Committed:
         """Write the blobs, publish the manifest, prune. Blocks until the checkpoint is durable.
 
-        The images were staged with `candidates`. `confirm_copy` is called when all blobs are durable and only the
-        manifest is missing; it raises `TornCopyError` if training wrote to the tensors during the copy. Raises as that
-        and as `publish`, and `StateError` for a state beyond the limits of the format. Then what was written is
-        removed again, as far as the storage allows it.
+        The images were staged with `candidates`; `slabs` are those of each object. `confirm_copy` is called when all
+        blobs are durable and only the manifest is missing; it raises `TornCopyError` if training wrote to the tensors
+        during the copy. Raises as that and as `publish`, and `StateError` for a state beyond the limits of the format.
+        Then what was written is removed again, as far as the storage allows it.
         """
-        manifest = self._published(snapshot, images, candidates, confirm_copy)
+        self._storage.renew()
+        try:
+            manifest = self._published(snapshot, images, slabs, candidates, confirm_copy)
+        except SharedBlobGoneError:
+            self._slabs = {}  # then all slabs are written
+            manifest = self._published(snapshot, images, slabs, candidates, confirm_copy)
         self._catalog.add(manifest.name, manifest)
         self.witnesses = suspicion.witnesses_at_end([manifest])
         shared = [blob.size for blob in manifest.blobs.values() if blob.named > 1]
@@ -90,13 +100,17 @@ class Commits:
         self,
         snapshot: Snapshot,
         images: Mapping[str, FileImage],
+        slabs: Mapping[str, SlabImage],
         candidates: DedupCandidates,
         confirm_copy: Callable[[], None],
     ) -> Manifest:
-        self._storage.renew()
+        name = CheckpointName(snapshot.position.step, snapshot.position.epoch, self._attempt.number)
+        plans = {owner: self._plan(owner, image, name) for owner, image in slabs.items()}
         blobs = [_blob(name, image, candidates[name]) for name, image in images.items()]
+        blobs += [blob for owner, planned in plans.items() for blob in _slab_blobs(planned, slabs[owner])]
         columns: dict[str, Mapping[str, object]] = {}
-        self._digesting.submit(lambda: columns.update(snapshot.tensor_columns(images)))
+        placed = {owner: planned.slabs for owner, planned in plans.items()}
+        self._digesting.submit(lambda: columns.update(snapshot.tensor_columns(images, placed)))
         published: dict[str, PublishedBlob] = {}
 
         def states(written: Mapping[str, PublishedBlob]) -> Mapping[int, bytes]:
@@ -108,15 +122,19 @@ class Commits:
             confirm_copy()
             return self._manifest(snapshot, written, self._witnesses(snapshot, images))
 
-        name = CheckpointName(snapshot.position.step, snapshot.position.epoch, self._attempt.number)
-        lanes = 1 if any(image.shares_memory for image in images.values()) else None
+        lanes = 1 if _share_memory(images) or _share_memory(slabs) else None
         try:
             manifest = publish(self._storage, self._attempt, name, blobs, states, confirmed, lanes=lanes)
         except BaseException as failure:
             self._clean_up(failure)
             raise
         self._sharing.published(published)
+        self._slabs = {owner: planned.stored(published) for owner, planned in plans.items()}
         return manifest
+
+    def _plan(self, owner: str, image: SlabImage, checkpoint: CheckpointName) -> SlabPlan:
+        name = slab_name(owner, step=checkpoint.step, epoch=checkpoint.epoch)
+        return plan(self._slabs.get(owner, NOTHING_STORED), image.digests, name=name)
 
     @property
     def has_best(self) -> bool:
@@ -236,3 +254,17 @@ class Commits:
 def _blob(name: str, image: FileImage, before: PublishedBlob | None) -> Blob:
     digest = before.digest if before is not None and image.unchanged else None
     return Blob(name, image.chunks, image.size, before=before, digest=digest)
+
+
+def _share_memory(images: Mapping[str, FileImage] | Mapping[str, SlabImage]) -> bool:
+    return any(image.shares_memory for image in images.values())
+
+
+def _slab_blobs(planned: SlabPlan, image: SlabImage) -> list[Blob]:
+    written = Blob(planned.name, image.chunks(planned.layout.header, planned.write), planned.layout.size)
+    return [written, *(Blob(name, None, file.record.size, before=file) for name, file in planned.shared.items())]
+
+
+def _resumed_slabs(resumed: Checkpoint) -> dict[str, StoredSlabs]:
+    """Return the slabs that a save may share with the checkpoint of this attempt's beginning."""
+    return stored_slabs(resumed.records, resumed.published_blobs()) if resumed.manifest.world == 1 else {}

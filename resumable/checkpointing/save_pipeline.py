@@ -23,6 +23,7 @@ from resumable.config.config import Config
 from resumable.errors import ResumableError
 from resumable.state.staging.file_images import FileImage
 from resumable.state.staging.overlapped_copy import OptimizerGate, OverlappedCopy, TornCopyError
+from resumable.state.staging.slab_images import SlabImage, Slabs, size_in_memory
 from resumable.state.staging.stager import Stager
 from resumable.utils.events import duration, emit, size, warn
 from resumable.utils.threads import Background
@@ -117,10 +118,10 @@ class SavePipeline:
         """Return whether `prepare` may be called: nothing is in flight, or due again."""
         return SaveEvent.PREPARE in TRANSITIONS[self._state]
 
-    def prepare(self, blobs: Blobs) -> None:
-        """Allocate the memory that staging these blobs takes, beside training."""
-        if not self._exceeds_memory(blobs):
-            self._background.submit(self._stager.prepare(blobs))
+    def prepare(self, blobs: Blobs, slabs: Mapping[str, Slabs]) -> None:
+        """Allocate the memory that staging these blobs and the slabs of objects takes, beside training."""
+        if not self._exceeds_memory(blobs, slabs):
+            self._background.submit(self._stager.prepare(blobs, slabs))
             self._move(SaveEvent.PREPARE)
 
     # -- a save begins ------------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ class SavePipeline:
         """
         save = _PendingSave(snapshot, self._commits.dedup_candidates(snapshot.blobs), started)
         late = late and self._state is not SaveState.TORN and self._torn_in_a_row < MAX_TORN_COPIES
-        if self._exceeds_memory(snapshot.blobs):
+        if self._exceeds_memory(snapshot.blobs, snapshot.slabs):
             event = self._stream(save)
         elif late and self._gate is not None:
             event = self._copy_late(save, self._gate)
@@ -149,16 +150,18 @@ class SavePipeline:
             stalled_seconds=self._status.stalled_seconds + now - started,
         )
 
-    def _exceeds_memory(self, blobs: Blobs) -> bool:
-        """Return whether the files of these blobs are larger than the memory that staging may use."""
+    def _exceeds_memory(self, blobs: Blobs, slabs: Mapping[str, Slabs]) -> bool:
+        """Return whether the images of these blobs and slabs are larger than the memory that staging may use."""
         max_bytes = self._config.staging.max_bytes
         with readable("the state"):
-            return max_bytes is not None and self._stager.needed(blobs) > max_bytes
+            in_slabs = sum(map(size_in_memory, slabs.values()))
+            return max_bytes is not None and self._stager.needed(blobs) + in_slabs > max_bytes
 
     def _stream(self, save: _PendingSave) -> SaveEvent:
         assert self._config.staging.max_bytes is not None
         images = self._stager.stream(save.snapshot.blobs, max_bytes=self._config.staging.max_bytes)
-        self._background.submit(lambda: self._write(save, images, stalled=partial(_seconds_since, save.started)))
+        slabs = self._stager.stream_slabs(save.snapshot.slabs)
+        self._background.submit(lambda: self._write(save, images, slabs, stalled=partial(_seconds_since, save.started)))
         self._background.wait()
         return SaveEvent.STREAM
 
@@ -166,14 +169,16 @@ class SavePipeline:
         self._stager.begin(save.snapshot.blobs)
         with readable("the state"):
             images = self._stager.stage(save.snapshot.blobs, threads=COPY_THREADS, likely_same=save.likely_same)
+        slabs = self._stager.stage_slabs(save.snapshot.slabs, threads=COPY_THREADS)
         stall_seconds = _seconds_since(save.started)
-        self._background.submit(lambda: self._write(save, images, stalled=lambda: stall_seconds))
+        self._background.submit(lambda: self._write(save, images, slabs, stalled=lambda: stall_seconds))
         return SaveEvent.STAGE
 
     def _copy_late(self, save: _PendingSave, gate: OptimizerGate) -> SaveEvent:
         before = self._stalled_seconds()
         blobs, live = split_for_late_copy(save.snapshot)
         self._stager.begin(blobs)
+        slabs = self._stager.stage_slabs(save.snapshot.slabs, threads=COPY_THREADS)  # more than optimizers write them
         copy = OverlappedCopy(live)
         gate.shut(copy)
 
@@ -187,7 +192,7 @@ class SavePipeline:
             finally:
                 copy.copied.set()
             try:
-                self._write(save, images, stalled=stalled, confirm_copy=copy.refuse_torn)
+                self._write(save, images, slabs, stalled=stalled, confirm_copy=copy.refuse_torn)
             except TornCopyError as error:
                 raise TornSaveError(str(error)) from error
 
@@ -200,12 +205,13 @@ class SavePipeline:
         self,
         save: _PendingSave,
         images: Mapping[str, FileImage],
+        slabs: Mapping[str, SlabImage],
         *,
         stalled: Callable[[], float],
         confirm_copy: Callable[[], None] = lambda: None,
     ) -> None:
         try:
-            committed = self._commits.commit(save.snapshot, images, save.candidates, confirm_copy=confirm_copy)
+            committed = self._commits.commit(save.snapshot, images, slabs, save.candidates, confirm_copy=confirm_copy)
         except BaseException:
             self._stager.forget()  # what is staged was never published
             raise

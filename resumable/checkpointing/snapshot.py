@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from resumable.checkpointing.golden_input import GoldenInput
 from resumable.checkpointing.position import Position
+from resumable.checkpointing.slabs import StoredSlab
+from resumable.checkpointing.tensor_columns import tensor_columns
 from resumable.errors import ResumableError, StateError
 from resumable.policy.suspicion import WitnessState
 from resumable.run.checkpoint import GOLDEN, GRADIENTS
@@ -19,6 +21,8 @@ from resumable.state.objects.choose_adapter import Adapter, empty_state_warning
 from resumable.state.objects.gradients import Gradients
 from resumable.state.staging.file_images import FileImage
 from resumable.state.tensors.facts import copy_of
+from resumable.state.tensors.slabs import Slab, SlabSizes, slabs_of
+from resumable.store.layout import MAX_SLAB_OWNER_BYTES
 from resumable.store.rank_state import dump_rank_state
 from resumable.utils.environment import environment
 
@@ -27,8 +31,8 @@ from resumable.utils.environment import environment
 class Captured:
     """One object's state: a document of its plain values, and its live tensors by blob.
 
-    `optimizer_written` holds the keys of tensors that only optimizers write. `emptiness` is the warning for a state
-    that holds nothing.
+    Tensors in `slabs` are in no blob: each save decides which slabs it writes. `optimizer_written` holds the keys of
+    tensors that only optimizers write. `emptiness` is the warning for a state that holds nothing.
     """
 
     kind: str
@@ -37,6 +41,7 @@ class Captured:
     blobs: Mapping[str, Mapping[str, Tensor]]
     optimizer_written: frozenset[str]
     emptiness: str | None = None
+    slabs: Mapping[Slab, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,28 @@ class Snapshot:
 
     @property
     def blobs(self) -> dict[str, Mapping[str, Tensor]]:
-        """Return all tensors, by file name and key."""
+        """Return all tensors that are not in slabs, by file name and key."""
         return {name: tensors for captured in self.objects.values() for name, tensors in captured.blobs.items()}
 
-    def tensor_columns(self, images: Mapping[str, FileImage]) -> dict[str, Mapping[str, object]]:
-        """Return the records of all tensors, which are in `images`, by object; digests those that are not yet."""
-        return {name: _columns(captured, images) for name, captured in self.objects.items() if captured.blobs}
+    @property
+    def slabs(self) -> dict[str, Mapping[Slab, Tensor]]:
+        """Return the rows of each slab, by object."""
+        return {name: captured.slabs for name, captured in self.objects.items() if captured.slabs}
+
+    def tensor_columns(
+        self, images: Mapping[str, FileImage], slabs: Mapping[str, Mapping[Slab, StoredSlab]]
+    ) -> dict[str, Mapping[str, object]]:
+        """Return the records of all tensors, by object; digests those in `images` that are not digested yet.
+
+        Args:
+            images: The files of all tensors that are not in slabs.
+            slabs: Where each slab lies, by object.
+        """
+        return {
+            name: tensor_columns(captured.encoded, captured.blobs, images, slabs.get(name, {}))
+            for name, captured in self.objects.items()
+            if captured.encoded.tensors
+        }
 
     def state_file(self, *, ranges: Mapping[str, str], tensors: Mapping[str, Mapping[str, object]]) -> bytes:
         """Return the state file; `StateError` where it exceeds the limits of the format.
@@ -83,16 +104,17 @@ def snapshot(
     golden: GoldenInput | None,
     facts: Mapping[str, object],
     metrics: Mapping[str, WitnessState],
+    slab_sizes: SlabSizes,
 ) -> Snapshot:
     """Capture all objects, the RNG streams, and the gradients that no optimizer has used (with `everything`, all).
 
     A golden input is run through its module. `facts` are stored beside those of the environment; `metrics` are the
-    states of the metrics as witnesses. Raises `StateError` with the path of a value that cannot be
-    stored.
+    states of the metrics as witnesses; `slab_sizes` say which tensors are cut into slabs. Raises `StateError` with the
+    path of a value that cannot be stored.
     """
     # First, so that a side effect of the module's code that cannot be undone is captured, too.
     golden_tree = {} if golden is None else {GOLDEN: _captured_tree(GOLDEN, golden.capture())}
-    objects = {name: _captured(adapter) for name, adapter in adapters.items()}
+    objects = {name: _captured(adapter, slab_sizes) for name, adapter in adapters.items()}
     objects |= {GRADIENTS: _captured_tree(GRADIENTS, gradients.capture(everything=everything)), **golden_tree}
     values = {
         "objects": {name: captured.encoded.document for name, captured in objects.items()},
@@ -144,54 +166,33 @@ def is_frozen(file_name: str) -> bool:
     return ".frozen." in file_name
 
 
-def _captured(adapter: Adapter) -> Captured:
+def _captured(adapter: Adapter, slab_sizes: SlabSizes) -> Captured:
     tree = adapter.capture()
     encoded = encode(tree, key_of=adapter.key_of, where=adapter.name, advice=adapter.advice)
-    blobs = _blobs(adapter.name, encoded, adapter.frozen())
-    warning = empty_state_warning(adapter, tree)
-    return Captured(adapter.kind, adapter.type, encoded, blobs, adapter.optimizer_written(encoded.tensors), warning)
+    slabs = _slabs(adapter, encoded, slab_sizes)
+    in_slabs = {slab.key for slab in slabs}
+    whole = {key: tensor for key, tensor in encoded.tensors.items() if key not in in_slabs}
+    blobs = _blobs(adapter.name, whole, adapter.frozen())
+    warning, written = empty_state_warning(adapter, tree), adapter.optimizer_written(encoded.tensors)
+    return Captured(adapter.kind, adapter.type, encoded, blobs, written, warning, slabs)
+
+
+def _slabs(adapter: Adapter, encoded: Encoded, sizes: SlabSizes) -> dict[Slab, Tensor]:
+    # Weights and the state of optimizers change everywhere, and any reader of safetensors finds them whole.
+    if adapter.kind in ("module", "optimizer") or len(adapter.name.encode()) > MAX_SLAB_OWNER_BYTES:
+        return {}
+    tensors = encoded.tensors.items()
+    return {slab: slab.of(tensor) for key, tensor in tensors for slab in slabs_of(key, tensor, sizes)}
 
 
 def _captured_tree(name: str, tree: object) -> Captured:
     """Capture a tree that is stored with the user's objects."""
     encoded = encode(tree, key_of=".".join, where=name)
-    return Captured(name, name, encoded, _blobs(name, encoded, frozenset()), frozenset())
+    return Captured(name, name, encoded, _blobs(name, encoded.tensors, frozenset()), frozenset())
 
 
-def _blobs(name: str, encoded: Encoded, frozen: frozenset[str]) -> dict[str, dict[str, Tensor]]:
-    trained = {key: tensor for key, tensor in encoded.tensors.items() if key not in frozen}
-    untrained = {key: tensor for key, tensor in encoded.tensors.items() if key in frozen}
+def _blobs(name: str, tensors: Mapping[str, Tensor], frozen: frozenset[str]) -> dict[str, dict[str, Tensor]]:
+    trained = {key: tensor for key, tensor in tensors.items() if key not in frozen}
+    untrained = {key: tensor for key, tensor in tensors.items() if key in frozen}
     named = {blob_name(name): trained, blob_name(f"{name}.frozen"): untrained}
     return {file_name: tensors for file_name, tensors in named.items() if tensors}
-
-
-def _columns(captured: Captured, images: Mapping[str, FileImage]) -> dict[str, object]:
-    """Return the records of one object's tensors, as the state file holds them."""
-    digests = {key: value for name in captured.blobs for key, value in images[name].digests.items()}
-    facts = {key: value for name in captured.blobs for key, value in images[name].facts.items()}
-    places = {
-        key: (number, place.start)
-        for number, name in enumerate(captured.blobs)
-        for key, place in images[name].slices.items()
-    }
-    aliases = captured.encoded.aliases
-    keys = [*captured.encoded.tensors, *aliases]
-    held = [facts[aliases.get(key, key)] for key in keys]
-    stored = [key for key in keys if key not in aliases]
-    return {
-        "keys": keys,
-        "dtypes": [fact.dtype for fact in held],
-        "shapes": [fact.shape for fact in held],
-        "strides": {key: fact.strides for key, fact in zip(keys, held, strict=True) if fact.strides is not None},
-        "aliases": aliases,
-        "blobs": list(captured.blobs),
-        "pieces": {
-            "key": list(range(len(stored))),
-            "blob": [places[key][0] for key in stored],
-            "begin": [places[key][1] for key in stored],
-            "offsets": [None] * len(stored),
-            "shape": [None] * len(stored),
-            "own": [],
-            "digest": "".join(digests[key] for key in stored),
-        },
-    }

@@ -49,9 +49,14 @@ def refuse_larger_blobs(sizes: Mapping[str, int], elements: Mapping[str, int]) -
     Otherwise a few bytes of JSON beside a sparse file could request a terabyte of memory.
     """
     for file_name, size in sizes.items():
-        most = MAX_OVERHEAD_BYTES + WIDEST_ITEM_BYTES * elements[file_name]
+        most = most_bytes(elements[file_name])
         if size > most:
             raise ValueError(f"{file_name}: {size} bytes, expected at most {most} for its tensors")
+
+
+def most_bytes(elements: int) -> int:
+    """Return the size that a file of tensors with this many elements may have."""
+    return MAX_OVERHEAD_BYTES + WIDEST_ITEM_BYTES * elements
 
 
 def _refuse_bad_keys(columns: ObjectColumns) -> None:

@@ -115,11 +115,10 @@ def _held(blob: str, file: StreamDigester) -> Mapping[str, DigestedSlice]:
 def _refuse_others(held: Held, expected: Expected) -> None:
     for blob, pieces in held.items():
         for key, found in pieces.items():
-            if key not in expected[blob]:
-                if is_slab_name(blob):
-                    continue  # newer slabs replaced it
+            if key in expected[blob]:
+                _refuse_other(blob, key, found, expected[blob][key])
+            elif not is_slab_name(blob):  # which also holds slabs that newer ones have replaced
                 raise _other(blob, f"tensor {key!r}: in the file, and not recorded")
-            _refuse_other(blob, key, found, expected[blob][key])
         if missing := expected[blob].keys() - pieces.keys():
             raise _other(blob, f"tensor {min(missing)!r}: not in the file")
 

@@ -17,6 +17,7 @@ ATTEMPTS_KEPT = 100  # files of attempts this far below the newest are deleted, 
 
 MAX_BLOB_NAME_BYTES = 200
 MAX_NUMBER = 10**18 - 1  # of steps, epochs and attempts: a name has 18 digits at most
+MAX_SLAB_OWNER_BYTES = 142  # of an object whose files of slabs have valid names at any step
 
 _CHECKPOINT = re.compile(r"step-([0-9]{9,18})\.e([0-9]{4,18})\.a([0-9]{4,18})")
 _ATTEMPT = re.compile(r"([0-9]{6,18})\.json")
@@ -93,6 +94,11 @@ def state_name(rank: int) -> str:
 def is_state_name(file_name: str) -> bool:
     """Return whether a blob of this name holds what is not a tensor."""
     return _STATE.fullmatch(file_name) is not None
+
+
+def slab_name(owner: str, *, step: int, epoch: int) -> str:
+    """Return the name of the file for the slabs of an object that are written at this step and epoch."""
+    return f"{owner}.slabs-s{step:09d}-e{epoch:04d}.safetensors"
 
 
 def is_slab_name(file_name: str) -> bool:

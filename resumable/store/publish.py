@@ -30,15 +30,20 @@ class Blob:
 
     `chunks` yields the same bytes at each iteration; the memory of one may be reused once the next one is requested.
     `before` is this blob in a published checkpoint of this run, if it is probably unchanged. Then it is digested first,
-    and shared instead of written if the digests match. `digest` is that of the bytes, if it was computed before.
+    and shared instead of written if the digests match. `digest` is that of the bytes, if it was computed before. A blob
+    without `chunks` is `before`, and can only be shared: some of its parts are proved, and no other part is read.
     """
 
     file_name: str
-    chunks: Iterable[memoryview]
+    chunks: Iterable[memoryview] | None
     size: int
     rank: int = 0
     before: PublishedBlob | None = None
     digest: FileDigest | None = None
+
+
+class SharedBlobGoneError(Exception):
+    """A file is gone, or has another size, which a save was to share, and whose bytes it cannot write again."""
 
 
 States = Callable[[Mapping[str, PublishedBlob]], Mapping[int, bytes]]
@@ -65,6 +70,7 @@ def publish(
     Raises:
         FencedError: A newer attempt owns the run. Nothing more is touched.
         StorageError: The storage failed, or it reported too little space before anything was written.
+        SharedBlobGoneError: A blob without `chunks` is gone.
     """
     attempt.check()
     _refuse_unpublishable(attempt, name, blobs)
@@ -243,7 +249,9 @@ def _put_state(storage: Storage, name: CheckpointName, rank: int, state: bytes) 
 def _only_unchanged_before(blob: Blob) -> Blob:
     """Return the blob, with its `before` only if it is the same, byte for byte."""
     before = blob.before
-    if before is None or (before.record.size == blob.size and before.digest == (blob.digest or digest_of(blob.chunks))):
+    if before is None or blob.chunks is None:
+        return blob
+    if before.record.size == blob.size and before.digest == (blob.digest or digest_of(blob.chunks)):
         return blob
     return replace(blob, before=None)
 
@@ -264,6 +272,8 @@ def _shared(storage: Storage, path: str, blob: Blob) -> PublishedBlob | None:
 
 
 def _written(storage: Storage, path: str, blob: Blob) -> PublishedBlob:
+    if blob.chunks is None:
+        raise SharedBlobGoneError(f"{blob.file_name}: not to be found any more")
     content = Digested(blob.chunks)
     storage.write(path, content)
     if content.size != blob.size:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from resumable.state.staging.file_images import WINDOW_BYTES, FileImage, StagedImage, StreamedImage
 from resumable.state.staging.host_memory import Copy, HostTransfer, Transfer, changed, touch, transfer_for
+from resumable.state.staging.slab_images import SlabImage, Slabs, SlabStager, StreamedSlabs
 from resumable.state.tensors.facts import facts_of
 from resumable.state.tensors.file_plan import FilePlan
 
@@ -19,6 +20,8 @@ _SPARE_BYTES = 2**16  # headers grow by some digits during training, and buffers
 class Stager:
     """Keeps one host buffer per blob name and reuses it; in a steady state a save allocates nothing.
 
+    So it does for the slabs of each object, which are of no blob before they are written.
+
     `transfer` copies bytes to the host; by default it is chosen once, by the devices of the first tensors.
     """
 
@@ -28,12 +31,13 @@ class Stager:
         self._buffers: dict[str, Tensor] = {}
         self._staged: dict[str, StagedImage] = {}
         self._window: Tensor | None = None
+        self._slabs = SlabStager()
 
     @property
     def nbytes(self) -> int:
         """The number of bytes of host memory that are kept."""
         window = self._window.numel() if self._window is not None else 0
-        return window + sum(buffer.numel() for buffer in self._buffers.values())
+        return window + self._slabs.nbytes + sum(buffer.numel() for buffer in self._buffers.values())
 
     def plan(self, name: str, tensors: Mapping[str, Tensor]) -> FilePlan:
         """Return the plan of the image of these tensors; the same object as before if nothing changed."""
@@ -87,6 +91,11 @@ class Stager:
         self._staged.update(images)
         return dict(images)
 
+    def stage_slabs(self, objects: Mapping[str, Slabs], *, threads: int) -> dict[str, SlabImage]:
+        """Copy the slabs of each object into its image, where they differ, and block until all bytes are there."""
+        assert self._transfer is not None, "begin() comes first"
+        return self._slabs.stage(objects, self._transfer, threads=threads)
+
     def hold(self) -> None:
         """Make training wait for enqueued copies; afterwards it may change the copied tensors."""
         if self._transfer is not None:
@@ -95,6 +104,7 @@ class Stager:
     def forget(self) -> None:
         """Discard the staged images, which were not published: the next image of each name is copied completely."""
         self._staged.clear()
+        self._slabs.forget()
 
     def stream(self, blobs: Mapping[str, Mapping[str, Tensor]], *, max_bytes: int) -> dict[str, FileImage]:
         """Return images that are produced while they are read, through one window of at most `max_bytes`."""
@@ -104,13 +114,24 @@ class Stager:
             self._window = HostTransfer().allocate(min(max_bytes, WINDOW_BYTES) // _PAGE_BYTES * _PAGE_BYTES)
         return {name: StreamedImage(self.plan(name, tensors), tensors, self._window) for name, tensors in blobs.items()}
 
-    def prepare(self, blobs: Mapping[str, Mapping[str, Tensor]]) -> Callable[[], None]:
-        """Allocate the buffers of `stage`; return a function that touches their pages, for any thread."""
+    def stream_slabs(self, objects: Mapping[str, Slabs]) -> dict[str, SlabImage]:
+        """Return images of slabs that are read out of the live tensors, through the window of `stream`."""
+        assert self._window is not None, "stream() comes first"
+        self._slabs.clear()
+        return {name: StreamedSlabs(slabs, self._window) for name, slabs in objects.items()}
+
+    def prepare(self, blobs: Mapping[str, Mapping[str, Tensor]], objects: Mapping[str, Slabs]) -> Callable[[], None]:
+        """Allocate the buffers of `stage` and `stage_slabs`; return a function that touches their pages.
+
+        Any thread may call it.
+        """
         self.begin(blobs)
+        assert self._transfer is not None
         before = set(map(id, self._buffers.values()))
         for name, tensors in blobs.items():
             self._buffer(name, self.plan(name, tensors).layout.size)
         fresh = [buffer for buffer in self._buffers.values() if id(buffer) not in before]
+        fresh += self._slabs.prepare(objects, self._transfer)
 
         def touch_all() -> None:
             for buffer in fresh:

@@ -31,10 +31,10 @@ TAG_BYTES: Mapping[str, int] = {
 }
 MAX_HEADER_BYTES = 64 * 2**20
 MAX_HEADER_ITEMS = 3_000_000
+LINE_BYTES = 64
 
 _METADATA = "__metadata__"
 _ENTRY = {"dtype", "shape", "data_offsets"}
-_LINE_BYTES = 64
 _PREFIX = struct.Struct("<Q")
 
 
@@ -59,13 +59,18 @@ class Layout:
 
     The format allows no gaps. Tensors that fill whole cache lines come first, so that each begins at a line: the kernel
     copies aligned bytes 1.5 times as fast. Of the rest the widest dtypes come first, so that each tensor is aligned to
-    its item size. Equal ones keep their order. `metadata` comes first in the header, in its order.
+    its item size. Equal ones keep their order. `metadata` comes first in the header, in its order. `align` is the unit
+    instead of a cache line, where storages write such units directly.
     """
 
     def __init__(
-        self, entries: Iterable[tuple[str, str, tuple[int, ...], int]], *, metadata: Mapping[str, str] | None = None
+        self,
+        entries: Iterable[tuple[str, str, tuple[int, ...], int]],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        align: int = LINE_BYTES,
     ) -> None:
-        ordered = sorted(entries, key=lambda entry: (entry[3] % _LINE_BYTES != 0, -_item_bytes(entry[1])))
+        ordered = sorted(entries, key=lambda entry: (entry[3] % align != 0, -_item_bytes(entry[1])))
         table: dict[str, dict[str, object]] = {_METADATA: {**(metadata or {}), "format": "pt"}}
         offset = 0
         for key, tag, shape, nbytes in ordered:
@@ -75,7 +80,7 @@ class Layout:
                 raise ValueError(f"tensor {key!r}: {nbytes} bytes do not hold {tag}{list(shape)}")
             table[key] = {"dtype": tag, "shape": list(shape), "data_offsets": [offset, offset + nbytes]}
             offset += nbytes
-        self.header = _header(table)
+        self.header = _header(table, align)
         base = len(self.header)
         del table[_METADATA]
         self.slices = {key: _slice(key, entry, base=base) for key, entry in table.items()}
@@ -90,7 +95,7 @@ def header_of(slices: Mapping[str, Slice]) -> bytes:
     for key, place in in_file:
         offsets = [place.start - base, place.end - base]
         table[key] = {"dtype": place.dtype_tag, "shape": list(place.shape), "data_offsets": offsets}
-    return _header(table)
+    return _header(table, LINE_BYTES)
 
 
 def parse_header(data: bytes | bytearray | memoryview) -> dict[str, Slice]:
@@ -122,9 +127,9 @@ def parse_head(data: bytes | bytearray | memoryview, *, size: int) -> Head:
     return Head(slices, metadata)
 
 
-def _header(table: Mapping[str, object]) -> bytes:
+def _header(table: Mapping[str, object], align: int) -> bytes:
     text = strict_json.dumps(table, max_bytes=MAX_HEADER_BYTES, max_items=MAX_HEADER_ITEMS)
-    padding = -(_PREFIX.size + len(text)) % _LINE_BYTES
+    padding = -(_PREFIX.size + len(text)) % align
     return _PREFIX.pack(len(text) + padding) + text + b" " * padding
 
 
