@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from resumable.checkpointing.open_run import GENERATOR_RULE, PREPARED_LOADERS, OpenedRun
 from resumable.checkpointing.prune import PrunePlan, make_room, plan_of_nothing, prune
+from resumable.checkpointing.reference_chain import MAX_CHAIN, chain_length, names_others
 from resumable.checkpointing.slabs import NOTHING_STORED, SlabPlan, StoredSlabs, plan, stored_slabs
 from resumable.checkpointing.snapshot import Snapshot, broken, is_frozen
 from resumable.config.config import Config
@@ -55,6 +56,7 @@ class Commits:
         self._rule = config.keep.rule()
         self._sharing = Sharing({} if opened.resumed is None else opened.resumed.published_blobs())
         self._slabs = {} if opened.resumed is None else _resumed_slabs(opened.resumed)
+        self._chain = 0 if opened.resumed is None else chain_length(opened.resumed.manifest, catalog.manifest)
         self._digesting = Background()
         self._pruned: PrunePlan | None = None  # the last one, unless it failed
         self._best: tuple[float, ...] | None = None  # the values that count as best; None while unknown
@@ -63,6 +65,8 @@ class Commits:
 
     def dedup_candidates(self, file_names: Iterable[str]) -> DedupCandidates:
         """Return the candidates for sharing among these files."""
+        if self._chain == MAX_CHAIN:
+            return dict.fromkeys(file_names)
         return {name: self._sharing.before(name, frozen=is_frozen(name)) for name in file_names}
 
     def commit(
@@ -130,11 +134,13 @@ class Commits:
             raise
         self._sharing.published(published)
         self._slabs = {owner: planned.stored(published) for owner, planned in plans.items()}
+        self._chain = self._chain + 1 if names_others(manifest) else 0
         return manifest
 
     def _plan(self, owner: str, image: SlabImage, checkpoint: CheckpointName) -> SlabPlan:
         name = slab_name(owner, step=checkpoint.step, epoch=checkpoint.epoch)
-        return plan(self._slabs.get(owner, NOTHING_STORED), image.digests, name=name)
+        before = self._slabs.get(owner, NOTHING_STORED) if self._chain < MAX_CHAIN else NOTHING_STORED
+        return plan(before, image.digests, name=name, in_turn=self._chain == 0)
 
     @property
     def has_best(self) -> bool:

@@ -54,14 +54,14 @@ class SlabPlan:
         return StoredSlabs(self.slabs, {name: published[name] for name in (self.name, *self.shared)})
 
 
-def plan(before: StoredSlabs, digests: Mapping[Slab, str], *, name: str) -> SlabPlan:
+def plan(before: StoredSlabs, digests: Mapping[Slab, str], *, name: str, in_turn: bool) -> SlabPlan:
     """Plan a save of slabs with these digests into the file `name`, after a checkpoint that stored them as `before`.
 
-    Written are the slabs that changed, the oldest ninth of all, and those of files that may not be named again. So no
-    bytes are named by more than ten checkpoints, and no save writes all slabs for that reason alone.
+    Written are the slabs that changed, and those of files that may not be named again: no bytes are named by more than
+    ten checkpoints. With `in_turn` the oldest ninth of all is written too, so that no save writes all for that reason.
     """
     fit = _files_to_share(before, digests, name)
-    due = _oldest(before, digests, math.ceil(len(digests) / (MAX_NAMED - 1)))
+    due = _oldest(before, digests, math.ceil(len(digests) / (MAX_NAMED - 1)) if in_turn else 0)
     kept = {
         slab: at
         for slab, at in before.slabs.items()
