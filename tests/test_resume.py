@@ -123,6 +123,15 @@ def test_kills_while_saves_are_put_off_change_no_bit(bench: NewBench) -> None:
     bench("base", saves_in_turn=False).crash_and_rerun(launches)
 
 
+def test_kills_of_a_loop_with_a_buffer_in_slabs_change_no_bit(bench: NewBench) -> None:
+    disturbed = bench("replay_buffer")
+    disturbed.crash_and_rerun([killed("save.blob:8"), killed("save.manifest:12")])
+    for checkpoint in disturbed.open("crashed").checkpoints():
+        checkpoint.verify()
+        slabs = [blob for name, blob in checkpoint.manifest.blobs.items() if name.startswith("buffer.slabs-")]
+        assert {blob.named > 1 for blob in slabs} == {True, False}
+
+
 def test_a_kill_of_a_compiled_model_changes_no_bit(bench: NewBench) -> None:
     bench("compiled_by_name").crash_and_rerun([killed("step:9+0.001")])
 

@@ -460,3 +460,22 @@ def _train_alone(loader: DataLoader[Any], path: Path) -> None:
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     states = {name: part.state_dict() for name, part in parts.items()}
     torch.save({**states, "epoch": 2, "step": 2 * len(loader)}, path)
+
+
+@scenario
+def replay_buffer(script: Script) -> None:
+    """A buffer of 65 MiB, of which each step overwrites a row and reads others: large enough for slabs."""
+    seed_all()
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    buffer = {"seen": numpy.zeros((16_640, 4096), numpy.uint8), "next": 0}
+    rows = buffer["seen"]
+    trainer = script.trainer(model=model, optimizer=optimizer, buffer=buffer)
+    for _ in trainer.steps(16):
+        rows[buffer["next"]] = numpy.random.randint(256, size=4096)
+        buffer["next"] = (buffer["next"] + 7001) % len(rows)
+        chosen = rows[numpy.random.randint(len(rows), size=64)]
+        x = torch.from_numpy(chosen[:, :4].astype(numpy.float32))
+        loss = model(x / 256).square().mean()
+        update(optimizer, loss)
+        script.saw(trainer, chosen, loss)
