@@ -10,7 +10,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resumable.checkpointing.slabs import NOTHING_STORED, SlabPlan, plan
+from resumable.checkpointing.slabs import MOST_ON_DISK, NOTHING_STORED, SlabPlan, StoredSlab, StoredSlabs, plan
 from resumable.run.tensor_records import most_bytes
 from resumable.state.tensors.boxes import Box
 from resumable.state.tensors.slabs import PAGE_BYTES, Slab
@@ -18,6 +18,8 @@ from resumable.store.dedup import PublishedBlob
 from resumable.store.digesting import FileDigest
 from resumable.store.layout import slab_name
 from resumable.store.manifest import MAX_NAMED, BlobRecord
+
+FOLDER = "checkpoints/step-000000000.e0000.a0001"
 
 Contents = dict[Slab, str]
 
@@ -62,6 +64,8 @@ class Saves:
         assert {stored.file for stored in found.slabs.values()} - {name} == found.shared.keys()
         self.named.update({name, *found.shared})
         assert max(self.named.values()) <= MAX_NAMED
+        size = found.layout.size + sum(blob.record.size for blob in found.shared.values())
+        assert size <= MOST_ON_DISK * sum(each.facts.nbytes for each in live) + len(found.layout.header)
         self.before = found.stored(self._published(found))
         self.live = live
         return found
@@ -71,8 +75,7 @@ class Saves:
         return {name: self._blob(name, size) for name, size in sizes.items()}
 
     def _blob(self, name: str, size: int) -> PublishedBlob:
-        path = f"checkpoints/step-000000000.e0000.a0001/{name}"
-        record = BlobRecord(path=path, rank=0, size=size, named=self.named[name], digest="0" * 32)
+        record = BlobRecord(path=f"{FOLDER}/{name}", rank=0, size=size, named=self.named[name], digest="0" * 32)
         return PublishedBlob(record, FileDigest(()))
 
 
@@ -109,14 +112,14 @@ def test_a_file_of_the_name_that_is_written_is_not_shared() -> None:
 
 
 def test_a_file_that_readers_find_too_large_for_what_is_left_is_not_shared() -> None:
-    saves = Saves()
-    found = saves.save(Change(frozenset(), 40))
-    [(name, blob)] = found.stored(saves._published(found)).files.items()
-    live = {slab(0): found.slabs[slab(0)].digest}
-    for size, written in ((most_bytes(512 * 3), ()), (most_bytes(512 * 3) + 1, (slab(0),))):
-        record = blob.record.model_copy(update={"size": size})
-        before = type(saves.before)(found.slabs, {name: PublishedBlob(record, blob.digest)})
-        assert plan(before, live, name=slab_name("buffer", step=9, epoch=0), in_turn=False).write == written
+    wide = Slab("wide", "complex128", Box((0, 0), (2**14, 2**10)))
+    most = most_bytes(wide.box.elements)
+    assert most < MOST_ON_DISK * wide.facts.nbytes
+    old, new = slab_name("buffer", step=8, epoch=0), slab_name("buffer", step=9, epoch=0)
+    for size, written in ((most, ()), (most + 1, (wide,))):
+        record = BlobRecord(path=f"{FOLDER}/{old}", rank=0, size=size, named=1, digest="0" * 32)
+        before = StoredSlabs({wide: StoredSlab("1" * 32, old, 4096)}, {old: PublishedBlob(record, FileDigest(()))})
+        assert plan(before, {wide: "1" * 32}, name=new, in_turn=False).write == written
 
 
 def test_slabs_of_whole_pages_begin_at_pages_and_others_follow() -> None:
