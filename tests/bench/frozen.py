@@ -34,17 +34,17 @@ def _frozen(setting: Setting) -> Measured:
 
 def _once(saver: Resumable) -> dict[str, float]:
     gc.collect()
-    before, started = _written_bytes(), clock()
+    before, started = written_bytes(), clock()
     saver.save()
     stall_seconds = clock() - started
     saver.wait()
     durable_seconds = clock() - started
-    written_bytes = _written_bytes() - before
+    written = written_bytes() - before
     saver.tidy()
-    return {"stall_seconds": stall_seconds, "durable_seconds": durable_seconds, "written_bytes": written_bytes}
+    return {"stall_seconds": stall_seconds, "durable_seconds": durable_seconds, "written_bytes": written}
 
 
-def _written_bytes() -> int:
+def written_bytes() -> int:
     """Handed to write calls by all threads of this process so far."""
     lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(lines["wchar"])

@@ -76,6 +76,14 @@ TARGETS = [
     Target("98 % frozen: bytes / a full save", "frozen", "written_bytes", "98 % frozen", 0.03, "a full save"),
     Target("98 % frozen: durable / a full save", "frozen", "durable_seconds", "98 % frozen", 0.15, "a full save"),
     Target(
+        "1,000 bytes of 1 GiB changed: bytes / a full save",
+        "buffer",
+        "written_bytes",
+        "1,000 bytes changed",
+        0.2,
+        "a full save",
+    ),
+    Target(
         "first save after a resume / later: stall",
         "first",
         "stall_seconds",

@@ -49,7 +49,8 @@ class CheckpointRow:
 def ls(run: RunUrl, json: Json = False, storage_options: StorageOptions = "{}") -> None:
     """List the checkpoints of a run, oldest first.
 
-    Rejected checkpoints follow, with the reason. Reads manifests and sizes, not contents: see `verify`.
+    Rejected checkpoints follow, with the reason. Reads manifests and sizes, not contents: see `verify`. A size counts
+    all files of a checkpoint, also those that it shares with others: of a large buffer up to three times its bytes.
 
     --json: {"run", "checkpoints": [{"name", "step", "epoch", "position", "metrics", "size_bytes", "created",
     "age_seconds", "attempt", "resumed_from", "reason", "flags"}], "rejected": [{"name", "reason"}]}; `flags` are some
