@@ -111,10 +111,9 @@ class Commits:
         name = CheckpointName(snapshot.position.step, snapshot.position.epoch, self._attempt.number)
         plans = {owner: self._plan(owner, image, name) for owner, image in slabs.items()}
         blobs = [_blob(name, image, candidates[name]) for name, image in images.items()]
-        blobs += [blob for owner, planned in plans.items() for blob in _slab_blobs(planned, slabs[owner])]
+        blobs += [blob for owner, image in slabs.items() for blob in _slab_blobs(plans[owner], image)]
         columns: dict[str, Mapping[str, object]] = {}
-        placed = {owner: planned.slabs for owner, planned in plans.items()}
-        self._digesting.submit(lambda: columns.update(snapshot.tensor_columns(images, placed)))
+        self._digesting.submit(lambda: columns.update(snapshot.tensor_columns(images, plans)))
         published: dict[str, PublishedBlob] = {}
 
         def states(written: Mapping[str, PublishedBlob]) -> Mapping[int, bytes]:
@@ -126,7 +125,7 @@ class Commits:
             confirm_copy()
             return self._manifest(snapshot, written, self._witnesses(snapshot, images))
 
-        lanes = 1 if _share_memory(images) or _share_memory(slabs) else None
+        lanes = _lanes([*images.values(), *slabs.values()])
         try:
             manifest = publish(self._storage, self._attempt, name, blobs, states, confirmed, lanes=lanes)
         except BaseException as failure:
@@ -262,8 +261,9 @@ def _blob(name: str, image: FileImage, before: PublishedBlob | None) -> Blob:
     return Blob(name, image.chunks, image.size, before=before, digest=digest)
 
 
-def _share_memory(images: Mapping[str, FileImage] | Mapping[str, SlabImage]) -> bool:
-    return any(image.shares_memory for image in images.values())
+def _lanes(images: Iterable[FileImage | SlabImage]) -> int | None:
+    """Return how many files may be written at once; None for as many as the storage likes."""
+    return 1 if any(image.shares_memory for image in images) else None
 
 
 def _slab_blobs(planned: SlabPlan, image: SlabImage) -> list[Blob]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from resumable.checkpointing.golden_input import GoldenInput
 from resumable.checkpointing.position import Position
-from resumable.checkpointing.slabs import StoredSlab
+from resumable.checkpointing.slabs import SlabPlan
 from resumable.checkpointing.tensor_columns import tensor_columns
 from resumable.errors import ResumableError, StateError
 from resumable.policy.suspicion import WitnessState
@@ -69,16 +69,16 @@ class Snapshot:
         return {name: captured.slabs for name, captured in self.objects.items() if captured.slabs}
 
     def tensor_columns(
-        self, images: Mapping[str, FileImage], slabs: Mapping[str, Mapping[Slab, StoredSlab]]
+        self, images: Mapping[str, FileImage], plans: Mapping[str, SlabPlan]
     ) -> dict[str, Mapping[str, object]]:
         """Return the records of all tensors, by object; digests those in `images` that are not digested yet.
 
         Args:
             images: The files of all tensors that are not in slabs.
-            slabs: Where each slab lies, by object.
+            plans: Where each slab lies, by object.
         """
         return {
-            name: tensor_columns(captured.encoded, captured.blobs, images, slabs.get(name, {}))
+            name: tensor_columns(captured.encoded, captured.blobs, images, plans[name].slabs if captured.slabs else {})
             for name, captured in self.objects.items()
             if captured.encoded.tensors
         }

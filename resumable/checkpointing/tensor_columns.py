@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -42,8 +42,6 @@ def tensor_columns(
     held = [facts[encoded.aliases.get(key, key)] for key in keys]
     pieces = [*_whole(blobs, images), *_in_slabs(slabs)]
     files = list(dict.fromkeys(piece.blob for piece in pieces))
-    key_index = {key: index for index, key in enumerate(keys)}
-    file_index = {name: index for index, name in enumerate(files)}
     return {
         "keys": keys,
         "dtypes": [fact.dtype for fact in held],
@@ -51,15 +49,21 @@ def tensor_columns(
         "strides": {key: fact.strides for key, fact in zip(keys, held, strict=True) if fact.strides is not None},
         "aliases": encoded.aliases,
         "blobs": files,
-        "pieces": {
-            "key": [key_index[piece.key] for piece in pieces],
-            "blob": [file_index[piece.blob] for piece in pieces],
-            "begin": [piece.begin for piece in pieces],
-            "offsets": [piece.box and piece.box.offsets for piece in pieces],
-            "shape": [piece.box and piece.box.shape for piece in pieces],
-            "own": [],
-            "digest": "".join(piece.digest for piece in pieces),
-        },
+        "pieces": _piece_columns(pieces, keys, files),
+    }
+
+
+def _piece_columns(pieces: Sequence[_Placed], keys: Iterable[str], files: Iterable[str]) -> dict[str, object]:
+    key_index = {key: index for index, key in enumerate(keys)}
+    file_index = {name: index for index, name in enumerate(files)}
+    return {
+        "key": [key_index[piece.key] for piece in pieces],
+        "blob": [file_index[piece.blob] for piece in pieces],
+        "begin": [piece.begin for piece in pieces],
+        "offsets": [piece.box and piece.box.offsets for piece in pieces],
+        "shape": [piece.box and piece.box.shape for piece in pieces],
+        "own": [],
+        "digest": "".join(piece.digest for piece in pieces),
     }
 
 

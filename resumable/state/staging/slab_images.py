@@ -110,6 +110,8 @@ class SlabStager:
         names. `transfer` has begun.
         """
         self._keep_only(objects)
+        if not objects:
+            return {}  # without a wait for the device
         images: dict[str, StagedSlabs] = {}
         copies: list[Copy] = []
         for name, slabs in objects.items():
