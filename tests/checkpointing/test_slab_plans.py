@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resumable.checkpointing.slabs import MOST_ON_DISK, NOTHING_STORED, SlabPlan, StoredSlab, StoredSlabs, plan
-from resumable.run.tensor_records import most_bytes
+from resumable.run.rank_records import most_bytes
 from resumable.state.tensors.boxes import Box
 from resumable.state.tensors.slabs import PAGE_BYTES, Slab
 from resumable.store.dedup import PublishedBlob

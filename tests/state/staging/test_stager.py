@@ -117,7 +117,7 @@ def test_host_memory_begins_with_a_page_and_is_left_out_of_forked_children() -> 
 
 def test_memory_that_was_made_ready_is_what_the_first_save_uses() -> None:
     stager, live = Stager(), {"a": torch.ones(3_000_000), "b": torch.ones(7)}
-    stager.prepare({"object": live})()
+    stager.prepare({"object": live}, {})()
     kept = stager.nbytes
     assert kept >= 12_000_028
     image = stage(live, stager)
