@@ -10,6 +10,8 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from resumable import Checkpoint, Run
@@ -58,9 +60,9 @@ class Loop:
         self.rows = rows
         torch.manual_seed(1)
         self.buffer: dict[str, Any] = {"rows": numpy.zeros((ROWS, ROW_BYTES), numpy.uint8), "small": torch.zeros(2000)}
-        settings = {"run": place, "every": {"steps": 1}, "keep": KEEP_ALL, "fencing": "off"} | config
+        values = {"run": place, "every": {"steps": 1}, "keep": KEEP_ALL, "fencing": "off"} | config
         objects = {"model": nn.Linear(3, 3), "buffer": self.buffer}
-        self.checkpointer = Checkpointer(Config.load(settings), objects, slab_sizes=SIZES)
+        self.checkpointer = Checkpointer(Config.load(values), objects, slab_sizes=SIZES)
         self.step = 0
         if self.checkpointer.resumed:
             self.checkpointer.restore()
@@ -229,6 +231,29 @@ def test_a_buffer_that_shrinks_shares_no_file_that_readers_find_too_large(tmp_pa
                 loop.buffer["rows"] = loop.buffer["rows"][:600].copy()
             expected[step] = loop.buffer["rows"].tobytes()
     assert_whole(str(tmp_path), expected)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["rows", "rows", "append", "launch"]), st.integers(0, 2**32)), max_size=12))
+@settings(max_examples=6)
+def test_any_sequence_of_changes_and_launches(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, int]]
+) -> None:
+    place = str(tmp_path_factory.mktemp("any"))
+    expected = run(place, 0)
+    loop = Loop(place)
+    for what, seed in changes:
+        random = numpy.random.default_rng(seed)
+        if what == "launch":
+            loop.checkpointer.close()
+            loop = Loop(place)
+        if what == "append":
+            loop.buffer["rows"] = numpy.concatenate(
+                [loop.buffer["rows"], random.integers(256, size=(7, ROW_BYTES), dtype=numpy.uint8)]
+            )
+        loop.buffer["rows"][random.integers(len(loop.buffer["rows"]), size=random.integers(200))] += 1
+        expected |= {step: loop.buffer["rows"].tobytes() for step in loop.steps(loop.step)}
+    loop.checkpointer.close()
+    assert_whole(place, expected)
 
 
 @pytest.mark.parametrize("kind", ["module", "optimizer", "column-major", "small", "one row", "long name"])
