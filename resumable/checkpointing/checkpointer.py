@@ -19,6 +19,7 @@ from resumable.config.config import Config
 from resumable.errors import NoCheckpointError, StateError
 from resumable.policy.suspicion import WitnessState
 from resumable.run.checkpoint import GRADIENTS, LATE, Checkpoint
+from resumable.state.codec.encoding_plan import Encodings
 from resumable.state.objects.choose_adapter import Adapter, adapt
 from resumable.state.objects.gradients import Gradients
 from resumable.state.objects.modules import ModuleAdapter
@@ -28,6 +29,7 @@ from resumable.store.catalog import Catalog
 from resumable.store.storage.open import open_storage
 from resumable.utils import failpoints
 from resumable.utils.events import warn
+from resumable.utils.memory import collector_paused
 
 
 class Checkpointer:
@@ -68,6 +70,7 @@ class Checkpointer:
         self._hyperparameters = Hyperparameters(self.resumed.manifest if self.resumed else None)
         self._prepared = False
         self._slab_sizes = slab_sizes
+        self._encodings = Encodings()
 
     # -- the objects --------------------------------------------------------------------------------------------------
 
@@ -80,6 +83,7 @@ class Checkpointer:
         """Save these objects from now on, and record those named in `late` as created while training."""
         self._adapters = adapt(objects)
         self._late = late
+        self._encodings = Encodings()
         self.gradients.follow(self._adapters)
 
     def set_golden_input(self, batch: object, *, model: str | None = None) -> None:
@@ -113,7 +117,8 @@ class Checkpointer:
         if self._prepared or not self._pipeline.may_prepare or not self.gradients.settled:
             return
         self._prepared = True
-        with suppress(StateError, OSError, MemoryError):  # best effort: the next real save reports such a failure
+        # Best effort: the next real save reports such a failure.
+        with collector_paused(), suppress(StateError, OSError, MemoryError):
             captured = self._snapshot(Position(), reason="", golden=None, metrics={})
             blobs = captured.blobs
             if self.config.gradients == "auto":  # most saves find them used, and do not store them
@@ -133,10 +138,14 @@ class Checkpointer:
         self._pipeline.drain()
         failpoints.reach("save.capture", position.step)
         started = time.monotonic()
-        captured = self._snapshot(position, reason=reason, golden=self._golden, metrics=metrics or {})
-        if self._pipeline.is_first:
-            _warn_of_empty(captured)
-        self._pipeline.submit(captured, started=started, late=late)
+
+        def capture() -> Snapshot:
+            captured = self._snapshot(position, reason=reason, golden=self._golden, metrics=metrics or {})
+            if self._pipeline.is_first:
+                _warn_of_empty(captured)
+            return captured
+
+        self._pipeline.submit(capture, started=started, late=late)
 
     def _snapshot(
         self, position: Position, *, reason: str, golden: GoldenInput | None, metrics: Mapping[str, WitnessState]
@@ -145,6 +154,7 @@ class Checkpointer:
             self._adapters,
             self.gradients,
             position,
+            self._encodings,
             reason=reason,
             everything=self.config.gradients == "always",
             golden=golden,

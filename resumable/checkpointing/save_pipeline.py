@@ -26,6 +26,7 @@ from resumable.state.staging.overlapped_copy import OptimizerGate, OverlappedCop
 from resumable.state.staging.slab_images import SlabImage, Slabs, size_in_memory
 from resumable.state.staging.stager import Stager
 from resumable.utils.events import duration, emit, size, warn
+from resumable.utils.memory import collector_paused
 from resumable.utils.threads import Background
 from resumable.utils.transitions import next_state
 
@@ -126,20 +127,18 @@ class SavePipeline:
 
     # -- a save begins ------------------------------------------------------------------------------------------------
 
-    def submit(self, snapshot: Snapshot, *, started: float, late: bool) -> None:
-        """Bring the snapshot into files and commit it beside training; `drain` must have been called before.
+    def submit(self, capture: Callable[[], Snapshot], *, started: float, late: bool) -> None:
+        """Bring a snapshot into files and commit it beside training; `drain` must have been called before.
 
         With `late`, and where the config allows it, the snapshot is copied late. Raises `StateError` for a state that
         cannot be stored.
         """
-        save = _PendingSave(snapshot, self._commits.dedup_candidates(snapshot.blobs), started)
-        late = late and self._state is not SaveState.TORN and self._torn_in_a_row < MAX_TORN_COPIES
-        if self._exceeds_memory(snapshot.blobs, snapshot.slabs):
-            event = self._stream(save)
-        elif late and self._gate is not None:
-            event = self._copy_late(save, self._gate)
-        else:
-            event = self._stage(save)
+        with collector_paused():
+            snapshot = capture()
+            save = _PendingSave(snapshot, self._commits.dedup_candidates(snapshot.blobs), started)
+            event = self._begin(save, late=late)
+        if event is SaveEvent.STREAM:
+            self._background.wait()
         self._move(event)
         self._reason = snapshot.reason
         self._saves += 1
@@ -149,6 +148,14 @@ class SavePipeline:
             saved_at_seconds=now,
             stalled_seconds=self._status.stalled_seconds + now - started,
         )
+
+    def _begin(self, save: _PendingSave, *, late: bool) -> SaveEvent:
+        late = late and self._state is not SaveState.TORN and self._torn_in_a_row < MAX_TORN_COPIES
+        if self._exceeds_memory(save.snapshot.blobs, save.snapshot.slabs):
+            return self._stream(save)
+        if late and self._gate is not None:
+            return self._copy_late(save, self._gate)
+        return self._stage(save)
 
     def _exceeds_memory(self, blobs: Blobs, slabs: Mapping[str, Slabs]) -> bool:
         """Return whether the images of these blobs and slabs are larger than the memory that staging may use."""
@@ -162,7 +169,6 @@ class SavePipeline:
         images = self._stager.stream(save.snapshot.blobs, max_bytes=self._config.staging.max_bytes)
         slabs = self._stager.stream_slabs(save.snapshot.slabs)
         self._background.submit(lambda: self._write(save, images, slabs, stalled=partial(_seconds_since, save.started)))
-        self._background.wait()
         return SaveEvent.STREAM
 
     def _stage(self, save: _PendingSave) -> SaveEvent:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor
 
@@ -16,10 +17,12 @@ from resumable.errors import ResumableError, StateError
 from resumable.policy.suspicion import WitnessState
 from resumable.run.checkpoint import GOLDEN, GRADIENTS
 from resumable.state.codec import Encoded, encode
+from resumable.state.codec.encoding_plan import Encodings
 from resumable.state.objects import global_rng
 from resumable.state.objects.choose_adapter import Adapter, empty_state_warning
 from resumable.state.objects.gradients import Gradients
 from resumable.state.staging.file_images import FileImage
+from resumable.state.tensors.described import DescribedTensors
 from resumable.state.tensors.facts import copy_of
 from resumable.state.tensors.slabs import Slab, SlabSizes, slabs_of
 from resumable.store.layout import MAX_SLAB_OWNER_BYTES
@@ -31,7 +34,7 @@ from resumable.utils.environment import environment
 class Captured:
     """One object's state: a document of its plain values, and its live tensors by blob.
 
-    Tensors in `slabs` are in no blob: each save decides which slabs it writes. `optimizer_written` holds the keys of
+    Tensors in `slabs` are in no blob: each save decides which slabs it writes. `optimizer_written` returns the keys of
     tensors that only optimizers write. `emptiness` is the warning for a state that holds nothing.
     """
 
@@ -39,7 +42,7 @@ class Captured:
     type: str
     encoded: Encoded
     blobs: Mapping[str, Mapping[str, Tensor]]
-    optimizer_written: frozenset[str]
+    optimizer_written: Callable[[], frozenset[str]]
     emptiness: str | None = None
     slabs: Mapping[Slab, Tensor] = field(default_factory=dict)
 
@@ -98,6 +101,7 @@ def snapshot(
     adapters: Mapping[str, Adapter],
     gradients: Gradients,
     position: Position,
+    encodings: Encodings,
     *,
     reason: str,
     everything: bool,
@@ -108,14 +112,15 @@ def snapshot(
 ) -> Snapshot:
     """Capture all objects, the RNG streams, and the gradients that no optimizer has used (with `everything`, all).
 
-    A golden input is run through its module. `facts` are stored beside those of the environment; `metrics` are the
-    states of the metrics as witnesses; `slab_sizes` say which tensors are cut into slabs. Raises `StateError` with the
-    path of a value that cannot be stored.
+    `encodings` are those of the earlier snapshots. A golden input is run through its module. `facts` are stored beside
+    those of the environment; `metrics` are the states of the metrics as witnesses; `slab_sizes` say which tensors are
+    cut into slabs. Raises `StateError` with the path of a value that cannot be stored.
     """
     # First, so that a side effect of the module's code that cannot be undone is captured, too.
-    golden_tree = {} if golden is None else {GOLDEN: _captured_tree(GOLDEN, golden.capture())}
-    objects = {name: _captured(adapter, slab_sizes) for name, adapter in adapters.items()}
-    objects |= {GRADIENTS: _captured_tree(GRADIENTS, gradients.capture(everything=everything)), **golden_tree}
+    golden_tree = {} if golden is None else {GOLDEN: _captured_tree(GOLDEN, golden.capture(), encodings)}
+    objects = {name: _captured(adapter, encodings, slab_sizes) for name, adapter in adapters.items()}
+    gradient_tree = gradients.capture(everything=everything)
+    objects |= {GRADIENTS: _captured_tree(GRADIENTS, gradient_tree, encodings), **golden_tree}
     values = {
         "objects": {name: captured.encoded.document for name, captured in objects.items()},
         "rng": encode(global_rng.capture_streams(), key_of=None, where="rng").document,
@@ -129,10 +134,12 @@ def split_for_late_copy(snapshot: Snapshot) -> tuple[dict[str, dict[str, Tensor]
     blobs: dict[str, dict[str, Tensor]] = {}
     live: dict[str, Tensor] = {}
     for owner, captured in snapshot.objects.items():
+        written = captured.optimizer_written()
         for file_name, tensors in captured.blobs.items():
-            late = {key for key in tensors if key in captured.optimizer_written and not tensors[key].is_inference()}
-            blobs[file_name] = {key: value if key in late else copy_of(value) for key, value in tensors.items()}
-            live |= {f"{owner}.{key}": tensors[key] for key in late}
+            # Detached: assigning to `.data` of a live tensor leaves these with the memory of now.
+            late = {key: tensors[key].detach() for key in tensors if key in written and not tensors[key].is_inference()}
+            blobs[file_name] = {key: late[key] if key in late else copy_of(value) for key, value in tensors.items()}
+            live |= {f"{owner}.{key}": tensor for key, tensor in late.items()}
     return blobs, live
 
 
@@ -166,15 +173,15 @@ def is_frozen(file_name: str) -> bool:
     return ".frozen." in file_name
 
 
-def _captured(adapter: Adapter, slab_sizes: SlabSizes) -> Captured:
+def _captured(adapter: Adapter, encodings: Encodings, slab_sizes: SlabSizes) -> Captured:
     tree = adapter.capture()
-    encoded = encode(tree, key_of=adapter.key_of, where=adapter.name, advice=adapter.advice)
+    encoded = encodings.encode(tree, key_of=adapter.key_of, where=adapter.name, advice=adapter.advice)
     slabs = _slabs(adapter, encoded, slab_sizes)
     in_slabs = {slab.key for slab in slabs}
-    whole = {key: tensor for key, tensor in encoded.tensors.items() if key not in in_slabs}
-    blobs = _blobs(adapter.name, whole, adapter.frozen())
-    warning, written = empty_state_warning(adapter, tree), adapter.optimizer_written(encoded.tensors)
-    return Captured(adapter.kind, adapter.type, encoded, blobs, written, warning, slabs)
+    whole = encoded.tensors.part(frozenset(encoded.tensors.keys() - in_slabs)) if in_slabs else encoded.tensors
+    blobs = _blobs(adapter.name, whole, adapter.frozen(tree))
+    written = partial(adapter.optimizer_written, encoded.tensors)
+    return Captured(adapter.kind, adapter.type, encoded, blobs, written, empty_state_warning(adapter, tree), slabs)
 
 
 def _slabs(adapter: Adapter, encoded: Encoded, sizes: SlabSizes) -> dict[Slab, Tensor]:
@@ -185,14 +192,14 @@ def _slabs(adapter: Adapter, encoded: Encoded, sizes: SlabSizes) -> dict[Slab, T
     return {slab: slab.of(tensor) for key, tensor in tensors for slab in slabs_of(key, tensor, sizes)}
 
 
-def _captured_tree(name: str, tree: object) -> Captured:
+def _captured_tree(name: str, tree: object, encodings: Encodings) -> Captured:
     """Capture a tree that is stored with the user's objects."""
-    encoded = encode(tree, key_of=".".join, where=name)
-    return Captured(name, name, encoded, _blobs(name, encoded.tensors, frozenset()), frozenset())
+    encoded = encodings.encode(tree, key_of=".".join, where=name)
+    return Captured(name, name, encoded, _blobs(name, encoded.tensors, frozenset()), frozenset)
 
 
-def _blobs(name: str, tensors: Mapping[str, Tensor], frozen: frozenset[str]) -> dict[str, dict[str, Tensor]]:
-    trained = {key: tensor for key, tensor in tensors.items() if key not in frozen}
-    untrained = {key: tensor for key, tensor in tensors.items() if key in frozen}
-    named = {blob_name(name): trained, blob_name(f"{name}.frozen"): untrained}
-    return {file_name: tensors for file_name, tensors in named.items() if tensors}
+def _blobs(name: str, tensors: DescribedTensors, frozen: frozenset[str]) -> dict[str, Mapping[str, Tensor]]:
+    untrained = frozenset(key for key in tensors if key in frozen) if frozen else frozen
+    trained = tensors.part(frozenset(tensors.keys() - untrained)) if untrained else tensors
+    named = {blob_name(name): trained, blob_name(f"{name}.frozen"): tensors.part(untrained)}
+    return {file_name: part for file_name, part in named.items() if part}

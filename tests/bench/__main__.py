@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tests.bench import buffers, costs, firsts, frozen, memory, others, saving
+from tests.bench import buffers, costs, firsts, frozen, many, memory, others, saving
 from tests.bench.figures import Figure, Setting, taken
 from tests.bench.machine import facts
 from tests.bench.report import save_json, show_figure, show_targets, verdicts
@@ -27,6 +27,7 @@ FIGURES: Sequence[Figure] = [
     *memory.FIGURES,
     *frozen.FIGURES,
     *buffers.FIGURES,
+    *many.FIGURES,
     *firsts.FIGURES,
     *others.FIGURES,
 ]

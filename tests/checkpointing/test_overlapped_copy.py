@@ -21,7 +21,8 @@ from resumable import Run, Trainer
 from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
 from resumable.config.config import Config
-from resumable.state.staging.host_memory import Copy, HostTransfer
+from resumable.state.staging.copies import Copies
+from resumable.state.staging.host_memory import HostTransfer
 from resumable.state.staging.stager import Stager
 from resumable.state.tensors.facts import tensor_digest
 from tests.lab.client import Bench, killed, shared_lab
@@ -36,10 +37,10 @@ class Held(HostTransfer):
         self.go = threading.Event()
         self.holds = 0
 
-    def copy(self, copies: Sequence[Copy], *, threads: int) -> None:
+    def copy(self, batches: Sequence[Copies], *, threads: int) -> None:
         assert self.go.wait(60)
         time.sleep(HEAD_START_SECONDS)
-        super().copy(copies, threads=threads)
+        super().copy(batches, threads=threads)
 
     def hold(self) -> None:
         self.holds += 1
@@ -50,11 +51,11 @@ class Device(Held):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[Copy] = []
+        self.asked: list[Copies] = []
         self.made = threading.Event()
 
-    def copy(self, copies: Sequence[Copy], *, threads: int) -> None:
-        self.asked = list(copies)
+    def copy(self, batches: Sequence[Copies], *, threads: int) -> None:
+        self.asked = list(batches)
 
     def hold(self) -> None:
         # The device makes the copies before anything that training asks it for from here on.

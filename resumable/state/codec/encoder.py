@@ -23,6 +23,7 @@ from resumable.errors import StateError
 from resumable.state.codec.advice import advice
 from resumable.state.codec.limits import are_crowded, is_text
 from resumable.state.codec.tree import Array, Document, Path
+from resumable.state.tensors.described import DescribedTensors, Description
 from resumable.state.tensors.facts import bytes_of, facts_of, refusal, same_place
 
 # Strict JSON allows 64 levels; the rest is for the file that contains the document.
@@ -40,7 +41,7 @@ class Encoded:
     """A JSON document, the tensors that it refers to by key, and the stored key of each alias."""
 
     document: Document
-    tensors: dict[str, Tensor]
+    tensors: DescribedTensors
     aliases: dict[str, str]
 
 
@@ -60,7 +61,16 @@ def encode(tree: object, *, key_of: Callable[[Path], str] | None, where: str, ad
         StateError: A value cannot be restored exactly; the error names the path of the first one.
     """
     encoder = _Encoder(key_of, where, advice)
-    return Encoded(encoder.node(tree, (), 1), encoder.tensors, encoder.aliases)
+    document = encoder.node(tree, (), 1)
+    return Encoded(document, DescribedTensors(encoder.tensors, Description.of(encoder.tensors)), encoder.aliases)
+
+
+def number_document(value: float) -> Document:
+    """Return the document of an int, a bool or a float."""
+    if type(value) is float:
+        return value if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
+    # Other JSON readers keep 64 bits, and Python parses at most 4300 decimal digits.
+    return value if -(2**63) <= value < 2**64 else {"$int": hex(int(value))}
 
 
 class _Encoder:
@@ -91,15 +101,11 @@ class _Encoder:
 
     # Scalars
 
-    def integer(self, value: int, path: Path, depth: int) -> Document:
-        # Other JSON readers keep 64 bits, and Python parses at most 4300 decimal digits.
-        return value if -(2**63) <= value < 2**64 else {"$int": hex(value)}
-
-    def real(self, value: float, path: Path, depth: int) -> Document:
-        return value if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
+    def number(self, value: float, path: Path, depth: int) -> Document:
+        return number_document(value)
 
     def imaginary(self, value: complex, path: Path, depth: int) -> Document:
-        return {"$complex": [self.real(value.real, path, depth), self.real(value.imag, path, depth)]}
+        return {"$complex": [number_document(value.real), number_document(value.imag)]}
 
     def text(self, value: str, path: Path, depth: int) -> Document:
         self._count_text(len(value), path)
@@ -294,8 +300,8 @@ def _as_tensor(value: Array) -> Tensor:
 
 _Writer = Callable[[_Encoder, Any, Path, int], Document]
 _WRITERS: dict[type, _Writer] = {
-    int: _Encoder.integer,
-    float: _Encoder.real,
+    int: _Encoder.number,
+    float: _Encoder.number,
     complex: _Encoder.imaginary,
     str: _Encoder.text,
     bytes: _Encoder.octets,

@@ -39,8 +39,11 @@ class Adapter(Protocol):
     def key_of(self, path: tuple[str, ...]) -> str:
         """Return the key in the object's file of the tensor at `path`."""
 
-    def frozen(self) -> frozenset[str]:
-        """Return the keys of tensors with `requires_grad=False`; a hint only, their digests are compared first."""
+    def frozen(self, tree: Tree) -> frozenset[str]:
+        """Return the keys of tensors in a captured tree with `requires_grad=False`.
+
+        A hint only: their digests are compared first.
+        """
 
     def optimizer_written(self, keys: Iterable[str]) -> frozenset[str]:
         """Return those of the tensor keys to which only optimizers write."""
@@ -81,7 +84,7 @@ class BaseAdapter:
     def key_of(self, path: tuple[str, ...]) -> str:
         return ".".join(path)
 
-    def frozen(self) -> frozenset[str]:
+    def frozen(self, tree: Tree) -> frozenset[str]:
         return frozenset()
 
     def optimizer_written(self, keys: Iterable[str]) -> frozenset[str]:

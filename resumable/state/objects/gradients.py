@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from resumable.state.codec import Tree
 from resumable.state.objects.adapter import Adapter, mismatch, mismatch_on_error
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.tensors.facts import copy_of
+from resumable.state.tensors.parameters import holds_gradient, named_parameters
 from resumable.utils.messages import listed
 
 
@@ -49,7 +51,7 @@ class Gradients:
 
     def clean(self) -> bool:
         """Return whether every gradient is used; reads values, and so waits for the device, only if necessary."""
-        return not any(self._waits(parameter) for _, parameter in self._parameters())
+        return not any(self._waits(parameter) for parameter in self._holding().values())
 
     def close(self) -> None:
         """Remove the hooks; safe to call twice."""
@@ -63,7 +65,7 @@ class Gradients:
         A used gradient is only recorded as present. It is restored as zeros, which makes no difference to a loop that
         zeroes before it accumulates.
         """
-        holding = {name: parameter for name, parameter in self._parameters() if parameter.grad is not None}
+        holding = self._holding()
         grads: dict[str, Tree] = {}
         for name, parameter in holding.items():
             assert parameter.grad is not None
@@ -109,10 +111,19 @@ class Gradients:
             return False
         return bool((grad._values() if grad.is_sparse else grad).any())
 
+    def _holding(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that have a gradient, by name."""
+        groups = [group["params"] for optimizer in self._optimizers.values() for group in optimizer.param_groups]
+        if not any(holds_gradient(adapter.target) for adapter in self._modules) and not any(
+            parameter.grad is not None for parameter in chain.from_iterable(groups)
+        ):
+            return {}  # after `zero_grad()`, so at most boundaries
+        return {name: parameter for name, parameter in self._parameters() if parameter.grad is not None}
+
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         seen: set[int] = set()
         for adapter in self._modules:
-            for name, parameter in adapter.target.named_parameters():
+            for name, parameter in named_parameters(adapter.target):
                 if id(parameter) not in seen:
                     seen.add(id(parameter))
                     yield f"{adapter.name}.{name}", parameter

@@ -13,6 +13,7 @@ from resumable.state.codec.tree import Document, Tree
 from resumable.state.objects.adapter import BaseAdapter, listed
 from resumable.state.objects.tree_copies import Own, fresh
 from resumable.state.tensors.facts import Recorded, copy_bits, copy_of, empty, facts_of, same_place
+from resumable.state.tensors.parameters import named_parameters
 
 HIDDEN = "non_persistent_buffers."
 EXTRA = "_extra_state"  # ends the key of the value of get_extra_state() in a state_dict
@@ -37,22 +38,23 @@ class ModuleAdapter(BaseAdapter):
             "state": state,
             "metadata": getattr(state, "_metadata", None),
             "buffers": {name: buffer for name, _, _, buffer in _unsaved_buffers(self.target)},
-            "requires_grad": {name: parameter.requires_grad for name, parameter in self.target.named_parameters()},
+            "requires_grad": {name: parameter.requires_grad for name, parameter in named_parameters(self.target)},
             "training": {name: module.training for name, module in self.target.named_modules()},
         }
 
     def key_of(self, path: tuple[str, ...]) -> str:
         return ".".join(path[1:]) if path[0] == "state" else HIDDEN + ".".join(path[1:])
 
-    def frozen(self) -> frozenset[str]:
+    def frozen(self, tree: Any) -> frozenset[str]:
         # A module that trains nothing (an average, a teacher) is written by other code, or is small.
-        parameters = dict(self.target.named_parameters(remove_duplicate=False))
-        if not any(parameter.requires_grad for parameter in parameters.values()):
+        flags = tree["requires_grad"].values()
+        if all(flags) or not any(flags):
             return frozenset()
-        return frozenset(name for name, parameter in parameters.items() if not parameter.requires_grad)
+        parameters = named_parameters(self.target, remove_duplicate=False)
+        return frozenset(name for name, parameter in parameters if not parameter.requires_grad)
 
     def optimizer_written(self, keys: Iterable[str]) -> frozenset[str]:
-        return frozenset(name for name, _ in self.target.named_parameters(remove_duplicate=False))
+        return frozenset(name for name, _ in named_parameters(self.target, remove_duplicate=False))
 
     def comparable(self, document: Any) -> Document:
         # Versions of modules change with libraries, and attributes may be defined in another order.

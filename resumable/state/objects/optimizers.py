@@ -14,6 +14,7 @@ from resumable.state.objects.adapter import BaseAdapter, listed
 from resumable.state.objects.bounds_checks import misshapen
 from resumable.state.objects.tree_copies import Own, fresh
 from resumable.state.tensors.facts import facts_of, tensor_digest
+from resumable.state.tensors.parameters import named_parameters
 
 _BESIDE_STATE = ("groups", "shapes", "extra", "rest")
 
@@ -172,7 +173,7 @@ def parameter_names(modules: Mapping[str, torch.nn.Module]) -> dict[int, str]:
     """Return names such as `model.0.weight` of all parameters by `id`; a shared parameter has its first name."""
     names: dict[int, str] = {}
     for prefix, module in modules.items():
-        for name, parameter in module.named_parameters():
+        for name, parameter in named_parameters(module):
             names.setdefault(id(parameter), f"{prefix}.{name}")
     return names
 

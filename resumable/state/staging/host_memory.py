@@ -1,4 +1,4 @@
-"""Allocate host memory for staged bytes, and copy tensors into it. Independent of file images and objects.
+"""Allocate host memory for staged bytes, and make copies into it. Independent of file images and objects.
 
 A fresh page costs several times as much as a reused one, so memory is kept, and can be touched before its first use.
 Forked loader workers do not inherit it: otherwise the first copy after a fork would duplicate every page.
@@ -10,19 +10,16 @@ import ctypes
 import mmap
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from resumable.state.tensors.facts import TensorFacts, raw, tensor_digest
+from resumable.state.staging.copies import COPY_PIECE_BYTES, Copies, Piece
+from resumable.state.tensors.facts import raw, tensor_digest
 from resumable.utils.threads import in_lanes
-
-# Small enough to keep two threads busy to the end. One thread is fastest with whole tensors, which bypass the caches.
-COPY_PIECE_BYTES = 4 * 2**20
 
 _ADVICE = ("MADV_HUGEPAGE", "MADV_DONTFORK")
 
@@ -30,20 +27,6 @@ _ADVICE = ("MADV_HUGEPAGE", "MADV_DONTFORK")
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 _live: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """One copy of a tensor, in row-major order, to the bytes of host memory `target` that begin at `start`."""
-
-    target: Tensor
-    start: int
-    source: Tensor
-    facts: TensorFacts
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.facts.nbytes
 
 
 class Transfer(Protocol):
@@ -60,7 +43,7 @@ class Transfer(Protocol):
         """Order the operations that training has enqueued so far before the copies that follow."""
         ...
 
-    def copy(self, copies: Sequence[Copy], *, threads: int) -> None:
+    def copy(self, batches: Sequence[Copies], *, threads: int) -> None:
         """Make the copies, or enqueue them."""
         ...
 
@@ -82,14 +65,20 @@ class HostTransfer:
     def begin(self) -> None:
         return
 
-    def copy(self, copies: Sequence[Copy], *, threads: int) -> None:
-        pieces: list[_Piece] = []
-        for copy in copies:
-            if _lies_as_stored(copy):
-                pieces.extend(_pieces(copy, COPY_PIECE_BYTES if threads > 1 else copy.facts.nbytes))
-            else:
-                _place(copy).copy_(raw(copy.source))
-        in_lanes(lambda piece: ctypes.memmove(*piece), pieces, threads)
+    def copy(self, batches: Sequence[Copies], *, threads: int) -> None:
+        self.copy_from_host(batches, threads=threads)
+        for batch in batches:
+            for number in batch.plan.on_device:
+                batch.place(number).copy_(raw(batch.sources[number]))
+
+    def copy_from_host(self, batches: Sequence[Copies], *, threads: int) -> None:
+        """Make the copies whose sources are on the host."""
+        most = COPY_PIECE_BYTES if threads > 1 else None
+        in_lanes(Piece.copy, [piece for batch in batches for piece in batch.pieces(most=most)], threads)
+        for batch in batches:
+            batch.copy_small()
+            for number in batch.plan.otherwise:
+                batch.place(number).copy_(raw(batch.sources[number]))
 
     def hold(self) -> None:
         return
@@ -112,18 +101,18 @@ class AcceleratorTransfer:
     def begin(self) -> None:
         self._begun.record(torch.accelerator.current_stream())
 
-    def copy(self, copies: Sequence[Copy], *, threads: int) -> None:
+    def copy(self, batches: Sequence[Copies], *, threads: int) -> None:
         before = torch.accelerator.current_stream()
         torch.accelerator.set_stream(self._stream)
         try:
             self._stream.wait_event(self._begun)
-            for copy in copies:
-                if copy.source.device.type != "cpu":
-                    _place(copy).copy_(raw(copy.source).contiguous(), non_blocking=True)
+            for batch in batches:
+                for number in batch.plan.on_device:
+                    batch.place(number).copy_(raw(batch.sources[number]).contiguous(), non_blocking=True)
             self._done.record(self._stream)
         finally:
             torch.accelerator.set_stream(before)
-        self._host.copy([copy for copy in copies if copy.source.device.type == "cpu"], threads=threads)
+        self._host.copy_from_host(batches, threads=threads)
 
     def hold(self) -> None:
         torch.accelerator.current_stream().wait_event(self._done)
@@ -137,10 +126,19 @@ def transfer_for(device: torch.device) -> Transfer:
     return AcceleratorTransfer(device) if device.type in ("cuda", "xpu") else HostTransfer()
 
 
-def changed(copies: Sequence[tuple[Copy, str]], *, threads: int) -> list[Copy]:
-    """Return the copies whose source differs from the given digest; reading costs half as much as copying."""
-    differ = in_lanes(lambda pair: tensor_digest(pair[0].source) != pair[1], copies, threads)
-    return [copy for (copy, _), differs in zip(copies, differ, strict=True) if differs]
+def changed(copies: Copies, digests: Sequence[str], *, threads: int) -> Copies:
+    """Return the copies whose source is on a device, or on the host with another digest than the given one.
+
+    Reading costs half as much as copying.
+    """
+    away = {*copies.plan.on_device}
+
+    def differs(number: int) -> bool:
+        return number in away or tensor_digest(copies.sources[number]) != digests[number]
+
+    numbers = range(len(copies))
+    pairs = zip(numbers, in_lanes(differs, numbers, threads), strict=True)
+    return copies.part([number for number, is_other in pairs if is_other])
 
 
 def touch(memory: Tensor) -> None:
@@ -170,25 +168,3 @@ def _keep_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):  # Windows does not fork
     os.register_at_fork(after_in_child=_keep_in_child)
-
-
-class _Piece(NamedTuple):
-    target: int
-    source: int
-    nbytes: int
-
-
-def _lies_as_stored(copy: Copy) -> bool:
-    source = copy.source
-    return source.device.type == "cpu" and source.is_contiguous() and not (source.is_conj() or source.is_neg())
-
-
-def _pieces(copy: Copy, most: int) -> Iterator[_Piece]:
-    target, source = copy.target.data_ptr() + copy.start, copy.source.data_ptr()
-    for start in range(0, copy.facts.nbytes, most):
-        yield _Piece(target + start, source + start, min(most, copy.facts.nbytes - start))
-
-
-def _place(copy: Copy) -> Tensor:
-    flat = copy.target[copy.start : copy.stop]
-    return raw(flat.view(copy.facts.torch_dtype)).view(copy.facts.shape)

@@ -10,8 +10,10 @@ from typing import Protocol
 import xxhash
 from torch import Tensor
 
+from resumable.state.staging.copies import Copies, CopyPlan
 from resumable.state.staging.file_images import Windows
-from resumable.state.staging.host_memory import Copy, Transfer
+from resumable.state.staging.host_memory import Transfer
+from resumable.state.tensors.described import memory_of
 from resumable.state.tensors.facts import bytes_of, tensor_digest
 from resumable.state.tensors.slabs import PAGE_BYTES, Slab
 from resumable.utils.threads import in_lanes
@@ -113,11 +115,11 @@ class SlabStager:
         if not objects:
             return {}  # without a wait for the device
         images: dict[str, StagedSlabs] = {}
-        copies: list[Copy] = []
+        batches: list[Copies] = []
         for name, slabs in objects.items():
             images[name], needed = self._image(name, slabs, transfer, threads)
-            copies += needed
-        transfer.copy(copies, threads=threads)
+            batches.append(needed)
+        transfer.copy(batches, threads=threads)
         transfer.finish()
         self._staged.update(images)
         return dict(images)
@@ -143,7 +145,7 @@ class SlabStager:
             for gone in kept.keys() - objects.keys():
                 del kept[gone]
 
-    def _image(self, name: str, slabs: Slabs, transfer: Transfer, threads: int) -> tuple[StagedSlabs, list[Copy]]:
+    def _image(self, name: str, slabs: Slabs, transfer: Transfer, threads: int) -> tuple[StagedSlabs, Copies]:
         """Return the image that an object will have, and the copies that complete it."""
         starts, size = _starts(slabs)
         before = self._staged.pop(name, None)
@@ -151,7 +153,7 @@ class SlabStager:
         known: dict[Slab, str] = {}
         if before is not None and before.starts == starts and before.buffer is buffer:
             known = _unchanged(slabs, before, threads)
-        copies = [Copy(buffer, starts[slab], rows, slab.facts) for slab, rows in slabs.items() if slab not in known]
+        copies = _copies(buffer, starts, {slab: rows for slab, rows in slabs.items() if slab not in known})
         return StagedSlabs(starts, buffer, known, before.digests if before is not None else {}), copies
 
     def _fits(self, name: str, size: int) -> bool:
@@ -168,6 +170,12 @@ class SlabStager:
 def size_in_memory(slabs: Slabs) -> int:
     """Return the size of the image of these slabs in bytes."""
     return _starts(slabs)[1]
+
+
+def _copies(buffer: Tensor, starts: Mapping[Slab, int], slabs: Slabs) -> Copies:
+    rows = [*slabs.values()]
+    plan = CopyPlan([starts[slab] for slab in slabs], [slab.facts for slab in slabs], [*map(memory_of, rows)])
+    return Copies(buffer, plan, rows, [*map(Tensor.data_ptr, rows)])
 
 
 def _unchanged(slabs: Slabs, before: StagedSlabs, threads: int) -> dict[Slab, str]:

@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from resumable.state.staging.copies import Copies, CopyPlan
 from resumable.state.staging.file_images import WINDOW_BYTES, FileImage, StagedImage, StreamedImage
-from resumable.state.staging.host_memory import Copy, HostTransfer, Transfer, changed, touch, transfer_for
+from resumable.state.staging.host_memory import HostTransfer, Transfer, changed, touch, transfer_for
 from resumable.state.staging.slab_images import SlabImage, Slabs, SlabStager, StreamedSlabs
-from resumable.state.tensors.facts import facts_of
+from resumable.state.tensors.described import Description, addresses_of, description_of
 from resumable.state.tensors.file_plan import FilePlan
 
 _PAGE_BYTES = 4096
 _SPARE_BYTES = 2**16  # headers grow by some digits during training, and buffers are kept
+
+
+@dataclass
+class _Planned:
+    """The plan of an image, and of the copies into it."""
+
+    description: Description
+    file: FilePlan
+    copies: CopyPlan
+
+    @classmethod
+    def of(cls, description: Description) -> _Planned:
+        plan = FilePlan.of(description.facts)
+        slices = plan.layout.slices
+        starts = [slices[key].start for key in description.facts]
+        return cls(description, plan, CopyPlan(starts, [*description.facts.values()], description.memory))
+
+    def fits(self, description: Description) -> bool:
+        """Return whether the plan is that of tensors with this description."""
+        if self.description is description:
+            return True
+        mine, facts = self.description.facts, description.facts
+        return mine == facts and [*mine] == [*facts] and self.description.memory == description.memory
 
 
 class Stager:
@@ -27,7 +52,7 @@ class Stager:
 
     def __init__(self, transfer: Transfer | None = None) -> None:
         self._transfer = transfer
-        self._plans: dict[str, FilePlan] = {}
+        self._plans: dict[str, _Planned] = {}
         self._buffers: dict[str, Tensor] = {}
         self._staged: dict[str, StagedImage] = {}
         self._window: Tensor | None = None
@@ -41,11 +66,14 @@ class Stager:
 
     def plan(self, name: str, tensors: Mapping[str, Tensor]) -> FilePlan:
         """Return the plan of the image of these tensors; the same object as before if nothing changed."""
-        facts = {key: facts_of(tensor) for key, tensor in tensors.items()}
-        before = self._plans.get(name)
-        if before is None or before.facts != facts or list(before.facts) != list(facts):
-            before = self._plans[name] = FilePlan.of(facts)
-        return before
+        return self._planned(name, tensors).file
+
+    def _planned(self, name: str, tensors: Mapping[str, Tensor]) -> _Planned:
+        description = description_of(tensors)
+        planned = self._plans.get(name)
+        if planned is None or not planned.fits(description):
+            planned = self._plans[name] = _Planned.of(description)
+        return planned
 
     def needed(self, blobs: Mapping[str, Mapping[str, Tensor]]) -> int:
         """Return the size of the images of these tensors in bytes."""
@@ -80,12 +108,12 @@ class Stager:
         assert self._transfer is not None, "begin() comes first"
         self._keep_only(blobs)
         images: dict[str, StagedImage] = {}
-        copies: list[Copy] = []
+        batches: list[Copies] = []
         for name, tensors in blobs.items():
             image, needed = self._image(name, tensors, compare=name in likely_same, threads=threads)
             images[name] = image
-            copies += needed
-        self._transfer.copy(copies, threads=threads)
+            batches.append(needed)
+        self._transfer.copy(batches, threads=threads)
         copied()
         self._transfer.finish()
         self._staged.update(images)
@@ -148,17 +176,18 @@ class Stager:
 
     def _image(
         self, name: str, tensors: Mapping[str, Tensor], *, compare: bool, threads: int
-    ) -> tuple[StagedImage, list[Copy]]:
+    ) -> tuple[StagedImage, Copies]:
         """Return the image that a blob will have, and the copies that complete it."""
-        plan, before = self.plan(name, tensors), self._staged.pop(name, None)
-        buffer = self._buffer(name, plan.layout.size)
-        copies = _all_copies(plan, tensors, buffer)
+        planned, before = self._planned(name, tensors), self._staged.pop(name, None)
+        plan, buffer = planned.file, self._buffer(name, planned.file.layout.size)
+        copies = Copies(buffer, planned.copies, [*tensors.values()], addresses_of(tensors))
         if before is None or before.plan is not plan or before.buffer is not buffer:
             _write_header(plan, buffer)
         elif compare:
-            needed = _needed_copies(copies, before.digests, threads=threads)
-            return (StagedImage(plan, buffer), needed) if needed else (before.as_unchanged(), [])
-        return StagedImage(plan, buffer), list(copies.values())
+            copies = changed(copies, [before.digests[key] for key in tensors], threads=threads)
+            if not len(copies):
+                return before.as_unchanged(), copies
+        return StagedImage(plan, buffer), copies
 
     def _buffer(self, name: str, size: int) -> Tensor:
         kept = self._buffers.get(name)
@@ -168,20 +197,6 @@ class Stager:
             spare = min(_SPARE_BYTES, size // 8)
             kept = self._buffers[name] = self._transfer.allocate(size + spare)
         return kept
-
-
-def _all_copies(plan: FilePlan, tensors: Mapping[str, Tensor], buffer: Tensor) -> dict[str, Copy]:
-    slices, facts = plan.layout.slices, plan.facts
-    return {
-        key: Copy(buffer, slices[key].start, tensor, facts[key]) for key, tensor in tensors.items() if facts[key].nbytes
-    }
-
-
-def _needed_copies(copies: Mapping[str, Copy], digests: Mapping[str, str], *, threads: int) -> list[Copy]:
-    """Return the copies whose source is on a device, or on the host with another digest than before."""
-    on_host = [(copy, digests[key]) for key, copy in copies.items() if copy.source.device.type == "cpu"]
-    on_device = [copy for copy in copies.values() if copy.source.device.type != "cpu"]
-    return on_device + changed(on_host, threads=threads)
 
 
 def _write_header(plan: FilePlan, buffer: Tensor) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from resumable.state.staging.copies import COPY_PIECE_BYTES, SMALL_BYTES, Copies
 from resumable.state.staging.file_images import FileImage
-from resumable.state.staging.host_memory import COPY_PIECE_BYTES, Copy, HostTransfer
+from resumable.state.staging.host_memory import HostTransfer
 from resumable.state.staging.stager import Stager
 from resumable.state.tensors.facts import DTYPES, TensorFacts, bytes_of, facts_of, tensor_digest
 from resumable.state.tensors.tensor_views import view_tensors
@@ -22,9 +23,9 @@ class Counting(HostTransfer):
 
     copied = 0
 
-    def copy(self, copies: Sequence[Copy], *, threads: int) -> None:
-        self.copied += len(copies)
-        super().copy(copies, threads=threads)
+    def copy(self, batches: Sequence[Copies], *, threads: int) -> None:
+        self.copied += sum(map(len, batches))
+        super().copy(batches, threads=threads)
 
 
 def random_bits(dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
@@ -134,7 +135,8 @@ def test_what_is_staged_no_longer_follows_the_live_tensor() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_many_tensors_of_all_sizes_are_copied_by_several_threads(threads: int) -> None:
-    sizes = [0, 1, 3, 1000, COPY_PIECE_BYTES // 4, COPY_PIECE_BYTES // 4 + 1, 3 * COPY_PIECE_BYTES // 4 + 5]
+    small, piece = SMALL_BYTES // 4, COPY_PIECE_BYTES // 4
+    sizes = [0, 1, 3, 1000, small, small + 1, piece, piece + 1, 3 * piece + 5]
     live = {f"t{number}": torch.randn(size) for number, size in enumerate(sizes)}
     live["strided"] = torch.randn(30, 50)[::2, 1::3]
     image = stage(live, threads=threads)
