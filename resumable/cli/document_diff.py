@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from resumable.state.tensors.number_lists import items_of
+
 # A longer list of plain numbers (the state of a generator, a history of losses) counts as one value.
 LONG = 16
 ABSENT = "(absent)"
@@ -34,7 +36,7 @@ def document_differences(a: object, b: object, path: str) -> Iterator[ValueDiffe
         return
     tag, left = _untagged(a)
     other_tag, right = _untagged(b)
-    if tag != other_tag or type(a) is not type(b):
+    if tag != other_tag or type(left) is not type(right):
         yield ValueDifference(path, value_text(a), value_text(b))
     elif isinstance(left, dict) and isinstance(right, dict) and tag is None:
         yield from _pair_differences(list(left.items()), list(right.items()), path, ordered=False)
@@ -61,13 +63,13 @@ def count_values(document: object) -> int:
 def value_text(document: object) -> str:
     """Return a value as a person writes it; a long one becomes its type and a checksum, which equal values share."""
     tag, content = _untagged(document)
-    if tag is None and not isinstance(document, dict | list):
+    if tag is None and not isinstance(content, dict | list):
         return repr(document)
     if tag == "$float" and isinstance(content, str):
         return str(struct.unpack(">d", bytes.fromhex(content))[0])
     if tag in ("$int", "$dtype", "$device"):
         return str(content)
-    kind = tag[1:] if tag else type(document).__name__
+    kind = tag[1:] if tag else type(content).__name__
     if isinstance(content, list) and not _is_long(content):
         return f"{kind} of {len(content)}"
     return f"{kind} #{zlib.crc32(_canonical(content)):08x}"
@@ -90,7 +92,10 @@ def _list_differences(a: list[Any], b: list[Any], path: str) -> Iterator[ValueDi
     if len(a) != len(b):
         yield ValueDifference(f"{path} (length)", str(len(a)), str(len(b)))
     elif _is_long(a) and _is_long(b):
-        first, *more = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if not _same(x, y)]
+        different = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if not _same(x, y)]
+        if not different:  # a list of version 2, and the same one as an array
+            return
+        first, *more = different
         where = f"{path}.{first}" + (f" (and {len(more)} more of {len(a)})" if more else "")
         yield ValueDifference(where, value_text(a[first]), value_text(b[first]))
     else:
@@ -99,7 +104,10 @@ def _list_differences(a: list[Any], b: list[Any], path: str) -> Iterator[ValueDi
 
 
 def _untagged(document: object) -> tuple[str | None, object]:
-    """Split a tagged value of the codec into tag and content; a plain value has no tag."""
+    """Split a tagged value of the codec into tag and content; a plain value, and a list of numbers, has no tag."""
+    numbers = items_of(document)
+    if numbers is not None:
+        return None, numbers
     if isinstance(document, dict) and len(document) == 1:
         (key,) = document
         if key.startswith("$"):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from resumable.state.codec.limits import are_crowded, is_text
 from resumable.state.codec.tree import Array, Document, Path, Tree
+from resumable.state.tensors import number_lists
 from resumable.state.tensors.facts import DTYPES, TensorFacts, copy_bits, empty
 
 _NUMPY_DTYPE = re.compile(r"[<>|][biufcSUmM]\d{1,9}(\[([1-9]\d{0,8})?[A-Za-z]{1,2}\])?")
@@ -39,6 +40,7 @@ class _MalformedError(ValueError):
 class _Decoder:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
+        self._listed: set[object] = set()  # the keys of tensors that became lists
         self._wrapped: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
     def node(self, node: Document, path: Path) -> Tree:
@@ -102,6 +104,12 @@ class _Decoder:
 
     def fixed(self, content: list[Document], path: Path) -> tuple[Tree, ...]:
         return tuple(self._items(content, path))
+
+    def floats(self, content: dict[str, Any], path: Path) -> list[Tree]:
+        return self._numbers("$floats", content, path)
+
+    def ints(self, content: dict[str, Any], path: Path) -> list[Tree]:
+        return self._numbers("$ints", content, path)
 
     def mapping(self, content: list[Document], path: Path) -> dict[Hashable, Tree]:
         return dict(self._pairs(content, path))
@@ -192,6 +200,18 @@ class _Decoder:
 
     # Parts
 
+    def _numbers(self, tag: str, content: dict[str, Any], path: Path) -> list[Tree]:
+        numbers = self.node(content, path)
+        if not isinstance(numbers, np.ndarray) or numbers.ndim != 1 or numbers.dtype != number_lists.DTYPES[tag]:
+            self.fail(path, f"{tag} holds no array of these numbers")
+        # Items take four times the memory of the array, so no text may ask for one tensor often.
+        key = content.get("$array")
+        if key is not None and key in self._listed:
+            self.fail(path, f"tensor {key!r} is in two lists")
+        self._listed.add(key)
+        numbers_list: list[Tree] = numbers.tolist()
+        return numbers_list
+
     def _items(self, content: list[Document], path: Path) -> list[Tree]:
         return [self.node(item, (*path, str(index))) for index, item in enumerate(content)]
 
@@ -242,6 +262,8 @@ _READERS: Mapping[str, tuple[type, _Reader]] = {
     "$string": (str, _Decoder.text),
     "$bytes": (str, _Decoder.octets),
     "$octets": (str, _Decoder.stored_octets),
+    "$floats": (dict, _Decoder.floats),
+    "$ints": (dict, _Decoder.ints),
     "$tuple": (list, _Decoder.fixed),
     "$dict": (list, _Decoder.mapping),
     "$ordered": (list, _Decoder.ordered),

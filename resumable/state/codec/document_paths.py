@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from resumable.state.codec import Document, decode
+from resumable.state.tensors.number_lists import items_of
 from resumable.utils.messages import nearest
 
 _PAIRS = ("$dict", "$ordered", "$counter")
@@ -31,6 +32,9 @@ def named_children(document: Document) -> list[tuple[str, Document]]:
         return _numbered(document)
     if type(document) is not dict:
         return []
+    numbers = items_of(document)
+    if numbers is not None:
+        return _numbered(numbers)
     tag = next(iter(document)) if len(document) == 1 else ""
     content: Any = document.get(tag)
     if tag in _PAIRS:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import base64
 import collections
 import json
-import math
-import struct
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from resumable.state.codec.limits import are_crowded, is_text
 from resumable.state.codec.tree import Array, Document, Path
 from resumable.state.tensors.described import DescribedTensors, Description
 from resumable.state.tensors.facts import bytes_of, facts_of, refusal, same_place
+from resumable.state.tensors.number_lists import DTYPES, number_document, tag_of
 
 # Strict JSON allows 64 levels; the rest is for the file that contains the document.
 MAX_DOCUMENT_DEPTH = 56
@@ -32,6 +31,8 @@ MAX_NODES = 1_000_000
 MAX_TEXT_BYTES = 32 * 2**20
 # Bytes and arrays of this size or more are stored as tensors: JSON is for small values.
 INLINE_BYTES = 1024
+# A list of numbers stays in the document for longer, where `diff` and paths find its items.
+INLINE_LIST_BYTES = 2**20
 
 _BLOB_ARRAY_KINDS = "biufc"
 
@@ -48,7 +49,14 @@ class Encoded:
 Advice = Callable[[object], str]
 
 
-def encode(tree: object, *, key_of: Callable[[Path], str] | None, where: str, advice: Advice = advice) -> Encoded:
+def encode(
+    tree: object,
+    *,
+    key_of: Callable[[Path], str] | None,
+    where: str,
+    advice: Advice = advice,
+    arrays: bool = True,
+) -> Encoded:
     """Encode `tree` as a document that refers to the live tensors; none of them is copied.
 
     Args:
@@ -56,26 +64,20 @@ def encode(tree: object, *, key_of: Callable[[Path], str] | None, where: str, ad
         key_of: Returns the key of the tensor at a path. With None, tensors are written into the document.
         where: The name of the tree, with which paths in messages begin.
         advice: Returns the hint for a value that cannot be stored.
+        arrays: Write long lists of numbers as arrays. Versions 1 and 2 of the format had none.
 
     Raises:
         StateError: A value cannot be restored exactly; the error names the path of the first one.
     """
-    encoder = _Encoder(key_of, where, advice)
+    encoder = _Encoder(key_of, where, advice, arrays=arrays)
     document = encoder.node(tree, (), 1)
     return Encoded(document, DescribedTensors(encoder.tensors, Description.of(encoder.tensors)), encoder.aliases)
 
 
-def number_document(value: float) -> Document:
-    """Return the document of an int, a bool or a float."""
-    if type(value) is float:
-        return value if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
-    # Other JSON readers keep 64 bits, and Python parses at most 4300 decimal digits.
-    return value if -(2**63) <= value < 2**64 else {"$int": hex(int(value))}
-
-
 class _Encoder:
-    def __init__(self, key_of: Callable[[Path], str] | None, where: str, advice: Advice) -> None:
+    def __init__(self, key_of: Callable[[Path], str] | None, where: str, advice: Advice, *, arrays: bool) -> None:
         self.key_of = key_of
+        self.arrays = arrays
         self.advice = advice
         self.where = where
         self.tensors: dict[str, Tensor] = {}
@@ -121,7 +123,10 @@ class _Encoder:
     # Containers
 
     def sequence(self, value: list[object], path: Path, depth: int) -> Document:
-        return self._items(value, path, depth)
+        tag = tag_of(value) if self.arrays else None
+        if tag is None:
+            return self._items(value, path, depth)
+        return {tag: self._array(np.array(value, dtype=DTYPES[tag]), path, inline_bytes=INLINE_LIST_BYTES)}
 
     def fixed(self, value: tuple[object, ...], path: Path, depth: int) -> Document:
         return {"$tuple": self._items(value, path, depth + 1)}
@@ -152,7 +157,10 @@ class _Encoder:
     def array(self, value: Array, path: Path, depth: int) -> Document:
         if value.dtype.hasobject or value.dtype.fields is not None or value.dtype.kind == "V":
             self.refuse(path, f"an array of dtype {value.dtype} cannot be stored", "keep one plain array per field")
-        if self.key_of is not None and value.nbytes >= INLINE_BYTES and _fits_torch(value.dtype):
+        return self._array(value, path, inline_bytes=INLINE_BYTES)
+
+    def _array(self, value: Array, path: Path, *, inline_bytes: int) -> Document:
+        if self.key_of is not None and value.nbytes >= inline_bytes and _fits_torch(value.dtype):
             return {"$array": self._stored(_as_tensor(value), path)}
         order: Literal["F", "C"] = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         content = value.tobytes(order=order)

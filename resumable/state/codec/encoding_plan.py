@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from resumable.state.codec.advice import advice
-from resumable.state.codec.encoder import Advice, Encoded, encode, number_document
+from resumable.state.codec.encoder import Advice, Encoded, encode
 from resumable.state.codec.tree import Document, Path
 from resumable.state.tensors.described import DescribedTensors
+from resumable.state.tensors.number_lists import is_of_numbers, number_document
 
 _MAPPINGS = (dict, collections.OrderedDict)
 _CONTAINERS = (*_MAPPINGS, list, tuple)
@@ -154,6 +155,8 @@ class _Level:
         """Return the level; None if a value, or a key of a mapping, is of a type for which there is no plan."""
         types = [*map(type, values)]
         if not {*types} <= _PLANNED or any(type(document) is dict and "$dict" in document for document in documents):
+            return None
+        if any(type(value) is list and is_of_numbers(value) for value in values):
             return None
         containers, tensors, texts, numbers, floats = (
             [at for at, kind in enumerate(types) if kind in group]

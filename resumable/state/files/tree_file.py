@@ -129,7 +129,7 @@ def file_of(tree: object, *, where: str) -> TreeFile:
     Raises:
         StateError: A value cannot be restored exactly; the error names the path of the first one.
     """
-    encoded = encode(tree, key_of=_key, where=where)
+    encoded = encode(tree, key_of=_key, where=where, arrays=False)  # older readers of such files know none
     for key, tensor in encoded.tensors.items():
         _refuse_unreadable(tensor, f"{where}.{key}")
     facts = {key: facts_of(tensor) for key, tensor in encoded.tensors.items()}

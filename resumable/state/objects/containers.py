@@ -14,6 +14,7 @@ from resumable.state.objects.adapter import BaseAdapter
 from resumable.state.objects.stateful import is_stateful
 from resumable.state.objects.tree_copies import Own, at, fresh
 from resumable.state.tensors.facts import copy_bits
+from resumable.state.tensors.number_lists import is_of_numbers
 
 CONTAINER_TYPES = (dict, list, collections.OrderedDict, collections.Counter, set)
 
@@ -78,6 +79,9 @@ class _InPlaceFilling:
         if id(live) in self._filled:
             return self._new(saved, live)
         self._filled[id(live)] = live
+        if type(saved) is list and is_of_numbers(saved):
+            live[:] = saved
+            return live
         if type(saved) is list:
             live[:] = [self.fit(at(live, index), value) for index, value in enumerate(saved)]
             return live

@@ -21,6 +21,7 @@ from resumable.state.tensors.facts import (
     facts_of,
     same_place,
 )
+from resumable.state.tensors.number_lists import DTYPES, items_of
 from resumable.utils.messages import listed
 from resumable.utils.threads import in_lanes
 
@@ -68,7 +69,8 @@ def compare_with_stored(
     `proven` are tensors whose digests were verified, and which were not written since. If every live tensor is one of
     them, in the same memory, none is digested again; otherwise one may have been copied over another.
     """
-    live = encode(adapter.capture(), key_of=adapter.key_of, where=adapter.name)
+    arrays = _has_arrays(document)
+    live = encode(adapter.capture(), key_of=adapter.key_of, where=adapter.name, arrays=arrays)
     digests = {key: records[key].digest for key in live.tensors if key in records}
     if proven is None or not _are(live.tensors, proven, digests):
         alike = {
@@ -116,6 +118,7 @@ class _DocumentComparison:
         )
 
     def nodes(self, saved: Document, live: Document, path: str) -> Iterator[str]:
+        saved, live = _listed(saved), _listed(live)
         if type(saved) is not type(live):
             yield _difference(path, saved, live)
         elif isinstance(saved, dict) and isinstance(live, dict):
@@ -165,6 +168,17 @@ class _DocumentComparison:
         if key not in self._digests:
             self._digests[key] = digest_in_boxes(self._tensors[key], record.boxes)
         return self._digests[key]
+
+
+def _has_arrays(document: Document) -> bool:
+    """Return whether a document has lists of numbers as arrays; versions 1 and 2 of the format had none."""
+    text = json.dumps(document)
+    return any(f'"{tag}":' in text for tag in DTYPES)
+
+
+def _listed(document: Document) -> Document:
+    items = items_of(document)
+    return document if items is None else items
 
 
 def _by_key(pairs: Any) -> dict[str, Document]:
