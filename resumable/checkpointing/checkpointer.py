@@ -15,6 +15,7 @@ from resumable.checkpointing.position import Position
 from resumable.checkpointing.restore import Restoration
 from resumable.checkpointing.save_pipeline import SavePipeline, SaveStatus
 from resumable.checkpointing.snapshot import Snapshot, blob_name, snapshot
+from resumable.checkpointing.state_bounds import growing, refuse_too_many
 from resumable.config.config import Config
 from resumable.errors import NoCheckpointError, StateError
 from resumable.policy.suspicion import WitnessState
@@ -71,6 +72,7 @@ class Checkpointer:
         self._prepared = False
         self._slab_sizes = slab_sizes
         self._encodings = Encodings()
+        self._warned: set[str] = set()  # the objects that grow toward a bound
 
     # -- the objects --------------------------------------------------------------------------------------------------
 
@@ -112,18 +114,22 @@ class Checkpointer:
     def prepare(self) -> None:
         """Prepare the memory that the next save will need, beside training; later calls do nothing.
 
-        Best called when optimizers have stepped, and so have their state.
+        Best called when optimizers have stepped, and so have their state. Raises `StateError` for a state that is
+        larger than a checkpoint may be.
         """
         if self._prepared or not self._pipeline.may_prepare or not self.gradients.settled:
             return
         self._prepared = True
+        captured: Snapshot | None = None
         # Best effort: the next real save reports such a failure.
         with collector_paused(), suppress(StateError, OSError, MemoryError):
             captured = self._snapshot(Position(), reason="", golden=None, metrics={})
-            blobs = captured.blobs
+            blobs = dict(captured.blobs)
             if self.config.gradients == "auto":  # most saves find them used, and do not store them
                 blobs.pop(blob_name(GRADIENTS), None)
             self._pipeline.prepare(blobs, captured.slabs)
+        if captured is not None:  # optimizers of other libraries have their state by now
+            refuse_too_many(captured.objects, ())
 
     def save(
         self, position: Position, *, reason: str, late: bool = False, metrics: Mapping[str, WitnessState] | None = None
@@ -143,6 +149,8 @@ class Checkpointer:
             captured = self._snapshot(position, reason=reason, golden=self._golden, metrics=metrics or {})
             if self._pipeline.is_first:
                 _warn_of_empty(captured)
+                refuse_too_many(captured.objects, self._optimizers().values())
+            self._warn_of_growth(captured)
             return captured
 
         self._pipeline.submit(capture, started=started, late=late)
@@ -162,6 +170,13 @@ class Checkpointer:
             metrics=metrics,
             slab_sizes=self._slab_sizes,
         )
+
+    def _warn_of_growth(self, captured: Snapshot) -> None:
+        """Log once each object whose values take half of what the format allows."""
+        for name, warning in growing(captured.objects).items():
+            if name not in self._warned:
+                self._warned.add(name)
+                warn(warning)
 
     def _facts(self) -> dict[str, object]:
         created_late = {LATE: sorted(self._late)} if self._late else {}

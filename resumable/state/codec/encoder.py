@@ -39,11 +39,15 @@ _BLOB_ARRAY_KINDS = "biufc"
 
 @dataclass(frozen=True)
 class Encoded:
-    """A JSON document, the tensors that it refers to by key, and the stored key of each alias."""
+    """A JSON document, the tensors that it refers to by key, and the stored key of each alias.
+
+    `share` is the part of the values or of the text that one document may have, whichever is larger.
+    """
 
     document: Document
     tensors: DescribedTensors
     aliases: dict[str, str]
+    share: float
 
 
 Advice = Callable[[object], str]
@@ -71,7 +75,8 @@ def encode(
     """
     encoder = _Encoder(key_of, where, advice, arrays=arrays)
     document = encoder.node(tree, (), 1)
-    return Encoded(document, DescribedTensors(encoder.tensors, Description.of(encoder.tensors)), encoder.aliases)
+    tensors = DescribedTensors(encoder.tensors, Description.of(encoder.tensors))
+    return Encoded(document, tensors, encoder.aliases, encoder.share)
 
 
 class _Encoder:
@@ -86,6 +91,10 @@ class _Encoder:
         self._open: set[int] = set()
         self._nodes = 0
         self._text_bytes = 0
+
+    @property
+    def share(self) -> float:
+        return max(self._nodes / MAX_NODES, self._text_bytes / MAX_TEXT_BYTES)
 
     def node(self, value: object, path: Path, depth: int) -> Document:
         if value is None or type(value) is bool:

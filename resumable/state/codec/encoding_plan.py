@@ -57,7 +57,7 @@ class EncodingPlan:
         self._levels = levels
         self._columns = [*_columns(tensors, [])]
         self._keys, self._order = [*encoded.tensors], order
-        self._aliases = encoded.aliases
+        self._aliases, self._share = encoded.aliases, encoded.share
         self._description = encoded.tensors.description
 
     @classmethod
@@ -95,7 +95,7 @@ class EncodingPlan:
         self._renew(found)
         pairs = zip(self._keys, map(tensors.__getitem__, self._order), strict=True)
         live = DescribedTensors(pairs, self._description, [addresses[number] for number in self._order])
-        return Encoded(self._levels[0].documents[0], live, self._aliases)
+        return Encoded(self._levels[0].documents[0], live, self._aliases, self._share)
 
     def _addresses(self, tensors: list[Tensor]) -> list[int] | None:
         """Return the addresses of tensors like those of the plan; None for other tensors."""

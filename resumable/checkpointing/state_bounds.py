@@ -1,0 +1,73 @@
+"""Refuse at step 0 a state that its optimizers will make too large, and find values that grow toward a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resumable.checkpointing.snapshot import Captured
+from resumable.errors import StateError
+from resumable.store.strict_record import MAX_TENSORS
+
+_Group = Mapping[str, Any]
+
+# By the name in `torch.optim`: the tensors that a first step adds for a parameter of a group.
+_TENSORS: Mapping[str, Callable[[_Group, Tensor], int]] = {
+    "ASGD": lambda group, parameter: 4,
+    "Adadelta": lambda group, parameter: 3,
+    "Adafactor": lambda group, parameter: 3 if parameter.ndim > 1 else 2,
+    "Adagrad": lambda group, parameter: 2,
+    "Adam": lambda group, parameter: 3 + bool(group["amsgrad"]),
+    "AdamW": lambda group, parameter: 3 + bool(group["amsgrad"]),
+    "Adamax": lambda group, parameter: 3,
+    "Muon": lambda group, parameter: 1,
+    "NAdam": lambda group, parameter: 4,
+    "RAdam": lambda group, parameter: 3,
+    "RMSprop": lambda group, parameter: 2 + bool(group["momentum"]) + bool(group["centered"]),
+    "Rprop": lambda group, parameter: 3,
+    "SGD": lambda group, parameter: int(bool(group["momentum"])),
+    "SparseAdam": lambda group, parameter: 2,
+}
+
+
+def tensors_to_come(optimizer: object) -> int:
+    """Return the number of tensors that a first step adds to the state of one of torch's own optimizers.
+
+    0 for other optimizers, and for LBFGS, whose state does not grow with the number of parameters.
+    """
+    count = _TENSORS.get(type(optimizer).__name__)
+    if count is None or type(optimizer) is not getattr(torch.optim, type(optimizer).__name__, None):
+        return 0
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    held = {id(parameter) for parameter in optimizer.state}
+    return sum(
+        count(group, parameter)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.requires_grad and id(parameter) not in held
+    )
+
+
+def refuse_too_many(objects: Mapping[str, Captured], optimizers: Iterable[object], *, most: int = MAX_TENSORS) -> None:
+    """Raise `StateError` if a state is larger than a checkpoint may be, or will be once its optimizers have stepped."""
+    here = sum(len(each.encoded.tensors) + len(each.encoded.aliases) for each in objects.values())
+    to_come = sum(map(tensors_to_come, optimizers))
+    if here + to_come > most:
+        when = " once the optimizers have stepped" if to_come else ""
+        raise StateError(
+            f"the state: expected at most {most} tensors, found {here + to_come}{when}",
+            "keep the state in fewer and larger tensors",
+        )
+
+
+def growing(objects: Mapping[str, Captured]) -> dict[str, str]:
+    """Return the warning for each object whose plain values take more than half of what the format allows."""
+    return {
+        name: f"{name}: its plain values take {each.encoded.share:.0%} of what one object may hold, and saves fail at "
+        "100 %; keep long histories in a tensor, a NumPy array or a list of numbers alone"
+        for name, each in objects.items()
+        if each.encoded.share > 0.5
+    }
