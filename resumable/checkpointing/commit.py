@@ -113,13 +113,16 @@ class Commits:
         blobs = [_blob(name, image, candidates[name]) for name, image in images.items()]
         blobs += [blob for owner, image in slabs.items() for blob in _slab_blobs(plans[owner], image)]
         columns: dict[str, Mapping[str, object]] = {}
-        self._digesting.submit(lambda: columns.update(snapshot.tensor_columns(images, plans)))
+        is_streamed = any(image.shares_memory for image in images.values())  # and so digested while it is written
+        if not is_streamed:
+            self._digesting.submit(lambda: columns.update(snapshot.tensor_columns(images, plans)))
         published: dict[str, PublishedBlob] = {}
 
         def states(written: Mapping[str, PublishedBlob]) -> Mapping[int, bytes]:
             published.update(written)
             ranges = {name: "".join(blob.digest.ranges) for name, blob in written.items()}
-            return {0: snapshot.state_file(ranges=ranges, tensors=self._digested(columns))}
+            tensors = snapshot.tensor_columns(images, plans) if is_streamed else self._digested(columns)
+            return {0: snapshot.state_file(ranges=ranges, tensors=tensors)}
 
         def confirmed(written: dict[str, BlobRecord]) -> Manifest:
             confirm_copy()

@@ -2,7 +2,8 @@
 
 A snapshot is brought into files in one of three ways. It is *staged*: copied into host memory while training stands
 still. It is *copied late*: training goes on, and optimizers wait for the copy. Or it is *streamed*: written out of the
-live tensors piece by piece while training stands still, because the memory it may use is too small for it.
+live tensors piece by piece while training stands still. That is for a state beyond the memory that it may use, and for
+the first save of a run, for the whole of which training waits anyway.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ class SavePipeline:
 
     def _begin(self, save: _PendingSave, *, late: bool) -> SaveEvent:
         late = late and self._state is not SaveState.TORN and self._torn_in_a_row < MAX_TORN_COPIES
-        if self._exceeds_memory(save.snapshot.blobs, save.snapshot.slabs):
+        if self.is_first or self._exceeds_memory(save.snapshot.blobs, save.snapshot.slabs):
             return self._stream(save)
         if late and self._gate is not None:
             return self._copy_late(save, self._gate)
@@ -165,9 +166,10 @@ class SavePipeline:
             return max_bytes is not None and self._stager.needed(blobs) + in_slabs > max_bytes
 
     def _stream(self, save: _PendingSave) -> SaveEvent:
-        assert self._config.staging.max_bytes is not None
-        images = self._stager.stream(save.snapshot.blobs, max_bytes=self._config.staging.max_bytes)
-        slabs = self._stager.stream_slabs(save.snapshot.slabs)
+        with readable("the state"):
+            images, slabs = self._stager.stream(
+                save.snapshot.blobs, save.snapshot.slabs, max_bytes=self._config.staging.max_bytes
+            )
         self._background.submit(lambda: self._write(save, images, slabs, stalled=partial(_seconds_since, save.started)))
         return SaveEvent.STREAM
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -106,3 +107,28 @@ class Background:
             job()
         except BaseException as failure:
             self._failure = failure
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items; produce each one in another thread while the one before is used."""
+    producer, produced = Background(), list[T]()
+
+    def produce() -> None:
+        produced[:] = islice(items, 1)
+
+    try:
+        producer.submit(produce)
+        while item := _next_of(producer, produced):
+            producer.submit(produce)
+            yield item[0]
+    finally:
+        producer.wait()
+
+
+def _next_of(producer: Background, produced: list[T]) -> list[T]:
+    """Return the item in production, or none at the end; raise the failure to produce it."""
+    producer.wait()
+    failure = producer.failure()
+    if failure is not None:
+        raise failure
+    return produced.copy()

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from tests.bench.figures import Figure, Measured, Setting
+from tests.bench.memory import highest
 from tests.bench.ours import Loop, timed_save
 from tests.bench.states import Training, training
 from tests.bench.timing import clock
@@ -19,8 +20,11 @@ def _firsts(setting: Setting) -> Measured:
     measured.state_bytes = subject.nbytes()
     for number in range(setting.pairs):
         folder = setting.folder / str(number)
-        fresh = Loop(subject, folder, mode="eager")
-        measured.add("step 0 of a fresh run", stall_seconds=fresh.stalled_seconds())
+        with highest() as most:
+            before = most()
+            fresh = Loop(subject, folder, mode="eager")
+            extra_mib = (most() - before) / 2**20
+        measured.add("step 0 of a fresh run", stall_seconds=fresh.stalled_seconds(), extra_mib=extra_mib)
         fresh.close()
         resumed = Loop(subject, folder, mode="eager")
         _saves(subject, resumed, folder, measured)

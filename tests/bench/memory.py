@@ -55,18 +55,18 @@ def _peak(name: str, setting: Setting) -> Measured:
         with entered([name], warm, _inside(setting, "warm"), Measured()) as present:
             for contestant in present.values():
                 once(contestant, warm)
-    with _highest() as highest:
+    with highest() as most:
         for _ in range(PEAK_SAVES):
             subject.step()
-        without = highest()
-    with _highest() as highest, entered([name], subject, _inside(setting, "run"), measured) as present:
+        without = most()
+    with highest() as most, entered([name], subject, _inside(setting, "run"), measured) as present:
         for contestant in present.values():
             for _ in range(PEAK_SAVES):
                 contestant.save()
                 subject.step()
                 contestant.wait()
                 contestant.tidy()
-            extra = highest() - without
+            extra = most() - without
             measured.add(name, peak_bytes=extra, peak_states=extra / measured.state_bytes)
     return measured
 
@@ -96,7 +96,7 @@ def _inside(setting: Setting, name: str) -> Setting:
 
 
 @contextmanager
-def _highest() -> Iterator[Callable[[], int]]:
+def highest() -> Iterator[Callable[[], int]]:
     """A function that tells how many bytes there were at the highest since now."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)

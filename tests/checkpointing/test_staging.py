@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import resumable.checkpointing.checkpointer
 from resumable import Run, Trainer
+from resumable.state.staging.file_images import WINDOW_BYTES
 from resumable.state.tensors.facts import tensor_digest
 from resumable.store.storage.local import LocalStorage
+from resumable.store.storage.retry import PatientStorage
 
 LARGE = 600  # squared and times four bytes: more than the smallest limit
 
@@ -98,6 +103,44 @@ def test_a_streamed_state_is_right_where_several_files_are_written_at_once(
         checkpoint.verify()
     weights = Run(str(tmp_path)).latest().load("model")
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+class Weighed(LocalStorage):
+    """A folder that notes how much memory this program has while a file is written."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.most_bytes = 0
+
+    def write(self, path: str, chunks: Iterable[bytes | memoryview]) -> None:
+        def weighed() -> Iterator[bytes | memoryview]:
+            for chunk in chunks:
+                self.most_bytes = max(self.most_bytes, resident_bytes())
+                yield chunk
+
+        super().write(path, weighed())
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+def test_the_first_save_of_a_run_takes_no_memory_but_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Weighed(tmp_path)
+    monkeypatch.setattr(
+        resumable.checkpointing.checkpointer, "open_storage", lambda url, options, probe: PatientStorage(disk)
+    )
+    model = {"weights": torch.ones(WINDOW_BYTES)}  # four windows
+    grown = []
+    with Trainer({"run": str(tmp_path), "every": {"steps": None, "minutes": None}}, model=model) as trainer:
+        before = resident_bytes()
+        for _ in trainer.steps(2):
+            grown.append(disk.most_bytes - before)
+            trainer._launch.checkpointer.wait()
+    assert WINDOW_BYTES / 2 < grown[0] < 2 * WINDOW_BYTES
+    assert disk.most_bytes - before > 4 * WINDOW_BYTES, "the last save is staged, which shows that memory is seen"
+    for checkpoint in Run(str(tmp_path)).checkpoints():
+        checkpoint.verify()
 
 
 def test_memory_of_gradients_that_waited_once_is_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

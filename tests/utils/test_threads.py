@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 
-from resumable.utils.threads import Background, in_lanes
+from resumable.utils.threads import Background, ahead, in_lanes
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 8])
@@ -72,3 +73,42 @@ def test_a_failure_waits_until_it_is_fetched_and_blocks_the_next_job() -> None:
     assert background.failure() is None
     background.submit(lambda: None)
     background.wait()
+
+
+def test_the_next_item_is_produced_while_one_is_used() -> None:
+    begun = [threading.Event() for _ in range(4)]
+
+    def items() -> Iterator[int]:
+        for number, event in enumerate(begun):
+            event.set()
+            yield number
+
+    for number in ahead(items()):
+        assert all(event.wait(60) for event in begun[: number + 2])
+    assert number == 3
+    assert list(ahead(iter([]))) == []
+
+
+def test_a_failure_to_produce_an_item_is_raised_in_its_place() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("no more")
+
+    produced = ahead(items())
+    assert next(produced) == 1
+    with pytest.raises(OSError, match="no more"):
+        next(produced)
+
+
+def test_an_abandoned_production_has_ended_when_the_iterator_is_closed() -> None:
+    ended = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        ended.set()
+        yield 2
+
+    produced = ahead(items())
+    next(produced)
+    produced.close()  # type: ignore[attr-defined]
+    assert ended.is_set(), "its memory may be reused now"

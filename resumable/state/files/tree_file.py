@@ -107,7 +107,7 @@ class TreeFile:
 
     def __iter__(self) -> Iterator[memoryview]:
         pages = min(WINDOW_BYTES, self.size) // _PAGE_BYTES + 1
-        return iter(Windows(self._parts, HostTransfer().allocate(pages * _PAGE_BYTES)))
+        return iter(Windows(self._parts, [HostTransfer().allocate(pages * _PAGE_BYTES)]))
 
     def _parts(self) -> Iterator[memoryview]:
         yield memoryview(self.header)

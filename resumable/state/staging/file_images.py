@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Protocol
 
 import xxhash
 from torch import Tensor
 
-from resumable.state.tensors.facts import TensorFacts, bytes_of, tensor_digest
+from resumable.state.tensors.facts import TensorFacts, byte_pieces
 from resumable.state.tensors.file_plan import FilePlan
 from resumable.state.tensors.nonfinite import nonfinite_in_image, nonfinite_live
 from resumable.state.tensors.safetensors_layout import Slice
+from resumable.utils.threads import ahead
 
 WINDOW_BYTES = 32 * 2**20
+CACHED_BYTES = 256 * 2**10  # fits into the cache of one core, beside where it is copied to
 
 
 class FileImage(Protocol):
@@ -44,7 +47,10 @@ class FileImage(Protocol):
 
     @property
     def digests(self) -> Mapping[str, str]:
-        """The XXH3-128 (hex) of each tensor's bytes, equal to its `tensor_digest` at the instant of capture."""
+        """The XXH3-128 (hex) of each tensor's bytes, equal to its `tensor_digest` at the instant of capture.
+
+        Those of an image that is produced while it is read are known once its `chunks` were read to the end.
+        """
         ...
 
     @property
@@ -106,39 +112,53 @@ class StreamedImage(_PlannedImage):
     """An image that is produced in `window`, piece by piece; training must pause while it is read."""
 
     tensors: Mapping[str, Tensor]
-    window: Tensor
+    windows: Sequence[Tensor]
     unchanged: bool = False
     shares_memory: bool = True
+    _digests: dict[str, str] = field(default_factory=dict)  # of the tensors that the last iteration has passed
 
     @property
     def chunks(self) -> Iterable[memoryview]:
-        return Windows(self.parts, self.window)
+        return Windows(self.parts, self.windows)
 
-    @functools.cached_property
+    @property
     def digests(self) -> Mapping[str, str]:
-        return {key: tensor_digest(tensor) for key, tensor in self.tensors.items()}
+        if self._digests.keys() != self.plan.layout.slices.keys():
+            raise RuntimeError("the digests of a streamed image are known once it was read to the end")
+        return self._digests
 
     @property
     def broken(self) -> Iterable[str]:
         return nonfinite_live(self.tensors)
 
     def parts(self) -> Iterator[memoryview]:
-        """Yield the bytes of the file, header first."""
+        """Yield the bytes of the file, header first; digest each piece once it was taken, while it is in the cache."""
+        self._digests.clear()
         yield memoryview(self.plan.layout.header)
         for key in self.plan.layout.slices:
-            yield bytes_of(self.tensors[key])
+            digest = xxhash.xxh3_128()
+            for piece in byte_pieces(self.tensors[key], CACHED_BYTES):
+                yield piece
+                digest.update(piece)
+            self._digests[key] = digest.hexdigest()
 
 
 class Windows:
-    """The bytes of a file that is produced in `parts`: full windows and a rest, all in the same memory."""
+    """The bytes of a file that is produced in `parts`: full windows and a rest, in the memory of `windows` in turn.
 
-    def __init__(self, parts: Callable[[], Iterable[memoryview]], window: Tensor) -> None:
+    With several windows the next one is filled while the one before is used.
+    """
+
+    def __init__(self, parts: Callable[[], Iterable[memoryview]], windows: Sequence[Tensor]) -> None:
         self._parts = parts
-        self._window = window
+        self._windows = windows
 
     def __iter__(self) -> Iterator[memoryview]:
-        window = self._window.numpy().data
-        filled = 0
+        return ahead(self._filled()) if len(self._windows) > 1 else self._filled()
+
+    def _filled(self) -> Iterator[memoryview]:
+        windows = cycle([window.numpy().data for window in self._windows])
+        window, filled = next(windows), 0
         for part in self._parts():
             done = 0
             while done < len(part):
@@ -147,6 +167,6 @@ class Windows:
                 done, filled = done + len(piece), filled + len(piece)
                 if filled == len(window):
                     yield window
-                    filled = 0
+                    window, filled = next(windows), 0
         if filled:
             yield window[:filled]

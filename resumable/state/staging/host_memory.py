@@ -126,6 +126,12 @@ def transfer_for(device: torch.device) -> Transfer:
     return AcceleratorTransfer(device) if device.type in ("cuda", "xpu") else HostTransfer()
 
 
+def settle(device: torch.device) -> None:
+    """Wait for what training has enqueued on this device: another thread reads there on a stream of its own."""
+    if device.type in ("cuda", "xpu"):
+        torch.accelerator.synchronize(device)
+
+
 def changed(copies: Copies, digests: Sequence[str], *, threads: int) -> Copies:
     """Return the copies whose source is on a device, or on the host with another digest than the given one.
 

@@ -75,10 +75,10 @@ class StagedSlabs:
 
 @dataclass(frozen=True)
 class StreamedSlabs:
-    """All slabs in the live tensors, read through `window`; training must pause while they are digested and written."""
+    """All slabs in the live tensors, read through `windows`; training must pause while they are read."""
 
     slabs: Slabs
-    window: Tensor
+    windows: Sequence[Tensor]
     shares_memory: bool = True
 
     @functools.cached_property
@@ -90,7 +90,7 @@ class StreamedSlabs:
             yield memoryview(header)
             yield from (bytes_of(self.slabs[slab]) for slab in slabs)
 
-        return Windows(parts, self.window)
+        return Windows(parts, self.windows)
 
 
 class SlabStager:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from resumable.state.staging.copies import Copies, CopyPlan
 from resumable.state.staging.file_images import WINDOW_BYTES, FileImage, StagedImage, StreamedImage
-from resumable.state.staging.host_memory import HostTransfer, Transfer, changed, touch, transfer_for
-from resumable.state.staging.slab_images import SlabImage, Slabs, SlabStager, StreamedSlabs
+from resumable.state.staging.host_memory import HostTransfer, Transfer, changed, settle, touch, transfer_for
+from resumable.state.staging.slab_images import SlabImage, Slabs, SlabStager, StreamedSlabs, size_in_memory
 from resumable.state.tensors.described import Description, addresses_of, description_of
 from resumable.state.tensors.file_plan import FilePlan
 
 _PAGE_BYTES = 4096
+_LEAST_HALF_BYTES = 2 * 2**20  # smaller ones may be written through the page cache
 _SPARE_BYTES = 2**16  # headers grow by some digits during training, and buffers are kept
 
 
@@ -82,8 +84,7 @@ class Stager:
     def begin(self, blobs: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Mark the boundary: the next `stage` copies these tensors as training leaves them now."""
         if self._transfer is None:
-            devices = {tensor.device for tensors in blobs.values() for tensor in tensors.values()}
-            away = [device for device in devices if device.type != "cpu"]
+            away = [device for device in _devices(blobs.values()) if device.type != "cpu"]
             self._transfer = transfer_for(away[0] if away else torch.device("cpu"))
         self._transfer.begin()
 
@@ -134,19 +135,29 @@ class Stager:
         self._staged.clear()
         self._slabs.forget()
 
-    def stream(self, blobs: Mapping[str, Mapping[str, Tensor]], *, max_bytes: int) -> dict[str, FileImage]:
+    def stream(
+        self, blobs: Mapping[str, Mapping[str, Tensor]], objects: Mapping[str, Slabs], *, max_bytes: int | None
+    ) -> tuple[dict[str, FileImage], dict[str, SlabImage]]:
         """Return images that are produced while they are read, through one window of at most `max_bytes`."""
+        for device in _devices([*blobs.values(), *objects.values()]):
+            settle(device)
         self._buffers.clear()
         self._staged.clear()
-        if self._window is None:
-            self._window = HostTransfer().allocate(min(max_bytes, WINDOW_BYTES) // _PAGE_BYTES * _PAGE_BYTES)
-        return {name: StreamedImage(self.plan(name, tensors), tensors, self._window) for name, tensors in blobs.items()}
-
-    def stream_slabs(self, objects: Mapping[str, Slabs]) -> dict[str, SlabImage]:
-        """Return images of slabs that are read out of the live tensors, through the window of `stream`."""
-        assert self._window is not None, "stream() comes first"
         self._slabs.clear()
-        return {name: StreamedSlabs(slabs, self._window) for name, slabs in objects.items()}
+        plans = {name: self.plan(name, tensors) for name, tensors in blobs.items()}
+        sizes = [*(plan.layout.size for plan in plans.values()), *map(size_in_memory, objects.values())]
+        windows = self._windows(max(sizes, default=0), max_bytes)
+        images: dict[str, FileImage] = {name: StreamedImage(plan, blobs[name], windows) for name, plan in plans.items()}
+        return images, {name: StreamedSlabs(slabs, windows) for name, slabs in objects.items()}
+
+    def _windows(self, largest: int, max_bytes: int | None) -> Sequence[Tensor]:
+        """Return the window, no larger than the largest file, in two halves if these are written directly."""
+        most = min(WINDOW_BYTES, max_bytes or WINDOW_BYTES)
+        needed = min(most // _PAGE_BYTES, -(-largest // _PAGE_BYTES)) * _PAGE_BYTES
+        if self._window is None or self._window.numel() < needed:
+            self._window = HostTransfer().allocate(needed)
+        half = self._window.numel() // 2 // _PAGE_BYTES * _PAGE_BYTES
+        return [self._window[:half], self._window[half:]] if half >= _LEAST_HALF_BYTES else [self._window]
 
     def prepare(self, blobs: Mapping[str, Mapping[str, Tensor]], objects: Mapping[str, Slabs]) -> Callable[[], None]:
         """Allocate the buffers of `stage` and `stage_slabs`; return a function that touches their pages.
@@ -197,6 +208,10 @@ class Stager:
             spare = min(_SPARE_BYTES, size // 8)
             kept = self._buffers[name] = self._transfer.allocate(size + spare)
         return kept
+
+
+def _devices(blobs: Iterable[Mapping[Any, Tensor]]) -> set[torch.device]:
+    return {tensor.device for tensors in blobs for tensor in tensors.values()}
 
 
 def _write_header(plan: FilePlan, buffer: Tensor) -> None:

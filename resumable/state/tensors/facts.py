@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -155,6 +155,15 @@ def bytes_of(tensor: Tensor) -> memoryview:
     """Return a tensor's bytes in row-major order on the host: a view of its memory if possible, otherwise a copy."""
     flat = raw(tensor).cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def byte_pieces(tensor: Tensor, nbytes: int) -> Iterator[memoryview]:
+    """Yield the same bytes in pieces of at most `nbytes`; those of a device are fetched piece by piece."""
+    flat = raw(tensor).contiguous().reshape(-1)
+    flat = flat.view(torch.uint8) if flat.numel() else flat
+    data = bytes_of(flat) if flat.device.type == "cpu" else None
+    for start in range(0, flat.numel(), nbytes):
+        yield data[start : start + nbytes] if data is not None else bytes_of(flat[start : start + nbytes])
 
 
 def tensor_digest(tensor: Tensor) -> str:

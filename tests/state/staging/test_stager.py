@@ -178,15 +178,44 @@ def test_a_streamed_image_is_the_same_file_through_a_window(window: int) -> None
     live = {"a": torch.randn(5000), "b": torch.randn(30, 50)[::2], "c": torch.zeros(3, dtype=torch.bool)}
     live |= {"none": torch.zeros(0), "one": torch.tensor(3.5, dtype=torch.float64)}
     stager = Stager()
-    streamed = stager.stream({"object": live}, max_bytes=window)["object"]
+    streamed = stager.stream({"object": live}, {}, max_bytes=window)[0]["object"]
     staged = stage(live)
     for _ in range(2):  # a repeated write reads it again
         chunks = [(len(chunk), bytes(chunk)) for chunk in streamed.chunks]
         assert b"".join(data for _, data in chunks) == bytes(file_of(staged))
         assert {size for size, _ in chunks[:-1]} <= {window}
-    assert streamed.digests == staged.digests
+        assert streamed.digests == staged.digests
     assert streamed.size == staged.size
-    assert stager.nbytes == window
+    assert stager.nbytes == min(window, -(-staged.size // 4096) * 4096)
+
+
+def test_a_window_of_two_halves_yields_the_same_file() -> None:
+    live = {f"t{number}": torch.randn(size) for number, size in enumerate([3_000_000, 7, 1_100_000])}
+    stager = Stager()
+    streamed = stager.stream({"object": live}, {}, max_bytes=2**22)[0]["object"]
+    chunks = [(len(chunk), bytes(chunk)) for chunk in streamed.chunks]
+    assert {size for size, _ in chunks[:-1]} == {2**21}
+    assert b"".join(data for _, data in chunks) == bytes(file_of(stage(live)))
+    assert streamed.digests == {key: tensor_digest(tensor) for key, tensor in live.items()}
+    assert stager.nbytes == 2**22
+
+
+def test_a_streamed_image_is_digested_as_it_is_read_and_never_from_the_live_tensors_again() -> None:
+    live = {"a": torch.randn(200_000), "b": torch.randn(300, 50)[::2], "c": torch.zeros(3, dtype=torch.uint8)}
+    image = Stager().stream({"object": live}, {}, max_bytes=8192)[0]["object"]
+    with pytest.raises(RuntimeError, match="once it was read to the end"):
+        _ = image.digests
+    list(image.chunks)
+    then = {key: tensor_digest(tensor) for key, tensor in live.items()}
+    for tensor in live.values():
+        tensor.add_(1)  # a digest of the live tensors would show it
+    assert image.digests == then
+    abandoned = iter(image.chunks)  # as by a write that fails
+    next(abandoned)
+    with pytest.raises(RuntimeError, match="once it was read to the end"):
+        _ = image.digests
+    list(image.chunks)
+    assert image.digests == {key: tensor_digest(tensor) for key, tensor in live.items()} != then
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def broken(tensors: dict[str, Tensor]) -> set[str]:
     staged, streamed = Stager(), Stager()
     staged.begin({"x": tensors})
     image = staged.stage({"x": tensors}, threads=1)["x"]
-    passing = streamed.stream({"x": tensors}, max_bytes=2**20)["x"]
+    passing = streamed.stream({"x": tensors}, {}, max_bytes=2**20)[0]["x"]
     assert set(image.broken) == set(passing.broken)
     return set(image.broken)
 
