@@ -9,6 +9,7 @@ from contextlib import suppress
 from resumable.checkpointing.commit import Commits
 from resumable.checkpointing.golden_input import GoldenInput, golden_input
 from resumable.checkpointing.hyperparameters import Hyperparameters
+from resumable.checkpointing.image_memory import image_memory
 from resumable.checkpointing.object_mismatch import joined_objects, late_objects, refuse_other_objects
 from resumable.checkpointing.open_run import open_run
 from resumable.checkpointing.position import Position
@@ -28,6 +29,7 @@ from resumable.state.staging.stager import Stager
 from resumable.state.tensors.slabs import SLAB_SIZES, SlabSizes
 from resumable.store.catalog import Catalog
 from resumable.store.storage.open import open_storage
+from resumable.store.verified_images import VerifiedImages
 from resumable.utils import failpoints
 from resumable.utils.events import warn
 from resumable.utils.memory import collector_paused
@@ -52,7 +54,11 @@ class Checkpointer:
         self.config = config
         self._adapters = adapt(objects)
         storage = open_storage(config.run, config.storage_options, probe=config.fencing != "off")
-        catalog = Catalog(storage)
+        stager = stager or Stager()
+        # A second read out of the page cache takes no longer than a copy of an image, and needs no fresh memory.
+        max_bytes = 0 if storage.caches_reads else config.staging.max_bytes
+        self._images = VerifiedImages(image_memory(stager, self._adapters.values(), max_bytes=max_bytes))
+        catalog = Catalog(storage, self._images)
         self._opened = open_run(config, storage, catalog, self._adapters)
         self.resumed, self.attempt = self._opened.resumed, self._opened.attempt
         self.run_id, self.data_seed = self._opened.run_file.run_id, self._opened.run_file.data_seed
@@ -62,9 +68,7 @@ class Checkpointer:
         self.witnesses = self._commits.witnesses.metrics  # of the checkpoint that this attempt resumed from
         self.gradients = Gradients(self._adapters)  # hooks only once nothing refuses the run any more
         resumed_at = (self.resumed.step, self.resumed.epoch) if self.resumed else None
-        self._pipeline = SavePipeline(
-            config, self._commits, resumed_at=resumed_at, stager=stager or Stager(), started=started
-        )
+        self._pipeline = SavePipeline(config, self._commits, resumed_at=resumed_at, stager=stager, started=started)
         self._restoration = Restoration(self.resumed) if self.resumed else None
         self._golden: GoldenInput | None = None
         self._late: Collection[str] = ()
@@ -153,6 +157,7 @@ class Checkpointer:
             self._warn_of_growth(captured)
             return captured
 
+        self._images.release()  # its memory is that of the stager
         self._pipeline.submit(capture, started=started, late=late)
 
     def _snapshot(
@@ -235,6 +240,7 @@ class Checkpointer:
         try:
             self._pipeline.close()
         finally:
+            self._images.release()
             self.gradients.close()
             self._opened.unlock()
 

@@ -54,8 +54,8 @@ class Commits:
         self._opened = opened
         self._attempt = opened.attempt
         self._rule = config.keep.rule()
-        self._sharing = Sharing({} if opened.resumed is None else opened.resumed.published_blobs())
-        self._slabs = {} if opened.resumed is None else _resumed_slabs(opened.resumed)
+        self._sharing = Sharing({} if opened.shareable is None else opened.shareable.published_blobs())
+        self._slabs = {} if opened.shareable is None else _resumed_slabs(opened.shareable)
         self._chain = 0 if opened.resumed is None else chain_length(opened.resumed.manifest, catalog.manifest)
         self._digesting = Background()
         self._pruned: PrunePlan | None = None  # the last one, unless it failed

@@ -24,10 +24,10 @@ from resumable.errors import (
     RunMismatchError,
     StorageError,
 )
-from resumable.run.checkpoint import Checkpoint
+from resumable.run.checkpoint import GOLDEN, Checkpoint
 from resumable.store.attempts import Attempt, begin, create_run, displaced, lock_run
 from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
-from resumable.store.layout import CheckpointName
+from resumable.store.layout import CheckpointName, is_slab_name, object_of
 from resumable.store.leftovers import MAX_SEEN_SAVES, see_files, see_saves
 from resumable.store.lineage import descend
 from resumable.store.manifest import Manifest, RunFile
@@ -50,6 +50,16 @@ class OpenedRun:
     resumed: Checkpoint | None
     attempt: Attempt
     unlock: Callable[[], None]
+    damaged: bool
+    """True if a newer checkpoint than `resumed` was found damaged."""
+
+    @property
+    def shareable(self) -> Checkpoint | None:
+        """Return the checkpoint that the first save may share files with.
+
+        None while a newer one is damaged: an earlier attempt, whose newest that one is, may delete `resumed`.
+        """
+        return None if self.damaged else self.resumed
 
     @property
     def generator_rule(self) -> int:
@@ -86,14 +96,16 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
         lineage = resumed.manifest.lineage if resumed else []
         name = CheckpointName.parse(resumed.name) if resumed else None
         attempt = begin(storage, resumed_from=name, lineage_before=lineage)
-        resumed, attempt = _newest_after_claim(config, catalog.refreshed(), refuse, resumed, attempt)
+        fresh, rejected = catalog.refreshed(), dict[str, str]()
+        resumed, attempt = _newest_after_claim(config, fresh, refuse, resumed, attempt, rejected)
+        damaged = any(_was_committed(fresh, name) for name in rejected)
         _see_leftovers(storage, catalog, resumed, attempt)
         if resumed is None or not resumed.manifest.finished:
             _log_displaced(storage, attempt)
     except BaseException:
         unlock()
         raise
-    return OpenedRun(run_file, resumed, attempt, unlock)
+    return OpenedRun(run_file, resumed, attempt, unlock, damaged)
 
 
 def _lock(config: Config, storage: Storage) -> Callable[[], None]:
@@ -145,13 +157,17 @@ def _log_displaced(storage: Storage, attempt: Attempt) -> None:
 
 
 def _newest_after_claim(
-    config: Config, catalog: Catalog, refuse: Refuse, resumed: Checkpoint | None, attempt: Attempt
+    config: Config,
+    catalog: Catalog,
+    refuse: Refuse,
+    resumed: Checkpoint | None,
+    attempt: Attempt,
+    rejected: dict[str, str],
 ) -> tuple[Checkpoint | None, Attempt]:
-    """Look up the newest checkpoint again, now that every earlier attempt is fenced.
+    """Look up the newest checkpoint again, now that every earlier attempt is fenced; fill `rejected`.
 
     The storage is listed again: an earlier attempt may have saved and pruned since the first look.
     """
-    rejected: dict[str, str] = {}
     newest = _newest_valid(catalog, rejected, refuse, proven=resumed)
     if newest is None:
         _refuse_a_fresh_start(config, catalog, rejected)
@@ -195,7 +211,10 @@ def discover(config: Config, catalog: Catalog, *, refuse: Refuse = lambda found:
 def _newest_valid(
     catalog: Catalog, rejected: dict[str, str], refuse: Refuse, *, proven: Checkpoint | None = None
 ) -> Checkpoint | None:
-    """Return the newest checkpoint that passes verification; `proven` passed before and is not read again."""
+    """Return the newest checkpoint that passes verification; `proven` passed before and is not read again.
+
+    Its blobs are kept in the memory of the catalog, if it was not proven before.
+    """
     for _ in range(LISTING_ATTEMPTS):
         rejected.clear()
         try:
@@ -205,6 +224,8 @@ def _newest_valid(
                 found = Checkpoint(catalog, name, manifest)
                 try:
                     refuse(found)
+                    if proven is None:  # or one that turns out damaged would take the memory of the proven one
+                        catalog.keep(name, _restored_sizes(manifest))
                     found.verify()
                 except CorruptCheckpointError as error:
                     rejected[str(name)] = error.message.removeprefix(f"{name}: ")
@@ -217,6 +238,15 @@ def _newest_valid(
         "the checkpoints of this run were pruned faster than they could be read",
         "stop the other job that writes to this run, or name another folder in `run`",
     )
+
+
+def _restored_sizes(manifest: Manifest) -> dict[str, int]:
+    """Return the sizes of the blobs that are restored from, and staged into later: no golden input, and no slabs."""
+    return {
+        name: record.size
+        for name, record in manifest.blobs.items()
+        if object_of(name) not in (None, GOLDEN) and not is_slab_name(name)
+    }
 
 
 def _exists(config: Config, catalog: Catalog) -> bool:

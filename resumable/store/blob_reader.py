@@ -14,6 +14,7 @@ from resumable.errors import CorruptCheckpointError
 from resumable.store.digesting import RangeDigester
 from resumable.store.manifest import BlobRecord
 from resumable.store.storage.protocol import Seen, Storage
+from resumable.store.verified_images import BlobImage
 from resumable.utils.reread import reread
 
 READ_PIECE_BYTES = 4 * 2**20  # several fit into a cache that cores share: one thread reads, another digests
@@ -22,12 +23,21 @@ READ_PIECE_BYTES = 4 * 2**20  # several fit into a cache that cores share: one t
 class BlobReader:
     """The blob `name`. Every method raises `CorruptCheckpointError` with that name, once two reads agree.
 
-    If a blob is missing because its checkpoint was pruned, `refuse_pruned` raises another error instead.
+    If a blob is missing because its checkpoint was pruned, `refuse_pruned` raises another error instead. `kept` is the
+    memory for its bytes: they are verified there, and then read from there until the cache is dropped.
     """
 
     def __init__(
-        self, storage: Storage, name: str, record: BlobRecord, refuse_pruned: Callable[[], None], *, in_ranges: bool
+        self,
+        storage: Storage,
+        name: str,
+        record: BlobRecord,
+        refuse_pruned: Callable[[], None],
+        *,
+        in_ranges: bool,
+        kept: BlobImage | None = None,
     ) -> None:
+        self._kept = kept
         self._storage = storage
         self._record = record
         self._in_ranges = in_ranges  # whether the recorded digest is that of the digests of its ranges
@@ -45,10 +55,14 @@ class BlobReader:
 
     def drop_cache(self) -> None:
         """Make the next read bypass the caches, as far as possible."""
+        self._kept = None
         self._storage.drop_cache(self._record.path)
 
     def read(self, buffer: memoryview, offset: int, seen: Seen | None = None) -> None:
         """Fill the whole of `buffer` from `offset` on; `seen` as in `Storage.read_into`."""
+        if self._kept is not None and self._kept.verified:
+            self._kept.copy_to(buffer, offset, seen)
+            return
 
         def read() -> int:
             with self._explained():
@@ -62,6 +76,8 @@ class BlobReader:
 
     def image(self) -> bytearray:
         """Read all of it, and verify it in the same pass."""
+        if self._kept is not None and self._kept.verified:
+            return bytearray(self._kept.memory)
         self.check_size()
         image = bytearray(self.size)
         with memoryview(image) as view:
@@ -69,12 +85,18 @@ class BlobReader:
         return image
 
     def verify(self, seen: Seen | None = None) -> None:
-        """Read it in pieces through a few buffers, and compare its digest.
+        """Read it in pieces, through a few buffers or into the memory where it is kept, and compare its digest.
 
         `seen` is called for each piece in order, and for all of them again if the read is repeated.
         """
-        buffers = cycle([memoryview(bytearray(min(self._step, self.size))) for _ in range(self.readers + 1)])
-        self._verify(lambda start: next(buffers)[: self.size - start], seen)
+        kept = self._kept
+        if kept is None:
+            buffers = cycle([memoryview(bytearray(min(self._step, self.size))) for _ in range(self.readers + 1)])
+            self._verify(lambda start: next(buffers)[: self.size - start], seen)
+        else:
+            kept.verified = False
+            self._verify(lambda start: kept.memory[start : start + self._step], seen)
+            kept.verified = True
 
     def _stored_size(self) -> int:
         with self._explained():

@@ -16,6 +16,7 @@ from resumable.store.manifest import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, Manif
 from resumable.store.parse_documents import parse_earlier_objects, parse_manifest, parse_run_file
 from resumable.store.pins import pinned
 from resumable.store.storage.protocol import Entry, Storage
+from resumable.store.verified_images import VerifiedImages
 from resumable.utils.events import warn
 from resumable.utils.threads import in_lanes
 
@@ -46,10 +47,14 @@ def ignore(name: str, reason: str) -> None:
 
 
 class Catalog:
-    """The checkpoints of one run. Manifests are read once, since a published one never changes."""
+    """The checkpoints of one run. Manifests are read once, since a published one never changes.
 
-    def __init__(self, storage: Storage) -> None:
+    Blobs with memory in `images` are verified there, and then read from there.
+    """
+
+    def __init__(self, storage: Storage, images: VerifiedImages | None = None) -> None:
         self._storage = storage
+        self._images = images
         self._run: RunFile | None = None
         self._manifests: dict[CheckpointName, Manifest] = {}
         self._checked: set[CheckpointName] = set()
@@ -159,6 +164,7 @@ class Catalog:
             manifest.blobs[blob],
             refuse_pruned=lambda: self._refuse_pruned(manifest.name),
             in_ranges=not (is_earlier(manifest.format_version) or is_state_name(blob)),
+            kept=self._images.of(manifest.name, blob) if self._images else None,
         )
 
     def earlier_objects(self, manifest: Manifest) -> EarlierObjects:
@@ -168,6 +174,11 @@ class Catalog:
             return file.read(parse_earlier_objects)
         except FileNotFoundError as error:
             raise NoCheckpointError(f"{manifest.name}: was pruned meanwhile") from error
+
+    def keep(self, name: CheckpointName, sizes: Mapping[str, int]) -> None:
+        """Keep blobs of these sizes of one checkpoint in memory once they are verified, if there are `images`."""
+        if self._images is not None:
+            self._images.begin(name, sizes)
 
     def read_blob(self, manifest: Manifest, blob: str) -> bytearray:
         """Read a whole blob, and verify it in the same pass. Raises as `check`."""
@@ -180,7 +191,7 @@ class Catalog:
 
     def refreshed(self) -> Catalog:
         """Return a catalog that lists and checks everything again, and keeps only the content of manifests."""
-        fresh = Catalog(self._storage)
+        fresh = Catalog(self._storage, self._images)
         fresh._manifests.update(self._manifests)
         return fresh
 

@@ -71,6 +71,7 @@ def _leaves(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...],
 
 FIGURES = [
     Figure("loading", "verified load into the existing objects", partial(_of, "loading")),
+    Figure("restart", "a restart beyond imports, processor time", partial(_of, "restart")),
     Figure("writing", "how blobs reach the disk", partial(_of, "writing"), sizes=("1.5GB",)),
     Figure("object-store", "S3 on a local server", partial(_of, "object_store"), once=True),
     Figure("requests", "requests to an object store", partial(_of, "requests"), once=True),

@@ -71,6 +71,7 @@ TARGETS = [
         1.1,
         "loading, cold · safetensors",
     ),
+    Target("restart / torch.load, processor time", "restart", "cpu_seconds", "resumable", 1.3, "torch.load"),
     Target("extra memory, eager, of the state", "memory", "peak_states", EAGER, 1.05),
     Target("extra memory, overlap, of the state", "memory", "peak_states", OVERLAP, 1.05),
     Target("98 % frozen: bytes / a full save", "frozen", "written_bytes", "98 % frozen", 0.03, "a full save"),

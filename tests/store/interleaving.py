@@ -163,6 +163,7 @@ class Folder:
     readers = 1
     removed_at_once = 1
     range_bytes = 2**20
+    caches_reads = True
     exclusive = True
 
     def __init__(self, contents: Contents, actor: Actor) -> None:

@@ -86,6 +86,8 @@ class Stager:
         if self._transfer is None:
             away = [device for device in _devices(blobs.values()) if device.type != "cpu"]
             self._transfer = transfer_for(away[0] if away else torch.device("cpu"))
+            if away:  # reserved for objects that were still on the host: each copy to such memory would block
+                self._buffers = {name: buffer for name, buffer in self._buffers.items() if buffer.is_pinned()}
         self._transfer.begin()
 
     def stage(
@@ -168,7 +170,7 @@ class Stager:
         assert self._transfer is not None
         before = set(map(id, self._buffers.values()))
         for name, tensors in blobs.items():
-            self._buffer(name, self.plan(name, tensors).layout.size)
+            self._buffer(name, self.plan(name, tensors).layout.size, self._transfer)
         fresh = [buffer for buffer in self._buffers.values() if id(buffer) not in before]
         fresh += self._slabs.prepare(objects, self._transfer)
 
@@ -177,6 +179,16 @@ class Stager:
                 touch(buffer)
 
         return touch_all
+
+    def reserve(self, sizes: Mapping[str, int], *, device: torch.device) -> dict[str, memoryview]:
+        """Keep buffers for exactly these files of objects on `device`, and return the memory for each file's bytes.
+
+        The next `stage`, `stream` or `prepare` uses the buffers, so what was written to them is undefined then.
+        """
+        transfer = self._transfer or transfer_for(device)
+        for gone in self._buffers.keys() - sizes.keys():
+            del self._buffers[gone]
+        return {name: self._buffer(name, size, transfer)[:size].numpy().data for name, size in sizes.items()}
 
     def _keep_only(self, blobs: Collection[str]) -> None:
         """Free the buffers that no blob needs any longer, such as those of gradients or of a window."""
@@ -189,8 +201,9 @@ class Stager:
         self, name: str, tensors: Mapping[str, Tensor], *, compare: bool, threads: int
     ) -> tuple[StagedImage, Copies]:
         """Return the image that a blob will have, and the copies that complete it."""
+        assert self._transfer is not None
         planned, before = self._planned(name, tensors), self._staged.pop(name, None)
-        plan, buffer = planned.file, self._buffer(name, planned.file.layout.size)
+        plan, buffer = planned.file, self._buffer(name, planned.file.layout.size, self._transfer)
         copies = Copies(buffer, planned.copies, [*tensors.values()], addresses_of(tensors))
         if before is None or before.plan is not plan or before.buffer is not buffer:
             _write_header(plan, buffer)
@@ -200,13 +213,12 @@ class Stager:
                 return before.as_unchanged(), copies
         return StagedImage(plan, buffer), copies
 
-    def _buffer(self, name: str, size: int) -> Tensor:
+    def _buffer(self, name: str, size: int, transfer: Transfer) -> Tensor:
         kept = self._buffers.get(name)
         if kept is None or not size <= kept.numel() <= 2 * size + _SPARE_BYTES:
-            assert self._transfer is not None
             self._buffers.pop(name, None)
             spare = min(_SPARE_BYTES, size // 8)
-            kept = self._buffers[name] = self._transfer.allocate(size + spare)
+            kept = self._buffers[name] = transfer.allocate(size + spare)
         return kept
 
 

@@ -43,6 +43,7 @@ class FsspecStorage:
     patience_seconds = 60.0
     locks = False
     readers = 1  # the backend requests the parts of one read at once
+    caches_reads = False
 
     def __init__(
         self, file_system: AbstractFileSystem, root: str, url: str, *, probe: bool = True, hide: Secrets = NONE

@@ -33,6 +33,7 @@ class LocalStorage:
     readers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     range_bytes = 2**20
     removed_at_once = 1
+    caches_reads = True
     parallel = 1  # one direct write after the other keeps a disk busy, and kills can be repeated at the same call
 
     def __init__(self, root: Path) -> None:

@@ -28,6 +28,7 @@ class PlainFolder:
     locks = True
     readers = 1
     range_bytes = _STEP_BYTES
+    caches_reads = True
     parallel = 1
     removed_at_once = 1
 

@@ -69,6 +69,9 @@ class Storage(Protocol):
     readers: int
     """How many threads are best used for reading at once."""
 
+    caches_reads: bool
+    """Whether the operating system serves a second read of a file out of memory, as it does for folders."""
+
     range_bytes: int
     """How much a read should request at least, so that the cost of a call is small beside it."""
 

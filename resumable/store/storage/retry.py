@@ -94,6 +94,7 @@ class PatientStorage:
         self.readers = inner.readers
         self.range_bytes = inner.range_bytes
         self.removed_at_once = inner.removed_at_once
+        self.caches_reads = inner.caches_reads
         self.renew()
 
     def renew(self) -> None:
