@@ -67,7 +67,7 @@ def growing(objects: Mapping[str, Captured]) -> dict[str, str]:
     """Return the warning for each object whose plain values take more than half of what the format allows."""
     return {
         name: f"{name}: its plain values take {each.encoded.share:.0%} of what one object may hold, and saves fail at "
-        "100 %; keep long histories in a tensor, a NumPy array or a list of numbers alone"
+        "100 %; keep long histories in a tensor or a NumPy array"
         for name, each in objects.items()
         if each.encoded.share > 0.5
     }

@@ -215,6 +215,23 @@ def test_memory_is_let_go_of_by_a_read_that_failed(place: Place) -> None:
     assert buffer == bytes(len(LARGE))
 
 
+# -- removing ---------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_removed_at_once_where_no_request_removes_several(place: Place) -> None:
+    names = [f"f{number}" for number in range(2 * AT_ONCE)]
+    for name in names:
+        place.put(name, SMALL)
+    place.proxy.inject("501", "POST", "delete", times=None)
+    rule = hold(place, "DELETE", "/run/f")
+    removing = InThread(lambda: storage(place).remove_all([*names, "missing"]))
+    until(lambda: rule.fired == AT_ONCE)
+    rule.release.set()
+    assert removing.outcome() is None
+    assert place.server.objects(place.bucket) == {}
+    assert watched(place).most_open == AT_ONCE
+
+
 # -- how many ---------------------------------------------------------------------------------------------------------
 
 

@@ -473,7 +473,7 @@ def replay_buffer(script: Script) -> None:
     trainer = script.trainer(model=model, optimizer=optimizer, buffer=buffer)
     for _ in trainer.steps(16):
         rows[buffer["next"]] = numpy.random.randint(256, size=4096)
-        buffer["next"] = (buffer["next"] + 7001) % len(rows)
+        buffer["next"] = (buffer["next"] + 1) % len(rows)
         chosen = rows[numpy.random.randint(len(rows), size=64)]
         x = torch.from_numpy(chosen[:, :4].astype(numpy.float32))
         loss = model(x / 256).square().mean()

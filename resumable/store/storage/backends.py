@@ -162,7 +162,7 @@ class Backend:
             file_system.rm_file(at)
 
     def remove_all(self, ats: Sequence[str]) -> None:
-        """Remove several files, all by one request if there is one for that. A missing one is no failure."""
+        """Remove several files, in any order. A missing one is no failure."""
         for at in ats:
             with suppress(FileNotFoundError):
                 self.remove(at)

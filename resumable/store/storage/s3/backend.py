@@ -133,7 +133,13 @@ class S3(Backend):
                 if code_of(error) not in NO_REQUEST_FOR_SEVERAL:
                     raise
                 self._removes_several = False
-        super().remove_all(ats)
+        with translated():
+            self.run(_all([self._remove(at) for at in ats]))
+
+    async def _remove(self, at: str) -> None:
+        bucket, key, _ = self._fs.split_path(at)
+        async with self.room, asyncio.timeout(REQUEST_SECONDS):
+            await self._fs._call_s3("delete_object", Bucket=bucket, Key=key)
 
     def _remove_several(self, ats: Sequence[str]) -> None:
         paths = [self._fs.split_path(at) for at in ats]
