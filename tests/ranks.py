@@ -22,10 +22,10 @@ from resumable.state.tensors.file_plan import FilePlan
 from resumable.store.attempts import Attempt, begin, create_run
 from resumable.store.catalog import Catalog
 from resumable.store.dedup import PublishedBlob
+from resumable.store.documents.manifest import BlobRecord, Manifest, ObjectRecord
+from resumable.store.documents.rank_state import dump_rank_state
 from resumable.store.layout import CheckpointName, state_name
-from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
 from resumable.store.publish import Blob, publish
-from resumable.store.rank_state import dump_rank_state
 from resumable.store.storage.local import LocalStorage
 
 

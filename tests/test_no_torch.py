@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import resumable
+from resumable.store.documents.manifest import BlobRecord
+from resumable.store.documents.sealed_json import digest
 from resumable.store.layout import CheckpointName, checkpoint_path
-from resumable.store.manifest import BlobRecord
-from resumable.store.sealed_json import digest
 from resumable.store.storage.local import LocalStorage
 from tests.store.building import STATE, launch, manifest
 

@@ -6,8 +6,10 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 
+from resumable.checkpointing.capture.golden_input import GoldenInput, golden_input
+from resumable.checkpointing.capture.snapshot import Snapshot, blob_name, snapshot
+from resumable.checkpointing.capture.state_bounds import growing, refuse_too_many
 from resumable.checkpointing.commit import Commits
-from resumable.checkpointing.golden_input import GoldenInput, golden_input
 from resumable.checkpointing.hyperparameters import Hyperparameters
 from resumable.checkpointing.image_memory import image_memory
 from resumable.checkpointing.object_mismatch import joined_objects, late_objects, refuse_other_objects
@@ -15,8 +17,6 @@ from resumable.checkpointing.open_run import open_run
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.restore import Restoration
 from resumable.checkpointing.save_pipeline import SavePipeline, SaveStatus
-from resumable.checkpointing.snapshot import Snapshot, blob_name, snapshot
-from resumable.checkpointing.state_bounds import growing, refuse_too_many
 from resumable.config.config import Config
 from resumable.errors import NoCheckpointError, StateError
 from resumable.policy.suspicion import WitnessState

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+from resumable.checkpointing.capture.snapshot import Snapshot, broken, is_frozen
 from resumable.checkpointing.open_run import GENERATOR_RULE, PREPARED_LOADERS, OpenedRun
 from resumable.checkpointing.prune import PrunePlan, make_room, plan_of_nothing, prune
 from resumable.checkpointing.reference_chain import MAX_CHAIN, chain_length, names_others
 from resumable.checkpointing.slabs import NOTHING_STORED, SlabPlan, StoredSlabs, plan, stored_slabs
-from resumable.checkpointing.snapshot import Snapshot, broken, is_frozen
 from resumable.config.config import Config
 from resumable.errors import CheckpointError, StorageError
 from resumable.policy import suspicion
@@ -23,8 +23,8 @@ from resumable.state.staging.file_images import FileImage
 from resumable.state.staging.slab_images import SlabImage
 from resumable.store.catalog import Catalog
 from resumable.store.dedup import PublishedBlob, Sharing
+from resumable.store.documents.manifest import BlobRecord, Manifest, ObjectRecord
 from resumable.store.layout import CheckpointName, slab_name
-from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
 from resumable.store.publish import Blob, SharedBlobGoneError, publish
 from resumable.store.storage.retry import PatientStorage
 from resumable.utils.environment import versions

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-from resumable.store.manifest import Manifest
+from resumable.store.documents.manifest import Manifest
 from resumable.utils.events import warn
 
 HYPERPARAMETERS = "hyperparameters"  # in the environment of a manifest

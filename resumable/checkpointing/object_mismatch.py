@@ -10,7 +10,7 @@ from resumable.errors import (
 )
 from resumable.run.checkpoint import GRADIENTS, LATE, Checkpoint, is_golden
 from resumable.state.tensors.records import TensorRecord
-from resumable.store.manifest import Manifest, ObjectRecord
+from resumable.store.documents.manifest import Manifest, ObjectRecord
 
 
 class ObjectKind(Protocol):

@@ -27,10 +27,10 @@ from resumable.errors import (
 from resumable.run.checkpoint import GOLDEN, Checkpoint
 from resumable.store.attempts import Attempt, begin, create_run, displaced, lock_run
 from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
+from resumable.store.documents.manifest import Manifest, RunFile
 from resumable.store.layout import CheckpointName, is_slab_name, object_of
 from resumable.store.leftovers import MAX_SEEN_SAVES, see_files, see_saves
 from resumable.store.lineage import descend
-from resumable.store.manifest import Manifest, RunFile
 from resumable.store.storage.protocol import Storage
 from resumable.utils.events import emit, warn
 from resumable.utils.messages import quoted

@@ -9,9 +9,9 @@ from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpoi
 from resumable.policy import retention, suspicion
 from resumable.store.attempts import Attempt
 from resumable.store.catalog import Catalog, Listed
+from resumable.store.documents.manifest import Manifest
 from resumable.store.layout import CheckpointName, checkpoint_of
 from resumable.store.leftovers import see_saves
-from resumable.store.manifest import Manifest
 from resumable.store.publish import delete, delete_stale_files, delete_unfinished
 from resumable.store.storage.protocol import Entry, Storage
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from resumable.errors import CheckpointError, StorageError
+from resumable.store.documents.manifest import MAX_NAMED, BlobRecord, Manifest
 from resumable.store.layout import CheckpointName, checkpoint_of
-from resumable.store.manifest import MAX_NAMED, BlobRecord, Manifest
 
 MAX_CHAIN = MAX_NAMED - 1  # checkpoints in a row that name others; the next one shares nothing
 

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from resumable.checkpointing.capture.snapshot import Snapshot, readable, split_for_late_copy
 from resumable.checkpointing.commit import Commits, DedupCandidates
 from resumable.checkpointing.save_state import BUSY, TRANSITIONS, SaveEvent, SaveState
-from resumable.checkpointing.snapshot import Snapshot, readable, split_for_late_copy
 from resumable.config.config import Config
 from resumable.errors import ResumableError
 from resumable.state.staging.file_images import FileImage

@@ -13,8 +13,8 @@ from resumable.run.tensor_records import Records
 from resumable.state.tensors.safetensors_layout import Layout
 from resumable.state.tensors.slabs import PAGE_BYTES, Slab
 from resumable.store.dedup import PublishedBlob
+from resumable.store.documents.manifest import MAX_NAMED
 from resumable.store.layout import is_slab_name
-from resumable.store.manifest import MAX_NAMED
 
 
 class StoredSlab(NamedTuple):

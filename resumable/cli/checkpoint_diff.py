@@ -11,7 +11,7 @@ from resumable.cli.document_diff import ABSENT, ValueDifference, count_values, d
 from resumable.cli.rank_diff import SHARED, rank_differences
 from resumable.run.checkpoint import GRADIENTS, Checkpoint, is_golden
 from resumable.state.tensors.records import TensorRecord
-from resumable.store.manifest import ObjectRecord
+from resumable.store.documents.manifest import ObjectRecord
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from resumable.cli.document_diff import ABSENT, ValueDifference, document_differences
 from resumable.run.checkpoint import Checkpoint
-from resumable.store.rank_state import RankState
+from resumable.store.documents.rank_state import RankState
 
 SHARED = ("step", "epoch", "finished", "metrics")
 """The parts of a position that are compared as parts of the manifest."""

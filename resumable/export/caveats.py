@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from resumable.checkpointing.golden_input import Golden
+from resumable.checkpointing.capture.golden_input import Golden
 from resumable.export.checkpoint_module import CheckpointModule
 from resumable.export.request import ExportRequest
 

@@ -11,7 +11,7 @@ from resumable.export.proof.schema import SourceRecord
 from resumable.run.checkpoint import Checkpoint
 from resumable.state.objects.modules import EXTRA, HIDDEN, is_extra
 from resumable.state.tensors.records import TensorRecord
-from resumable.store.manifest import ObjectRecord
+from resumable.store.documents.manifest import ObjectRecord
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from resumable.checkpointing.golden_input import Golden, inputs_of, outputs_of, uninformative_tensors
+from resumable.checkpointing.capture.golden_input import Golden, inputs_of, outputs_of, uninformative_tensors
 from resumable.errors import ConfigError, CorruptCheckpointError, ExportError
 from resumable.export.checkpoint_module import CheckpointModule
 from resumable.export.formats.safetensors import SafetensorsStream, WeightSpec

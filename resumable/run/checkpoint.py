@@ -24,9 +24,9 @@ from resumable.store.blob_reader import BlobReader
 from resumable.store.catalog import Catalog
 from resumable.store.dedup import PublishedBlob
 from resumable.store.digesting import RANGE_BYTES
+from resumable.store.documents.manifest import Manifest, ObjectRecord
+from resumable.store.documents.rank_state import RankState
 from resumable.store.layout import CheckpointName
-from resumable.store.manifest import Manifest, ObjectRecord
-from resumable.store.rank_state import RankState
 from resumable.utils.events import size
 from resumable.utils.memory import memory_bytes
 from resumable.utils.messages import listed

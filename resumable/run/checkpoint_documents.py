@@ -11,10 +11,10 @@ from resumable.errors import CorruptCheckpointError, ResumableError
 from resumable.run.rank_records import refuse_bad_records
 from resumable.run.tensor_records import Records, earlier_records, joined_records, refuse_other_blobs
 from resumable.store.catalog import Catalog
-from resumable.store.earlier_versions import EarlierObjects, is_earlier
+from resumable.store.documents.earlier_versions import EarlierObjects, is_earlier
+from resumable.store.documents.manifest import Manifest
+from resumable.store.documents.rank_state import RankState, parse_earlier_rank_state, parse_rank_state
 from resumable.store.layout import CheckpointName, state_name
-from resumable.store.manifest import Manifest
-from resumable.store.rank_state import RankState, parse_earlier_rank_state, parse_rank_state
 from resumable.utils.messages import quoted
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from resumable.state.tensors.dtypes import item_bytes
 from resumable.store.digesting import RANGE_BYTES, FileDigest
+from resumable.store.documents.manifest import BlobRecord, Manifest
+from resumable.store.documents.rank_state import DIGEST_DIGITS, ObjectColumns, RankState
 from resumable.store.layout import is_slab_name, is_state_name, object_of
-from resumable.store.manifest import BlobRecord, Manifest
-from resumable.store.rank_state import DIGEST_DIGITS, ObjectColumns, RankState
 from resumable.utils import strict_json
 
 # The most that a blob takes up besides its tensors: the header.

@@ -11,8 +11,8 @@ from resumable.policy.retention import Rule, best
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.target import parse_target, unknown_selector
 from resumable.store.catalog import Catalog, anything
+from resumable.store.documents.manifest import Manifest
 from resumable.store.layout import RUN_FILE, CheckpointName
-from resumable.store.manifest import Manifest
 from resumable.store.storage.open import open_storage
 from resumable.store.storage.protocol import Entry
 from resumable.utils.location import location

@@ -10,11 +10,11 @@ from typing import NamedTuple
 from resumable.run.rank_records import refuse_larger_blobs
 from resumable.state.tensors.boxes import Box, refuse_unless_grid
 from resumable.state.tensors.records import Piece, TensorRecord
-from resumable.store.earlier_versions import EarlierObjectRecord, EarlierObjects
+from resumable.store.documents.earlier_versions import EarlierObjectRecord, EarlierObjects
+from resumable.store.documents.manifest import Manifest
+from resumable.store.documents.rank_state import ObjectColumns, RankState
+from resumable.store.documents.strict_record import refuse_more_than
 from resumable.store.layout import is_state_name
-from resumable.store.manifest import Manifest
-from resumable.store.rank_state import ObjectColumns, RankState
-from resumable.store.strict_record import refuse_more_than
 
 MAX_PIECES = 4_000_000
 MAX_PIECES_OF_TENSOR = 65_536

@@ -16,10 +16,10 @@ from resumable.state.files.stream_digests import DigestedSlice, StreamDigester
 from resumable.state.tensors.dtypes import may_hold
 from resumable.state.tensors.tensor_locations import locate
 from resumable.store.catalog import Catalog
-from resumable.store.earlier_versions import EarlierObjects
+from resumable.store.documents.earlier_versions import EarlierObjects
+from resumable.store.documents.manifest import Manifest
+from resumable.store.documents.rank_state import ObjectColumns, RankState
 from resumable.store.layout import is_slab_name, is_state_name
-from resumable.store.manifest import Manifest
-from resumable.store.rank_state import ObjectColumns, RankState
 from resumable.utils.messages import quoted
 
 Held = Mapping[str, Mapping[str, DigestedSlice]]

@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 
 from resumable.errors import CheckpointError, CorruptCheckpointError, FencedError, StorageError
 from resumable.store.catalog import Catalog
-from resumable.store.json_file import JsonFile
+from resumable.store.documents.json_file import JsonFile
+from resumable.store.documents.manifest import MAX_RECORD_BYTES, AttemptFile, RunFile
+from resumable.store.documents.parse_documents import parse_attempt_file
 from resumable.store.layout import ATTEMPTS, LOCK, MAX_NUMBER, RUN_FILE, CheckpointName, attempt_path, parse_attempt
 from resumable.store.leftovers import Leftovers
 from resumable.store.lineage import Lineage, descend
-from resumable.store.manifest import MAX_RECORD_BYTES, AttemptFile, RunFile
-from resumable.store.parse_documents import parse_attempt_file
 from resumable.store.storage.protocol import Storage
 
 

@@ -12,7 +12,7 @@ import xxhash
 
 from resumable.errors import CorruptCheckpointError
 from resumable.store.digesting import RangeDigester
-from resumable.store.manifest import BlobRecord
+from resumable.store.documents.manifest import BlobRecord
 from resumable.store.storage.protocol import Seen, Storage
 from resumable.store.verified_images import BlobImage
 from resumable.utils.reread import reread

@@ -9,11 +9,11 @@ from itertools import chain, islice
 
 from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, StorageError
 from resumable.store.blob_reader import BlobReader
-from resumable.store.earlier_versions import EarlierObjects, is_earlier
-from resumable.store.json_file import JsonFile
+from resumable.store.documents.earlier_versions import EarlierObjects, is_earlier
+from resumable.store.documents.json_file import JsonFile
+from resumable.store.documents.manifest import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, Manifest, RunFile
+from resumable.store.documents.parse_documents import parse_earlier_objects, parse_manifest, parse_run_file
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName, checkpoint_path, is_state_name
-from resumable.store.manifest import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, Manifest, RunFile
-from resumable.store.parse_documents import parse_earlier_objects, parse_manifest, parse_run_file
 from resumable.store.pins import pinned
 from resumable.store.storage.protocol import Entry, Storage
 from resumable.store.verified_images import VerifiedImages

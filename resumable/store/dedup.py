@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from resumable.store.digesting import FileDigest
-from resumable.store.manifest import MAX_NAMED, BlobRecord
+from resumable.store.documents.manifest import MAX_NAMED, BlobRecord
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from resumable.errors import FencedError
 from resumable.store.attempts import Attempt
 from resumable.store.dedup import PublishedBlob
 from resumable.store.digesting import Digested, FileDigest, digest_of
+from resumable.store.documents.manifest import BlobRecord, Manifest
+from resumable.store.documents.sealed_json import digest
 from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_path, is_blob_name, is_own_name, state_name
 from resumable.store.leftovers import is_unchanged, sizes_in
-from resumable.store.manifest import BlobRecord, Manifest
 from resumable.store.pins import pinned
-from resumable.store.sealed_json import digest
 from resumable.store.storage.own_files import is_temporary
 from resumable.store.storage.protocol import Entry, Storage, storage_error
 from resumable.utils.events import size

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from resumable.errors import CheckpointError, CorruptCheckpointError
+from resumable.store.documents.strict_record import first_fault
 from resumable.store.storage.protocol import checked
 from resumable.store.storage.user_file import File, join, split
-from resumable.store.strict_record import first_fault
 from resumable.utils import pickles, strict_json
 from resumable.utils.messages import quoted
 from resumable.utils.reread import reread

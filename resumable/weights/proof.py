@@ -7,8 +7,8 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from resumable.errors import CorruptCheckpointError, FormatVersionError
-from resumable.store.sealed_json import unsealed
-from resumable.store.strict_record import Dtype, HexDigest, Sizes, StrictRecord, first_fault
+from resumable.store.documents.sealed_json import unsealed
+from resumable.store.documents.strict_record import Dtype, HexDigest, Sizes, StrictRecord, first_fault
 from resumable.utils import strict_json
 from resumable.utils.messages import quoted
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from resumable import ConfigError, LoopError, Run, RunMismatchError, StateError, Trainer
-from resumable.checkpointing.golden_input import Golden, inputs_of, outputs_of, uninformative_tensors
+from resumable.checkpointing.capture.golden_input import Golden, inputs_of, outputs_of, uninformative_tensors
 from resumable.cli import app
 from resumable.cli.checkpoint_diff import compare, diff_checkpoints
 from resumable.export.proof import comparison as arrays

@@ -18,11 +18,11 @@ from resumable.errors import FencedError, FormatVersionError, NoCheckpointError,
 from resumable.policy.retention import Rule
 from resumable.store.attempts import Attempt, begin
 from resumable.store.catalog import Catalog
+from resumable.store.documents.manifest import BlobRecord, Manifest
+from resumable.store.documents.sealed_json import digest
 from resumable.store.layout import CheckpointName, checkpoint_path
-from resumable.store.manifest import BlobRecord, Manifest
 from resumable.store.pins import pin, unpin
 from resumable.store.publish import Blob, publish
-from resumable.store.sealed_json import digest
 from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.protocol import Entry, Storage

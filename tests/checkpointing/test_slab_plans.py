@@ -16,8 +16,8 @@ from resumable.state.tensors.boxes import Box
 from resumable.state.tensors.slabs import PAGE_BYTES, Slab
 from resumable.store.dedup import PublishedBlob
 from resumable.store.digesting import FileDigest
+from resumable.store.documents.manifest import MAX_NAMED, BlobRecord
 from resumable.store.layout import slab_name
-from resumable.store.manifest import MAX_NAMED, BlobRecord
 
 FOLDER = "checkpoints/step-000000000.e0000.a0001"
 

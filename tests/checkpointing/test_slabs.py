@@ -20,8 +20,8 @@ from resumable.checkpointing.position import Position
 from resumable.config.config import Config
 from resumable.errors import CorruptCheckpointError
 from resumable.state.tensors.slabs import PAGE_BYTES, SlabSizes
+from resumable.store.documents.manifest import MAX_NAMED
 from resumable.store.layout import is_slab_name
-from resumable.store.manifest import MAX_NAMED
 from resumable.store.storage.open import open_storage
 
 SIZES = SlabSizes(least_bytes=2**19, slab_bytes=2**14)

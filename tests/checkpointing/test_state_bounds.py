@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from resumable import Trainer
+from resumable.checkpointing.capture.state_bounds import refuse_too_many, tensors_to_come
 from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
-from resumable.checkpointing.state_bounds import refuse_too_many, tensors_to_come
 from resumable.config.config import Config
 from resumable.errors import StateError
 from resumable.state.codec.encoder import MAX_NODES
-from resumable.store.strict_record import MAX_TENSORS
+from resumable.store.documents.strict_record import MAX_TENSORS
 
 OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in ("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam")),

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from resumable import NoCheckpointError, Run, Trainer
 from resumable.cli import app
 from resumable.loop.metrics import CHUNK, MAX_WAITING, FiniteWatch
+from resumable.store.documents.sealed_json import digest
 from resumable.store.layout import CHECKPOINTS, CheckpointName
 from resumable.store.pins import pin
-from resumable.store.sealed_json import digest
 from resumable.store.storage.local import LocalStorage
 from tests.lab.client import Bench, Launch, killed, shared_lab, signalled
 from tests.tiny import Tiny, steps_of, warnings_of

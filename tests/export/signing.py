@@ -9,7 +9,7 @@ from typing import Any
 
 import xxhash
 
-from resumable.store.sealed_json import digest
+from resumable.store.documents.sealed_json import digest
 from resumable.utils import strict_json
 
 Document = dict[str, Any]

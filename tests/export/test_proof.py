@@ -15,7 +15,7 @@ from resumable.errors import CorruptCheckpointError, FormatVersionError, Resumab
 from resumable.export import Exported, Proof
 from resumable.export.proof.artifact import read_proof
 from resumable.export.proof.schema import OutputDifference, parse_proof
-from resumable.store.sealed_json import digest
+from resumable.store.documents.sealed_json import digest
 from resumable.utils import strict_json
 from resumable.weights.proof import MAX_BYTES
 from tests.export.conftest import Artifact

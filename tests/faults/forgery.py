@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from resumable.store.digesting import digest_of
+from resumable.store.documents.sealed_json import digest
 from resumable.store.layout import CHECKPOINTS, MANIFEST, is_state_name, state_name
-from resumable.store.sealed_json import digest
 
 Document = dict[str, Any]
 STATE_BLOB = state_name(0)

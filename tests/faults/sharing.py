@@ -21,8 +21,8 @@ from resumable.policy.retention import Rule
 from resumable.store import digesting
 from resumable.store.catalog import Catalog
 from resumable.store.dedup import PublishedBlob
+from resumable.store.documents.manifest import BlobRecord
 from resumable.store.layout import CheckpointName
-from resumable.store.manifest import BlobRecord
 from resumable.store.publish import publish
 from resumable.store.storage import direct_io
 from resumable.store.storage.local import LocalStorage

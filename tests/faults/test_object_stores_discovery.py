@@ -8,9 +8,9 @@ import pytest
 
 from resumable.store.attempts import Attempt
 from resumable.store.catalog import Catalog
+from resumable.store.documents.manifest import BlobRecord
+from resumable.store.documents.sealed_json import digest
 from resumable.store.layout import CheckpointName, checkpoint_path
-from resumable.store.manifest import BlobRecord
-from resumable.store.sealed_json import digest
 from resumable.store.storage.retry import PatientStorage
 from tests.faults.servers import shared_moto
 from tests.faults.test_object_stores import Place, behind_proxy

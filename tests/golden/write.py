@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from resumable import Checkpoint, Run
-from resumable.store.manifest import FORMAT_VERSION
+from resumable.store.documents.manifest import FORMAT_VERSION
 from tests.golden.launch import Crash, Golden
 from tests.golden.values import exact_digest
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import BertConfig, BertForSequenceClassification, Trainer
 
 from resumable import Run, StateError, load_weights
-from resumable.checkpointing.golden_input import Golden
+from resumable.checkpointing.capture.golden_input import Golden
 from resumable.cli.checkpoint_diff import compare
 from resumable.export import export
 from resumable.transformers import Resume

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from resumable import Run, StateError
-from resumable.checkpointing.golden_input import Golden
+from resumable.checkpointing.capture.golden_input import Golden
 from resumable.cli.checkpoint_diff import compare
 from resumable.lightning import Resume
 from resumable.state.objects import global_rng

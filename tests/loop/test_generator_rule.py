@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from resumable import Run, RunMismatchError
 from resumable.data.rng.find_generators import NEWEST_RULE
-from resumable.store.parse_documents import parse_manifest
+from resumable.store.documents.parse_documents import parse_manifest
 from tests.golden.launch import EPOCHS, Golden
 from tests.tiny import Crash, Tiny, assert_equal_ends
 

@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType
 
 import resumable.prepared.private
 from resumable import ConfigError, Run, RunMismatchError, Trainer
-from resumable.store.parse_documents import parse_manifest
+from resumable.store.documents.parse_documents import parse_manifest
 from tests.prepared.training import EPOCHS, Program
 from tests.tiny import Crash, assert_equal_ends
 

@@ -17,8 +17,8 @@ from torch import nn
 from resumable import Checkpoint, NoCheckpointError, Run, RunMismatchError, Trainer, load_weights
 from resumable.errors import FormatVersionError
 from resumable.run.target import parse_target, parse_target_or_folder, unknown_selector
+from resumable.store.documents.sealed_json import digest
 from resumable.store.layout import checkpoint_path
-from resumable.store.sealed_json import digest
 from resumable.store.storage.local import LocalStorage
 from tests.store.building import launch, save
 from tests.tiny import Tiny, crashed

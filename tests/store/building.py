@@ -13,11 +13,11 @@ from resumable.store.attempts import Attempt, begin, create_run
 from resumable.store.catalog import Catalog
 from resumable.store.dedup import PublishedBlob
 from resumable.store.digesting import digest_of
+from resumable.store.documents.manifest import BlobRecord, Manifest, ObjectRecord
+from resumable.store.documents.rank_state import dump_rank_state
+from resumable.store.documents.sealed_json import digest
 from resumable.store.layout import CheckpointName, checkpoint_path, object_of
-from resumable.store.manifest import BlobRecord, Manifest, ObjectRecord
 from resumable.store.publish import Blob, States, publish
-from resumable.store.rank_state import dump_rank_state
-from resumable.store.sealed_json import digest
 from resumable.store.storage.protocol import Storage
 
 STATE = dump_rank_state({"objects": {}, "rng": {}, "position": {}}, ranges={}, tensors={})

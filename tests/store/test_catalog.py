@@ -14,10 +14,10 @@ import pytest
 
 from resumable.errors import CorruptCheckpointError, FormatVersionError, NoCheckpointError, StorageError
 from resumable.store.catalog import UNFINISHED, Catalog
+from resumable.store.documents.manifest import Manifest
+from resumable.store.documents.sealed_json import digest
 from resumable.store.layout import CheckpointName, checkpoint_path
-from resumable.store.manifest import Manifest
 from resumable.store.publish import delete
-from resumable.store.sealed_json import digest
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.protocol import Entry
 from tests.store.building import launch, line, save, verify_bytes

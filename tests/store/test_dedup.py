@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from resumable.store.dedup import PublishedBlob, Sharing
 from resumable.store.digesting import FileDigest
-from resumable.store.manifest import MAX_NAMED, BlobRecord
+from resumable.store.documents.manifest import MAX_NAMED, BlobRecord
 
 NAME = "model.frozen.safetensors"
 

@@ -24,8 +24,8 @@ from resumable.config.config import Config
 from resumable.errors import CorruptCheckpointError, FencedError, NoCheckpointError, StorageError
 from resumable.policy import retention
 from resumable.store.catalog import Catalog
+from resumable.store.documents.parse_documents import parse_manifest
 from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_of, checkpoint_path, parse_attempt
-from resumable.store.parse_documents import parse_manifest
 from resumable.store.storage import fsspec_storage
 from resumable.store.storage.protocol import Storage
 from tests.store.interleaving import Actor, Change, Contents, Kind, seen_by

@@ -10,12 +10,17 @@ from typing import Any
 import pytest
 
 from resumable.errors import CorruptCheckpointError, FormatVersionError, StateError
-from resumable.store import strict_record
-from resumable.store.earlier_versions import EarlierObjectRecord, EarlierTensorRecord
-from resumable.store.manifest import AttemptFile, BlobRecord, Manifest, Mesh, ObjectRecord, RunFile
-from resumable.store.parse_documents import parse_attempt_file, parse_earlier_objects, parse_manifest, parse_run_file
-from resumable.store.rank_state import ObjectColumns, PieceColumns, RankState
-from resumable.store.sealed_json import digest
+from resumable.store.documents import strict_record
+from resumable.store.documents.earlier_versions import EarlierObjectRecord, EarlierTensorRecord
+from resumable.store.documents.manifest import AttemptFile, BlobRecord, Manifest, Mesh, ObjectRecord, RunFile
+from resumable.store.documents.parse_documents import (
+    parse_attempt_file,
+    parse_earlier_objects,
+    parse_manifest,
+    parse_run_file,
+)
+from resumable.store.documents.rank_state import ObjectColumns, PieceColumns, RankState
+from resumable.store.documents.sealed_json import digest
 
 FOLDER = "checkpoints/step-000000500.e0002.a0003"
 DIGEST = "0123456789abcdef" * 2
@@ -344,7 +349,7 @@ def test_a_tensor_has_one_number_per_dimension() -> None:
 
 
 def test_the_format_document_names_every_field() -> None:
-    text = Path(strict_record.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")
+    text = (Path(strict_record.__file__).parents[1] / "FORMAT.md").read_text(encoding="utf-8")
     records = (RunFile, AttemptFile, Manifest, ObjectRecord, BlobRecord, RankState, ObjectColumns, PieceColumns)
     for record in (*records, EarlierObjectRecord, EarlierTensorRecord):
         for field in record.model_fields:

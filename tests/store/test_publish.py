@@ -12,8 +12,8 @@ import pytest
 from resumable.errors import CorruptCheckpointError, FencedError, StorageError
 from resumable.store.attempts import Attempt, begin
 from resumable.store.catalog import Catalog
+from resumable.store.documents.manifest import Manifest
 from resumable.store.layout import CheckpointName, checkpoint_path
-from resumable.store.manifest import Manifest
 from resumable.store.publish import Blob, delete, publish
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.open import open_storage

@@ -5,8 +5,8 @@ from __future__ import annotations
 from resumable.checkpointing.open_run import OpenedRun
 from resumable.run.checkpoint import LATE
 from resumable.store.dedup import PublishedBlob
+from resumable.store.documents.manifest import BlobRecord, Manifest
 from resumable.store.layout import CheckpointName
-from resumable.store.manifest import BlobRecord, Manifest
 from resumable.store.publish import Blob, publish
 from resumable.store.storage.protocol import Storage
 from tests.store.building import blob_of, file_of, objects_of, published, states_of

@@ -12,8 +12,8 @@ from resumable.cli.terminal import Column, print_json, print_line, print_table
 from resumable.policy.suspicion import mark
 from resumable.run.checkpoint import Checkpoint
 from resumable.state.tensors.records import TensorRecord
+from resumable.store.documents.manifest import Manifest
 from resumable.store.layout import checkpoint_path
-from resumable.store.manifest import Manifest
 from resumable.utils.events import duration, size
 from resumable.utils.location import location
 

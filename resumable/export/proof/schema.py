@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from resumable.store.strict_record import (
+from resumable.store.documents.strict_record import (
     BoundedCount,
     Dtype,
     HexDigest,

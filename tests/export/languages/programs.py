@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resumable.store.sealed_json import digest
+from resumable.store.documents.sealed_json import digest
 from tests.export.signing import signed
 
 

@@ -8,16 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from resumable.store.layout import (
-    CheckpointName,
-    checkpoint_path,
-    is_blob_name,
-    is_blob_path,
-    is_object_name,
-    is_state_name,
-    rank_of,
-)
-from resumable.store.strict_record import (
+from resumable.store.documents.strict_record import (
     MAX_DIMENSIONS,
     MAX_RANKS,
     BoundedCount,
@@ -31,6 +22,15 @@ from resumable.store.strict_record import (
     Sizes,
     StrictRecord,
     Text,
+)
+from resumable.store.layout import (
+    CheckpointName,
+    checkpoint_path,
+    is_blob_name,
+    is_blob_path,
+    is_object_name,
+    is_state_name,
+    rank_of,
 )
 from resumable.utils import strict_json
 

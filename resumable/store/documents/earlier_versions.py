@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from resumable.store.strict_record import (
+from resumable.store.documents.strict_record import (
     MAX_BLOBS,
     MAX_TENSORS,
     Dtype,

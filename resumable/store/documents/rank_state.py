@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from resumable.store.strict_record import (
+from resumable.store.documents.strict_record import (
     MAX_BLOBS,
     MAX_DIMENSIONS,
     MAX_TENSORS,

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from resumable.errors import StateError
+from resumable.store.documents.sealed_json import sealed
 from resumable.store.layout import MAX_NUMBER
-from resumable.store.sealed_json import sealed
 from resumable.utils import strict_json
 from resumable.utils.messages import quoted
 

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from resumable.errors import CorruptCheckpointError, FormatVersionError
-from resumable.store.earlier_versions import EarlierObjects, earlier_objects, is_earlier, upgraded
-from resumable.store.manifest import FORMAT_VERSION, AttemptFile, Manifest, RunFile
-from resumable.store.sealed_json import unsealed
-from resumable.store.strict_record import StrictRecord, first_fault, refuse_too_many_parts
+from resumable.store.documents.earlier_versions import EarlierObjects, earlier_objects, is_earlier, upgraded
+from resumable.store.documents.manifest import FORMAT_VERSION, AttemptFile, Manifest, RunFile
+from resumable.store.documents.sealed_json import unsealed
+from resumable.store.documents.strict_record import StrictRecord, first_fault, refuse_too_many_parts
 from resumable.utils import strict_json
 from resumable.utils.messages import quoted
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resumable.checkpointing.snapshot import Captured
+from resumable.checkpointing.capture.snapshot import Captured
 from resumable.errors import StateError
-from resumable.store.strict_record import MAX_TENSORS
+from resumable.store.documents.strict_record import MAX_TENSORS
 
 _Group = Mapping[str, Any]
 

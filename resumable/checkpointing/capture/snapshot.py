@@ -9,10 +9,10 @@ from functools import partial
 
 from torch import Tensor
 
-from resumable.checkpointing.golden_input import GoldenInput
+from resumable.checkpointing.capture.golden_input import GoldenInput
+from resumable.checkpointing.capture.tensor_columns import tensor_columns
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.slabs import SlabPlan
-from resumable.checkpointing.tensor_columns import tensor_columns
 from resumable.errors import ResumableError, StateError
 from resumable.policy.suspicion import WitnessState
 from resumable.run.checkpoint import GOLDEN, GRADIENTS
@@ -25,8 +25,8 @@ from resumable.state.staging.file_images import FileImage
 from resumable.state.tensors.described import DescribedTensors
 from resumable.state.tensors.facts import copy_of
 from resumable.state.tensors.slabs import Slab, SlabSizes, slabs_of
+from resumable.store.documents.rank_state import dump_rank_state
 from resumable.store.layout import MAX_SLAB_OWNER_BYTES
-from resumable.store.rank_state import dump_rank_state
 from resumable.utils.environment import environment
 
 

@@ -1,0 +1,1 @@
+"""Take all state at one boundary: objects, gradients, RNG streams and golden inputs."""

@@ -1,0 +1,1 @@
+"""The JSON documents of the format, of this version and of earlier ones."""
