@@ -100,6 +100,12 @@ def values(given: Objects) -> dict[str, torch.Tensor]:
     return {key: value.detach().clone() for key, value in {**given["model"].state_dict(), **moments, **notes}.items()}
 
 
+def header_bytes(bucket: Bucket, name: str) -> int:
+    """The length of a blob's header, which nobody needs to read who has the records."""
+    [blob] = Path(bucket.url).glob(f"checkpoints/*/{name}")
+    return 8 + int.from_bytes(blob.read_bytes()[:8], "little")
+
+
 def saved(checkpointer: Checkpointer, *, step: int = 0) -> dict[str, int]:
     """Save, and return the sizes of the blobs of tensors."""
     checkpointer.save(Position(step=step), reason="test")
@@ -174,7 +180,7 @@ def test_files_beyond_the_memory_are_read_twice(
     assert bucket.taken() == sizes
     assert not buffers(checkpointer)
     checkpointer.restore()
-    assert all(bucket.read_bytes[name] >= size for name, size in sizes.items())
+    assert bucket.taken() == {name: size - header_bytes(bucket, name) for name, size in sizes.items()}
     assert_same(target, values(source))
     assert torch.equal(target["table"]["numbers"], source["table"]["numbers"])
 
