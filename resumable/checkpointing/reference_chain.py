@@ -24,12 +24,12 @@ def chain_length(newest: Manifest, manifest_of: Callable[[CheckpointName], Manif
     """Return how many checkpoints in a row, the newest included, name others; at most `MAX_CHAIN`.
 
     Each file was written `named` - 1 checkpoints before, so the oldest ones lead to the end of the chain. The length of
-    a chain that cannot be followed is `MAX_CHAIN`.
+    a chain that cannot be followed is `MAX_CHAIN`. It ends for any records: two checkpoints may name each other.
     """
     length = 0
     while length < MAX_CHAIN and (others := _of_others(newest)):
         oldest = max(others, key=lambda blob: blob.named)
-        length += oldest.named - 1
+        length += max(oldest.named - 1, 1)
         try:
             newest = manifest_of(checkpoint_of(oldest.path))
         except (CheckpointError, StorageError):
