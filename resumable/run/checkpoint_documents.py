@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from resumable.errors import CorruptCheckpointError, ResumableError
-from resumable.run.rank_records import refuse_bad_records
+from resumable.run.rank_records import blobs_by_rank, refuse_bad_records
 from resumable.run.tensor_records import Records, earlier_records, joined_records, refuse_other_blobs
 from resumable.store.catalog import Catalog
 from resumable.store.documents.earlier_versions import EarlierObjects, is_earlier
@@ -36,8 +36,8 @@ class CheckpointDocuments:
         Of several documents of an object that of the lowest rank counts.
         """
         objects: dict[str, Any] = {}
-        for state in self.states.values():
-            objects = {**state.objects, **objects}
+        for state in reversed(self.states.values()):  # from the highest rank on
+            objects.update(state.objects)
         return {"objects": objects, "rng": self.states[0].rng, "position": self.states[0].position}
 
     @functools.cached_property
@@ -65,19 +65,20 @@ class CheckpointDocuments:
         for rank in ranks:  # before any of them is read
             if state_name(rank) not in self._manifest.blobs:
                 raise self.malformed(state_name(rank), ValueError("not among the blobs"))
-        states = {rank: self._state(rank) for rank in ranks}
+        written = blobs_by_rank(self._manifest)
+        states = {rank: self._state(rank, written.get(rank, ())) for rank in ranks}
         documents = {name for state in states.values() for name in state.objects}
         if other := documents ^ self._manifest.objects.keys():
             raise self.malformed(state_name(0), ValueError(f"not a document for each object: {min(other)!r}"))
         return states
 
-    def _state(self, rank: int) -> RankState:
+    def _state(self, rank: int, written: Collection[str]) -> RankState:
         with self.reported(state_name(rank)):
             data = bytes(self._catalog.read_blob(self._manifest, state_name(rank)))
             if is_earlier(self._manifest.format_version):
                 return parse_earlier_rank_state(data)
             state = parse_rank_state(data)
-            refuse_bad_records(self._manifest, rank, state)
+            refuse_bad_records(self._manifest, written, rank, state)
             return state
 
     @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from resumable.state.tensors.dtypes import item_bytes
 from resumable.store.digesting import RANGE_BYTES, FileDigest
@@ -18,8 +18,20 @@ MAX_OVERHEAD_BYTES = PREFIX_BYTES + strict_json.MAX_BYTES
 WIDEST_ITEM_BYTES = 16
 
 
-def refuse_bad_records(manifest: Manifest, rank: int, state: RankState) -> None:
-    """Raise `ValueError` for records that break a rule of the format which concerns one rank alone."""
+def blobs_by_rank(manifest: Manifest) -> dict[int, set[str]]:
+    """Return the names of the blobs of tensors that each rank wrote; none for ranks that wrote no such blob."""
+    written: dict[int, set[str]] = {}
+    for file_name, blob in manifest.blobs.items():
+        if not is_state_name(file_name):
+            written.setdefault(blob.rank, set()).add(file_name)
+    return written
+
+
+def refuse_bad_records(manifest: Manifest, written: Collection[str], rank: int, state: RankState) -> None:
+    """Raise `ValueError` for records that break a rule of the format which concerns one rank alone.
+
+    `written` are the blobs of tensors that this rank wrote, by the manifest.
+    """
     if unknown := (state.objects.keys() | state.tensors.keys()) - manifest.objects.keys():
         raise ValueError(f"{min(unknown)!r}: not an object of this checkpoint")
     for name, columns in state.tensors.items():
@@ -28,7 +40,7 @@ def refuse_bad_records(manifest: Manifest, rank: int, state: RankState) -> None:
             _refuse_bad_pieces(columns)
         except ValueError as error:
             raise ValueError(f"tensors of {name}: {error}") from error
-    _refuse_other_blobs(manifest, rank, state)
+    _refuse_other_blobs(manifest, written, rank, state)
     for file_name, extents in _extents(state).items():
         _refuse_overlaps(file_name, manifest.blobs[file_name].size, extents)
 
@@ -103,15 +115,14 @@ def _fault_of_slab(whole: Sequence[int], offsets: Sequence[int] | None, shape: S
     return _fault_of_box(whole, offsets, shape) if whole and rows else "a slab that is not a run of whole rows"
 
 
-def _refuse_other_blobs(manifest: Manifest, rank: int, state: RankState) -> None:
+def _refuse_other_blobs(manifest: Manifest, written: Collection[str], rank: int, state: RankState) -> None:
     """Compare the blobs that the records name with those of this rank in the manifest."""
     owners: dict[str, str] = {}
     for name, columns in state.tensors.items():
         owners |= dict.fromkeys(columns.blobs, name)
         if unused := set(range(len(columns.blobs))).difference(columns.pieces.blob):
             raise ValueError(f"{columns.blobs[min(unused)]}: no piece of {name} is in it")
-    written = {file for file, blob in manifest.blobs.items() if blob.rank == rank and not is_state_name(file)}
-    if other := written ^ owners.keys():
+    if other := owners.keys() ^ written:
         raise ValueError(f"{min(other)}: named by the manifest or the records of rank {rank}, and not by both")
     if other := state.ranges.keys() ^ owners.keys():
         raise ValueError(f"{min(other)}: no ranges, or no records")

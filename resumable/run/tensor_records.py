@@ -46,9 +46,12 @@ def joined_records(manifest: Manifest, states: Mapping[int, RankState], *, rank:
     """
     pieces = sum(len(columns.pieces.key) for state in states.values() for columns in state.tensors.values())
     refuse_more_than(MAX_PIECES, "pieces", pieces)
+    columns_of: dict[str, dict[int, ObjectColumns]] = {name: {} for name in manifest.objects}
+    for number, state in states.items():
+        for name, columns in state.tensors.items():
+            columns_of[name][number] = columns
     joined: Records = {}
-    for name in manifest.objects:
-        ranks = {number: state.tensors[name] for number, state in states.items() if name in state.tensors}
+    for name, ranks in columns_of.items():
         try:
             joined[name] = _joined(ranks, rank)
         except ValueError as error:

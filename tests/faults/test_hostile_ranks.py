@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from resumable import CheckpointError, CorruptCheckpointError, FormatVersionError, Run
 from resumable.cli import app
 from resumable.run import tensor_records
+from resumable.run.rank_records import blobs_by_rank, refuse_bad_records
+from resumable.run.tensor_records import joined_records
 from resumable.state.tensors.boxes import Box
 from resumable.store.digesting import digest_of
+from resumable.store.documents.rank_state import RankState
 from resumable.store.layout import state_name
 from tests.faults.bounded import bounded
 from tests.faults.forgery import Document, Forgery
@@ -508,3 +511,26 @@ def test_more_pieces_than_a_checkpoint_may_have_are_refused(tmp_path: Path, monk
     monkeypatch.setattr(tensor_records, "MAX_PIECES_OF_TENSOR", 1)
     with pytest.raises(CorruptCheckpointError, match="2 pieces of one tensor, more than the 1 allowed"):
         Run(str(tmp_path / "run")).latest().verify()
+
+
+def test_the_check_of_many_ranks_takes_time_in_proportion_to_them(tmp_path: Path) -> None:
+    """Each looked through the blobs and the objects of all once: minutes of CPU for a few megabytes."""
+    written(tmp_path / "run", lambda rank, state: None)
+    found = Run(str(tmp_path / "run")).latest().manifest
+    blob, an_object = found.blobs[state_name(0)], found.objects["model"]
+    manifest = found.model_copy(
+        update={
+            "world": 40_000,
+            "blobs": {state_name(rank): blob.model_copy(update={"rank": rank}) for rank in range(40_000)},
+            "objects": {f"part{number}": an_object for number in range(10_000)},
+        }
+    )
+    empty = RankState(objects={}, rng=None, position=None, ranges={}, tensors={})
+
+    def check() -> int:
+        of_ranks = blobs_by_rank(manifest)
+        for rank in range(manifest.world):
+            refuse_bad_records(manifest, of_ranks.get(rank, ()), rank, empty)
+        return len(joined_records(manifest, dict.fromkeys(range(manifest.world), empty)))
+
+    assert bounded(check, cpu_seconds=10).result == 10_000
