@@ -137,7 +137,11 @@ class SavePipeline:
         with collector_paused():
             snapshot = capture()
             save = _PendingSave(snapshot, self._commits.dedup_candidates(snapshot.blobs), started)
-            event = self._begin(save, late=late)
+            try:
+                event = self._begin(save, late=late)
+            except BaseException:
+                self._stager.forget()  # what is staged will never be published
+                raise
         if event is SaveEvent.STREAM:
             self._background.wait()
         self._move(event)

@@ -11,8 +11,14 @@ import torch
 from torch import nn
 
 from resumable import Run, Trainer
+from resumable.checkpointing.checkpointer import Checkpointer
+from resumable.checkpointing.position import Position
+from resumable.config.config import Config
 from resumable.errors import CorruptCheckpointError
+from resumable.state.staging.host_memory import HostTransfer
+from resumable.state.staging.stager import Stager
 from resumable.state.tensors.facts import tensor_digest
+from resumable.state.tensors.slabs import SlabSizes
 from resumable.store.storage.open import open_storage
 
 FROZEN = "model.frozen.safetensors"
@@ -186,3 +192,36 @@ def test_a_module_that_trains_nothing_has_one_file_of_its_usual_name(tmp_path: P
     blobs = Run(str(tmp_path)).latest().manifest.blobs
     assert {"average.safetensors", "model.safetensors", FROZEN} <= blobs.keys()
     assert "average.frozen.safetensors" not in blobs
+
+
+class ScarceMemory(HostTransfer):
+    """The memory of this machine, of which none is left while `used_up` is set."""
+
+    used_up = False
+
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        if self.used_up:
+            raise MemoryError
+        return super().allocate(nbytes)
+
+
+def test_weights_that_were_staged_for_a_save_without_memory_are_not_taken_for_saved_ones(tmp_path: Path) -> None:
+    """A larger buffer found no memory. The next save shared the frozen weights of the save before all the same."""
+    memory, place = ScarceMemory(), str(tmp_path / "run")
+    model, buffer = Adapted(), {"rows": torch.zeros(100, 64)}
+    sizes = SlabSizes(least_bytes=2**14, slab_bytes=2**13)
+    config = Config.load({"run": place, "keep": KEEP_ALL})
+    saves = Checkpointer(config, {"model": model, "buffer": buffer}, stager=Stager(memory), slab_sizes=sizes)
+    for step in range(3):
+        saves.save(Position(step=step), reason="test")
+    saves.drain()
+    model.base.weight.data.fill_(3.0)
+    rows, buffer["rows"], memory.used_up = buffer["rows"], torch.zeros(1000, 64), True
+    with pytest.raises(MemoryError):
+        saves.save(Position(step=3), reason="test")
+    buffer["rows"], memory.used_up = rows, False
+    saves.save(Position(step=4), reason="test")
+    saves.close()
+    newest = Run(place).latest()
+    newest.verify()
+    assert torch.equal(newest.load("model")["base.weight"], model.base.weight)
