@@ -670,7 +670,7 @@ def test_a_terabyte_that_is_recorded_and_there_is_listed_and_not_loaded(run: Pat
 
     name, message, text = bounded(work, memory_bytes=SMALL_BYTES).result
     assert name == NEWEST
-    assert "1.0TiB, more than the memory of this machine" in message
+    assert "512.0GiB, more than the memory of this machine" in message
     assert "1.0TiB" in text
 
 
