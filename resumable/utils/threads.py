@@ -57,6 +57,9 @@ def in_lanes(action: Callable[[T], R], items: Sequence[T], lanes: int) -> list[R
     return [results[number] for number in range(len(items))]
 
 
+SIGNAL_SECONDS = 0.5
+
+
 class Background:
     """One job at a time in a thread of its own. Its failure is kept until it is fetched; none is lost."""
 
@@ -88,9 +91,13 @@ class Background:
             self._run(job, started)
 
     def wait(self) -> None:
-        """Block until no job is in flight."""
+        """Block until no job is in flight.
+
+        Signal handlers run meanwhile, with a delay of at most `SIGNAL_SECONDS`.
+        """
         if self._thread is not None:
-            self._thread.join()
+            while self._thread.is_alive():
+                self._thread.join(SIGNAL_SECONDS)  # a signal just before a wait without end would not end it
             self._thread = None
 
     def failure(self) -> BaseException | None:

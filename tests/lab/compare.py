@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from resumable import Checkpoint, Run
@@ -21,16 +20,19 @@ def differences(one: Run, other: Run) -> list[str]:
 def _content(checkpoint: Checkpoint) -> dict[str, Any]:
     manifest = checkpoint.manifest
     return {
+        "tensors": {
+            name: {
+                key: [record.dtype, list(record.shape), record.strides, record.alias, record.digest]
+                for key, record in records.items()
+            }
+            for name, records in checkpoint.records.items()
+        },
         "step": manifest.step,
         "epoch": manifest.epoch,
         "finished": manifest.finished,
         "position": manifest.position,
         "metrics": {key: repr(value) for key, value in manifest.metrics.items()},
         "kinds": {name: record.model_dump(mode="json") for name, record in manifest.objects.items()},
-        "tensors": {
-            name: {key: asdict(record) | {"digest": record.digest} for key, record in records.items()}
-            for name, records in checkpoint.records.items()
-        },
         "state": checkpoint.document,
     }
 
@@ -41,7 +43,7 @@ def _walk(where: str, one: Any, other: Any, found: list[str]) -> None:
     elif isinstance(one, dict):
         if list(one) != list(other):
             found.append(f"{where}: keys {list(one)} against {list(other)}")
-        for key in one.keys() & other.keys():
+        for key in [key for key in one if key in other]:
             _walk(f"{where}.{key}", one[key], other[key], found)
     elif isinstance(one, list):
         if len(one) != len(other):
