@@ -153,7 +153,7 @@ def _unshared(
 
 
 def prune(storage: Storage, catalog: Catalog, attempt: Attempt, rule: retention.Rule) -> PrunePlan:
-    """Carry out the plan, and delete the manifests first; then what else earlier attempts left.
+    """Carry out the plan, and delete the manifests first; where the storage fences exactly, what else was left, too.
 
     Returns the plan with what was really deleted.
     Raises `FencedError` as soon as a newer attempt owns the run. Where one checkpoint cannot be deleted, those whose
@@ -172,7 +172,8 @@ def prune(storage: Storage, catalog: Catalog, attempt: Attempt, rule: retention.
     gone.update(_deleted_unfinished(storage, attempt, decided, needed, failures))
     if failures:
         raise failures[0]
-    delete_stale_files(storage, attempt)
+    if seen is not None:
+        delete_stale_files(storage, attempt)
     see_unfinished(storage, attempt, decided.standing.unfinished - gone)
     return _carried_out(decided, gone)
 

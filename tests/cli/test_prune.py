@@ -2,8 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
 from resumable.store.attempts import lock_run
+from resumable.store.storage.fsspec_storage import FsspecStorage
 from resumable.store.storage.open import open_storage
+from resumable.store.storage.retry import PatientStorage
 from tests.cli.conftest import Cli, flip_a_bit, newest
 from tests.tiny import steps_of
 
@@ -97,6 +102,20 @@ def test_what_a_killed_save_of_an_earlier_launch_left_goes_and_its_bytes_are_cou
     assert done["freed_bytes"] == 12352
     assert not left.exists()
     assert not temporary.exists()
+
+
+def test_where_create_is_not_exclusive_what_was_left_stays_and_does_not_count_as_deleted(
+    run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = leave(run, bytes(10), attempt=1)
+    (run / "attempts" / (".tmp-" + "a" * 16)).write_bytes(bytes(7))
+    bucket = FsspecStorage(LocalFileSystem(skip_instance_cache=True), str(run), str(run))
+    monkeypatch.setattr("resumable.cli.verbs.prune.open_storage", lambda url, options: PatientStorage(bucket))
+    before = sorted(run.rglob("*"))
+    assert left in before
+    done = cli("prune", run, "--json").json
+    assert [done["deleted"], done["files"], done["freed_bytes"]] == [[], [], 0]
+    assert sorted(run.rglob("*")) == before
 
 
 def test_what_the_newest_launch_left_stays_until_a_newer_one_has_saved(run: Path, cli: Cli) -> None:

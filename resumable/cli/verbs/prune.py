@@ -61,8 +61,7 @@ def prune(
     storage = open_storage(opened.url, storage_options)
     if dry_run:
         owner, planned = _planned(opened.catalog, storage, rule)
-        plan, going = planned, _files(storage, planned, owner.left.files)
-        removed = going
+        plan, removed = planned, _files(storage, planned, owner.left.files)
     else:
         unlock = lock_run(storage)
         try:
@@ -76,7 +75,7 @@ def prune(
         finally:
             unlock()
     plan = replace(plan, standing=planned.standing)  # which of those that went were unfinished
-    _report(opened.location, plan, going, freed_bytes(removed.values()), dry_run=dry_run, json=json)
+    _report(opened.location, plan, removed, dry_run=dry_run, json=json)
 
 
 def _planned(catalog: Catalog, storage: Storage, rule: Rule) -> tuple[Attempt, PrunePlan]:
@@ -142,15 +141,13 @@ def _refuse_damaged(catalog: Catalog, plan: PrunePlan) -> None:
         ) from error
 
 
-def _report(
-    run: str, plan: PrunePlan, going: Mapping[str, Entry], freed_bytes: int, *, dry_run: bool, json: bool
-) -> None:
-    size_bytes = {str(name): _bytes_in(f"{checkpoint_path(name)}/", going) for name in plan.delete}
-    others = [path for path in going if not path.startswith(f"{CHECKPOINTS}/")]
+def _report(run: str, plan: PrunePlan, removed: Mapping[str, Entry], *, dry_run: bool, json: bool) -> None:
+    size_bytes = {str(name): _bytes_in(f"{checkpoint_path(name)}/", removed) for name in plan.delete}
+    others, freed = [path for path in removed if not path.startswith(f"{CHECKPOINTS}/")], freed_bytes(removed.values())
     if json:
         deleted = [{"name": name, "size_bytes": figure} for name, figure in size_bytes.items()]
         facts = {"kept": [str(name) for name in plan.keep], "deleted": deleted, "files": others}
-        print_json({"run": run, "dry_run": dry_run, **facts, "freed_bytes": freed_bytes})
+        print_json({"run": run, "dry_run": dry_run, **facts, "freed_bytes": freed})
         return
     for name in plan.keep:
         print_line(("keep    ", "green"), str(name))
@@ -160,7 +157,7 @@ def _report(
     for path in others:
         print_line(("delete  ", "red"), path)
     would = "would be " if dry_run else ""
-    print_line(f"{len(plan.keep)} {would}kept, {len(plan.delete)} {would}deleted, {size(freed_bytes)} {would}freed")
+    print_line(f"{len(plan.keep)} {would}kept, {len(plan.delete)} {would}deleted, {size(freed)} {would}freed")
 
 
 def _bytes_in(folder: str, files: Mapping[str, Entry]) -> int:
