@@ -78,6 +78,6 @@ def _stale(folder: str, files: Sizes, attempt: int) -> Sizes:
 
 
 def _is_of_attempts(folder: str, name: str, attempt: int) -> bool:
-    """Return whether this is a probe, or the file of an attempt long past."""
-    number = parse_attempt(name)
+    """Return whether this is a probe, or a file of an attempt long past: its own, or that of its end."""
+    number = parse_attempt(name.replace(".left.json", ".json"))
     return folder == ATTEMPTS and (is_probe(name) or (number is not None and number < attempt - ATTEMPTS_KEPT))
