@@ -92,7 +92,8 @@ class CheckpointDocuments:
             raise self.malformed(where, error) from error
 
     def malformed(self, where: str, error: Exception) -> CorruptCheckpointError:
-        """Return an error that names the checkpoint and `where`."""
+        """Return an error that names the checkpoint and `where`, once."""
+        reason = quoted(error).removeprefix(f"{where}: ")
         return CorruptCheckpointError(
-            f"{self._name}: {where}: {quoted(error)}", "`resumable verify` lists the undamaged checkpoints"
+            f"{self._name}: {where}: {reason}", "`resumable verify` lists the undamaged checkpoints"
         )
