@@ -280,3 +280,16 @@ def test_what_is_stored_whole(tmp_path: Path, kind: str) -> None:
     checkpoint.verify()
     assert not slab_files(checkpoint)
     assert f"{name}.safetensors" in checkpoint.manifest.blobs
+
+
+def test_slabs_whose_file_somebody_deleted_are_written_again(place: str) -> None:
+    with Loop(place) as loop:
+        for step in loop.steps(5):
+            if step == 4:
+                for blob in slab_files(checkpoints(place)[-1]).values():
+                    open_storage(place).remove(blob.path)
+        rows = loop.buffer["rows"].tobytes()
+    newest = Run(place).latest()
+    newest.verify()
+    assert newest.load("buffer")["rows"].tobytes() == rows
+    assert [checkpoint.step for checkpoint in checkpoints(place)][-2:] == [4, 5]
