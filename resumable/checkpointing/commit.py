@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from resumable.checkpointing.capture.snapshot import Snapshot, broken, is_frozen
@@ -110,10 +110,10 @@ class Commits:
     ) -> Manifest:
         name = CheckpointName(snapshot.position.step, snapshot.position.epoch, self._attempt.number)
         plans = {owner: self._plan(owner, image, name) for owner, image in slabs.items()}
-        blobs = [_blob(name, image, candidates[name]) for name, image in images.items()]
-        blobs += [blob for owner, image in slabs.items() for blob in _slab_blobs(plans[owner], image)]
+        blobs = _blobs(images, candidates, slabs, plans)
         columns: dict[str, Mapping[str, object]] = {}
-        is_streamed = any(image.shares_memory for image in images.values())  # and so digested while it is written
+        # Then it is digested while it is written, one file after the other.
+        is_streamed = any(_shares_memory(images)) or any(_shares_memory(slabs))
         if not is_streamed:
             self._digesting.submit(lambda: columns.update(snapshot.tensor_columns(images, plans)))
         published: dict[str, PublishedBlob] = {}
@@ -128,12 +128,9 @@ class Commits:
             confirm_copy()
             return self._manifest(snapshot, written, self._witnesses(snapshot, images))
 
-        lanes = _lanes([*images.values(), *slabs.values()])
-        try:
+        with self._cleaned_up():
+            lanes = 1 if is_streamed else None
             manifest = publish(self._storage, self._attempt, name, blobs, states, confirmed, lanes=lanes)
-        except BaseException as failure:
-            self._clean_up(failure)
-            raise
         self._sharing.published(published)
         self._slabs = {owner: planned.stored(published) for owner, planned in plans.items()}
         self._chain = self._chain + 1 if names_others(manifest) else 0
@@ -207,12 +204,18 @@ class Commits:
             raise failure
         return columns
 
-    def _clean_up(self, failure: BaseException) -> None:
-        self._digesting.wait()
-        self._digesting.failure()
-        if isinstance(failure, StorageError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
-            with suppress(StorageError):  # the failure of the save is the one to report
-                make_room(self._storage, self._catalog, self._attempt)
+    @contextmanager
+    def _cleaned_up(self) -> Iterator[None]:
+        """End the digesting after a failure, and make room where the storage is full."""
+        try:
+            yield
+        except BaseException as failure:
+            self._digesting.wait()
+            self._digesting.failure()
+            if isinstance(failure, StorageError) and failure.errno in (errno.ENOSPC, errno.EDQUOT):
+                with suppress(StorageError, CheckpointError):  # the failure of the save is the one to report
+                    make_room(self._storage, self._catalog, self._attempt)
+            raise
 
     def _prune(self, added: Manifest) -> PrunePlan | None:
         """Prune, and return the plan. A failure to delete fails no save: None, and the next save tries again."""
@@ -259,14 +262,24 @@ class Commits:
         )
 
 
+def _shares_memory(images: Mapping[str, FileImage] | Mapping[str, SlabImage]) -> list[bool]:
+    return [image.shares_memory for image in images.values()]
+
+
+def _blobs(
+    images: Mapping[str, FileImage],
+    candidates: DedupCandidates,
+    slabs: Mapping[str, SlabImage],
+    plans: Mapping[str, SlabPlan],
+) -> list[Blob]:
+    """Return what to publish: the files of whole tensors, and those of slabs."""
+    whole = [_blob(name, image, candidates[name]) for name, image in images.items()]
+    return whole + [blob for owner, image in slabs.items() for blob in _slab_blobs(plans[owner], image)]
+
+
 def _blob(name: str, image: FileImage, before: PublishedBlob | None) -> Blob:
     digest = before.digest if before is not None and image.unchanged else None
     return Blob(name, image.chunks, image.size, before=before, digest=digest)
-
-
-def _lanes(images: Iterable[FileImage | SlabImage]) -> int | None:
-    """Return how many files may be written at once; None for as many as the storage likes."""
-    return 1 if any(image.shares_memory for image in images) else None
 
 
 def _slab_blobs(planned: SlabPlan, image: SlabImage) -> list[Blob]:

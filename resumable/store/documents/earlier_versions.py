@@ -102,7 +102,7 @@ def earlier_objects(document: dict[str, Any]) -> EarlierObjects:
     """Return the objects of a manifest of version 1 or 2 with their tensors; `ValueError` if they are malformed."""
     objects = document.get("objects")
     if document["format_version"] == 1 and isinstance(objects, dict):
-        objects = {name: _of_version_2(name, part) for name, part in objects.items()}
+        objects = {name: _of_version_2(part) for name, part in objects.items()}
     refuse_too_many_tensors(objects)
     return EarlierObjects.model_validate({"objects": objects})
 
@@ -129,7 +129,7 @@ def _with_age(name: str, part: object, document: dict[str, Any]) -> object:
     return part | {"named": _NEVER_SHARED} if isinstance(part, dict) else part
 
 
-def _of_version_2(name: str, part: object) -> object:
+def _of_version_2(part: object) -> object:
     """Return an object of version 1, which had one blob or none, as version 2 would have written it."""
     if not isinstance(part, dict) or "blob" not in part:
         return part
