@@ -50,7 +50,7 @@ class RankWriter:
     """One launch of `world` ranks, each of which writes what `divide` gives it.
 
     `documents` are further documents of objects, by rank and object; `change` may change the columns of a rank before
-    they are written.
+    they are written; with `inline` small tensors of other objects than modules stand in the documents.
     """
 
     run: Path
@@ -58,6 +58,7 @@ class RankWriter:
     divide: Divide
     documents: Mapping[int, Mapping[str, object]] = field(default_factory=dict)
     change: Callable[[int, dict[str, Any]], object] = lambda rank, state: None
+    inline: bool = False
 
     def __post_init__(self) -> None:
         self.attempt = _launch(self.run)
@@ -67,7 +68,13 @@ class RankWriter:
         name = CheckpointName(step, 0, self.attempt.number)
         adapters = adapt(objects)
         encoded = {
-            owner: encode(each.capture(), key_of=each.key_of, where=owner, advice=each.advice)
+            owner: encode(
+                each.capture(),
+                key_of=each.key_of,
+                where=owner,
+                advice=each.advice,
+                inline=self.inline and each.kind != "module",
+            )
             for owner, each in adapters.items()
         }
         files = _files(encoded, self.divide, name)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from resumable.cli.document_diff import ABSENT, ValueDifference, count_values, document_differences, value_text
 from resumable.cli.rank_diff import SHARED, rank_differences
 from resumable.run.checkpoint import GRADIENTS, Checkpoint, is_golden
+from resumable.state.tensors.inline_records import InlineRecords
 from resumable.state.tensors.records import TensorRecord
 from resumable.store.documents.manifest import ObjectRecord
 
 if TYPE_CHECKING:
     import torch
+
+
+_Sides = tuple[Checkpoint, Checkpoint]
+_Inline = tuple[InlineRecords, InlineRecords]
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,10 @@ def diff_checkpoints(a: Checkpoint, b: Checkpoint) -> CheckpointDiff:
         *map(_plain, _position(a, b)),
         *map(_plain, rank_differences(a, b)),
     ]
-    tensors = sum(len(a.records[name]) for name in _state_objects(a) if name != GRADIENTS)
-    return CheckpointDiff(differences, tensors, _count_values(a), list(_circumstances(a, b)))
+    inline = {name: a.inline_records(name) for name in _state_objects(a)}
+    tensors = sum(len(a.records[name]) + len(inline[name].records) for name in inline if name != GRADIENTS)
+    values = _count_values(a, [each.document for each in inline.values()])
+    return CheckpointDiff(differences, tensors, values, list(_circumstances(a, b)))
 
 
 def _plain(difference: ValueDifference) -> CheckpointDifference:
@@ -95,8 +102,10 @@ def _objects(a: Checkpoint, b: Checkpoint) -> Iterator[CheckpointDifference]:
             continue
         if left[name].kind != right[name].kind or left[name].type != right[name].type:
             yield CheckpointDifference(f"{name} (type)", left[name].type, right[name].type)
-        yield from _tensors(a, b, name)
-        yield from map(_plain, document_differences(_document(a, name), _document(b, name), name))
+        inline = a.inline_records(name), b.inline_records(name)
+        yield from _tensors((a, b), inline, name)
+        left_document, right_document = map(_document, (a, b), (name, name), inline)
+        yield from map(_plain, document_differences(left_document, right_document, name))
 
 
 def _state_objects(checkpoint: Checkpoint) -> dict[str, ObjectRecord]:
@@ -108,8 +117,8 @@ def _type(record: ObjectRecord | None) -> str:
     return record.type if record else ABSENT
 
 
-def _document(checkpoint: Checkpoint, name: str) -> object:
-    document = checkpoint.document["objects"][name]
+def _document(checkpoint: Checkpoint, name: str, inline: InlineRecords) -> object:
+    document = inline.document
     framework = checkpoint.manifest.objects[name].type
     if framework in ("lightning.Trainer", "transformers.Trainer") and isinstance(document, dict):
         document = {part: held for part, held in document.items() if part != "beside"}  # paths of callbacks' own files
@@ -126,12 +135,12 @@ def _timeless(document: Any) -> Any:
     return [_timeless(held) for held in document] if isinstance(document, list) else document
 
 
-def _tensors(a: Checkpoint, b: Checkpoint, name: str) -> Iterator[CheckpointDifference]:
-    left, right = a.records[name], b.records[name]
+def _tensors(sides: _Sides, inline: _Inline, name: str) -> Iterator[CheckpointDifference]:
+    left, right = ({**side.records[name], **each.records} for side, each in zip(sides, inline, strict=True))
     keys = [*left, *(key for key in right if key not in left)]
     if name == GRADIENTS:
         keys = [key for key in left if key in right]
-    measure = _TensorDiff(a, b, name)
+    measure = _TensorDiff(sides, inline, name)
     for key in keys:
         x, y = left.get(key), right.get(key)
         if x is None or y is None or _facts(x) != _facts(y):
@@ -150,8 +159,9 @@ def _facts(record: TensorRecord | None) -> str:
 class _TensorDiff:
     """Measures how far tensors of one object differ; reads them from both checkpoints at the first difference."""
 
-    def __init__(self, a: Checkpoint, b: Checkpoint, name: str) -> None:
-        self._sides = (a, b)
+    def __init__(self, sides: _Sides, inline: _Inline, name: str) -> None:
+        self._sides = sides
+        self._inline = inline
         self._name = name
         self._loaded: tuple[Mapping[str, torch.Tensor], ...] = ()
 
@@ -167,9 +177,15 @@ class _TensorDiff:
 
     def _pair(self, key: str) -> tuple[torch.Tensor, torch.Tensor]:
         if not self._loaded:
-            self._loaded = tuple(side.tensors(self._name) for side in self._sides)
+            self._loaded = tuple(map(self._load, self._sides, self._inline))
         left, right = (tensors[key] for tensors in self._loaded)
         return left, right
+
+    def _load(self, side: Checkpoint, inline: InlineRecords) -> dict[str, torch.Tensor]:
+        from resumable.state.codec import decode
+
+        here: Any = {key: decode(node, {}) for key, node in inline.nodes.items()}
+        return {**side.tensors(self._name), **here}
 
 
 def _bits_differ(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -207,10 +223,9 @@ def _position(a: Checkpoint, b: Checkpoint) -> Iterator[ValueDifference]:
     return document_differences(left, right, "position")
 
 
-def _count_values(checkpoint: Checkpoint) -> int:
+def _count_values(checkpoint: Checkpoint, objects: Iterable[object]) -> int:
     document = checkpoint.document
-    objects = sum(count_values(document["objects"][name]) for name in _state_objects(checkpoint))
-    return objects + len(document.get("rng", {})) + count_values(document.get("position", {}))
+    return sum(map(count_values, objects)) + len(document.get("rng", {})) + count_values(document.get("position", {}))
 
 
 def _circumstances(a: Checkpoint, b: Checkpoint) -> Iterator[ValueDifference]:

@@ -19,6 +19,7 @@ from resumable.run.verification import verify_blobs, verify_earlier_blobs
 from resumable.state.loading.result import Loaded
 from resumable.state.tensors.boxes import Box, refuse_outside
 from resumable.state.tensors.dtypes import item_bytes
+from resumable.state.tensors.inline_records import InlineRecords, key_in_optimizer
 from resumable.state.tensors.records import TensorRecord
 from resumable.store.blob_reader import BlobReader
 from resumable.store.catalog import Catalog
@@ -178,7 +179,8 @@ class Checkpoint:
         from resumable.state.loading.sources import StoredModule, StoredTensors
 
         record, records, where = self._record(name), self.records[name], f"{self.name}: {name}"
-        if record.kind != "module" and not records:
+        inline = self.inline_records(name)
+        if record.kind != "module" and not records and not inline.records:
             raise RunMismatchError(f"{where}: holds no tensors", "`resumable show` lists the objects and their kinds")
 
         def read(into: Mapping[str, torch.Tensor], keys: Collection[str]) -> Mapping[str, torch.Tensor]:
@@ -187,9 +189,18 @@ class Checkpoint:
         try:
             if record.kind == "module":
                 return StoredModule(where, self.document["objects"][name], records, read)
-            return StoredTensors(where, records, read)
+            return StoredTensors(where, records, inline, read)
         except (ValueError, LookupError, TypeError) as error:
             raise self._documents.malformed(name, error) from error
+
+    def inline_records(self, name: str) -> InlineRecords:
+        """Return the records of the tensors that stand in the document of one object, not in its files.
+
+        Args:
+            name: The name under which the object was passed to `Trainer`.
+        """
+        key_of = key_in_optimizer if self._record(name).kind == "optimizer" else ".".join
+        return InlineRecords.of(self.document["objects"][name], key_of, self.records[name])
 
     def tree(self, name: str) -> Any:
         """Read and decode the whole stored tree of one object.

@@ -221,8 +221,8 @@ def one_layer_less(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("change", "phrase"),
     [
-        (a_wider_layer, "0.weight (checkpoint float32[4, 2], here float32[8, 2])"),
-        (another_dtype, "0.weight (checkpoint float32[4, 2], here float64[4, 2])"),
+        (a_wider_layer, "0.weight (checkpoint float32[20, 2], here float32[8, 2])"),
+        (another_dtype, "0.weight (checkpoint float32[20, 2], here float64[20, 2])"),
         (one_more_layer, "4.weight"),
         (one_layer_less, "3.weight"),
     ],

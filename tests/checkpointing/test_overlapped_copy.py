@@ -115,11 +115,10 @@ class Program:
         checkpoint = self.run.latest()
         model = {key: record.digest for key, record in checkpoint.records["model"].items()}
         names = [name for name, _ in self.model.named_parameters()]
+        records = checkpoint.records["optimizer"] | checkpoint.inline_records("optimizer").records
         state = {
             f"optimizer.{names.index(name.removeprefix('model.'))}.{key}": record.digest
-            for name, key, record in (
-                (*path.rpartition(".")[::2], record) for path, record in checkpoint.records["optimizer"].items()
-            )
+            for name, key, record in ((*path.rpartition(".")[::2], record) for path, record in records.items())
         }
         checkpoint.verify()
         return checkpoint.step, model | state

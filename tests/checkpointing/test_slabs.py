@@ -265,7 +265,7 @@ def test_what_is_stored_whole(tmp_path: Path, kind: str) -> None:
     optimizer.step()
     objects: dict[str, object] = {
         "module": model,
-        "optimizer": {"small": torch.zeros(5)},
+        "optimizer": {"small": torch.zeros(50)},
         "column-major": {"rows": large.t()},
         "small": {"rows": large[:500].clone()},
         "one row": {"rows": large.reshape(1, -1)},

@@ -24,7 +24,7 @@ def test_inside_an_epoch_the_batch_is_told(run: Path, cli: Cli) -> None:
 def test_tensors_elements_and_bytes_are_counted_once_per_tensor(run: Path, cli: Cli) -> None:
     summary = cli("show", run, "--json").json["summary"]["model"]
     assert summary["tensors"] == 9  # two linear layers, and five of the batch norm
-    assert summary["elements"] == 8 + 4 + 4 * 4 + 1 + 4 + 1
+    assert summary["elements"] == 40 + 20 + 4 * 20 + 1 + 20 + 1
     assert summary["size_bytes"] > 4 * summary["elements"]
 
 

@@ -99,11 +99,11 @@ FORGERIES: dict[str, tuple[Callable[[Path], None], str]] = {
     "two records swapped": (_with_columns(_swapped), r"tensor '[01]\.bias': begins at byte \d+, expected \d+"),
     "another dtype": (
         _other("0.weight", dtypes="int32"),
-        r"tensor '0\.weight': the file holds F32\[4, 2\], expected int32\[4, 2\]",
+        r"tensor '0\.weight': the file holds F32\[20, 2\], expected int32\[20, 2\]",
     ),
     "another shape": (
-        _other("0.weight", shapes=[2, 4]),
-        r"tensor '0\.weight': the file holds F32\[4, 2\], expected float32\[2, 4\]",
+        _other("0.weight", shapes=[2, 20]),
+        r"tensor '0\.weight': the file holds F32\[20, 2\], expected float32\[2, 20\]",
     ),
     "another name": (_other("3.weight", keys="4.weight"), r"tensor '3\.weight': in the file, and not recorded"),
     "one too few": (_with_columns(_dropped), r"tensor '.*': in the file, and not recorded"),

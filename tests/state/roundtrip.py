@@ -44,12 +44,12 @@ def file_of(image: FileImage) -> bytearray:
     return bytearray(b"".join(image.chunks))
 
 
-def save(adapter: Adapter) -> Saved:
-    return save_tree(adapter.capture(), key_of=adapter.key_of)
+def save(adapter: Adapter, *, inline: bool = False) -> Saved:
+    return save_tree(adapter.capture(), key_of=adapter.key_of, inline=inline)
 
 
-def save_tree(tree: Any, *, key_of: Any = ".".join) -> Saved:
-    encoded = encode(tree, key_of=key_of, where="object")
+def save_tree(tree: Any, *, key_of: Any = ".".join, inline: bool = False) -> Saved:
+    encoded = encode(tree, key_of=key_of, where="object", inline=inline)
     staged = stage(encoded.tensors)
     records = {
         key: TensorRecord(facts.dtype, facts.shape, facts.strides, None, (Piece(staged.digests[key]),))
@@ -62,15 +62,15 @@ def save_tree(tree: Any, *, key_of: Any = ".".join) -> Saved:
     return Saved(strict_json.loads(strict_json.dumps(encoded.document)), image, records)
 
 
-def through(tree: Any) -> Any:
+def through(tree: Any, *, inline: bool = False) -> Any:
     """The tree that comes back."""
-    return save_tree(tree).tree()
+    return save_tree(tree, inline=inline).tree()
 
 
 def transfer(source: dict[str, Any], target: dict[str, Any]) -> None:
     """Save every object of `source`, restore it into its namesake in `target`, and verify the round trip."""
     adapters, targets = adapt(source), adapt(target)
     for name, adapter in adapters.items():
-        saved = save(adapter)
+        saved = save(adapter, inline=adapter.kind != "module")
         targets[name].restore(saved.tree())
         verify_round_trip(targets[name], saved.document, saved.records)

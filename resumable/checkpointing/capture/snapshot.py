@@ -175,7 +175,9 @@ def is_frozen(file_name: str) -> bool:
 
 def _captured(adapter: Adapter, encodings: Encodings, slab_sizes: SlabSizes) -> Captured:
     tree = adapter.capture()
-    encoded = encodings.encode(tree, key_of=adapter.key_of, where=adapter.name, advice=adapter.advice)
+    # The file of a module holds all its weights, for readers that know nothing of the document.
+    inline = adapter.kind != "module"
+    encoded = encodings.encode(tree, key_of=adapter.key_of, where=adapter.name, advice=adapter.advice, inline=inline)
     slabs = _slabs(adapter, encoded, slab_sizes)
     in_slabs = {slab.key for slab in slabs}
     whole = encoded.tensors.part(frozenset(encoded.tensors.keys() - in_slabs)) if in_slabs else encoded.tensors
@@ -194,7 +196,7 @@ def _slabs(adapter: Adapter, encoded: Encoded, sizes: SlabSizes) -> dict[Slab, T
 
 def _captured_tree(name: str, tree: object, encodings: Encodings) -> Captured:
     """Capture a tree that is stored with the user's objects."""
-    encoded = encodings.encode(tree, key_of=".".join, where=name)
+    encoded = encodings.encode(tree, key_of=".".join, where=name, inline=True)
     return Captured(name, name, encoded, _blobs(name, encoded.tensors, frozenset()), frozenset)
 
 

@@ -10,31 +10,32 @@ from torch import Tensor
 
 from resumable.checkpointing.capture.snapshot import Captured
 from resumable.errors import StateError
+from resumable.state.codec.encoder import is_small
 from resumable.store.documents.strict_record import MAX_TENSORS
 
 _Group = Mapping[str, Any]
 
-# By the name in `torch.optim`: the tensors that a first step adds for a parameter of a group.
+# By the name in `torch.optim`: the tensors that a first step adds for a parameter of a group, without its scalars.
 _TENSORS: Mapping[str, Callable[[_Group, Tensor], int]] = {
-    "ASGD": lambda group, parameter: 4,
-    "Adadelta": lambda group, parameter: 3,
-    "Adafactor": lambda group, parameter: 3 if parameter.ndim > 1 else 2,
-    "Adagrad": lambda group, parameter: 2,
-    "Adam": lambda group, parameter: 3 + bool(group["amsgrad"]),
-    "AdamW": lambda group, parameter: 3 + bool(group["amsgrad"]),
-    "Adamax": lambda group, parameter: 3,
+    "ASGD": lambda group, parameter: 1,
+    "Adadelta": lambda group, parameter: 2,
+    "Adafactor": lambda group, parameter: 2 if parameter.ndim > 1 else 1,
+    "Adagrad": lambda group, parameter: 1,
+    "Adam": lambda group, parameter: 2 + bool(group["amsgrad"]),
+    "AdamW": lambda group, parameter: 2 + bool(group["amsgrad"]),
+    "Adamax": lambda group, parameter: 2,
     "Muon": lambda group, parameter: 1,
-    "NAdam": lambda group, parameter: 4,
-    "RAdam": lambda group, parameter: 3,
-    "RMSprop": lambda group, parameter: 2 + bool(group["momentum"]) + bool(group["centered"]),
-    "Rprop": lambda group, parameter: 3,
+    "NAdam": lambda group, parameter: 2,
+    "RAdam": lambda group, parameter: 2,
+    "RMSprop": lambda group, parameter: 1 + bool(group["momentum"]) + bool(group["centered"]),
+    "Rprop": lambda group, parameter: 2,
     "SGD": lambda group, parameter: int(bool(group["momentum"])),
     "SparseAdam": lambda group, parameter: 2,
 }
 
 
 def tensors_to_come(optimizer: object) -> int:
-    """Return the number of tensors that a first step adds to the state of one of torch's own optimizers.
+    """Return the number of tensors that a first step of one of torch's own optimizers adds to the files.
 
     0 for other optimizers, and for LBFGS, whose state does not grow with the number of parameters.
     """
@@ -44,11 +45,16 @@ def tensors_to_come(optimizer: object) -> int:
     assert isinstance(optimizer, torch.optim.Optimizer)
     held = {id(parameter) for parameter in optimizer.state}
     return sum(
-        count(group, parameter)
+        count(group, parameter) + _scalars_on_device(group, parameter)
         for group in optimizer.param_groups
         for parameter in group["params"]
-        if parameter.requires_grad and id(parameter) not in held
+        if parameter.requires_grad and id(parameter) not in held and not is_small(parameter)
     )
+
+
+def _scalars_on_device(group: _Group, parameter: Tensor) -> int:
+    """Return how many scalars, such as the step, are kept on a device; those of the host stand in the document."""
+    return int(not parameter.is_cpu and bool(group.get("capturable") or group.get("fused")))
 
 
 def refuse_too_many(objects: Mapping[str, Captured], optimizers: Iterable[object], *, most: int = MAX_TENSORS) -> None:

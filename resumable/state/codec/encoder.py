@@ -9,7 +9,7 @@ import base64
 import collections
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -22,7 +22,7 @@ from resumable.state.codec.advice import advice
 from resumable.state.codec.limits import are_crowded, is_text
 from resumable.state.codec.tree import Array, Document, Path
 from resumable.state.tensors.described import DescribedTensors, Description
-from resumable.state.tensors.facts import bytes_of, facts_of, refusal, same_place
+from resumable.state.tensors.facts import TensorFacts, bytes_of, facts_of, refusal, same_place
 from resumable.state.tensors.number_lists import DTYPES, number_document, tag_of
 
 # Strict JSON allows 64 levels; the rest is for the file that contains the document.
@@ -33,6 +33,8 @@ MAX_TEXT_BYTES = 32 * 2**20
 INLINE_BYTES = 1024
 # A list of numbers stays in the document for longer, where `diff` and paths find its items.
 INLINE_LIST_BYTES = 2**20
+# A tensor of this size, such as the step of an optimizer, takes less room in the document than a record in columns.
+INLINE_TENSOR_BYTES = 64
 
 _BLOB_ARRAY_KINDS = "biufc"
 
@@ -60,6 +62,7 @@ def encode(
     where: str,
     advice: Advice = advice,
     arrays: bool = True,
+    inline: bool = False,
 ) -> Encoded:
     """Encode `tree` as a document that refers to the live tensors; none of them is copied.
 
@@ -69,20 +72,36 @@ def encode(
         where: The name of the tree, with which paths in messages begin.
         advice: Returns the hint for a value that cannot be stored.
         arrays: Write long lists of numbers as arrays. Versions 1 and 2 of the format had none.
+        inline: Write small tensors of the host into the document, except aliases and tensors that have one.
 
     Raises:
         StateError: A value cannot be restored exactly; the error names the path of the first one.
     """
-    encoder = _Encoder(key_of, where, advice, arrays=arrays)
+    encoder = _Encoder(key_of, where, advice, arrays=arrays, inline=inline)
     document = encoder.node(tree, (), 1)
+    if encoder.shared:  # the first of two aliases was written before the second was found
+        encoder = _Encoder(key_of, where, advice, arrays=arrays, inline=inline, shared=encoder.shared)
+        document = encoder.node(tree, (), 1)
     tensors = DescribedTensors(encoder.tensors, Description.of(encoder.tensors))
     return Encoded(document, tensors, encoder.aliases, encoder.share)
 
 
 class _Encoder:
-    def __init__(self, key_of: Callable[[Path], str] | None, where: str, advice: Advice, *, arrays: bool) -> None:
+    def __init__(
+        self,
+        key_of: Callable[[Path], str] | None,
+        where: str,
+        advice: Advice,
+        *,
+        arrays: bool,
+        inline: bool,
+        shared: Collection[object] = (),
+    ) -> None:
         self.key_of = key_of
         self.arrays = arrays
+        self.inline = inline
+        self.shared = {*shared}  # the places of more than one small tensor
+        self._small: set[object] = set()  # the places of small tensors
         self.advice = advice
         self.where = where
         self.tensors: dict[str, Tensor] = {}
@@ -185,8 +204,8 @@ class _Encoder:
         reason = refusal(value)
         if reason is not None:
             self.refuse(path, *reason)
-        stored = self.key_of is not None
-        plain: Document = {"$tensor": self._stored(value, path)} if stored else self._inline(value, path)
+        stands_here = self.key_of is None or (self.inline and self._is_alone(value))
+        plain: Document = self._inline(value, path) if stands_here else {"$tensor": self._stored(value, path)}
         return {"$leaf": plain} if value.requires_grad else plain
 
     def parameter(self, value: torch.nn.Parameter, path: Path, depth: int) -> Document:
@@ -257,11 +276,19 @@ class _Encoder:
         place = same_place(tensor)
         return next((key for key in near if same_place(self.tensors[key]) == place), None)
 
+    def _is_alone(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is small, and has no alias among those seen so far."""
+        if not is_small(tensor):
+            return False
+        place = same_place(tensor)
+        if place is not None:
+            (self.shared if place in self._small else self._small).add(place)
+        return place not in self.shared
+
     def _inline(self, tensor: Tensor, path: Path) -> Document:
-        facts = facts_of(tensor)
-        strides: Document = None if facts.strides is None else list(facts.strides)
-        data = self._base64(bytes_of(tensor), path)
-        return {"$inline": {"dtype": facts.dtype, "shape": list(facts.shape), "strides": strides, "data": data}}
+        data = bytes_of(tensor)
+        self._count_text(len(data) * 4 // 3, path)
+        return inline_document(facts_of(tensor), data)
 
     def _base64(self, data: bytes | memoryview, path: Path) -> str:
         self._count_text(len(data) * 4 // 3, path)
@@ -288,6 +315,17 @@ class _Encoder:
     def _refuse_type(self, value: object, path: Path) -> NoReturn:
         name = type(value).__name__
         self.refuse(path, f"{name} cannot be stored", self.advice(value))
+
+
+def is_small(tensor: Tensor) -> bool:
+    """Return whether a tensor stands in the document if it has no alias; reading a device would wait for its work."""
+    return tensor.is_cpu and tensor.nbytes <= INLINE_TENSOR_BYTES
+
+
+def inline_document(facts: TensorFacts, data: bytes | memoryview) -> Document:
+    """Return the document of a tensor with these facts and bytes, which are in row-major order."""
+    strides: Document = None if facts.strides is None else list(facts.strides)
+    return {"$inline": {"dtype": facts.dtype, "shape": list(facts.shape), "strides": strides, "data": _base64(data)}}
 
 
 def _is_name(key: object) -> bool:

@@ -1,7 +1,8 @@
 """Encode a tree whose structure is that of the tree before, from what was kept of its encoding.
 
 A plan keeps what the structure determines: the documents, the keys of tensors, their aliases and their description.
-Encoding again compares whole levels of the tree with the plan, and makes only the documents of numbers that changed.
+Encoding again compares whole levels of the tree with the plan, and makes only the documents that changed: those of
+numbers, and of small tensors that stand in the document.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from resumable.state.codec.advice import advice
 from resumable.state.codec.encoder import Advice, Encoded, encode
+from resumable.state.codec.inline_tensors import InlineTensors
 from resumable.state.codec.tree import Document, Path
 from resumable.state.tensors.described import DescribedTensors
 from resumable.state.tensors.number_lists import is_of_numbers, number_document
@@ -40,12 +42,20 @@ class Encodings:
     def __init__(self) -> None:
         self._plans: dict[str, EncodingPlan | None] = {}
 
-    def encode(self, tree: object, *, key_of: Callable[[Path], str], where: str, advice: Advice = advice) -> Encoded:
-        """Encode like `encode`; `key_of` must be the function of the earlier calls with the same `where`."""
+    def encode(
+        self,
+        tree: object,
+        *,
+        key_of: Callable[[Path], str],
+        where: str,
+        advice: Advice = advice,
+        inline: bool = False,
+    ) -> Encoded:
+        """Encode like `encode`; `key_of` and `inline` must be those of the earlier calls with the same `where`."""
         plan = self._plans.get(where)
         encoded = plan.encode(tree) if plan is not None else None
         if encoded is None:
-            encoded = encode(tree, key_of=key_of, where=where, advice=advice)
+            encoded = encode(tree, key_of=key_of, where=where, advice=advice, inline=inline)
             self._plans[where] = EncodingPlan.of(tree, encoded)
         return encoded
 
@@ -72,7 +82,9 @@ class EncodingPlan:
             if level is None:
                 return None
             for at in level.tensors:
-                first.setdefault(_stored_key(documents[at]), len(tensors))
+                key = _stored_key(documents[at])
+                if key is not None:
+                    first.setdefault(key, len(tensors))
                 tensors.append(values[at])  # type: ignore[arg-type]
             levels.append(level)
             parts = [_parts(documents[at]) for at in level.containers]
@@ -118,11 +130,11 @@ class EncodingPlan:
         return found
 
     def _renew(self, found: Sequence[list[object]]) -> None:
-        """Make the documents of numbers that changed, and of the containers around them."""
+        """Make the documents of numbers and small tensors that changed, and of the containers around them."""
         touched: set[int] = set()
         below: list[Document] = []
         for level, values in zip(reversed(self._levels), reversed(found), strict=True):
-            changed = level.renew_numbers(values)
+            changed = level.renew_numbers(values) + level.renew_tensors(values)
             for container in touched:
                 changed.append(level.renew_container(container, below))
             touched = {level.parents[at] for at in changed}
@@ -149,6 +161,8 @@ class _Level:
     seen_texts: list[object] = field(default_factory=list)
     seen_numbers: list[object] = field(default_factory=list)
     seen_floats: list[object] = field(default_factory=list)
+    small: list[int] = field(default_factory=list)  # positions of tensors that stand in the document
+    inline: InlineTensors = field(default_factory=lambda: InlineTensors([], []))  # those at these positions
 
     @classmethod
     def of(cls, values: list[object], documents: list[Document], parents: list[int]) -> _Level | None:
@@ -170,6 +184,8 @@ class _Level:
         level.seen_texts, level.seen_numbers, level.seen_floats = (
             [values[at] for at in places] for places in (level.texts, level.numbers, level.floats)
         )
+        level.small = [at for at in tensors if _stored_key(documents[at]) is None]
+        level.inline = InlineTensors([values[at] for at in level.small], [documents[at] for at in level.small])  # type: ignore
         return level if {*map(type, level.keys)} <= {str} else None
 
     def matches(self, values: list[object]) -> bool:
@@ -200,6 +216,14 @@ class _Level:
         self.seen_numbers, self.seen_floats = numbers, floats
         for at in changed:
             self.documents[at] = number_document(values[at])  # type: ignore[arg-type]
+        return changed
+
+    def renew_tensors(self, values: list[Any]) -> list[int]:
+        """Make the documents of small tensors whose bytes are not those of the last call; return their positions."""
+        renewed = self.inline.renewed([values[at] for at in self.small])
+        changed = [self.small[number] for number in renewed]
+        for at, document in zip(changed, renewed.values(), strict=True):
+            self.documents[at] = document
         return changed
 
     def renew_container(self, container: int, below: list[Document]) -> int:
@@ -240,12 +264,14 @@ def _sharing(tensors: Sequence[Tensor], addresses: Sequence[int]) -> list[int] |
     return [first.setdefault(address, number) if tensor.numel() else -1 for number, (tensor, address) in pairs]
 
 
-def _stored_key(document: Any) -> str:
-    """Return the key in the document of a tensor, below the tags of leaves and parameters."""
-    while type(document) is dict:
-        (document,) = document.values()
-    key: str = document
-    return key
+def _stored_key(document: Any) -> str | None:
+    """Return the key in the document of a tensor, below its other tags; None if the document holds the bytes."""
+    while "$inline" not in document:
+        ((tag, document),) = document.items()
+        if tag == "$tensor":
+            key: str = document
+            return key
+    return None
 
 
 def _parts(document: Any) -> list[Document]:

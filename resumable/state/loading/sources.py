@@ -17,6 +17,7 @@ from resumable.state.files.tensor_reader import MaybeDigested, Readable, read_pl
 from resumable.state.files.tree_file import contents_of
 from resumable.state.objects import modules
 from resumable.state.tensors.facts import DigestedRecords, TensorFacts
+from resumable.state.tensors.inline_records import InlineRecords
 from resumable.state.tensors.safetensors_layout import Slice, parse_head
 from resumable.state.tensors.tensor_views import checked_locations
 from resumable.utils.reread import reread
@@ -67,25 +68,29 @@ class StoredModule:
 
 
 class StoredTensors:
-    """The tensors of any other object, under their blob keys, such as averages that a user's class keeps."""
+    """The tensors of any other object, under their keys, such as averages that a user's class keeps."""
 
     is_mixed = True
     metadata = None
     aliases: Mapping[str, str] = {}
 
-    def __init__(self, where: str, records: DigestedRecords, read: ReadTensors) -> None:
+    def __init__(self, where: str, records: DigestedRecords, inline: InlineRecords, read: ReadTensors) -> None:
         self.where = where
-        self._records = records
+        self._stored = records
+        self._inline = inline
+        self._records: DigestedRecords = {**records, **inline.records}
         self._read = read
-        self.facts = {key: TensorFacts.recorded(record) for key, record in records.items()}
+        self.facts = {key: TensorFacts.recorded(record) for key, record in self._records.items()}
 
     def identity(self, key: str) -> object:
         return _identity(self._records, key)
 
     def read(self, keys: Collection[str], into: Mapping[str, Tensor]) -> Mapping[str, Any]:
-        unread = dict.fromkeys(self._records, torch.empty(0))
-        stored = {getattr(self._records[key], "alias", None) or key for key in keys}
-        return self._read({**unread, **into}, stored)
+        here = {key: decode(self._inline.nodes[key], {}) for key in keys if key in self._inline.nodes}
+        unread = dict.fromkeys(self._stored, torch.empty(0))
+        stored = {getattr(self._stored[key], "alias", None) or key for key in keys if key not in here}
+        places = {key: tensor for key, tensor in into.items() if key not in here}
+        return {**(self._read({**unread, **places}, stored) if stored else {}), **here}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from resumable.state.objects.adapter import BaseAdapter, listed
 from resumable.state.objects.bounds_checks import misshapen
 from resumable.state.objects.tree_copies import Own, fresh
 from resumable.state.tensors.facts import facts_of, tensor_digest
+from resumable.state.tensors.inline_records import key_in_optimizer
 from resumable.state.tensors.parameters import named_parameters
 
 _BESIDE_STATE = ("groups", "shapes", "extra", "rest")
@@ -53,7 +54,7 @@ class OptimizerAdapter(BaseAdapter):
         }
 
     def key_of(self, path: tuple[str, ...]) -> str:
-        return ".".join(path[1:]) if path[0] == "state" else ".".join(path)
+        return key_in_optimizer(path)
 
     def optimizer_written(self, keys: Iterable[str]) -> frozenset[str]:
         # Schedulers write learning rates that are tensors.

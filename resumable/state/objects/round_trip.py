@@ -21,6 +21,7 @@ from resumable.state.tensors.facts import (
     facts_of,
     same_place,
 )
+from resumable.state.tensors.inline_records import InlineRecords
 from resumable.state.tensors.number_lists import DTYPES, items_of
 from resumable.utils.messages import listed
 from resumable.utils.threads import in_lanes
@@ -67,28 +68,41 @@ def compare_with_stored(
     """Capture the live object and compare it with its stored state.
 
     `proven` are tensors whose digests were verified, and which were not written since. If every live tensor is one of
-    them, in the same memory, none is digested again; otherwise one may have been copied over another.
+    them, in the same memory, none is digested again; otherwise one may have been copied over another. The small tensors
+    in the document are compared like stored ones, so it does not matter which of them stand there.
     """
     arrays = _has_arrays(document)
     live = encode(adapter.capture(), key_of=adapter.key_of, where=adapter.name, arrays=arrays)
-    digests = {key: records[key].digest for key in live.tensors if key in records}
-    if proven is None or not _are(live.tensors, proven, digests):
-        alike = {
-            key: tensor for key, tensor in live.tensors.items() if key in digests and _is_alike(tensor, records[key])
-        }
-        digests = tensor_digests(alike, records)
-    comparison = _DocumentComparison(records, live.tensors, digests)
     with mismatch_on_error(adapter.name):
-        then, now = adapter.comparable(document), adapter.comparable(live.document)
+        inline = InlineRecords.of(document, adapter.key_of, records)
+        held = {**records, **inline.records}
+        digests = _digests(live.tensors, records, inline.records, proven)
+        comparison = _DocumentComparison(held, live.tensors, digests)
+        then, now = adapter.comparable(inline.document), adapter.comparable(live.document)
         same = comparison.tensors_are_alike() and json.dumps(then) == json.dumps(now)
         found = [] if same else list(comparison.nodes(then, now, adapter.name))
-    return RoundTrip(found, {key for key, digest in digests.items() if digest == records[key].digest})
+    return RoundTrip(found, {key for key, digest in digests.items() if digest == held[key].digest} & records.keys())
 
 
 def tensor_digests(tensors: Mapping[str, Tensor], records: DigestedRecords) -> dict[str, str]:
     """Return the digest of each tensor in the boxes of its record, computed by several threads."""
     found = in_lanes(lambda key: digest_in_boxes(tensors[key], records[key].boxes), list(tensors), _THREADS)
     return dict(zip(tensors, found, strict=True))
+
+
+def _digests(
+    live: Mapping[str, Tensor],
+    records: DigestedRecords,
+    inline: DigestedRecords,
+    proven: Mapping[str, Tensor] | None,
+) -> dict[str, str]:
+    """Return the digest of each live tensor that has the facts of its record; those of `proven` are known."""
+    known = {key: records[key].digest for key in live if key in records}
+    if proven is None or not _are(live, proven, known):
+        known = {}
+    held = {**records, **inline}
+    alike = {key: tensor for key, tensor in live.items() if key in held and _is_alike(tensor, held[key])}
+    return known | tensor_digests({key: tensor for key, tensor in alike.items() if key not in known}, held)
 
 
 def _are(live: Mapping[str, Tensor], proven: Mapping[str, Tensor], keys: Iterable[str]) -> bool:

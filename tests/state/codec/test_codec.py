@@ -38,6 +38,11 @@ def test_every_plain_tree_comes_back_exactly(tree: Any) -> None:
 
 
 @given(trees)
+def test_every_tree_comes_back_exactly_with_small_tensors_in_the_document(tree: Any) -> None:
+    assert exactly(through(tree, inline=True), tree)
+
+
+@given(trees)
 def test_without_a_blob_everything_stands_in_the_document(tree: Any) -> None:
     document = encode(tree, key_of=None, where="rng").document
     assert exactly(decode(strict_json.loads(strict_json.dumps(document)), {}), tree)
@@ -102,6 +107,31 @@ def test_fortran_order_of_a_large_array_comes_back() -> None:
 def test_a_set_is_stored_in_the_same_order_whatever_its_history() -> None:
     forward, backward = {f"key{i}" for i in range(50)}, {f"key{i}" for i in reversed(range(50))}
     assert encode(forward, key_of=None, where="x") == encode(backward, key_of=None, where="x")
+
+
+def test_small_tensors_without_an_alias_stand_in_the_document() -> None:
+    small, shared = torch.rand(16), torch.rand(4)
+    tree = {
+        "step": torch.tensor(3.0),
+        "small": small,
+        "parameter": torch.nn.Parameter(torch.rand(2)),
+        "leaf": torch.rand(2, requires_grad=True),
+        "empty": torch.empty(0, 3),
+        "transposed": torch.rand(2, 3).t(),
+        "bool": torch.tensor([True]),
+        "half": torch.rand(32, dtype=torch.float16),
+        "large": torch.rand(17),
+        "one": shared,
+        "apart": [torch.rand(1), small.view(4, 4)],
+        "other": shared.detach(),
+    }
+    saved = save_tree(tree, inline=True)
+    assert {key: record.alias for key, record in saved.records.items()} == {"large": None, "one": None, "other": "one"}
+    found = saved.tree()
+    assert exactly(found, tree)
+    assert found["one"] is found["other"]
+    assert saved.document["parameter"].keys() == {"$parameter"}
+    assert saved.document["leaf"]["$leaf"].keys() == {"$inline"}
 
 
 def test_tensors_that_are_one_are_stored_once_and_come_back_as_one() -> None:

@@ -20,6 +20,8 @@ from resumable.state.tensors.described import Description
 from resumable.state.tensors.facts import bytes_of
 
 SHARED = torch.arange(6.0)
+LARGE = torch.arange(17.0)
+NAN = torch.tensor([0x7FC00001], dtype=torch.int32).view(torch.float32)  # a payload that arithmetic may change
 
 
 def tree() -> dict[str, Any]:
@@ -30,6 +32,7 @@ def tree() -> dict[str, Any]:
         "tied": [SHARED, SHARED, SHARED[:3]],
         "empty": {"list": [], "dict": {}, "tensors": [torch.zeros(0), torch.zeros(0)]},
         "flags": {"yes": True, "no": False},
+        "large": {"one": torch.rand(5, 5), "twice": [LARGE, LARGE]},
         "leaves": [nn.Parameter(torch.rand(2)), torch.rand(2).requires_grad_(), torch.rand(2, dtype=torch.complex64)],
     }
 
@@ -47,8 +50,12 @@ def shown(encoded: Encoded) -> object:
     )
 
 
-def fresh(value: object) -> object:
-    return shown(encode(value, key_of=".".join, where="tree"))
+def fresh(value: object, *, inline: bool = False) -> object:
+    return shown(encode(value, key_of=".".join, where="tree", inline=inline))
+
+
+def planned(encodings: Encodings, value: object, *, inline: bool) -> Encoded:
+    return encodings.encode(value, key_of=".".join, where="tree", inline=inline)
 
 
 def set_at(value: Any, path: list[Any], new: object) -> None:
@@ -57,6 +64,7 @@ def set_at(value: Any, path: list[Any], new: object) -> None:
     value[path[-1]] = new
 
 
+@pytest.mark.parametrize("inline", [False, True])
 @pytest.mark.parametrize(
     ("path", "then", "now"),
     [
@@ -69,18 +77,29 @@ def set_at(value: Any, path: list[Any], new: object) -> None:
         (["ordered", "second"], (1, [2, "a"]), (1, [3, "a"])),
         (["state", "a", "exp_avg"], torch.zeros(3), torch.ones(3)),
         (["tied"], [SHARED, SHARED], [torch.zeros(6)] * 2),
+        (["state", "a", "step"], torch.tensor(1.0), torch.tensor(2.0)),
+        (["state", "a", "step"], torch.tensor(0.0), torch.tensor(-0.0)),
+        (["state", "a", "step"], torch.tensor([math.nan]), NAN),
+        (["state", "a", "step"], nn.Parameter(torch.zeros(2)), nn.Parameter(torch.ones(2))),
+        (["state", "a", "step"], torch.zeros(2).requires_grad_(), torch.ones(2).requires_grad_()),
+        (["state", "a", "step"], torch.zeros(2, 3).t(), torch.ones(2, 3).t()),
+        (["state", "a", "step"], torch.zeros(8)[::2], torch.ones(8)[::2]),
+        (["state", "a", "step"], torch._neg_view(torch.zeros(2)), torch._neg_view(torch.ones(2))),
+        (["large", "one"], torch.zeros(5, 5), torch.ones(5, 5)),
     ],
 )
-def test_values_that_change_in_the_same_structure_are_encoded_by_the_plan(path: list[Any], then: Any, now: Any) -> None:
+def test_values_that_change_in_the_same_structure_are_encoded_by_the_plan(
+    path: list[Any], then: Any, now: Any, inline: bool
+) -> None:
     before, after = tree(), tree()
     set_at(before, path, then)
     set_at(after, path, now)
     encodings = Encodings()
-    encodings.encode(before, key_of=".".join, where="tree")
+    planned(encodings, before, inline=inline)
     plan = encodings._plans["tree"]
     assert plan is not None
     for value in (after, before, after):
-        assert shown(encodings.encode(value, key_of=".".join, where="tree")) == fresh(value)
+        assert shown(planned(encodings, value, inline=inline)) == fresh(value, inline=inline)
         assert encodings._plans["tree"] is plan
 
 
@@ -134,6 +153,8 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a view of one that becomes the whole": lambda value: value["tied"].__setitem__(2, SHARED),
     "a parameter for a tensor": lambda value: value["tied"].__setitem__(1, nn.Parameter(SHARED)),
     "a frozen parameter": lambda value: value["leaves"][0].requires_grad_(False),
+    "a small tensor that grows": lambda value: value["state"]["a"].update(exp_avg=torch.rand(17)),
+    "a large tensor that shrinks": lambda value: value["large"].update(one=torch.rand(4, 4)),
     "an empty tensor that is filled": lambda value: value["empty"]["tensors"].__setitem__(0, torch.ones(1)),
     "a part of a graph": written_by_autograd,
     "a sparse tensor": lambda value: value["state"]["a"].update(exp_avg=torch.eye(3).to_sparse()),
@@ -151,14 +172,15 @@ def outcome(make: Callable[[], object]) -> object:
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("inline", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_tree_of_another_structure_is_encoded_without_the_plan(change: str) -> None:
+def test_a_tree_of_another_structure_is_encoded_without_the_plan(change: str, inline: bool) -> None:
     value, encodings = tree(), Encodings()
-    encodings.encode(value, key_of=".".join, where="tree")
+    planned(encodings, value, inline=inline)
     CHANGES[change](value)
-    expected = outcome(lambda: fresh(value))
+    expected = outcome(lambda: fresh(value, inline=inline))
     for _ in range(2):
-        assert outcome(lambda: shown(encodings.encode(value, key_of=".".join, where="tree"))) == expected
+        assert outcome(lambda: shown(planned(encodings, value, inline=inline))) == expected
 
 
 @pytest.mark.parametrize("value", [[{1, 2}], {1: torch.zeros(1)}, [b"bytes"], [collections.OrderedDict({1: 2})]])
@@ -166,12 +188,14 @@ def test_there_is_no_plan_for_other_types(value: object) -> None:
     assert EncodingPlan.of(value, encode(value, key_of=".".join, where="tree")) is None
 
 
-def test_a_document_that_was_given_out_does_not_change() -> None:
+@pytest.mark.parametrize("step", [1, torch.tensor(1.0)])
+def test_a_document_that_was_given_out_does_not_change(step: Any) -> None:
     value, encodings = tree(), Encodings()
-    first = encodings.encode(value, key_of=".".join, where="tree")
+    value["state"]["a"]["step"] = step
+    first = planned(encodings, value, inline=True)
     text = json.dumps(first.document)
-    value["state"]["a"]["step"] = 7
-    second = encodings.encode(value, key_of=".".join, where="tree")
+    value["state"]["a"]["step"] += 6
+    second = planned(encodings, value, inline=True)
     assert json.dumps(first.document) == text != json.dumps(second.document)
 
 

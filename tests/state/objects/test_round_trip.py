@@ -25,8 +25,8 @@ class Kept:
         self.state = state
 
 
-def found(stored: dict[str, Any], live: dict[str, Any], **how: Any) -> list[str]:
-    saved = save(adapt({"x": Kept(**stored)})["x"])
+def found(stored: dict[str, Any], live: dict[str, Any], *, inline: bool = False, **how: Any) -> list[str]:
+    saved = save(adapt({"x": Kept(**stored)})["x"], inline=inline)
     return compare_with_stored(adapt({"x": Kept(**live)})["x"], saved.document, saved.records, **how).differences
 
 
@@ -54,3 +54,39 @@ def test_what_was_proven_elsewhere_in_memory_proves_nothing_of_the_live_tensor()
 @pytest.mark.parametrize("live", [torch.zeros(3), torch.ones(4), torch.ones(3, dtype=torch.float64), torch.ones(3, 1)])
 def test_tensors_of_other_values_or_facts_differ_where_the_documents_are_the_same(live: torch.Tensor) -> None:
     assert len(found({"w": torch.ones(3)}, {"w": live})) == 1
+
+
+NAN, PAYLOAD = torch.tensor([0x7FC00000, 0x7FC00001], dtype=torch.int32).view(torch.float32)
+
+
+@pytest.mark.parametrize("inline", [False, True])
+@pytest.mark.parametrize(
+    ("stored", "live"),
+    [
+        (torch.tensor(0.0), torch.tensor(-0.0)),
+        (NAN, PAYLOAD),
+        (torch.tensor(1.0), torch.tensor(1)),
+        (torch.zeros(2), torch.zeros(1, 2)),
+        (torch.zeros(2, 3), torch.zeros(3, 2).t()),
+    ],
+)
+def test_small_tensors_are_compared_bit_for_bit_wherever_they_stand(stored: Any, live: Any, inline: bool) -> None:
+    weight = torch.rand(40)
+    for proven in (None, {"w": weight}):
+        same, other = {"w": weight, "v": [stored]}, {"w": weight, "v": [live]}
+        assert found(same, {"w": weight, "v": [stored.clone()]}, inline=inline, proven=proven) == []
+        [text] = found(same, other, inline=inline, proven=proven)
+        assert text.startswith("x.v.0: ")
+
+
+def test_only_stored_tensors_count_as_unchanged() -> None:
+    kept = Kept(w=torch.rand(40), v=torch.rand(2))
+    saved = save(adapt({"x": kept})["x"], inline=True)
+    assert compare_with_stored(adapt({"x": kept})["x"], saved.document, saved.records).unchanged == {"w"}
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_tensor_that_becomes_the_alias_of_another_has_the_same_bits(inline: bool) -> None:
+    one = torch.rand(2)
+    assert found({"a": one, "b": one.clone()}, {"a": one, "b": one}, inline=inline) == []
+    assert found({"a": one, "b": one}, {"a": one, "b": one.clone()}, inline=inline) == []
