@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tests.bench import buffers, costs, firsts, frozen, many, memory, others, saving
+from tests.bench import buffers, costs, firsts, frozen, many, memory, others, saving, with_start
 from tests.bench.figures import Figure, Setting, taken
 from tests.bench.machine import facts
 from tests.bench.report import save_json, show_figure, show_targets, verdicts
@@ -29,6 +29,7 @@ FIGURES: Sequence[Figure] = [
     *buffers.FIGURES,
     *many.FIGURES,
     *firsts.FIGURES,
+    *with_start.FIGURES,
     *others.FIGURES,
 ]
 

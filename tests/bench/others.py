@@ -75,6 +75,7 @@ FIGURES = [
     Figure("writing", "how blobs reach the disk", partial(_of, "writing"), sizes=("1.5GB",)),
     Figure("object-store", "S3 on a local server", partial(_of, "object_store"), once=True),
     Figure("requests", "requests to an object store", partial(_of, "requests"), once=True),
+    Figure("kept", "many kept checkpoints", partial(_of, "kept"), once=True),
     Figure("batches", "overhead of `batches()` per batch", partial(_of, "batches"), once=True),
     Figure("startup", "imports, discovery, `Trainer(...)`", partial(_of, "startup"), once=True),
     Figure("lightning", "what `Resume` adds to a step of 5 ms", partial(_of, "lightning"), once=True),

@@ -54,13 +54,18 @@ def measure(*, folder: Path, pairs: int = 10) -> dict[str, Any]:
 
 
 def _started(arguments: list[str], compiled: Path) -> float:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPYCACHEPREFIX"] = str(compiled)
+    environment = with_compiled(compiled)
 
     def start() -> None:
         subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=environment)
 
     return seconds(start)
+
+
+def with_compiled(folder: Path) -> dict[str, str]:
+    """The environment of a program that finds compiled modules in a folder, and puts them there."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**environment, "PYTHONPYCACHEPREFIX": str(folder)}
 
 
 def _discover(run: Path) -> None:
