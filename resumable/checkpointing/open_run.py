@@ -188,9 +188,11 @@ def _see_leftovers(storage: Storage, catalog: Catalog, resumed: Checkpoint | Non
     if attempt.number == 1 or not storage.exclusive:
         return
     with suppress(StorageError):  # what is not seen stays
-        earlier = [name for name in catalog.names() if name.attempt < attempt.number]
+        listing = catalog.listing()
+        earlier = [name for name in listing.names if name.attempt < attempt.number]
         unknown = [name for name in earlier if resumed is None or str(name) != resumed.name]
-        attempt.left.saves.update(see_saves(storage, unknown[:MAX_SEEN_SAVES]))
+        most = len(unknown) if listing.files else MAX_SEEN_SAVES
+        attempt.left.saves.update(see_saves(storage, unknown[:most], listing.files))
         attempt.left.files.update(see_files(storage, attempt.number))
 
 

@@ -24,7 +24,7 @@ from resumable.store.storage.own_files import is_probe, is_temporary
 from resumable.store.storage.protocol import Entry, Storage
 from resumable.utils.threads import in_lanes
 
-MAX_SEEN_SAVES = 32  # at a launch: each costs a request, and a run may keep hundreds of checkpoints
+MAX_SEEN_SAVES = 32  # at a launch, where each costs a request: a run may keep hundreds of checkpoints
 
 Sizes = Mapping[str, int | None]
 """The size of each file in a folder, by name; None where the storage does not report one."""
@@ -42,9 +42,14 @@ class Leftovers:
     files: dict[str, Sizes] = field(default_factory=dict)
 
 
-def see_saves(storage: Storage, names: Sequence[CheckpointName]) -> dict[CheckpointName, Sizes]:
-    """List these folders, and return the content of those without a manifest."""
-    listings = in_lanes(lambda name: sizes_in(storage, checkpoint_path(name)), names, storage.parallel)
+def see_saves(
+    storage: Storage, names: Sequence[CheckpointName], files: Mapping[CheckpointName, Sequence[Entry]] | None = None
+) -> dict[CheckpointName, Sizes]:
+    """Return the content of those of these folders without a manifest; `files` is what was listed just now."""
+    if files:
+        listings = [_sizes_of(files.get(name, ())) for name in names]
+    else:
+        listings = in_lanes(lambda name: sizes_in(storage, checkpoint_path(name)), names, storage.parallel)
     return {name: found for name, found in zip(names, listings, strict=True) if MANIFEST not in found}
 
 
@@ -56,7 +61,11 @@ def see_files(storage: Storage, attempt: int) -> dict[str, Sizes]:
 
 def sizes_in(storage: Storage, folder: str) -> Sizes:
     """List a folder by one request."""
-    return {entry.name: entry.size for entry in storage.list(folder)}
+    return _sizes_of(storage.list(folder))
+
+
+def _sizes_of(entries: Iterable[Entry]) -> Sizes:
+    return {entry.name: entry.size for entry in entries}
 
 
 def freed_bytes(removed: Collection[Entry]) -> int:

@@ -81,8 +81,9 @@ def prune(
 def _planned(catalog: Catalog, storage: Storage, rule: Rule) -> tuple[Attempt, PrunePlan]:
     """Return the attempt that may delete, with what it sees of earlier ones, and what it would delete."""
     owner = _highest(storage)
-    earlier = [name for name in catalog.names() if name.attempt < owner.number]
-    owner.left.saves.update(see_saves(storage, earlier))
+    listing = catalog.listing()
+    earlier = [name for name in listing.names if name.attempt < owner.number]
+    owner.left.saves.update(see_saves(storage, earlier, listing.files))
     owner.left.files.update(see_files(storage, owner.number))
     return owner, pruning.plan(catalog, rule, attempt=owner.number, seen=owner.left.saves)
 
