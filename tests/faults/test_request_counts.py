@@ -103,7 +103,17 @@ def test_a_save_that_deletes_one_makes_six_requests_more(place: Place) -> None:
     ]
 
 
-<<<<<<< ours
+def test_the_first_save_of_a_launch_deletes_an_unfinished_one_and_the_others_are_as_cheap_as_ever(place: Place) -> None:
+    assert len(list(saves(place, 100, 3))) == 3
+    for number in range(40):  # more than a launch looks into where each costs a request
+        place.raw(probe=False).write(f"checkpoints/step-{900 + number:09d}.e0000.a0001/model.safetensors", [b"left"])
+    started, resumed, *others = saves(place, 100, 8)
+    assert started["LIST"] < 20
+    assert resumed["DELETE"] + resumed.get("DELETE SEVERAL", 0) == 40
+    assert others == [{"PUT": 4, "GET": 2, "LIST": 2}] * len(others)
+    assert not any(name.startswith("step-0000009") for name in left(place))
+
+
 # -- reads ------------------------------------------------------------------------------------------------------------
 
 HEAD = {"LIST": 2, "GET": 2}  # the names, run.json, a manifest, and the folder of that
@@ -156,17 +166,6 @@ def test_a_read_of_one_checkpoint_reads_no_other_but_the_newest(
 
 def is_of_blob(request: str) -> bool:
     return request.endswith((".safetensors", STATE_BLOB))
-=======
-def test_the_first_save_of_a_launch_deletes_an_unfinished_one_and_the_others_are_as_cheap_as_ever(place: Place) -> None:
-    assert len(list(saves(place, 100, 3))) == 3
-    for number in range(40):  # more than a launch looks into where each costs a request
-        place.raw(probe=False).write(f"checkpoints/step-{900 + number:09d}.e0000.a0001/model.safetensors", [b"left"])
-    started, resumed, *others = saves(place, 100, 8)
-    assert started["LIST"] < 20
-    assert resumed["DELETE"] == 40
-    assert others == [{"PUT": 4, "GET": 2, "LIST": 2}] * len(others)
-    assert not any(name.startswith("step-0000009") for name in left(place))
->>>>>>> theirs
 
 
 # -- a pruning of many ------------------------------------------------------------------------------------------------
