@@ -319,7 +319,8 @@ class UnderFire(RuleBasedStateMachine):
         line = self._lineage(training.saved[-1])
         known = [name for name in line if name in before or name in training.touched]
         kept = [self._kept(view, training.rule) | pins for view in self._views(known, before)]
-        whole, beside = before & set(line), self._folders() - set(line)
+        whole = before & set(line)
+        beside = self._folders() - whole  # also what is damaged: on the line, and yet it goes only later
         assert any(
             # What somebody took the manifest of is remembered by a program that has read it, and names nothing for
             # one that has not.
