@@ -44,7 +44,7 @@ class Tiny:
         self.saves = saves
         self.crash_at = crash_at
         self.model = nn.Sequential(nn.Linear(2, 20), nn.BatchNorm1d(20), nn.Dropout(0.25), nn.Linear(20, 1))
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.02, momentum=0.9)
         self.notes: dict[str, Any] = {"seen": []}
         samples = torch.arange(4.0 * BATCHES).reshape(2 * BATCHES, 2)
         self.loader = DataLoader(TensorDataset(samples), batch_size=2, shuffle=True)

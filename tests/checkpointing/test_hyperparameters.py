@@ -20,7 +20,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def resume(run: Path, *, crash_at: int | None = None, **values: Any) -> Tiny:
     tiny = Tiny(run, crash_at=crash_at)
-    tiny.optimizer = torch.optim.SGD(tiny.model.parameters(), **{"lr": 0.05, "momentum": 0.9} | values)
+    tiny.optimizer = torch.optim.SGD(tiny.model.parameters(), **{"lr": 0.02, "momentum": 0.9} | values)
     try:
         tiny.train()
     except Crash:
@@ -34,12 +34,12 @@ def test_another_rate_is_named_at_every_launch_and_the_checkpoints_is_kept(
     crashed(tmp_path, step=3)
     resume(tmp_path, crash_at=5, lr=0.5, weight_decay=0.1)
     [first] = warnings(caplog)
-    assert "optimizer: the program constructs it with lr=0.5, and the run was begun with lr=0.05" in first
+    assert "optimizer: the program constructs it with lr=0.5, and the run was begun with lr=0.02" in first
     assert "weight_decay=0.1" in first
     assert "momentum" not in first
     tiny = resume(tmp_path, lr=0.5)
     assert [line.count("lr=0.5,") for line in warnings(caplog)] == [1, 1]
-    assert tiny.optimizer.param_groups[0]["lr"] == 0.05
+    assert tiny.optimizer.param_groups[0]["lr"] == 0.02
 
 
 def test_the_same_program_gets_no_warning_whatever_changes_its_values(

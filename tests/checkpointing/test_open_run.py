@@ -234,7 +234,7 @@ def test_a_model_of_another_shape_is_refused_before_an_attempt_is_claimed(
     before = sorted(run.rglob("*"))
     tiny = Tiny(run)
     change(tiny)
-    tiny.optimizer = torch.optim.SGD(tiny.model.parameters(), lr=0.05, momentum=0.9)
+    tiny.optimizer = torch.optim.SGD(tiny.model.parameters(), lr=0.02, momentum=0.9)
     with pytest.raises(RunMismatchError) as caught:
         tiny.trainer()
     assert phrase in caught.value.message

@@ -388,7 +388,7 @@ def rebuild_groups(tiny: Tiny) -> None:
 
 
 def replace_a_layer(tiny: Tiny) -> None:
-    tiny.model[3] = nn.Linear(4, 3)
+    tiny.model[3] = nn.Linear(20, 3)
 
 
 def test_parameter_groups_that_are_rebuilt_after_the_restore_are_refused_by_name(run: Path) -> None:
@@ -407,14 +407,14 @@ def test_a_layer_that_is_replaced_after_the_restore_is_refused_by_name(run: Path
     crashed(run, step=2)
     with pytest.raises(RunMismatchError) as caught:
         trains_after(Tiny(run), replace_a_layer)
-    says(caught, "model does not fit the checkpoint: another shape: 3.weight (checkpoint (1, 4), here (3, 4))")
+    says(caught, "model does not fit the checkpoint: another shape: 3.weight (checkpoint (1, 20), here (3, 20))")
 
 
 def test_a_wider_model_is_refused_with_all_that_differs(run: Path) -> None:
     crashed(run, step=2)
     tiny = Tiny(run)
     tiny.model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.25), nn.Linear(8, 1))
-    tiny.optimizer = torch.optim.SGD(tiny.model.parameters(), lr=0.05, momentum=0.9)
+    tiny.optimizer = torch.optim.SGD(tiny.model.parameters(), lr=0.02, momentum=0.9)
     with pytest.raises(RunMismatchError) as caught:
         tiny.train()
     named = re.findall(r"\d\.\w+", caught.value.message)
