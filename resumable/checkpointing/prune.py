@@ -18,7 +18,7 @@ from resumable.store.storage.protocol import Entry, Storage
 
 @dataclass(frozen=True)
 class Standing:
-    """What stands in a run, newest first, as of one listing and what was published since.
+    """The checkpoints and other folders of a run, newest first, by one listing and by what was published since it.
 
     `others` are folders of lower attempts outside the history. Where the storage fences exactly, those without a
     manifest are `unfinished` instead. `stuck` are those that the rule does not keep and that stay: pinned, growing, or
@@ -160,7 +160,7 @@ def prune(storage: Storage, catalog: Catalog, attempt: Attempt, rule: retention.
     blobs it references are kept, all others are deleted, and its `StorageError` is raised at the end.
     """
     seen = attempt.left.saves if storage.exclusive else None
-    decided = plan(catalog, rule, attempt=attempt.number, pinned=(), seen=seen)  # whoever deletes looks at the pins
+    decided = plan(catalog, rule, attempt=attempt.number, pinned=(), seen=seen)  # `delete` reads the pins right before
     failures: list[StorageError] = []
     needed: set[CheckpointName] = set()
     gone: set[CheckpointName] = set()

@@ -18,7 +18,7 @@ from resumable.store.layout import is_slab_name
 
 
 class StoredSlab(NamedTuple):
-    """Where a slab lies: the XXH3-128 (hex) of its bytes, the name of its file, and its first byte there."""
+    """The location of a stored slab: the XXH3-128 (hex) of its bytes, the name of its file, its first byte there."""
 
     digest: str
     file: str
@@ -42,7 +42,7 @@ NOTHING_STORED = StoredSlabs({}, {})
 
 @dataclass(frozen=True)
 class SlabPlan:
-    """What one save does with the slabs of an object.
+    """The slabs of an object that one save writes, and the files that it shares.
 
     Those in `layout`, in the order of `write`, are written into the new file `name`. `slabs` tells of all where they
     lie then, and `shared` are the files of earlier saves among these.

@@ -1,4 +1,4 @@
-"""What the documents of one checkpoint say of its objects and tensors, read and verified once. Reads no tensors."""
+"""Read and verify the documents of one checkpoint once: state files and records of tensors. Reads no tensors."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from resumable.store.layout import is_slab_name, is_state_name
 from resumable.utils.messages import quoted
 
 Held = Mapping[str, Mapping[str, DigestedSlice]]
-"""What the blobs hold, by file name and key in the file."""
+"""The tensors in the blobs, by file name and key in the file."""
 
 
 class ExpectedPiece(NamedTuple):
@@ -36,7 +36,7 @@ class ExpectedPiece(NamedTuple):
 
 
 Expected = dict[str, dict[str, ExpectedPiece]]
-"""What the records say of the blobs, by file name and key in the file."""
+"""The recorded pieces of the blobs, by file name and key in the file."""
 
 
 def verify_blobs(catalog: Catalog, manifest: Manifest, states: Mapping[int, RankState]) -> None:

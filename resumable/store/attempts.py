@@ -33,7 +33,7 @@ class Attempt:
     published: set[CheckpointName] = field(default_factory=set, repr=False, compare=False)
     """The checkpoints that it has reported as saved; others under its number are of failed saves."""
     left: Leftovers = field(default_factory=Leftovers, repr=False, compare=False)
-    """What earlier attempts left, as this one saw it first."""
+    """The leftovers of earlier attempts, as this one saw them first."""
     failed: set[CheckpointName] = field(default_factory=set, repr=False, compare=False)
     """The checkpoints of failed saves whose files could not be removed."""
 

@@ -15,7 +15,7 @@ from resumable.store.documents.manifest import MAX_MANIFEST_BYTES, MAX_RECORD_BY
 from resumable.store.documents.parse_documents import parse_earlier_objects, parse_manifest, parse_run_file
 from resumable.store.layout import CHECKPOINTS, MANIFEST, RUN_FILE, CheckpointName, checkpoint_path, is_state_name
 from resumable.store.pins import pinned
-from resumable.store.storage.protocol import Entry, Storage
+from resumable.store.storage.protocol import Entry, FileSizes, Storage, sizes_of
 from resumable.store.verified_images import VerifiedImages
 from resumable.utils.events import warn
 from resumable.utils.threads import in_lanes
@@ -24,8 +24,6 @@ LISTING_ATTEMPTS = 20
 UNFINISHED = f"no {MANIFEST}: this save did not finish, which is normal after a kill, or it was pruned"
 
 Reject = Callable[[str, str], None]
-Sizes = Mapping[str, int | None]
-"""The files of one folder by name; None where the listing has no size."""
 Listed = tuple[CheckpointName, Manifest]
 
 
@@ -125,7 +123,9 @@ class Catalog:
                 raise NoCheckpointError(f"{name}: {UNFINISHED}") from error
         return self._manifests[name]
 
-    def check(self, manifest: Manifest, name: CheckpointName, *, folders: Mapping[str, Sizes] | None = None) -> None:
+    def check(
+        self, manifest: Manifest, name: CheckpointName, *, folders: Mapping[str, FileSizes] | None = None
+    ) -> None:
         """Make the cheap checks: the right run, the right folder, every blob present with its size.
 
         `folders` are those that were listed before, by their paths; all others are listed now.
@@ -152,9 +152,9 @@ class Catalog:
                 listed[folder] = self._sizes(folder)
             self.reader(manifest, file_name).check_size(listed[folder].get(base))
 
-    def _sizes(self, folder: str) -> Sizes:
+    def _sizes(self, folder: str) -> FileSizes:
         """Return the sizes of all the files of a folder, by one request."""
-        return _sizes_in(self._storage.list(folder))
+        return sizes_of(self._storage.list(folder))
 
     def reader(self, manifest: Manifest, blob: str) -> BlobReader:
         """Return the reader of one blob, which raises as `check`. Reads nothing yet."""
@@ -206,12 +206,12 @@ class Catalog:
         unchecked = [name for name in listing.names if name not in self._checked]
         if self._storage.parallel == 1 or len(unchecked) < 2:
             return
-        folders = {checkpoint_path(name): _sizes_in(entries) for name, entries in listing.files.items()}
+        folders = {checkpoint_path(name): sizes_of(entries) for name, entries in listing.files.items()}
         with suppress(CheckpointError, StorageError):
             self.run_file()  # once, and not in each lane
         in_lanes(lambda name: self._try_check(name, folders), unchecked, self._storage.parallel)
 
-    def _try_check(self, name: CheckpointName, folders: Mapping[str, Sizes]) -> None:
+    def _try_check(self, name: CheckpointName, folders: Mapping[str, FileSizes]) -> None:
         # A long listing is not of one instant. So whatever is wrong is met again by `line`, which lists each folder.
         with suppress(CheckpointError, StorageError):
             self._valid(name, folders)
@@ -279,7 +279,7 @@ class Catalog:
                 newest_place = _newest_places(manifest)
             yield name, manifest
 
-    def _valid(self, name: CheckpointName, folders: Mapping[str, Sizes] | None = None) -> Manifest:
+    def _valid(self, name: CheckpointName, folders: Mapping[str, FileSizes] | None = None) -> Manifest:
         manifest = self.manifest(name)
         if name not in self._checked:
             self.check(manifest, name, folders=folders)
@@ -296,10 +296,6 @@ class Catalog:
     def _forget(self, name: CheckpointName) -> None:
         self._manifests.pop(name, None)
         self._checked.discard(name)
-
-
-def _sizes_in(entries: Iterable[Entry]) -> Sizes:
-    return {entry.name: entry.size for entry in entries}
 
 
 def _is_within(name: CheckpointName, newest_places: Mapping[int, tuple[int, int]]) -> bool:

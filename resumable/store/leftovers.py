@@ -21,51 +21,44 @@ from resumable.store.layout import (
     parse_attempt,
 )
 from resumable.store.storage.own_files import is_probe, is_temporary
-from resumable.store.storage.protocol import Entry, Storage
+from resumable.store.storage.protocol import Entry, FileSizes, Storage, sizes_of
 from resumable.utils.threads import in_lanes
 
 MAX_SEEN_SAVES = 32  # at a launch, where each costs a request: a run may keep hundreds of checkpoints
 
-Sizes = Mapping[str, int | None]
-"""The size of each file in a folder, by name; None where the storage does not report one."""
-
 
 @dataclass
 class Leftovers:
-    """What may be left of earlier attempts, as this attempt first saw it.
+    """The possible leftovers of earlier attempts, as this attempt first saw them.
 
     `saves` has the content of folders without a manifest, `files` that of other folders, by path: temporary files,
     probes, and the files of attempts long past.
     """
 
-    saves: dict[CheckpointName, Sizes] = field(default_factory=dict)
-    files: dict[str, Sizes] = field(default_factory=dict)
+    saves: dict[CheckpointName, FileSizes] = field(default_factory=dict)
+    files: dict[str, FileSizes] = field(default_factory=dict)
 
 
 def see_saves(
     storage: Storage, names: Sequence[CheckpointName], files: Mapping[CheckpointName, Sequence[Entry]] | None = None
-) -> dict[CheckpointName, Sizes]:
+) -> dict[CheckpointName, FileSizes]:
     """Return the content of those of these folders without a manifest; `files` is what was listed just now."""
     if files:
-        listings = [_sizes_of(files.get(name, ())) for name in names]
+        listings = [sizes_of(files.get(name, ())) for name in names]
     else:
         listings = in_lanes(lambda name: sizes_in(storage, checkpoint_path(name)), names, storage.parallel)
     return {name: found for name, found in zip(names, listings, strict=True) if MANIFEST not in found}
 
 
-def see_files(storage: Storage, attempt: int) -> dict[str, Sizes]:
+def see_files(storage: Storage, attempt: int) -> dict[str, FileSizes]:
     """List, by folder, the other files that only an attempt lower than `attempt` can have left."""
     stale = {folder: _stale(folder, sizes_in(storage, folder), attempt) for folder in ("", ATTEMPTS, PINS)}
     return {folder: files for folder, files in stale.items() if files}
 
 
-def sizes_in(storage: Storage, folder: str) -> Sizes:
+def sizes_in(storage: Storage, folder: str) -> FileSizes:
     """List a folder by one request."""
-    return _sizes_of(storage.list(folder))
-
-
-def _sizes_of(entries: Iterable[Entry]) -> Sizes:
-    return {entry.name: entry.size for entry in entries}
+    return sizes_of(storage.list(folder))
 
 
 def freed_bytes(removed: Collection[Entry]) -> int:
@@ -76,12 +69,12 @@ def freed_bytes(removed: Collection[Entry]) -> int:
     return sum(entry.size or 0 for entry in [*sole, *(e for e in last.values() if names[e.file_id] >= e.links)])
 
 
-def is_unchanged(before: Sizes | None, now: Sizes, names: Iterable[str]) -> bool:
+def is_unchanged(before: FileSizes | None, now: FileSizes, names: Iterable[str]) -> bool:
     """Return whether a folder was seen before with the same content, and the sizes of `names` are known."""
     return before == now and all(now[name] is not None for name in names)
 
 
-def _stale(folder: str, files: Sizes, attempt: int) -> Sizes:
+def _stale(folder: str, files: FileSizes, attempt: int) -> FileSizes:
     """Return the temporary files, the probes, and the files of attempts long past."""
     return {name: size for name, size in files.items() if is_temporary(name) or _is_of_attempts(folder, name, attempt)}
 

@@ -21,10 +21,10 @@ from resumable.run.run import Run
 from resumable.store.attempts import Attempt, lock_run, read_attempt
 from resumable.store.catalog import Catalog
 from resumable.store.layout import ATTEMPTS, CHECKPOINTS, checkpoint_path, parse_attempt
-from resumable.store.leftovers import Sizes, freed_bytes, see_files, see_saves
+from resumable.store.leftovers import freed_bytes, see_files, see_saves
 from resumable.store.publish import is_deletable
 from resumable.store.storage.open import open_storage
-from resumable.store.storage.protocol import Entry, Storage
+from resumable.store.storage.protocol import Entry, FileSizes, Storage
 from resumable.utils.events import size
 
 
@@ -61,16 +61,16 @@ def prune(
     storage = open_storage(opened.url, storage_options)
     if dry_run:
         owner, planned = _planned(opened.catalog, storage, rule)
-        plan, removed = planned, _files(storage, planned, owner.left.files)
+        plan, removed = planned, _files(opened.catalog, storage, planned, owner.left.files)
     else:
         unlock = lock_run(storage)
         try:
             owner, planned = _planned(opened.catalog, storage, rule)
             stale = owner.left.files
             _refuse_damaged(opened.catalog, planned)
-            going = _files(storage, planned, stale)
+            going = _files(opened.catalog, storage, planned, stale)
             plan = pruning.prune(storage, opened.catalog, owner, rule)
-            left = _files(storage, planned, stale)
+            left = _files(opened.catalog, storage, planned, stale)
             removed = {path: entry for path, entry in going.items() if path not in left}
         finally:
             unlock()
@@ -88,12 +88,13 @@ def _planned(catalog: Catalog, storage: Storage, rule: Rule) -> tuple[Attempt, P
     return owner, pruning.plan(catalog, rule, attempt=owner.number, seen=owner.left.saves)
 
 
-def _files(storage: Storage, plan: PrunePlan, stale: Mapping[str, Sizes]) -> dict[str, Entry]:
+def _files(catalog: Catalog, storage: Storage, plan: PrunePlan, stale: Mapping[str, FileSizes]) -> dict[str, Entry]:
     """Return by path the files that stand of those to delete: of checkpoints, and the `stale` ones of other folders."""
+    listed = catalog.listing().files  # of all folders, where one request lists them
     going = {
         checkpoint_path(name, entry.name): entry
         for name in plan.delete
-        for entry in storage.list(checkpoint_path(name))
+        for entry in (listed.get(name, ()) if listed else storage.list(checkpoint_path(name)))
         if not entry.is_dir and is_deletable(entry.name)
     }
     for folder, files in stale.items():

@@ -61,7 +61,7 @@ class Encodings:
 
 
 class EncodingPlan:
-    """How one tree was encoded."""
+    """The encoding of one tree."""
 
     def __init__(self, levels: list[_Level], tensors: list[Tensor], encoded: Encoded, order: list[int]) -> None:
         self._levels = levels

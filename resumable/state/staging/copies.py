@@ -25,7 +25,7 @@ _memmove_held = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_voi
 
 
 class CopyPlan:
-    """Where each of some tensors begins in an image, and how each is copied, by its number."""
+    """The start of each tensor in an image, and the way in which it is copied, by its number."""
 
     def __init__(self, starts: Sequence[int], facts: Sequence[TensorFacts], memory: Sequence[Memory]) -> None:
         self.starts, self.facts, self.memory = starts, facts, memory

@@ -11,7 +11,7 @@ from resumable.state.tensors.facts import TensorFacts, facts_of
 
 
 class Memory(enum.Enum):
-    """Where the bytes of a tensor are."""
+    """The place and order of the bytes of a tensor."""
 
     AS_STORED = "on the host, in the order of a file"
     OTHERWISE = "on the host, in another order"

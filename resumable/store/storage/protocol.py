@@ -51,6 +51,15 @@ class Entry:
     """How many names the file has: its bytes are free once the last one is removed."""
 
 
+FileSizes = Mapping[str, int | None]
+"""The size of each file in a folder, by name; None where the listing has no size."""
+
+
+def sizes_of(entries: Iterable[Entry]) -> FileSizes:
+    """Return the sizes of listed files."""
+    return {entry.name: entry.size for entry in entries}
+
+
 class Storage(Protocol):
     """Files by relative paths. All calls block; all but `lock` are idempotent, so that they may be retried."""
 
