@@ -27,13 +27,13 @@ from resumable.errors import CheckpointError
 from resumable.state.codec import decode
 from resumable.state.tensors.records import TensorRecord
 from resumable.state.tensors.safetensors_layout import parse_header
-from resumable.state.tensors.tensor_views import view_tensors
 from resumable.store.documents.parse_documents import parse_manifest
 from resumable.store.layout import CheckpointName, is_blob_name, is_blob_path, is_object_name, parse_attempt
 from resumable.utils import strict_json
 from tests.faults.forgery import Forgery, sealed
 from tests.faults.mutations import mutated
 from tests.faults.rich import Rich
+from tests.state.image_views import view_tensors
 from tests.state.roundtrip import save_tree
 
 randoms = st.randoms(use_true_random=False)

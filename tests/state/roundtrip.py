@@ -13,8 +13,8 @@ from resumable.state.objects.choose_adapter import Adapter, adapt, verify_round_
 from resumable.state.staging.file_images import FileImage
 from resumable.state.staging.stager import Stager
 from resumable.state.tensors.records import Piece, TensorRecord
-from resumable.state.tensors.tensor_views import view_tensors
 from resumable.utils import strict_json
+from tests.state.image_views import view_tensors
 
 
 @dataclass(frozen=True)

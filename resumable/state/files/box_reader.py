@@ -16,8 +16,8 @@ from torch import Tensor
 from resumable.state.files.tensor_reader import Readable, read_pieces
 from resumable.state.tensors.boxes import Box, blocks, extent, intersection, refuse_outside, whole
 from resumable.state.tensors.facts import TensorFacts, copy_bits, empty, facts_of, row_major
+from resumable.state.tensors.record_checks import refuse_other_bools
 from resumable.state.tensors.records import Piece, TensorRecord
-from resumable.state.tensors.tensor_views import refuse_other_bools
 from resumable.utils.reread import reread
 from resumable.utils.threads import in_lanes
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from resumable.state.files.tensor_reader import Readable
+from resumable.state.tensors.record_checks import checked_locations
 from resumable.state.tensors.records import Piece, TensorRecord
 from resumable.state.tensors.safetensors_layout import MAX_HEADER_BYTES, Slice, header_of, parse_table
-from resumable.state.tensors.tensor_views import checked_locations
 from resumable.utils.reread import reread
 
 _PREFIX = struct.Struct("<Q")

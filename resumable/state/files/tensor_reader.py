@@ -16,9 +16,9 @@ from torch import Tensor
 
 from resumable.state.files.read_targets import targets_of
 from resumable.state.tensors.facts import Recorded, TensorFacts, copy_bits, empty, facts_of
+from resumable.state.tensors.record_checks import checked_locations, refuse_other_bools, with_aliases
 from resumable.state.tensors.records import Piece, TensorRecord
 from resumable.state.tensors.safetensors_layout import Slice
-from resumable.state.tensors.tensor_views import checked_locations, refuse_other_bools, with_aliases
 from resumable.utils.reread import Cached, reread
 from resumable.utils.threads import in_lanes
 

@@ -18,8 +18,8 @@ from resumable.state.files.tree_file import contents_of
 from resumable.state.objects import modules
 from resumable.state.tensors.facts import DigestedRecords, TensorFacts
 from resumable.state.tensors.inline_records import InlineRecords
+from resumable.state.tensors.record_checks import checked_locations
 from resumable.state.tensors.safetensors_layout import Slice, parse_head
-from resumable.state.tensors.tensor_views import checked_locations
 from resumable.utils.reread import reread
 
 _DIGEST_BUFFER_BYTES = 8 * 2**20  # for digesting a tensor without holding all of it

@@ -14,7 +14,7 @@ from resumable.state.staging.file_images import FileImage
 from resumable.state.staging.host_memory import HostTransfer
 from resumable.state.staging.stager import Stager
 from resumable.state.tensors.facts import DTYPES, TensorFacts, bytes_of, facts_of, tensor_digest
-from resumable.state.tensors.tensor_views import view_tensors
+from tests.state.image_views import view_tensors
 from tests.state.roundtrip import file_of, save_tree, stage
 
 
