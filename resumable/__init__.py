@@ -13,6 +13,7 @@ from resumable.version import __version__
 if TYPE_CHECKING:
     from resumable.config.config import Config
     from resumable.errors import (
+        AuditError,
         CheckpointError,
         ConfigError,
         CorruptCheckpointError,
@@ -51,6 +52,7 @@ _HOME = {
     "NoCheckpointError": "errors",
     "CorruptCheckpointError": "errors",
     "FormatVersionError": "errors",
+    "AuditError": "errors",
     "ExportError": "errors",
     "FencedError": "errors",
     "RunMismatchError": "errors",
@@ -61,6 +63,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AuditError",
     "Checkpoint",
     "CheckpointError",
     "Config",

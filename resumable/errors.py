@@ -73,6 +73,10 @@ class RunMismatchError(ResumableError, ValueError):
     """A run whose objects differ from those given."""
 
 
+class AuditError(ResumableError, RuntimeError):
+    """State of the loop that is in no checkpoint, where the config sets `audit.mode: strict`."""
+
+
 class ExportError(ResumableError, RuntimeError):
     """A model that could not be exported, or whose proof fails."""
 

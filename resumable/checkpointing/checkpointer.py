@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 
 from resumable.checkpointing.capture.golden_input import GoldenInput, golden_input
@@ -40,6 +40,9 @@ class Checkpointer:
 
     Opening takes the run's lock, verifies the newest checkpoint (`resumed`, None for a fresh run) and claims the next
     attempt number. Raises a `ResumableError`; nothing is written into a run that does not match.
+
+    `notes` has a source for each key of the notes of a checkpoint, called at each capture on the training thread. A
+    source returns plain values, small and few, or None for nothing.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Checkpointer:
         self._golden: GoldenInput | None = None
         self._late: Collection[str] = ()
         self._hyperparameters = Hyperparameters(self.resumed.manifest if self.resumed else None)
+        self.notes: dict[str, Callable[[], object]] = {}
         self._prepared = False
         self._slab_sizes = slab_sizes
         self._encodings = Encodings()
@@ -172,6 +176,7 @@ class Checkpointer:
             everything=self.config.gradients == "always",
             golden=golden,
             facts=self._facts(),
+            notes={key: note for key, source in self.notes.items() if (note := source()) is not None},
             metrics=metrics,
             slab_sizes=self._slab_sizes,
         )

@@ -235,7 +235,7 @@ class Commits:
     ) -> Manifest:
         position, run_file = snapshot.position, self._opened.run_file
         return Manifest(
-            features=[],
+            features=sorted(snapshot.features),
             notes={},
             run_id=run_file.run_id,
             attempt=self._attempt.number,

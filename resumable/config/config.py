@@ -18,9 +18,11 @@ from resumable.config.run_or_file import names_run
 from resumable.config.run_variable import DRILL, Origin, placed, text_of
 from resumable.config.sections import (
     DEFAULT_SIGNALS,
+    Audit,
     Every,
     Keep,
     NaturalInt,
+    ObjectPath,
     RunLocation,
     Section,
     Seed,
@@ -50,6 +52,11 @@ class Config(Section):
         staging: How state is copied: `mode` is `"eager"` or `"overlap"`; `max_bytes` bounds the host memory.
         fencing: `"auto"`, `"require"` (a storage that creates exclusively) or `"off"`, against two jobs on one run.
         max_failed_saves: How many saves in a row may fail before training stops.
+        audit: What to do about state in no checkpoint: `mode` is `"warn"`, `"strict"` or `"off"`, `ignore` names
+            variables, and `data` is `"refuse"` or `"warn"` for batches that differ after a resume.
+        adopt: Names that begin with the value of this launch where the checkpoint does not hold them.
+        drop: Names that the checkpoint holds and that the program no longer has.
+        overrule: Settings, such as `optimizer.lr`, of which this launch's value is used where the program was changed.
         progress: `"auto"` (a bar on a terminal), `"always"` or `"never"`.
 
     Raises:
@@ -68,6 +75,10 @@ class Config(Section):
     staging: Staging = Staging()
     fencing: Literal["auto", "require", "off"] = "auto"
     max_failed_saves: NaturalInt = 3
+    audit: Audit = Audit()
+    adopt: tuple[ObjectPath, ...] = ()
+    drop: tuple[ObjectPath, ...] = ()
+    overrule: tuple[ObjectPath, ...] = ()
     progress: Literal["auto", "always", "never"] = "auto"
 
     # Arguments of `load` beat the environment also when the result is loaded once more, as a Trainer does.

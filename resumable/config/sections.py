@@ -48,6 +48,7 @@ PositiveFloat = Annotated[float, BeforeValidator(_not_bool), Field(gt=0)]
 NaturalInt = Annotated[int, BeforeValidator(_not_bool), Field(ge=0)]
 Seed = Annotated[int, BeforeValidator(_not_bool), Field(ge=0, lt=2**63)]
 RunLocation = Annotated[str, BeforeValidator(_run_text)]
+ObjectPath = Annotated[str, Field(min_length=1, max_length=200)]
 SignalName = Annotated[str, BeforeValidator(_signal_name)]
 
 
@@ -117,6 +118,17 @@ class Keep(Section):
             best_mode=best.mode,
             best_count=best.count,
         )
+
+
+class Audit(Section):
+    """How strictly the loop is looked at for state that is in no checkpoint.
+
+    `ignore` names variables and attributes that are left out. `data` is for batches that differ after a resume.
+    """
+
+    mode: Literal["warn", "strict", "off"] = "warn"
+    ignore: tuple[ObjectPath, ...] = ()
+    data: Literal["refuse", "warn"] = "refuse"
 
 
 class Staging(Section):

@@ -345,6 +345,11 @@ class Checkpoint:
             raise self._documents.malformed(part, error) from error
 
     @property
+    def notes(self) -> Mapping[str, Any]:
+        """Return what was noted for people and later launches; it decides nothing, and comes from anybody."""
+        return self.states[0].notes
+
+    @property
     def document(self) -> dict[str, Any]:
         """Read and verify what is not a tensor, still in the codec's JSON: `objects`, `rng` and `position`."""
         return self._documents.content

@@ -51,7 +51,8 @@ class Captured:
 class Snapshot:
     """All state at one boundary. Its tensors are live, and must be staged before training writes to them.
 
-    `metrics` holds the state of each metric as a witness.
+    `metrics` holds the state of each metric as a witness. `features` are those parts of the format that a reader must
+    know.
     """
 
     position: Position
@@ -60,6 +61,7 @@ class Snapshot:
     values: Mapping[str, object]
     environment: Mapping[str, object]
     metrics: Mapping[str, WitnessState]
+    features: frozenset[str] = frozenset()
 
     @property
     def blobs(self) -> dict[str, Mapping[str, Tensor]]:
@@ -107,14 +109,16 @@ def snapshot(
     everything: bool,
     golden: GoldenInput | None,
     facts: Mapping[str, object],
+    notes: Mapping[str, object],
     metrics: Mapping[str, WitnessState],
     slab_sizes: SlabSizes,
 ) -> Snapshot:
     """Capture all objects, the RNG streams, and the gradients that no optimizer has used (with `everything`, all).
 
     `encodings` are those of the earlier snapshots. A golden input is run through its module. `facts` are stored beside
-    those of the environment; `metrics` are the states of the metrics as witnesses; `slab_sizes` say which tensors are
-    cut into slabs. Raises `StateError` with the path of a value that cannot be stored.
+    those of the environment; `notes` inform people and later launches, and decide nothing; `metrics` are the states of
+    the metrics as witnesses; `slab_sizes` say which tensors are cut into slabs. Raises `StateError` with the path of a
+    value that cannot be stored.
     """
     # First, so that a side effect of the module's code that cannot be undone is captured, too.
     golden_tree = {} if golden is None else {GOLDEN: _captured_tree(GOLDEN, golden.capture(), encodings)}
@@ -125,6 +129,7 @@ def snapshot(
         "objects": {name: captured.encoded.document for name, captured in objects.items()},
         "rng": encode(global_rng.capture_streams(), key_of=None, where="rng").document,
         "position": encode(position.tree(), key_of=None, where="position").document,
+        **({"notes": notes} if notes else {}),
     }
     return Snapshot(position, reason, objects, values, {**environment(), **facts}, metrics)
 

@@ -88,7 +88,8 @@ class ObjectColumns(StrictRecord):
 class RankState(StrictRecord):
     """A state file: a document of the codec for each object, for the RNG streams and for the position; and records.
 
-    `ranges` holds the digests of the ranges of each blob that this rank wrote, 32 hexadecimal digits each.
+    `notes` inform and decide nothing. `ranges` holds the digests of the ranges of each blob that this rank wrote, 32
+    hexadecimal digits each.
     """
 
     objects: dict[str, Any]
@@ -96,6 +97,7 @@ class RankState(StrictRecord):
     position: Any
     data: dict[str, Any] = Field(default_factory=dict)
     communication: dict[str, Any] = Field(default_factory=dict)
+    notes: dict[str, Any] = Field(default_factory=dict)
     ranges: dict[str, _Digests]
     tensors: dict[str, ObjectColumns]
 
@@ -124,7 +126,7 @@ def parse_earlier_rank_state(data: bytes) -> RankState:
 def dump_rank_state(
     documents: Mapping[str, object], *, ranges: Mapping[str, str], tensors: Mapping[str, Mapping[str, object]]
 ) -> bytes:
-    """Return the state file of these documents (`objects`, `rng`, `position`), ranges and columns.
+    """Return the state file of these documents (`objects`, `rng`, `position`, `notes`), ranges and columns.
 
     Raises:
         ValueError: It exceeds the limits of the format.
