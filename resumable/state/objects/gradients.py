@@ -17,7 +17,7 @@ from resumable.state.codec import Tree
 from resumable.state.objects.adapter import Adapter, mismatch, mismatch_on_error
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.tensors.facts import copy_of
-from resumable.state.tensors.parameters import holds_gradient, named_parameters
+from resumable.state.tensors.module_walk import holds_gradient, named_parameters
 from resumable.utils.messages import listed
 
 

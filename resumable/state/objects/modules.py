@@ -13,7 +13,7 @@ from resumable.state.codec.tree import Document, Tree
 from resumable.state.objects.adapter import BaseAdapter, listed
 from resumable.state.objects.tree_copies import Own, fresh
 from resumable.state.tensors.facts import Recorded, copy_bits, copy_of, empty, facts_of, same_place
-from resumable.state.tensors.parameters import named_parameters
+from resumable.state.tensors.module_walk import named_modules, named_parameters
 
 HIDDEN = "non_persistent_buffers."
 EXTRA = "_extra_state"  # ends the key of the value of get_extra_state() in a state_dict
@@ -39,7 +39,7 @@ class ModuleAdapter(BaseAdapter):
             "metadata": getattr(state, "_metadata", None),
             "buffers": {name: buffer for name, _, _, buffer in _unsaved_buffers(self.target)},
             "requires_grad": {name: parameter.requires_grad for name, parameter in named_parameters(self.target)},
-            "training": {name: module.training for name, module in self.target.named_modules()},
+            "training": {name: module.training for name, module in named_modules(self.target)},
         }
 
     def key_of(self, path: tuple[str, ...]) -> str:
@@ -302,7 +302,7 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def _all_buffers(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    for prefix, child in module.named_modules(remove_duplicate=False):
+    for prefix, child in named_modules(module, remove_duplicate=False):
         for attribute in child._buffers:
             yield (f"{prefix}.{attribute}" if prefix else attribute), child, attribute
 

@@ -15,7 +15,7 @@ from resumable.state.objects.bounds_checks import misshapen
 from resumable.state.objects.tree_copies import Own, fresh
 from resumable.state.tensors.facts import facts_of, tensor_digest
 from resumable.state.tensors.inline_records import key_in_optimizer
-from resumable.state.tensors.parameters import named_parameters
+from resumable.state.tensors.module_walk import named_parameters
 
 _BESIDE_STATE = ("groups", "shapes", "extra", "rest")
 
