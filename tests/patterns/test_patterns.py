@@ -1,0 +1,35 @@
+"""No pattern is silently wrong: it is exact, or a line names what is missing, and the mended program is exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.harness.client import shared_server
+from tests.patterns.catalog import PATTERNS, PROGRAMS, Pattern
+from tests.patterns.outcomes import PRELOADED, outcome_of
+
+# One of each way in which state is forgotten; the others are in the matrix.
+TELLING = {"plain", "shown_mean", "prefetch", "environment", "forgotten_optimizer", "temperature", "unfreezing"}
+
+
+def test_the_catalog_has_every_program() -> None:
+    assert sorted(each.name for each in PATTERNS) == sorted(path.stem for path in PROGRAMS.glob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [pytest.param(each, id=each.name, marks=[] if each.name in TELLING else pytest.mark.matrix) for each in PATTERNS],
+)
+def test_a_pattern_is_exact_or_named_and_exact_once_it_is_mended(pattern: Pattern, tmp_path: Path) -> None:
+    server = shared_server(*PRELOADED)
+    outcome = outcome_of(server, pattern, tmp_path / "as_written")
+    if not pattern.names:
+        assert outcome.exact, outcome
+        assert outcome.lines == (), outcome
+        return
+    assert outcome.names(pattern.names), outcome
+    if pattern.mends:
+        mended = outcome_of(server, pattern, tmp_path / "mended", mended=True)
+        assert mended.exact, mended
