@@ -1,4 +1,4 @@
-"""Every pattern with what is promised of it. The programs are in `programs`, and say in their first line what they do."""
+"""Every pattern with what is promised of it. The first line of each program says what it does."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _RESULT = re.compile(r"^RESULT (\w+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the last lines of the undisturbed and the killed run were, and what the killed run logged or refused with."""
+    """The last line of the undisturbed and of the killed run, and what the killed run logged or refused with."""
 
     whole: str | None
     killed: str | None
