@@ -1,0 +1,1 @@
+"""The names of a loop: which of them cross its boundaries, and their values. Independent of tensors and files."""
