@@ -1,1 +1,1 @@
-"""The names of a loop: which of them cross its boundaries, and their values. Independent of tensors and files."""
+"""Which variables of the loop cross from one turn to the next, and whether a resume brings them back."""

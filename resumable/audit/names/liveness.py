@@ -1,0 +1,139 @@
+"""Which names a turn of a loop carries into the next one: backward liveness and forward reach, one bit a name. Pure.
+
+A value crosses a boundary if some turn binds it, it reaches the boundary over a back edge, and it may be read before it
+is bound again. Inner `for` loops are taken to make at least one turn, and so is the loop itself after a resume. What is
+changed in place, attributes, and names in `exec` are not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import CodeType
+from typing import NamedTuple
+
+from resumable.audit.names.control_flow import Block, Code, blocks_of
+from resumable.audit.names.effects import Bits, Effect, Name, Scope, effects_of
+from resumable.audit.names.functions import MOST_INSTRUCTIONS, binds_globals, summaries
+from resumable.audit.names.instructions import handlers_of, instructions_of
+from resumable.audit.names.loops import Loop, loops_around, make_other_loops_turn
+from resumable.audit.names.transfer import Summary, Transfer, live_names, reach_of_bindings, transfer_of
+
+_REQUESTS = ("next", "__next__", "anext", "send")
+_NEAR = 10  # instructions between the name of such a function and its call
+
+
+class TooLongError(Exception):
+    """The code has too many instructions to be judged in time."""
+
+
+class Crossing(NamedTuple):
+    """The names that cross a boundary.
+
+    `carried`: a later turn may read what an earlier one bound. `after`: only code behind the loop reads it, and not
+    every turn binds it; or it is carried only where an inner `for` makes no turn. `head`: it was bound in this very
+    turn before the boundary, as at the head of an epoch.
+    """
+
+    carried: tuple[Name, ...] = ()
+    after: tuple[Name, ...] = ()
+    head: tuple[Name, ...] = ()
+
+
+class _Graph(NamedTuple):
+    bits: Bits
+    code: Code
+    effects: Sequence[Sequence[Effect]]
+    summaries: Mapping[CodeType, Summary]
+    blocks: list[Block]
+
+    def transfers(self) -> list[Transfer]:
+        return [transfer_of(self.effects, block, self.summaries) for block in self.blocks]
+
+
+def crossing_names(
+    code: CodeType, offset: int, namespace: Mapping[str, object], *, flat: bool, outermost: int | None = None
+) -> Crossing:
+    """Return what crosses the boundary at which a frame of this code waits for its next item.
+
+    Args:
+        code: The code of the frame.
+        offset: Its `f_lasti`.
+        namespace: Its globals; functions of the same module are followed by their names.
+        flat: Whether its names are globals, as those of a module.
+        outermost: The `f_lasti` at the run's outermost loop, if that is in the same frame. Loops around that one begin
+            again with the program, and carry nothing.
+
+    Raises:
+        TooLongError: The code has more than 100,000 instructions.
+    """
+    listed = Code.of(instructions_of(code), handlers_of(code))
+    if len(listed.instructions) > MOST_INSTRUCTIONS:
+        raise TooLongError(f"{code.co_name} has more than {MOST_INSTRUCTIONS} instructions")
+    followed = namespace if flat or binds_globals(code, namespace) else {}
+    return crossing_in(listed, Scope(code, followed, flat, Bits()), offset, outermost)
+
+
+def crossing_in(code: Code, scope: Scope, offset: int, outermost: int | None) -> Crossing:
+    """Return what crosses the boundary at `offset`, for code that is listed already."""
+    point = code.index_of(offset)
+    around = point if outermost in (None, offset) else code.index_of(outermost)
+    blocks = blocks_of(code, split={point, around}, names=scope.code.co_names)
+    block_at = {block.first: number for number, block in enumerate(blocks)}
+    all_loops = loops_around(blocks, block_at[point])
+    loops = _loops_of_the_run(code, blocks, all_loops, point, around)
+    if not loops:
+        return Crossing()
+    effects = effects_of(scope, code)
+    graph = _Graph(scope.bits, code, effects, summaries(scope, effects), blocks)
+    possible, after, head = _crossing(graph, block_at[point], loops)
+    if not possible | after | head:
+        return Crossing()
+    headers = {loop.header for loop in loops}
+    turning = make_other_loops_turn(code, graph.blocks, block_at[point], all_loops)
+    likely, _, _ = _crossing(graph, block_at[point], [loop for loop in turning if loop.header in headers])
+    carried = possible & likely
+    unsure = (after | possible) & ~carried
+    return Crossing(*map(graph.bits.names, (carried, unsure, head & ~carried & ~unsure)))
+
+
+def _loops_of_the_run(
+    code: Code, blocks: Sequence[Block], loops: Sequence[Loop], point: int, outermost: int
+) -> Sequence[Loop]:
+    if outermost != point:
+        block = next(number for number, each in enumerate(blocks) if each.first == outermost)
+        limit = next((loop.body for loop in loops_around(blocks, block)), frozenset[int]())
+        return [loop for loop in loops if loop.body <= limit]
+    # `list(...)` and a function of the user's that has the loop: the loops around it are not those of the run
+    return loops[:1] if _requests(code, point) else []
+
+
+def _requests(code: Code, point: int) -> bool:
+    """Return whether every turn of the loop around requests one item here: by a `for`, a `yield from`, or `next`."""
+    if code.instructions[point].op in ("FOR_ITER", "SEND"):
+        return True
+    return any(each.value in _REQUESTS for each in code.instructions[max(0, point - _NEAR) : point])
+
+
+def _crossing(graph: _Graph, point: int, loops: Sequence[Loop]) -> tuple[int, int, int]:
+    """Return the carried names, those that only code behind a loop reads, and those bound in this turn, as bits."""
+    transfers = graph.transfers()
+    live = _at(graph, live_names(graph.blocks, transfers), point)
+    carried = after = head = 0
+    for loop in loops:
+        inside = _at(graph, live_names(graph.blocks, transfers, loop.body), point)
+        reached = reach_of_bindings(graph.blocks, transfers, loop.header, loop.body)[point]
+        crosses = live & reached.later_turn
+        carried |= crosses & inside
+        after |= crosses & ~inside
+        head |= live & reached.this_turn & ~reached.later_turn
+    return carried, after & ~carried, head & ~carried & ~after
+
+
+def _at(graph: _Graph, live: Sequence[int], point: int) -> int:
+    """Return what is live at the boundary. A resume makes at least one turn, so a FOR_ITER goes on into its body."""
+    block = graph.blocks[point]
+    is_for = graph.code.instructions[block.first].op == "FOR_ITER"
+    found = 0
+    for following in block.next[:1] if is_for else block.next:
+        found |= live[following]
+    return found
