@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from resumable.audit.names.instructions import Handler, Instruction
 
@@ -36,11 +37,6 @@ class Block:
     end: int
     next: list[int] = field(default_factory=list)
     handler: int | None = None
-
-    @property
-    def successors(self) -> list[int]:
-        """Return all blocks that may follow, a handler included."""
-        return self.next if self.handler is None else [*self.next, self.handler]
 
 
 @dataclass(frozen=True)
@@ -106,10 +102,40 @@ def _swallowing_jumps(instructions: Sequence[Instruction]) -> set[int]:
     return found
 
 
-def predecessors(blocks: Sequence[Block]) -> list[list[int]]:
-    """Return the blocks before each block."""
-    before: list[list[int]] = [[] for _ in blocks]
-    for number, block in enumerate(blocks):
-        for following in block.successors:
-            before[following].append(number)
-    return before
+class Graph:
+    """The blocks of one code object, the first one where it begins. What is derived from them is computed once."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.blocks = blocks
+
+    @cached_property
+    def after(self) -> list[list[int]]:
+        """Return the blocks that may follow each block, a handler included."""
+        return [block.next if block.handler is None else [*block.next, block.handler] for block in self.blocks]
+
+    @cached_property
+    def before(self) -> list[list[int]]:
+        """Return the blocks that each block may follow."""
+        before: list[list[int]] = [[] for _ in self.blocks]
+        for number, following in enumerate(self.after):
+            for each in following:
+                before[each].append(number)
+        return before
+
+    @cached_property
+    def order(self) -> list[int]:
+        """Return the blocks that can be reached, each before those that follow it, but for loops: reverse postorder."""
+        order: list[int] = []
+        seen = [True] + [False] * (len(self.blocks) - 1)
+        stack = [(0, iter(self.after[0]))]
+        while stack:
+            block, following = stack[-1]
+            for each in following:
+                if not seen[each]:
+                    seen[each] = True
+                    stack.append((each, iter(self.after[each])))
+                    break
+            else:
+                order.append(block)
+                stack.pop()
+        return order[::-1]

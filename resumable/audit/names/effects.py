@@ -6,7 +6,7 @@ module where its global name is read. What they read first and bind is found by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import CodeType, FunctionType
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from resumable.audit.names.comprehensions import Half, comprehension_accesses
 from resumable.audit.names.control_flow import Code
 from resumable.audit.names.instructions import Access, Instruction, accesses, variables
 
-_OPTIMIZED, _NEWLOCALS = 0x1, 0x2
+_NEWLOCALS = 0x2
 _QUIET = {
     *("RESUME", "NOP", "POP_TOP", "PUSH_NULL", "LOAD_CONST", "RETURN_CONST", "COPY", "SWAP", "STORE_FAST", "LOAD_FAST"),
     *("MAKE_CELL", "JUMP_FORWARD", "JUMP_BACKWARD", "LOAD_SMALL_INT", "NOT_TAKEN"),
@@ -59,7 +59,7 @@ class Effect(NamedTuple):
     calls: tuple[CodeType, ...] = ()
 
 
-RAISES = Effect(raises=True)
+_RAISES = (Effect(raises=True),)
 
 
 class Scope(NamedTuple):
@@ -74,43 +74,36 @@ class Scope(NamedTuple):
 def effects_of(scope: Scope, code: Code) -> list[tuple[Effect, ...]]:
     """Return the effects of each instruction, none for most."""
     hidden = comprehension_accesses(code.instructions, code.index_at, code.handlers)
-    functions = _functions_by_name(scope.code)
+    functions, made = _functions(scope, code)
+    known: dict[tuple[str, object], tuple[Effect, ...]] = {}  # of instructions without hidden accesses
     result: list[tuple[Effect, ...]] = []
-    made: dict[int, CodeType] = {}  # that run where they are made
     for index, instruction in enumerate(code.instructions):
-        if instruction.op == "LOAD_CONST" and isinstance(instruction.value, CodeType):
-            stored = _stored_as(code.instructions, index)
-            if _is_named_function(instruction.value) and stored is not None:
-                pass  # it runs where its name is read
-            elif instruction.value.co_name == "<lambda>" and stored is not None and _is_adjacent(code, index, stored):
-                functions.setdefault(variables(code.instructions[stored])[0], []).append(instruction.value)
-            else:
-                made[index] = instruction.value
-    for index, instruction in enumerate(code.instructions):
-        parts = accesses(instruction.op)
-        if parts:
-            result.append(_of_accesses(scope, functions, index, instruction, parts, hidden))
-        elif index in made:
-            result.append((Effect(calls=(made[index],)),))
+        key = instruction.op, instruction.value
+        if not accesses(instruction.op):
+            result.append(made.get(index, ()) if instruction.op in _QUIET else _RAISES)
+        elif hidden and (Half(index, 0) in hidden or Half(index, 1) in hidden):
+            result.append(
+                _of_accesses(scope, functions, instruction, {each.half for each in hidden if each.at == index})
+            )
+        elif key in known:
+            result.append(known[key])
         else:
-            result.append(() if instruction.op in _QUIET else (RAISES,))
+            known[key] = _of_accesses(scope, functions, instruction, ())
+            result.append(known[key])
     return result
 
 
 def _of_accesses(
     scope: Scope,
     functions: Mapping[str, Sequence[CodeType]],
-    index: int,
     instruction: Instruction,
-    parts: Sequence[Access],
-    hidden: set[Half],
+    hidden: Collection[int],
 ) -> tuple[Effect, ...]:
+    parts = accesses(instruction.op)
     raises = instruction.op not in _QUIET and not all(part.kind == "FAST" and not part.may_be_unbound for part in parts)
-    found = [RAISES] if raises else []
-    for half, (part, name) in enumerate(zip(parts, variables(instruction), strict=True)):
-        if Half(index, half) not in hidden:
-            found.append(_of_access(scope, functions, part, name))
-    return tuple(found)
+    pairs = enumerate(zip(parts, variables(instruction), strict=True))
+    found = [_of_access(scope, functions, part, name) for half, (part, name) in pairs if half not in hidden]
+    return (*_RAISES, *found) if raises else tuple(found)
 
 
 def _of_access(scope: Scope, functions: Mapping[str, Sequence[CodeType]], access: Access, name: str) -> Effect:
@@ -128,6 +121,23 @@ def _of_access(scope: Scope, functions: Mapping[str, Sequence[CodeType]], access
     return Effect(use=bit, calls=_of_the_module(scope, name) if is_global else ())
 
 
+def _functions(scope: Scope, code: Code) -> tuple[dict[str, list[CodeType]], dict[int, tuple[Effect, ...]]]:
+    """Return the functions that run where their name is read, and those that run where they are made."""
+    named: dict[str, list[CodeType]] = {}
+    made: dict[int, tuple[Effect, ...]] = {}
+    for constant in filter(_is_named_function, scope.code.co_consts):
+        named.setdefault(constant.co_name, []).append(constant)
+    for index, instruction in enumerate(code.instructions):
+        if instruction.op != "LOAD_CONST" or not isinstance(instruction.value, CodeType):
+            continue
+        stored = _stored_as(code.instructions, index)
+        if stored is None or not (_is_named_function(instruction.value) or _is_lambda(code, index, stored)):
+            made[index] = (Effect(calls=(instruction.value,)),)
+        elif not _is_named_function(instruction.value):
+            named.setdefault(variables(code.instructions[stored])[0], []).append(instruction.value)
+    return named, made
+
+
 def _of_the_module(scope: Scope, name: str) -> tuple[CodeType, ...]:
     """Return the function of the same module that has this global name."""
     function = scope.namespace.get(name)
@@ -137,16 +147,9 @@ def _of_the_module(scope: Scope, name: str) -> tuple[CodeType, ...]:
     return ()
 
 
-def _functions_by_name(code: CodeType) -> dict[str, list[CodeType]]:
-    found: dict[str, list[CodeType]] = {}
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType) and _is_named_function(constant):
-            found.setdefault(constant.co_name, []).append(constant)
-    return found
-
-
-def _is_named_function(code: CodeType) -> bool:
-    return bool(code.co_flags & _NEWLOCALS) and not code.co_name.startswith("<")
+def _is_named_function(constant: object) -> bool:
+    """Return whether this is the code of a `def`."""
+    return isinstance(constant, CodeType) and bool(constant.co_flags & _NEWLOCALS) and constant.co_name[0] != "<"
 
 
 def _stored_as(instructions: Sequence[Instruction], index: int) -> int | None:
@@ -154,6 +157,8 @@ def _stored_as(instructions: Sequence[Instruction], index: int) -> int | None:
     return next((at for at in near if instructions[at].op.startswith("STORE_")), None)
 
 
-def _is_adjacent(code: Code, index: int, stored: int) -> bool:
-    """Return whether nothing but the making of the function stands between its code and the store."""
-    return all(code.instructions[at].op in _MAKES_FUNCTION for at in range(index + 1, stored))
+def _is_lambda(code: Code, index: int, stored: int) -> bool:
+    """Return whether a lambda is stored as it is: nothing but the making of it stands before the store."""
+    value = code.instructions[index].value
+    made = all(code.instructions[at].op in _MAKES_FUNCTION for at in range(index + 1, stored))
+    return made and isinstance(value, CodeType) and value.co_name == "<lambda>"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import CodeType, FunctionType
 from typing import NamedTuple
 
-from resumable.audit.names.control_flow import Block, Code, blocks_of
+from resumable.audit.names.control_flow import Code, Graph, blocks_of
 from resumable.audit.names.effects import Effect, Name, Scope, effects_of
 from resumable.audit.names.instructions import handlers_of, instructions_of
 from resumable.audit.names.transfer import Summary, live_names, transfer_of
@@ -20,7 +20,7 @@ _NEWLOCALS = 0x2
 class _Function(NamedTuple):
     scope: Scope
     effects: Sequence[Sequence[Effect]]
-    blocks: Sequence[Block]
+    graph: Graph
 
 
 def summaries(scope: Scope, effects: Iterable[Sequence[Effect]]) -> dict[CodeType, Summary]:
@@ -48,21 +48,21 @@ def _called(scope: Scope, effects: Iterable[Sequence[Effect]]) -> dict[CodeType,
         inner = scope._replace(code=code, flat=False)
         listed = Code.of(instructions_of(code), handlers_of(code))
         instructions += len(listed.instructions)
-        found[code] = _Function(inner, effects_of(inner, listed), blocks_of(listed, names=code.co_names))
+        found[code] = _Function(inner, effects_of(inner, listed), Graph(blocks_of(listed, names=code.co_names)))
         pending += [each for several in found[code].effects for effect in several for each in effect.calls]
     return found
 
 
 def _summary(function: _Function, known: Mapping[CodeType, Summary]) -> Summary:
-    scope, effects, blocks = function
-    transfers = [transfer_of(effects, block, known) for block in blocks]
+    scope, effects, graph = function
+    transfers = [transfer_of(effects, block, known) for block in graph.blocks]
     bound = 0
     for several in effects:
         for effect in several:
             bound |= effect.bind
             for code in effect.calls:
                 bound |= known.get(code, Summary()).bind
-    use = live_names(blocks, transfers)[0] if blocks else 0
+    use = live_names(graph, transfers)[0]
     return Summary(_outside(scope, use, reads=True), _outside(scope, bound, reads=False))
 
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from types import CodeType
 from typing import NamedTuple
 
-from resumable.audit.names.control_flow import Block, Code, blocks_of
-from resumable.audit.names.effects import Bits, Effect, Name, Scope, effects_of
+from resumable.audit.names.control_flow import Code, Graph, blocks_of
+from resumable.audit.names.effects import Bits, Name, Scope, effects_of
 from resumable.audit.names.functions import MOST_INSTRUCTIONS, binds_globals, summaries
 from resumable.audit.names.instructions import handlers_of, instructions_of
-from resumable.audit.names.loops import Loop, loops_around, make_other_loops_turn
-from resumable.audit.names.transfer import Summary, Transfer, live_names, reach_of_bindings, transfer_of
+from resumable.audit.names.loops import DominatorTree, Loop, loops_around, with_other_loops_turning
+from resumable.audit.names.transfer import Transfer, live_names, reach_of_bindings, transfer_of
 
 _REQUESTS = ("next", "__next__", "anext", "send")
 _NEAR = 10  # instructions between the name of such a function and its call
@@ -37,17 +37,6 @@ class Crossing(NamedTuple):
     carried: tuple[Name, ...] = ()
     after: tuple[Name, ...] = ()
     head: tuple[Name, ...] = ()
-
-
-class _Graph(NamedTuple):
-    bits: Bits
-    code: Code
-    effects: Sequence[Sequence[Effect]]
-    summaries: Mapping[CodeType, Summary]
-    blocks: list[Block]
-
-    def transfers(self) -> list[Transfer]:
-        return [transfer_of(self.effects, block, self.summaries) for block in self.blocks]
 
 
 def crossing_names(
@@ -76,35 +65,36 @@ def crossing_names(
 def crossing_in(code: Code, scope: Scope, offset: int, outermost: int | None) -> Crossing:
     """Return what crosses the boundary at `offset`, for code that is listed already."""
     point = code.index_of(offset)
-    around = point if outermost in (None, offset) else code.index_of(outermost)
-    blocks = blocks_of(code, split={point, around}, names=scope.code.co_names)
-    block_at = {block.first: number for number, block in enumerate(blocks)}
-    all_loops = loops_around(blocks, block_at[point])
-    loops = _loops_of_the_run(code, blocks, all_loops, point, around)
-    if not loops:
-        return Crossing()
-    effects = effects_of(scope, code)
-    graph = _Graph(scope.bits, code, effects, summaries(scope, effects), blocks)
-    possible, after, head = _crossing(graph, block_at[point], loops)
+    around = point if outermost is None else code.index_of(outermost)
+    graph = Graph(blocks_of(code, split={point, around}, names=scope.code.co_names))
+    tree = DominatorTree(graph)
+    block_at = {block.first: number for number, block in enumerate(graph.blocks)}
+    boundary = _Boundary(block_at[point], is_for=code.instructions[point].op == "FOR_ITER")
+    all_loops = loops_around(graph, tree, boundary.block)
+    if around != point:
+        limit = next((loop.body for loop in loops_around(graph, tree, block_at[around])), frozenset[int]())
+        loops = [loop for loop in all_loops if loop.body <= limit]
+    else:
+        # `list(...)` and a function of the user's that has the loop: the loops around it are not those of the run
+        loops = all_loops[:1] if _requests(code, point) else []
+    effects = effects_of(scope, code) if loops else []
+    known = summaries(scope, effects)
+    transfers = [transfer_of(effects, block, known) for block in graph.blocks] if loops else []
+    possible, after, head = _crossing(graph, transfers, boundary, loops)
     if not possible | after | head:
         return Crossing()
+    turning, same = with_other_loops_turning(code, graph, tree, point=boundary.block, around=all_loops)
+    transfers += [transfer_of(effects, block, known) for block in turning.blocks[len(transfers) :]]
     headers = {loop.header for loop in loops}
-    turning = make_other_loops_turn(code, graph.blocks, block_at[point], all_loops)
-    likely, _, _ = _crossing(graph, block_at[point], [loop for loop in turning if loop.header in headers])
+    likely, _, _ = _crossing(turning, transfers, boundary, [loop for loop in same if loop.header in headers])
     carried = possible & likely
     unsure = (after | possible) & ~carried
-    return Crossing(*map(graph.bits.names, (carried, unsure, head & ~carried & ~unsure)))
+    return Crossing(*map(scope.bits.names, (carried, unsure, head & ~carried & ~unsure)))
 
 
-def _loops_of_the_run(
-    code: Code, blocks: Sequence[Block], loops: Sequence[Loop], point: int, outermost: int
-) -> Sequence[Loop]:
-    if outermost != point:
-        block = next(number for number, each in enumerate(blocks) if each.first == outermost)
-        limit = next((loop.body for loop in loops_around(blocks, block)), frozenset[int]())
-        return [loop for loop in loops if loop.body <= limit]
-    # `list(...)` and a function of the user's that has the loop: the loops around it are not those of the run
-    return loops[:1] if _requests(code, point) else []
+class _Boundary(NamedTuple):
+    block: int
+    is_for: bool
 
 
 def _requests(code: Code, point: int) -> bool:
@@ -114,14 +104,17 @@ def _requests(code: Code, point: int) -> bool:
     return any(each.value in _REQUESTS for each in code.instructions[max(0, point - _NEAR) : point])
 
 
-def _crossing(graph: _Graph, point: int, loops: Sequence[Loop]) -> tuple[int, int, int]:
+def _crossing(
+    graph: Graph, transfers: Sequence[Transfer], boundary: _Boundary, loops: Sequence[Loop]
+) -> tuple[int, int, int]:
     """Return the carried names, those that only code behind a loop reads, and those bound in this turn, as bits."""
-    transfers = graph.transfers()
-    live = _at(graph, live_names(graph.blocks, transfers), point)
+    if not loops:
+        return 0, 0, 0
+    live = _at(graph, live_names(graph, transfers), boundary)
     carried = after = head = 0
     for loop in loops:
-        inside = _at(graph, live_names(graph.blocks, transfers, loop.body), point)
-        reached = reach_of_bindings(graph.blocks, transfers, loop.header, loop.body)[point]
+        inside = _at(graph, live_names(graph, transfers, loop.body), boundary)
+        reached = reach_of_bindings(graph, transfers, loop.header, loop.body)[boundary.block]
         crosses = live & reached.later_turn
         carried |= crosses & inside
         after |= crosses & ~inside
@@ -129,11 +122,10 @@ def _crossing(graph: _Graph, point: int, loops: Sequence[Loop]) -> tuple[int, in
     return carried, after & ~carried, head & ~carried & ~after
 
 
-def _at(graph: _Graph, live: Sequence[int], point: int) -> int:
+def _at(graph: Graph, live: Sequence[int], boundary: _Boundary) -> int:
     """Return what is live at the boundary. A resume makes at least one turn, so a FOR_ITER goes on into its body."""
-    block = graph.blocks[point]
-    is_for = graph.code.instructions[block.first].op == "FOR_ITER"
+    following = graph.blocks[boundary.block].next
     found = 0
-    for following in block.next[:1] if is_for else block.next:
-        found |= live[following]
+    for each in following[:1] if boundary.is_for else following:
+        found |= live[each]
     return found

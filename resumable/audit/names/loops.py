@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from resumable.audit.names.control_flow import Block, Code, predecessors
+from resumable.audit.names.control_flow import Block, Code, Graph
 
 
 class Loop(NamedTuple):
@@ -16,57 +16,53 @@ class Loop(NamedTuple):
     body: frozenset[int]
 
 
-def loops_around(blocks: Sequence[Block], point: int) -> list[Loop]:
+def loops_around(graph: Graph, tree: DominatorTree, point: int) -> list[Loop]:
     """Return the loops that the block `point` is in, the innermost first."""
-    tree = DominatorTree(blocks)
-    before = predecessors(blocks)
     found = []
     for header in tree.dominators(point):
-        latches = tuple(latch for latch in before[header] if tree.dominates(header, latch))
-        body = natural_loop(header, latches, before)
-        if latches and point in body:
+        latches = tuple(latch for latch in graph.before[header] if tree.dominates(header, latch))
+        body = _natural_loop(header, latches, graph) if latches else frozenset[int]()
+        if point in body:
             found.append(Loop(header, latches, body))
     return sorted(found, key=lambda loop: len(loop.body))
 
 
-def natural_loop(header: int, latches: Collection[int], before: Sequence[Sequence[int]]) -> frozenset[int]:
+def _natural_loop(header: int, latches: Collection[int], graph: Graph) -> frozenset[int]:
     """Return the blocks from which a latch is reached without passing the header."""
     body, pending = {header}, list(latches)
     while pending:
         block = pending.pop()
         if block not in body:
             body.add(block)
-            pending += before[block]
-    return frozenset(body)
+            pending += graph.before[block]
+    return frozenset(body.intersection(graph.order))
 
 
 class DominatorTree:
     """For each block its nearest dominator: a block that is on every path to it (Cooper, Harvey and Kennedy 2001)."""
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self._order = _reverse_postorder(blocks)
-        self._place = {block: place for place, block in enumerate(self._order)}
-        before = predecessors(blocks)
+    def __init__(self, graph: Graph) -> None:
+        self._place = {block: place for place, block in enumerate(graph.order)}
         self._nearest: dict[int, int] = {0: 0}
         changed = True
         while changed:
             changed = False
-            for block in self._order[1:]:
-                known = [each for each in before[block] if each in self._nearest]
-                nearest = known[0]
-                for other in known[1:]:
-                    nearest = self._common(nearest, other)
+            for block in graph.order[1:]:
+                nearest = self._common([each for each in graph.before[block] if each in self._nearest])
                 if self._nearest.get(block) != nearest:
                     self._nearest[block] = nearest
                     changed = True
 
-    def _common(self, one: int, other: int) -> int:
-        place = self._place
-        while one != other:
-            while place[one] > place[other]:
-                one = self._nearest[one]
-            while place[other] > place[one]:
-                other = self._nearest[other]
+    def _common(self, blocks: Sequence[int]) -> int:
+        """Return the nearest block that dominates all of them."""
+        place, nearest = self._place, self._nearest
+        one = blocks[0]
+        for other in blocks[1:]:
+            while one != other:
+                if place[one] > place[other]:
+                    one = nearest[one]
+                else:
+                    other = nearest[other]
         return one
 
     def dominators(self, block: int) -> list[int]:
@@ -88,37 +84,25 @@ class DominatorTree:
         return other == block
 
 
-def _reverse_postorder(blocks: Sequence[Block]) -> list[int]:
-    order: list[int] = []
-    seen = {0}
-    stack = [(0, iter(blocks[0].successors))]
-    while stack:
-        block, following = stack[-1]
-        fresh = next((each for each in following if each not in seen), None)
-        if fresh is None:
-            order.append(block)
-            stack.pop()
-        else:
-            seen.add(fresh)
-            stack.append((fresh, iter(blocks[fresh].successors)))
-    return order[::-1]
+def with_other_loops_turning(
+    code: Code, graph: Graph, tree: DominatorTree, *, point: int, around: Sequence[Loop]
+) -> tuple[Graph, list[Loop]]:
+    """Let each `for` that is not around `point` make at least one turn. Returns the graph, and `around` in it.
 
-
-def make_other_loops_turn(code: Code, blocks: list[Block], point: int, around: Sequence[Loop]) -> list[Loop]:
-    """Let each `for` that is not around `point` make at least one turn. Returns `around` in the changed graph.
-
-    Whoever comes from before such a loop finds a copy of its FOR_ITER that cannot end.
+    Whoever comes from before such a loop finds a copy of its FOR_ITER that cannot end. Copies come last.
     """
-    tree, before = DominatorTree(blocks), predecessors(blocks)
     kept = {point, *(loop.header for loop in around)}
-    for number in range(len(blocks)):
+    blocks = [Block(each.first, each.end, list(each.next), each.handler) for each in graph.blocks]
+    for number in range(len(graph.blocks)):
         block = blocks[number]
         if code.instructions[block.first].op != "FOR_ITER" or number in kept or len(block.next) < 2:
             continue
         copy = len(blocks)
         blocks.append(Block(block.first, block.end, block.next[:1], block.handler))
-        for each in before[number]:
+        for each in graph.before[number]:
             if not tree.dominates(number, each):
                 blocks[each].next = [copy if following == number else following for following in blocks[each].next]
-    after = predecessors(blocks)
-    return [Loop(each.header, each.latches, natural_loop(each.header, each.latches, after)) for each in around]
+    turning = Graph(blocks)
+    return turning, [
+        Loop(each.header, each.latches, _natural_loop(each.header, each.latches, turning)) for each in around
+    ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import CodeType
 from typing import NamedTuple
 
-from resumable.audit.names.control_flow import Block, predecessors
+from resumable.audit.names.control_flow import Block, Graph
 from resumable.audit.names.effects import Effect
 
 
@@ -56,70 +56,70 @@ def transfer_of(effects: Sequence[Sequence[Effect]], block: Block, summaries: Ma
 _UNKNOWN = Summary()
 
 
-def live_names(
-    blocks: Sequence[Block], transfers: Sequence[Transfer], within: Collection[int] | None = None
-) -> list[int]:
+def live_names(graph: Graph, transfers: Sequence[Transfer], within: frozenset[int] | None = None) -> list[int]:
     """Return for each block the names that some path from it, inside of `within`, reads before it binds them."""
-    live = [0] * len(blocks)
-    before = predecessors(blocks)
-    inside = range(len(blocks)) if within is None else within
-    pending = sorted(inside)
-    waiting = set(pending)
-    while pending:
-        number = pending.pop()
-        waiting.discard(number)
-        block, transfer, behind = blocks[number], transfers[number], 0
-        for following in block.next:
-            if following in inside:
-                behind |= live[following]
-        now = transfer.use | behind & ~transfer.kill
-        if transfer.raises and block.handler is not None and block.handler in inside:
-            now |= live[block.handler] & ~transfer.kill_before_raise
-        if now != live[number]:
-            live[number] = now
-            fresh = [each for each in before[number] if each not in waiting and each in inside]
-            waiting.update(fresh)
-            pending += fresh
+    live = [0] * len(graph.blocks)
+    order = [number for number in reversed(graph.order) if within is None or number in within]
+    inside = frozenset(order)
+    waiting = set(order)
+    while waiting:
+        for number in order:
+            if number not in waiting:
+                continue
+            waiting.discard(number)
+            now = _live_before(graph.blocks[number], transfers[number], live)
+            if now != live[number]:
+                live[number] = now
+                waiting.update(inside.intersection(graph.before[number]))
     return live
+
+
+def _live_before(block: Block, transfer: Transfer, live: Sequence[int]) -> int:
+    # Blocks outside of a loop that is looked at alone have nothing live.
+    behind = 0
+    for following in block.next:
+        behind |= live[following]
+    now = transfer.use | behind & ~transfer.kill
+    if transfer.raises and block.handler is not None:
+        now |= live[block.handler] & ~transfer.kill_before_raise
+    return now
 
 
 class Reached(NamedTuple):
     """Names whose value, bound in the loop, reaches a block: in the turn that bound it, and in a later one."""
 
-    this_turn: int = 0
-    later_turn: int = 0
+    this_turn: int
+    later_turn: int
 
 
-def reach_of_bindings(
-    blocks: Sequence[Block], transfers: Sequence[Transfer], header: int, body: Collection[int]
-) -> list[Reached]:
+def reach_of_bindings(graph: Graph, transfers: Sequence[Transfer], header: int, body: frozenset[int]) -> list[Reached]:
     """Return what is bound in a loop and reaches each block of its `body`. A turn ends at `header`."""
-    reached = [Reached()] * len(blocks)
-    pending = sorted(body, reverse=True)
-    waiting = set(pending)
-    while pending:
-        number = pending.pop()
-        waiting.discard(number)
-        for following, this_turn, later_turn in _leaving(blocks[number], transfers[number], reached[number]):
-            if following not in body:
+    this_turn, later_turn = [0] * len(graph.blocks), [0] * len(graph.blocks)
+    order = [number for number in graph.order if number in body]
+    waiting = set(order)
+    while waiting:
+        for number in order:
+            if number not in waiting:
                 continue
-            if following == header:
-                this_turn, later_turn = 0, this_turn | later_turn
-            before = reached[following]
-            now = Reached(before.this_turn | this_turn, before.later_turn | later_turn)
-            if now != before:
-                reached[following] = now
-                if following not in waiting:
+            waiting.discard(number)
+            into = this_turn[number], later_turn[number]
+            for following, bound, older in _leaving(graph.blocks[number], transfers[number], *into):
+                if following not in body:
+                    continue
+                if following == header:
+                    bound, older = 0, bound | older
+                if bound & ~this_turn[following] or older & ~later_turn[following]:
+                    this_turn[following] |= bound
+                    later_turn[following] |= older
                     waiting.add(following)
-                    pending.append(following)
-    return reached
+    return list(map(Reached, this_turn, later_turn))
 
 
-def _leaving(block: Block, transfer: Transfer, into: Reached) -> Iterable[tuple[int, int, int]]:
-    """Yield each block that may follow, with what reaches it."""
-    this_turn, later_turn = into
-    for following in block.next:
-        yield following, this_turn & ~transfer.kill | transfer.bind, later_turn & ~transfer.kill
+def _leaving(block: Block, transfer: Transfer, this_turn: int, later_turn: int) -> list[tuple[int, int, int]]:
+    """Return each block that may follow, with what reaches it."""
+    bound, older = this_turn & ~transfer.kill | transfer.bind, later_turn & ~transfer.kill
+    found = [(following, bound, older) for following in block.next]
     if transfer.raises and block.handler is not None:
         kept = ~transfer.kill_before_raise
-        yield block.handler, this_turn & kept | transfer.bound_at_raise, later_turn & kept
+        found.append((block.handler, this_turn & kept | transfer.bound_at_raise, later_turn & kept))
+    return found
