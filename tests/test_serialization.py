@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -29,6 +29,10 @@ from tests.faults.servers import botocore_session, shared_moto, shared_sftp
 from tests.state.exactness import exactly, trees_of_tensors
 
 URL = "memory://tests-files/tree.safetensors"
+
+
+class Holding(NamedTuple):
+    weights: Any
 
 
 def through(tree: Any, url: str | Path = URL) -> Any:
@@ -249,16 +253,29 @@ def test_a_sparse_file_larger_than_the_memory_is_refused_unread(tmp_path: Path) 
 
 
 def test_a_file_of_a_newer_version_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree_file, "VERSION", 2)
+    monkeypatch.setattr(tree_file, "VERSION", 3)
     monkeypatch.setattr(tree_file._Content, "__init__", _newer)
     resumable.save(torch.rand(2), tmp_path / "x")
     monkeypatch.undo()
-    with pytest.raises(resumable.FormatVersionError, match="version 2 of the format"):
+    with pytest.raises(resumable.FormatVersionError, match="version 3 of the format"):
         resumable.load(tmp_path / "x")
 
 
 def _newer(self: Any, **facts: Any) -> None:
-    super(tree_file._Content, self).__init__(version=2, **facts)
+    super(tree_file._Content, self).__init__(**facts | {"version": 3})
+
+
+def test_a_file_is_of_the_second_version_only_where_earlier_programs_cannot_read_it(tmp_path: Path) -> None:
+    for tree, version in (({"a": [1]}, 1), ({"a": collections.deque([1], 3)}, 2)):
+        resumable.save(tree, tmp_path / "x")
+        assert f'"version\\":{version},' in (tmp_path / "x").read_bytes().decode("latin1").replace(" ", "")
+        assert resumable.load(tmp_path / "x") == tree
+
+
+def test_metadata_of_a_state_dict_is_found_inside_of_deques_and_named_tuples(tmp_path: Path) -> None:
+    tree = collections.deque([Holding(torch.nn.BatchNorm1d(2).state_dict())])
+    resumable.save(tree, tmp_path / "x")
+    assert resumable.load(tmp_path / "x")[0][0]._metadata == tree[0].weights._metadata
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

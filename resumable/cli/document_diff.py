@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from resumable.state.tensors.document_tags import items_below
 from resumable.state.tensors.number_lists import items_of
 
 # A longer list of plain numbers (the state of a generator, a history of losses) counts as one value.
@@ -36,7 +37,10 @@ def document_differences(a: object, b: object, path: str) -> Iterator[ValueDiffe
         return
     tag, left = _untagged(a)
     other_tag, right = _untagged(b)
-    if tag != other_tag or type(left) is not type(right):
+    below, other_below = items_below(tag, left), items_below(other_tag, right)
+    if below and other_below and tag == other_tag and _same(below[1], other_below[1]):
+        yield from document_differences(below[0], other_below[0], path)
+    elif tag != other_tag or type(left) is not type(right):
         yield ValueDifference(path, value_text(a), value_text(b))
     elif isinstance(left, dict) and isinstance(right, dict) and tag is None:
         yield from _pair_differences(list(left.items()), list(right.items()), path, ordered=False)
@@ -51,6 +55,8 @@ def document_differences(a: object, b: object, path: str) -> Iterator[ValueDiffe
 def count_values(document: object) -> int:
     """Count the values of a document, without references to tensors."""
     tag, content = _untagged(document)
+    if below := items_below(tag, content):
+        return count_values(below[0])
     if isinstance(content, list) and tag in _PAIRS:
         return sum(count_values(item) for _, item in content)
     if isinstance(content, list) and tag in (None, *_LISTS):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from typing import Any
+from collections import Counter, OrderedDict, defaultdict, deque
+from typing import Any, NamedTuple
 
 import numpy
 import pytest
@@ -9,6 +9,11 @@ import torch
 
 from resumable.cli.document_diff import count_values, document_differences
 from resumable.state.codec import encode
+
+
+class Seen(NamedTuple):
+    state: int
+    reward: float
 
 
 def document(tree: Any) -> Any:
@@ -35,6 +40,9 @@ def paths(a: Any, b: Any) -> list[str]:
         {"a": 1, 2: 3},
         OrderedDict(a=1),
         Counter("abc"),
+        deque([1, (2,)], 3),
+        defaultdict(int, {1: 2}),
+        Seen(1, 2.0),
         {1, 2},
         numpy.arange(3),
         torch.float16,
@@ -57,6 +65,10 @@ def test_a_value_is_equal_to_itself(value: Any) -> None:
         (None, False),
         ({1}, {2}),
         (b"a", b"b"),
+        (deque([1], 2), deque([1], 3)),
+        (deque([1]), [1]),
+        (defaultdict(int), defaultdict(float)),
+        (Seen(1, 2.0), (1, 2.0)),
     ],
 )
 def test_values_of_another_type_or_bits_are_unequal(a: Any, b: Any) -> None:
@@ -67,6 +79,9 @@ def test_the_path_leads_to_the_value() -> None:
     assert paths({"groups": [{"lr": 0.1, "betas": (0.9, 0.99)}]}, {"groups": [{"lr": 0.1, "betas": (0.9, 0.98)}]}) == [
         "x.groups.0.betas.1"
     ]
+    assert paths(deque([Seen(1, 2.0)]), deque([Seen(1, 3.0)])) == ["x.0.reward"]
+    assert paths(deque([1]), deque([1, 2])) == ["x (length)"]
+    assert paths(defaultdict(list, a=[1]), defaultdict(list, a=[2])) == ["x.a.0"]
     assert paths({"milestones": Counter({30: 1})}, {"milestones": Counter({30: 2})}) == ["x.milestones.30"]
     assert paths(OrderedDict([("a", 1)]), OrderedDict([("a", 2)])) == ["x.a"]
 

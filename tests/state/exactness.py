@@ -21,6 +21,10 @@ def exactly(left: Any, right: Any) -> bool:
         return struct.pack(">d", left) == struct.pack(">d", right)
     if isinstance(left, complex):
         return exactly(left.real, right.real) and exactly(left.imag, right.imag)
+    if isinstance(left, collections.defaultdict) and left.default_factory is not right.default_factory:
+        return False
+    if isinstance(left, collections.deque):
+        return left.maxlen == right.maxlen and exactly(list(left), list(right))
     if isinstance(left, dict):
         return exactly(list(left.items()), list(right.items()))
     if isinstance(left, list | tuple):
@@ -64,6 +68,12 @@ def _containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         | st.dictionaries(st.text(), inner, max_size=4)
         | st.dictionaries(keys, inner, max_size=4).map(collections.OrderedDict)
         | st.dictionaries(keys, st.integers(), max_size=4).map(collections.Counter)
+        | st.tuples(st.none() | st.integers(4, 9), st.lists(inner, max_size=4)).map(
+            lambda made: collections.deque(made[1], made[0])
+        )
+        | st.tuples(st.sampled_from([None, int, float, list, dict, set]), st.dictionaries(keys, inner, max_size=4)).map(
+            lambda made: collections.defaultdict(*made)
+        )
         | st.sets(keys, max_size=4)
         | st.frozensets(keys, max_size=4)
     )

@@ -125,13 +125,15 @@ def snapshot(
     objects = {name: _captured(adapter, encodings, slab_sizes) for name, adapter in adapters.items()}
     gradient_tree = gradients.capture(everything=everything)
     objects |= {GRADIENTS: _captured_tree(GRADIENTS, gradient_tree, encodings), **golden_tree}
+    stands_at = encode(position.tree(), key_of=None, where="position")
     values = {
         "objects": {name: captured.encoded.document for name, captured in objects.items()},
         "rng": encode(global_rng.capture_streams(), key_of=None, where="rng").document,
-        "position": encode(position.tree(), key_of=None, where="position").document,
+        "position": stands_at.document,
         **({"notes": notes} if notes else {}),
     }
-    return Snapshot(position, reason, objects, values, {**environment(), **facts}, metrics)
+    features = stands_at.features.union(*(captured.encoded.features for captured in objects.values()))
+    return Snapshot(position, reason, objects, values, {**environment(), **facts}, metrics, features)
 
 
 def split_for_late_copy(snapshot: Snapshot) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:

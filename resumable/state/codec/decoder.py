@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from resumable.state.codec.limits import are_crowded, is_text
-from resumable.state.codec.tree import Array, Document, Path, Tree
+from resumable.state.codec.tree import FACTORIES, Array, Document, NamedValues, PartName, Path, Tree
 from resumable.state.tensors import number_lists
 from resumable.state.tensors.facts import DTYPES, TensorFacts, copy_bits, empty
 
@@ -117,6 +117,27 @@ class _Decoder:
     def ordered(self, content: list[Document], path: Path) -> collections.OrderedDict[Hashable, Tree]:
         return collections.OrderedDict(self._pairs(content, path))
 
+    def queue(self, content: dict[str, Any], path: Path) -> collections.deque[Tree]:
+        items, maxlen = self._filled(content, "maxlen", list, path)
+        if maxlen is not None and (type(maxlen) is not int or not len(items) <= maxlen < 2**63):
+            self.fail(path, "malformed $deque")
+        return collections.deque(items, maxlen)
+
+    def defaulting(self, content: dict[str, Any], path: Path) -> collections.defaultdict[Hashable, Tree]:
+        items, factory = self._filled(content, "factory", dict, path)
+        if (factory is not None and type(factory) is not str) or factory not in FACTORIES:
+            self.fail(path, "malformed $defaultdict")
+        return collections.defaultdict(FACTORIES[factory], items)
+
+    def named(self, content: dict[str, Any], path: Path) -> NamedValues:
+        items, name = self._filled(content, "type", dict, path)
+        if type(name) is not str or not all(type(field) is str and field.isidentifier() for field in items):
+            self.fail(path, "malformed $namedtuple")
+        return NamedValues.of(name, tuple(items), items.values())
+
+    def part(self, content: str, path: Path) -> PartName:
+        return PartName(content)
+
     def counter(self, content: list[Document], path: Path) -> collections.Counter[Hashable]:
         counter: collections.Counter[Hashable] = collections.Counter()
         for key, count in self._pairs(content, path):
@@ -212,6 +233,15 @@ class _Decoder:
         numbers_list: list[Tree] = numbers.tolist()
         return numbers_list
 
+    def _filled(self, content: dict[str, Any], key: str, kind: type, path: Path) -> tuple[Any, Any]:
+        """Return the items, which are of this kind of container, and what stands beside them."""
+        if content.keys() != {key, "items"}:
+            self.fail(path, f"expected {key} and items")
+        items = self.node(content["items"], path)
+        if type(items) is not kind:
+            self.fail(path, f"items are a {type(items).__name__}, expected a {kind.__name__}")
+        return items, content[key]
+
     def _items(self, content: list[Document], path: Path) -> list[Tree]:
         return [self.node(item, (*path, str(index))) for index, item in enumerate(content)]
 
@@ -267,6 +297,10 @@ _READERS: Mapping[str, tuple[type, _Reader]] = {
     "$tuple": (list, _Decoder.fixed),
     "$dict": (list, _Decoder.mapping),
     "$ordered": (list, _Decoder.ordered),
+    "$deque": (dict, _Decoder.queue),
+    "$defaultdict": (dict, _Decoder.defaulting),
+    "$namedtuple": (dict, _Decoder.named),
+    "$object": (str, _Decoder.part),
     "$counter": (list, _Decoder.counter),
     "$set": (list, _Decoder.unordered),
     "$frozenset": (list, _Decoder.frozen),

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from resumable.state.codec import Document, decode
+from resumable.state.tensors.document_tags import items_below
 from resumable.state.tensors.number_lists import items_of
 from resumable.utils.messages import nearest
 
@@ -41,6 +42,8 @@ def named_children(document: Document) -> list[tuple[str, Document]]:
         return [(str(decode(key, {})), child) for key, child in content]
     if tag == "$tuple":
         return _numbered(content)
+    if below := items_below(tag, content):
+        return named_children(below[0])
     return [] if tag.startswith("$") else list(document.items())
 
 

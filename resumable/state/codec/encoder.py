@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import collections
 import json
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
@@ -19,9 +18,12 @@ from torch import Tensor
 
 from resumable.errors import StateError
 from resumable.state.codec.advice import advice
+from resumable.state.codec.arrays import as_tensor, fits_torch
 from resumable.state.codec.limits import are_crowded, is_text
-from resumable.state.codec.tree import Array, Document, Path
+from resumable.state.codec.named_tuples import named_values
+from resumable.state.codec.tree import FACTORIES, Array, Document, NamedValues, PartName, Path
 from resumable.state.tensors.described import DescribedTensors, Description
+from resumable.state.tensors.document_tags import CONTAINERS, PARTS
 from resumable.state.tensors.facts import TensorFacts, bytes_of, facts_of, refusal, same_place
 from resumable.state.tensors.number_lists import DTYPES, number_document, tag_of
 
@@ -36,20 +38,20 @@ INLINE_LIST_BYTES = 2**20
 # A tensor of this size, such as the step of an optimizer, takes less room in the document than a record in columns.
 INLINE_TENSOR_BYTES = 64
 
-_BLOB_ARRAY_KINDS = "biufc"
-
 
 @dataclass(frozen=True)
 class Encoded:
     """A JSON document, the tensors that it refers to by key, and the stored key of each alias.
 
-    `share` is the part of the values or of the text that one document may have, whichever is larger.
+    `share` is the part of the values or of the text that one document may have, whichever is larger. `features` are
+    those parts of the format in the document that not every reader knows.
     """
 
     document: Document
     tensors: DescribedTensors
     aliases: dict[str, str]
     share: float
+    features: frozenset[str] = frozenset()
 
 
 Advice = Callable[[object], str]
@@ -83,7 +85,7 @@ def encode(
         encoder = _Encoder(key_of, where, advice, arrays=arrays, inline=inline, shared=encoder.shared)
         document = encoder.node(tree, (), 1)
     tensors = DescribedTensors(encoder.tensors, Description.of(encoder.tensors))
-    return Encoded(document, tensors, encoder.aliases, encoder.share)
+    return Encoded(document, tensors, encoder.aliases, encoder.share, frozenset(encoder.features))
 
 
 class _Encoder:
@@ -106,6 +108,7 @@ class _Encoder:
         self.where = where
         self.tensors: dict[str, Tensor] = {}
         self.aliases: dict[str, str] = {}
+        self.features: set[str] = set()
         self._keys: dict[int, list[str]] = {}  # by address: at most one key per memory
         self._open: set[int] = set()
         self._nodes = 0
@@ -115,12 +118,15 @@ class _Encoder:
     def share(self) -> float:
         return max(self._nodes / MAX_NODES, self._text_bytes / MAX_TEXT_BYTES)
 
-    def node(self, value: object, path: Path, depth: int) -> Document:
+    def node(self, given: object, path: Path, depth: int) -> Document:
+        value = given
         if value is None or type(value) is bool:
             return value
         write = _WRITERS.get(type(value))
-        if write is None:
-            self._refuse_type(value, path)
+        if write is None and isinstance(value, tuple):
+            value, write = named_values(value), _Encoder.named
+        if write is None or value is None:
+            self._refuse_type(given, path)
         self._nodes += 1
         if depth > MAX_DOCUMENT_DEPTH or self._nodes > MAX_NODES:
             self._refuse_size(path, depth)
@@ -159,7 +165,7 @@ class _Encoder:
     def fixed(self, value: tuple[object, ...], path: Path, depth: int) -> Document:
         return {"$tuple": self._items(value, path, depth + 1)}
 
-    def mapping(self, value: dict[str, object], path: Path, depth: int) -> Document:
+    def mapping(self, value: dict[Any, object], path: Path, depth: int) -> Document:
         if all(map(_is_name, value)):
             self._enter(value, path)
             self._count_text(sum(map(len, value)), path)
@@ -170,6 +176,35 @@ class _Encoder:
 
     def ordered(self, value: collections.OrderedDict[object, object], path: Path, depth: int) -> Document:
         return {"$ordered": self._pairs(value, path, depth)}
+
+    def queue(self, value: collections.deque[object], path: Path, depth: int) -> Document:
+        self.features.add(CONTAINERS)
+        self._enter(value, path)
+        items = self.sequence(list(value), path, depth + 2)
+        self._leave(value)
+        return {"$deque": {"maxlen": value.maxlen, "items": items}}
+
+    def defaulting(self, value: collections.defaultdict[object, object], path: Path, depth: int) -> Document:
+        factory = next((name for name, made in FACTORIES.items() if made is value.default_factory), "")
+        if factory == "":
+            found = getattr(value.default_factory, "__name__", value.default_factory)
+            self.refuse(
+                path,
+                f"a defaultdict of {found} cannot be stored",
+                "make it of int, float, list, dict or set, or keep a plain dict and call setdefault()",
+            )
+        self.features.add(CONTAINERS)
+        return {"$defaultdict": {"factory": factory, "items": self.mapping(value, path, depth + 2)}}
+
+    def named(self, value: NamedValues, path: Path, depth: int) -> Document:
+        self.features.add(CONTAINERS)
+        self._count_text(len(value.type_name), path)
+        items = self.mapping(dict(zip(value.fields, value, strict=True)), path, depth + 2)
+        return {"$namedtuple": {"type": value.type_name, "items": items}}
+
+    def part(self, value: PartName, path: Path, depth: int) -> Document:
+        self.features.add(PARTS)
+        return {"$object": value.name}
 
     def counter(self, value: collections.Counter[object], path: Path, depth: int) -> Document:
         return {"$counter": self._pairs(value, path, depth)}
@@ -188,8 +223,8 @@ class _Encoder:
         return self._array(value, path, inline_bytes=INLINE_BYTES)
 
     def _array(self, value: Array, path: Path, *, inline_bytes: int) -> Document:
-        if self.key_of is not None and value.nbytes >= inline_bytes and _fits_torch(value.dtype):
-            return {"$array": self._stored(_as_tensor(value), path)}
+        if self.key_of is not None and value.nbytes >= inline_bytes and fits_torch(value.dtype):
+            return {"$array": self._stored(as_tensor(value), path)}
         order: Literal["F", "C"] = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         content = value.tobytes(order=order)
         if not is_text(content, value.dtype):
@@ -341,18 +376,6 @@ def _base64(data: bytes | memoryview) -> str:
     return base64.b64encode(data).decode()
 
 
-def _fits_torch(dtype: np.dtype[np.generic]) -> bool:
-    return dtype.kind in _BLOB_ARRAY_KINDS and dtype.isnative and (dtype.itemsize <= 8 or dtype == np.complex128)
-
-
-def _as_tensor(value: Array) -> Tensor:
-    # Torch has no negative strides, and none that are not whole elements.
-    odd = any(stride < 0 or stride % value.itemsize for stride in value.strides)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.ascontiguousarray(value) if odd else value)
-
-
 _Writer = Callable[[_Encoder, Any, Path, int], Document]
 _WRITERS: dict[type, _Writer] = {
     int: _Encoder.number,
@@ -364,6 +387,10 @@ _WRITERS: dict[type, _Writer] = {
     tuple: _Encoder.fixed,
     dict: _Encoder.mapping,
     collections.OrderedDict: _Encoder.ordered,
+    collections.deque: _Encoder.queue,
+    collections.defaultdict: _Encoder.defaulting,
+    NamedValues: _Encoder.named,
+    PartName: _Encoder.part,
     collections.Counter: _Encoder.counter,
     set: _Encoder.unordered,
     frozenset: _Encoder.frozen,

@@ -6,7 +6,7 @@ digest of each tensor. The header contains a digest of itself, at a fixed offset
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ from resumable.errors import FormatVersionError, StateError
 from resumable.state.codec import Document, Tree, decode, encode
 from resumable.state.codec.document_paths import Part
 from resumable.state.codec.encoder import Encoded
+from resumable.state.codec.named_tuples import named_values
 from resumable.state.codec.tree import Path
 from resumable.state.staging.file_images import WINDOW_BYTES, Windows
 from resumable.state.staging.host_memory import HostTransfer
@@ -30,7 +31,7 @@ from resumable.utils import strict_json
 from resumable.utils.memory import memory_bytes
 from resumable.utils.messages import quoted
 
-VERSION = 1
+VERSION = 2
 BARE = "tensor"  # the key of a tensor without a container
 CONTENT_KEY = "resumable"
 DIGEST_KEY = "resumable_digest"
@@ -65,7 +66,7 @@ class StateDictMetadata(_HeaderModel):
 
 
 class _Content(_HeaderModel):
-    version: int = VERSION
+    version: int
     document: Any  # validated when it is decoded
     tensors: dict[str, TensorEntry]
     state_dicts: list[StateDictMetadata]
@@ -164,7 +165,8 @@ def _content(
         StateDictMetadata(at=list(at), metadata=encode(metadata, key_of=None, where=f"{where}._metadata").document)
         for at, metadata in _state_dicts(tree, ())
     ]
-    return _Content(document=encoded.document, tensors=records, state_dicts=state_dicts)
+    version = VERSION if encoded.features else 1  # a file that earlier programs can read stays one
+    return _Content(version=version, document=encoded.document, tensors=records, state_dicts=state_dicts)
 
 
 def _state_dicts(tree: object, at: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Tree]]:
@@ -172,7 +174,7 @@ def _state_dicts(tree: object, at: tuple[int, ...]) -> Iterator[tuple[tuple[int,
     if type(tree) is OrderedDict and hasattr(tree, "_metadata"):
         yield at, tree._metadata
     for position, child in enumerate(_parts_of(tree)):
-        if isinstance(child, dict | list | tuple):
+        if isinstance(child, dict | list | tuple | deque):
             yield from _state_dicts(child, (*at, position))
 
 
@@ -191,7 +193,9 @@ def _parts_of(tree: object) -> list[object]:
     """Return the children of a container, in the order of `document_paths.named_children`."""
     if isinstance(tree, dict):
         return list(tree.values())
-    return list(tree) if isinstance(tree, list | tuple) and type(tree) in (list, tuple) else []
+    if isinstance(tree, tuple) and type(tree) is not tuple:
+        return list(named_values(tree) or ())
+    return list(tree) if isinstance(tree, tuple | list | deque) else []
 
 
 def _refuse_unreadable(tensor: Tensor, path: str) -> None:

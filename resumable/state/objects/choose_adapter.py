@@ -15,11 +15,11 @@ from resumable.prepared.preparers import preparer
 from resumable.state.codec.tree import Tree
 from resumable.state.objects import modules
 from resumable.state.objects.adapter import Adapter, BaseAdapter, unwrapped
-from resumable.state.objects.containers import CONTAINER_TYPES, ContainerAdapter, advice_for_parts
 from resumable.state.objects.generators import GENERATOR_TYPES, GeneratorAdapter
-from resumable.state.objects.live_state_dicts import refuse_live_state_dicts
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.objects.optimizers import OptimizerAdapter, is_standard, parameter_names
+from resumable.state.objects.plain.containers import CONTAINER_TYPES, ContainerAdapter, advice_for_parts
+from resumable.state.objects.plain.live_state_dicts import refuse_live_state_dicts
 from resumable.state.objects.preparers import PreparerAdapter
 from resumable.state.objects.round_trip import differences, verify_round_trip
 from resumable.state.objects.stateful import StatefulAdapter, is_stateful

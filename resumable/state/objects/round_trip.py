@@ -13,6 +13,7 @@ from torch import Tensor
 from resumable.errors import StateError
 from resumable.state.codec import Document, encode
 from resumable.state.objects.adapter import Adapter, mismatch_on_error
+from resumable.state.tensors.document_tags import FILLED, items_below
 from resumable.state.tensors.facts import (
     DigestedRecord,
     DigestedRecords,
@@ -150,8 +151,16 @@ class _DocumentComparison:
             yield from self._stored(saved[tag], live[tag], path)
         elif tag in _PAIR_TAGS:
             yield from self.nodes(_by_key(saved[tag]), _by_key(live[tag]), path)
+        elif tag in FILLED:
+            yield from self._filled(tag, saved[tag], live[tag], path)
         else:
             yield from self._items(saved, live, path)
+
+    def _filled(self, tag: str, saved: Any, live: Any, path: str) -> Iterator[str]:
+        (then, beside), (now, beside_now) = items_below(tag, saved), items_below(tag, live)  # type: ignore[misc]
+        if beside != beside_now:
+            yield _difference(path, beside, beside_now)
+        yield from self.nodes(then, now, path)
 
     def _items(self, saved: dict[str, Document], live: dict[str, Document], path: str) -> Iterator[str]:
         yield from (f"{path}.{key}: stored, but not here" for key in saved if key not in live)

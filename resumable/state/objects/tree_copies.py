@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resumable.state.codec.tree import Array
+from resumable.state.codec.named_tuples import LivingTypes
+from resumable.state.codec.tree import Array, NamedValues
 from resumable.state.tensors.facts import copy_of
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class _Copying:
         self._tensor = tensor
         self._array = array
         self._copies: dict[int, Tensor] = {}
+        self._living = LivingTypes()
 
     def copy(self, tree: Any, like: object) -> Any:
         if isinstance(tree, Tensor):
@@ -50,22 +52,30 @@ class _Copying:
             return self._copies[id(tree)]
         if isinstance(tree, np.ndarray):
             return self._array(tree)
-        if type(tree) in (dict, collections.OrderedDict):
-            return type(tree)((key, self.copy(value, at(like, key))) for key, value in tree.items())
-        if type(tree) is collections.Counter:
-            return tree.copy()
+        if type(tree) in (dict, collections.OrderedDict, collections.Counter):
+            return type(tree)(self._pairs(tree, like))
+        if type(tree) is collections.defaultdict:
+            return collections.defaultdict(tree.default_factory, self._pairs(tree, like))
+        if type(tree) is NamedValues:
+            items = (self.copy(value, at(like, index)) for index, value in enumerate(tree))
+            return self._living.restored(tree, items, like)
+        if type(tree) is collections.deque:
+            return collections.deque((self.copy(value, at(like, n)) for n, value in enumerate(tree)), tree.maxlen)
         if type(tree) in (list, tuple):
             return type(tree)(self.copy(value, at(like, index)) for index, value in enumerate(tree))
-        if type(tree) is set:
-            return set(tree)
+        if type(tree) in (set, frozenset):
+            return type(tree)(map(self._living.restored_key, tree))
         return tree
+
+    def _pairs(self, tree: dict[Any, Any], like: object) -> dict[Any, Any]:
+        return {self._living.restored_key(key): self.copy(value, at(like, key)) for key, value in tree.items()}
 
 
 def at(tree: object, key: Any) -> Any:
     """Return the value under `key` in a dict or sequence, or None."""
     if isinstance(tree, dict):
         return tree.get(key)
-    if isinstance(tree, list | tuple):
+    if isinstance(tree, list | tuple | collections.deque):
         return tree[key] if key < len(tree) else None
     return None
 

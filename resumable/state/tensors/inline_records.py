@@ -10,6 +10,7 @@ from typing import Any
 
 import xxhash
 
+from resumable.state.tensors.document_tags import items_below
 from resumable.state.tensors.records import Piece, TensorRecord
 
 KeyOf = Callable[[tuple[str, ...]], str]
@@ -66,6 +67,8 @@ class _Walk:
     def _tagged(self, node: dict[str, Any], tag: str, content: Any, path: tuple[str, ...]) -> Any:
         if tag in _AROUND or (tag == "$tuple" and isinstance(content, list)):
             return {tag: self.node(content, path)}
+        if below := items_below(tag, content):
+            return {tag: {**below[1], "items": self.node(below[0], path)}}
         if tag in _PAIRS and isinstance(content, list):
             return {tag: [self._pair(pair, path) for pair in content]}
         record = _record_of(content) if tag == "$inline" else None

@@ -15,7 +15,7 @@ from resumable.store.documents.strict_record import StrictRecord, first_fault, r
 from resumable.utils import strict_json
 from resumable.utils.messages import quoted
 
-KNOWN_FEATURES: frozenset[str] = frozenset()
+KNOWN_FEATURES = frozenset({"containers", "parts"})
 
 R = TypeVar("R", bound=StrictRecord)
 

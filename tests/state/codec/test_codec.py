@@ -28,6 +28,20 @@ class Pair(NamedTuple):
     second: int
 
 
+class Remembering(Pair):
+    """A named tuple with attributes beside its fields."""
+
+
+class Ours(collections.deque[int]):
+    """A deque of the user's, which may hold more than its items."""
+
+
+def remembering() -> Remembering:
+    made = Remembering(1, 2)
+    made.note = "lost"  # type: ignore[attr-defined]
+    return made
+
+
 class Colour(enum.IntEnum):
     RED = 1
 
@@ -167,8 +181,8 @@ def test_parameters_and_leaves_keep_their_type_and_flag() -> None:
     assert back["leaf"].requires_grad
 
 
-def cyclic() -> list[Any]:
-    value: list[Any] = []
+def cyclic(value: Any = None) -> Any:
+    value = [] if value is None else value
     value.append({"again": value})
     return value
 
@@ -183,10 +197,12 @@ def deep() -> list[Any]:
         (len, "cannot be stored"),
         (lambda: 0, "function cannot be stored"),
         (int, "type cannot be stored"),
-        (Pair(1, 2), "Pair cannot be stored"),
+        (remembering(), "Remembering cannot be stored"),
         (Colour.RED, "Colour cannot be stored"),
-        (collections.defaultdict(list), "defaultdict cannot be stored"),
-        (collections.deque([1]), "deque cannot be stored"),
+        (collections.defaultdict(lambda: 0), "a defaultdict of <lambda> cannot be stored"),
+        (collections.defaultdict(collections.deque), "a defaultdict of deque cannot be stored"),
+        (Ours([1]), "Ours cannot be stored"),
+        (torch.max(torch.ones(2), dim=0), "max cannot be stored"),
         (bytearray(b"x"), "bytearray cannot be stored"),
         (Path("x"), "PosixPath cannot be stored"),
         (object(), "object cannot be stored"),
@@ -199,6 +215,7 @@ def deep() -> list[Any]:
         (torch.ones(2, device="meta"), "meta device"),
         (torch.ones(2, requires_grad=True) * 2, "autograd graph"),
         (torch.nn.parameter.UninitializedParameter(), "UninitializedParameter"),
+        (cyclic(collections.deque()), "contains itself"),
         ({torch.ones(1): 1}, "as a key or in a set"),
         (cyclic(), "contains itself"),
         (deep(), "nested deeper"),
@@ -231,6 +248,28 @@ def test_whatever_is_stored_is_within_the_bounds_of_the_parser() -> None:
         {"$dict": [[1]]},
         {"$dict": [[1, 2], [1, 3]]},
         {"$dict": [[[1], 2]]},
+        {"$deque": []},
+        {"$deque": {"items": []}},
+        {"$deque": {"maxlen": None, "items": [], "more": 1}},
+        {"$deque": {"maxlen": 1, "items": [1, 2]}},
+        {"$deque": {"maxlen": True, "items": [1]}},
+        {"$deque": {"maxlen": -1, "items": []}},
+        {"$deque": {"maxlen": 2**63, "items": []}},
+        {"$deque": {"maxlen": {"$int": "0x1"}, "items": []}},
+        {"$deque": {"maxlen": None, "items": {}}},
+        {"$deque": {"maxlen": None, "items": {"$tuple": []}}},
+        {"$defaultdict": {"factory": "eval", "items": {}}},
+        {"$defaultdict": {"factory": ["int"], "items": {}}},
+        {"$defaultdict": {"factory": False, "items": {}}},
+        {"$defaultdict": {"factory": "int", "items": []}},
+        {"$defaultdict": {"factory": "int", "items": {"$ordered": []}}},
+        {"$defaultdict": {"items": {}}},
+        {"$namedtuple": {"type": 1, "items": {}}},
+        {"$namedtuple": {"type": "x.T", "items": []}},
+        {"$namedtuple": {"type": "x.T", "items": {"not a field": 1}}},
+        {"$namedtuple": {"type": "x.T", "items": {"$dict": [[1, 2]]}}},
+        {"$namedtuple": {"type": "x.T", "items": {"$dict": [["a", 2], ["a", 2]]}}},
+        {"$object": 1},
         {"$set": [[1]]},
         {"$set": [1, 1]},
         {"$int": "12"},

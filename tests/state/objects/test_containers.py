@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
+import operator
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from resumable.errors import RunMismatchError
 from resumable.state.codec import decode, encode
 from resumable.state.objects import global_rng
 from resumable.utils import strict_json
+from tests.state.exactness import exactly
 from tests.state.roundtrip import transfer
 
 
@@ -68,6 +70,83 @@ def test_a_leaf_that_trains_is_filled_in_place() -> None:
     transfer({"p": {"z": torch.ones(2, requires_grad=True)}}, {"p": live})
     assert live["z"] is held
     assert held.tolist() == [1, 1]
+
+
+class Step(NamedTuple):
+    state: Any
+    reward: float
+
+
+def memory(*values: float) -> dict[str, Any]:
+    """What a loop of reinforcement learning holds."""
+    steps = [Step(torch.full((20,), value), value) for value in values]
+    return {
+        "recent": collections.deque(steps, maxlen=5),
+        "returns": collections.deque(values),
+        "visits": collections.defaultdict(int, {index: int(value) for index, value in enumerate(values)}),
+        "by_kind": collections.defaultdict(list, {"all": [*values]}),
+        "last": steps[-1] if steps else None,
+        "nested": [{"deep": (collections.deque([np.full(200, value) for value in values]),)}],
+    }
+
+
+@pytest.mark.parametrize("launched", [(), (1.0,), (1.0, 2.0, 3.0, 4.0, 5.0)])
+def test_deques_defaultdicts_and_named_tuples_come_back_in_place(launched: tuple[float, ...]) -> None:
+    whole, live = memory(7.0, 8.0), memory(*launched)
+    held = [live["recent"], live["visits"], live["by_kind"], live["nested"][0]["deep"][0]]
+    transfer({"p": whole}, {"p": live})
+    assert exactly(live, whole)
+    assert all(map(operator.is_, held, [*(live[key] for key in ("recent", "visits", "by_kind")), held[3]]))
+    assert live["last"] is not None
+    assert live["last"].state is live["recent"][-1].state, "one tensor is one tensor still"
+    live["recent"].extend(range(9))
+    assert len(live["recent"]) == 5
+    live["visits"]["new"] += 1
+
+
+@pytest.mark.parametrize(
+    ("whole", "live"),
+    [
+        (collections.deque([1, 2], 3), collections.deque(maxlen=3)),
+        (collections.defaultdict(list, {1: [2]}), collections.defaultdict(list)),
+        (collections.defaultdict(list, {1: [2]}), collections.defaultdict(int)),
+    ],
+)
+def test_each_is_an_object_by_itself(whole: Any, live: Any) -> None:
+    transfer({"p": whole}, {"p": live})
+    assert exactly(live, whole)
+
+
+def test_a_deque_of_another_length_is_refused_and_replaced_inside_of_others() -> None:
+    with pytest.raises(RunMismatchError, match="holds a deque of maxlen 3, here is a deque of maxlen 5"):
+        transfer({"p": collections.deque([1], 3)}, {"p": collections.deque([1], 5)})
+    live = {"a": collections.deque([1], 5)}
+    transfer({"p": {"a": collections.deque([1], 3)}}, {"p": live})
+    assert live["a"].maxlen == 3
+
+
+@pytest.mark.parametrize("make", [lambda: [1.0], lambda: {"a": [1]}, lambda: np.ones(4), lambda: np.ones(400)])
+def test_one_part_under_two_names_stays_one(make: Any) -> None:
+    part, other = make(), make()
+    live = {"a": other, "b": {"deep": other}, "c": make()}
+    transfer({"p": {"a": part, "b": {"deep": part}, "c": make()}}, {"p": live})
+    assert live["a"] is live["b"]["deep"] is other
+    assert live["c"] is not other
+
+
+def test_parts_that_came_to_differ_are_two() -> None:
+    other = [0]
+    live = {"a": other, "b": other}
+    transfer({"p": {"a": [1], "b": [2]}}, {"p": live})
+    assert (live, live["a"] is other) == ({"a": [1], "b": [2]}, True)
+
+
+def test_large_arrays_that_became_one_while_training_are_one_again() -> None:
+    array = np.arange(900.0)
+    live: dict[str, Any] = {"now": np.zeros(900), "best": None}
+    held = live["now"]
+    transfer({"p": {"now": array, "best": array}}, {"p": live})
+    assert live["best"] is live["now"] is held
 
 
 def test_a_list_where_the_checkpoint_holds_a_dict_is_refused() -> None:

@@ -179,6 +179,10 @@ class Progress:
     best: float = 0.0
 
 
+class Recent(collections.deque[int]):
+    pass
+
+
 class Table(dict[str, Any]):
     pass
 
@@ -208,8 +212,8 @@ def test_who_loads_by_himself_is_shown_what_to_keep(value: Any, hint: str, tmp_p
         (torch.Generator(), "pass it under its own name: Trainer(..., generator=...)"),
         (np.random.default_rng(1), "pass it under its own name: Trainer(..., generator=...)"),
         (random.Random(1), "pass it under its own name: Trainer(..., random=...)"),
-        (collections.deque([1]), "use a plain list in the loop itself"),
-        (collections.defaultdict(int), "use a plain dict in the loop itself"),
+        (Recent([1]), "use a plain list in the loop itself"),
+        (collections.defaultdict(lambda: 0), "make it of int, float, list, dict or set"),
         (Table(), "use a plain dict in the loop itself"),
         (Progress(), "use a plain dict in the loop itself"),
         (Path("a"), "keep str(path)"),
