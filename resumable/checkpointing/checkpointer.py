@@ -13,7 +13,7 @@ from resumable.checkpointing.commit import Commits
 from resumable.checkpointing.hyperparameters import Hyperparameters
 from resumable.checkpointing.image_memory import image_memory
 from resumable.checkpointing.object_mismatch import joined_objects, late_objects, refuse_other_objects
-from resumable.checkpointing.open_run import open_run
+from resumable.checkpointing.open_run import OpenedRun, open_run
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.restore import Restoration
 from resumable.checkpointing.save_pipeline import SavePipeline, SaveStatus
@@ -28,7 +28,9 @@ from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.staging.stager import Stager
 from resumable.state.tensors.slabs import SLAB_SIZES, SlabSizes
 from resumable.store.catalog import Catalog
+from resumable.store.journal.writer import JournalWriter
 from resumable.store.storage.open import open_storage
+from resumable.store.storage.retry import PatientStorage
 from resumable.store.verified_images import VerifiedImages
 from resumable.utils import failpoints
 from resumable.utils.events import warn
@@ -67,7 +69,8 @@ class Checkpointer:
         self.run_id, self.data_seed = self._opened.run_file.run_id, self._opened.run_file.data_seed
         self.generator_rule, self.unwraps = self._opened.generator_rule, self._opened.unwraps
         self._joined = _joined(self._adapters, self.resumed)
-        self._commits = Commits(config, storage, catalog, self._opened)
+        self.journal = _journal(config, storage, self._opened)
+        self._commits = Commits(config, storage, catalog, self._opened, self.journal)
         self.witnesses = self._commits.witnesses.metrics  # of the checkpoint that this attempt resumed from
         self.gradients = Gradients(self._adapters)  # hooks only once nothing refuses the run any more
         resumed_at = (self.resumed.step, self.resumed.epoch) if self.resumed else None
@@ -245,9 +248,24 @@ class Checkpointer:
         try:
             self._pipeline.close()
         finally:
+            if self.journal is not None:
+                self.journal.close()
             self._images.release()
             self.gradients.close()
             self._opened.unlock()
+
+
+def _journal(config: Config, storage: PatientStorage, opened: OpenedRun) -> JournalWriter | None:
+    """Return the journal of this attempt, of which nothing is written before its first record; None if it is off."""
+    if config.journal.mode == "off":
+        return None
+    return JournalWriter(
+        storage.impatient,
+        attempt=opened.attempt.number,
+        resumed_from=opened.resumed.name if opened.resumed else None,
+        flush_seconds=config.journal.flush_seconds,
+        max_bytes=config.journal.max_bytes,
+    )
 
 
 def _joined(adapters: Mapping[str, Adapter], resumed: Checkpoint | None) -> frozenset[str]:

@@ -24,6 +24,8 @@ from resumable.state.staging.slab_images import SlabImage
 from resumable.store.catalog import Catalog
 from resumable.store.dedup import PublishedBlob, Sharing
 from resumable.store.documents.manifest import BlobRecord, Manifest, ObjectRecord
+from resumable.store.journal.compaction import CHECKED_BYTES, MAX_PARTS, compact
+from resumable.store.journal.writer import JournalWriter
 from resumable.store.layout import CheckpointName, slab_name
 from resumable.store.publish import Blob, SharedBlobGoneError, publish
 from resumable.store.storage.retry import PatientStorage
@@ -47,18 +49,27 @@ class Committed:
 class Commits:
     """Adds checkpoints to the run, one after the other, for one attempt."""
 
-    def __init__(self, config: Config, storage: PatientStorage, catalog: Catalog, opened: OpenedRun) -> None:
+    def __init__(
+        self,
+        config: Config,
+        storage: PatientStorage,
+        catalog: Catalog,
+        opened: OpenedRun,
+        journal: JournalWriter | None = None,
+    ) -> None:
         self._config = config
         self._storage = storage
         self._catalog = catalog
         self._opened = opened
         self._attempt = opened.attempt
+        self._journal = journal
         self._rule = config.keep.rule()
         self._sharing = Sharing({} if opened.shareable is None else opened.shareable.published_blobs())
         self._slabs = {} if opened.shareable is None else _resumed_slabs(opened.shareable)
         self._chain = 0 if opened.resumed is None else chain_length(opened.resumed.manifest, catalog.manifest)
         self._digesting = Background()
         self._pruned: PrunePlan | None = None  # the last one, unless it failed
+        self._bounded = False  # whether this launch has looked at the journals of the launches before
         self._best: tuple[float, ...] | None = None  # the values that count as best; None while unknown
         self.witnesses = self._resumed_witnesses()  # of the newest checkpoint
         self._reported_suspect = False
@@ -96,6 +107,7 @@ class Commits:
         shared = [blob.size for blob in manifest.blobs.values() if blob.named > 1]
         total_bytes = sum(blob.size for blob in manifest.blobs.values())
         pruned = self._prune(manifest)
+        self._bound_journal()
         self._remember_best(manifest, pruned)
         self._report_suspect(pruned)
         return Committed(total_bytes, total_bytes - sum(shared), len(pruned.keep) if pruned else None)
@@ -126,6 +138,8 @@ class Commits:
 
         def confirmed(written: dict[str, BlobRecord]) -> Manifest:
             confirm_copy()
+            if self._journal is not None:
+                self._journal.put()
             return self._manifest(snapshot, written, self._witnesses(snapshot, images))
 
         with self._cleaned_up():
@@ -226,6 +240,28 @@ class Commits:
         except (StorageError, CheckpointError) as error:
             warn(f"could not delete old checkpoints: {error.message}")
         return self._pruned
+
+    def _bound_journal(self) -> None:
+        """Keep the journal within its bounds. A failure fails no save: a later one tries again."""
+        journal = self._journal
+        if journal is None or not journal.active or not journal.begun:
+            return
+        inherits = self._attempt.number > 1 and not self._bounded
+        if not inherits and not journal.has_grown(most_bytes=CHECKED_BYTES, most_parts=MAX_PARTS):
+            return
+        self._bounded = True
+        journal.compacted()
+        newest = [name for name in self._pruned.keep if name.attempt] if self._pruned else []
+        exact_after = newest[: self._rule.last][-1].place if newest else (0, 0)
+        with suppress(StorageError, CheckpointError):
+            compact(
+                self._storage.impatient,
+                self._attempt,
+                self._attempt.lineage,
+                exact_after=exact_after,
+                max_bytes=self._config.journal.max_bytes,
+                writer=journal,
+            )
 
     def _manifest(
         self,

@@ -20,6 +20,7 @@ from resumable.config.sections import (
     DEFAULT_SIGNALS,
     Audit,
     Every,
+    Journal,
     Keep,
     NaturalInt,
     ObjectPath,
@@ -52,6 +53,8 @@ class Config(Section):
         staging: How state is copied: `mode` is `"eager"` or `"overlap"`; `max_bytes` bounds the host memory.
         fencing: `"auto"`, `"require"` (a storage that creates exclusively) or `"off"`, against two jobs on one run.
         max_failed_saves: How many saves in a row may fail before training stops.
+        journal: Whether what is logged is kept step by step: `mode` is `"metrics"` or `"off"`, `flush_seconds` is how
+            long it waits on object stores, and `max_bytes` bounds it.
         audit: What to do about state in no checkpoint: `mode` is `"warn"`, `"strict"` or `"off"`, `ignore` names
             variables, and `data` is `"refuse"` or `"warn"` for batches that differ after a resume.
         adopt: Names that begin with the value of this launch where the checkpoint does not hold them.
@@ -75,6 +78,7 @@ class Config(Section):
     staging: Staging = Staging()
     fencing: Literal["auto", "require", "off"] = "auto"
     max_failed_saves: NaturalInt = 3
+    journal: Journal = Journal()
     audit: Audit = Audit()
     adopt: tuple[ObjectPath, ...] = ()
     drop: tuple[ObjectPath, ...] = ()

@@ -131,6 +131,17 @@ class Audit(Section):
     data: Literal["refuse", "warn"] = "refuse"
 
 
+class Journal(Section):
+    """Whether what is logged is kept step by step, and how much it may take.
+
+    `flush_seconds` is how long records wait at most on a storage on which no file grows.
+    """
+
+    mode: Literal["metrics", "off"] = "metrics"
+    flush_seconds: PositiveFloat = 60.0
+    max_bytes: Annotated[int, BeforeValidator(_not_bool), Field(ge=2**20)] = 64 * 2**20
+
+
 class Staging(Section):
     """The way in which the state is copied, and the host memory, in bytes, that this may take."""
 

@@ -16,6 +16,7 @@ from resumable.config.config import Config
 from resumable.loop.best_saves import BestSaves
 from resumable.loop.metrics import FiniteWatch, LoggedValue
 from resumable.loop.process.preemption import Preemption, error_of, exit_code, signal_name
+from resumable.loop.step_journal import StepJournal
 from resumable.policy import save_policy, unused_settings
 from resumable.policy.save_cost import Cost
 from resumable.utils import failpoints
@@ -48,6 +49,7 @@ class Boundary:
         self._schedule = config.every.schedule()
         self._best_saves = BestSaves(config, checkpointer)
         self._watch = FiniteWatch(checkpointer.witnesses)
+        self._journal = StepJournal(checkpointer.journal) if checkpointer.journal else None
         self._place = checkpointer.status.saved or (0, 0)  # (step, epoch) of the last boundary
         self._epoch_began = 0  # the step at which the epoch in progress began
         self._empty_epochs = 0  # that ended without a step, in a row
@@ -78,10 +80,18 @@ class Boundary:
         self._watch.see(logged, step=step)
         self._best_saves.saw(logged)
 
+    def settle_journal(self) -> None:
+        """Pass everything that boundaries logged to the journal. Waits for devices."""
+        if self._journal is not None:
+            self._journal.settle()
+
     def reached(self, instant: Instant) -> None:
         """Save if due or requested, leave if there is a cause. Raises its error, and what a save failed with."""
         failpoints.reach("epoch" if instant.epoch_ended else "step", instant.step)
-        self.see(instant.logged(), step=instant.step)
+        logged = instant.logged()
+        self.see(logged, step=instant.step)
+        if self._journal is not None:
+            self._journal.note(logged, step=instant.step, epoch=instant.epoch, epoch_ended=instant.epoch_ended)
         status = self._checkpointer.notice_failure()
         now = time.monotonic()
         self._learn_cost(now, instant, status)
@@ -231,6 +241,7 @@ class Boundary:
         return self._checkpointer.status.saved == self._place
 
     def _save(self, instant: Instant, reason: str, *, finished: bool = False, late: bool = False) -> None:
+        self.settle_journal()
         status = self._checkpointer.status
         self._warn_of_conflict(reason, status)
         self._cost.begin(stalled_seconds=status.stalled_seconds, save_seconds=status.save_seconds)

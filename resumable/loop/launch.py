@@ -107,6 +107,7 @@ class Launch:
         self.bar.stop(complete=False)
         self.preemption.uninstall()
         self.data.close()
+        self.boundary.settle_journal()
         self.checkpointer.close()
         self.claim.release()
         self.warn_unsaved(trained=trained, keep=keep)

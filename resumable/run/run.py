@@ -12,6 +12,8 @@ from resumable.run.checkpoint import Checkpoint
 from resumable.run.target import parse_target, unknown_selector
 from resumable.store.catalog import Catalog, anything
 from resumable.store.documents.manifest import Manifest
+from resumable.store.journal.read_journal import read_metrics
+from resumable.store.journal.records import MetricsRecord
 from resumable.store.layout import RUN_FILE, CheckpointName
 from resumable.store.storage.open import open_storage
 from resumable.store.storage.protocol import Entry
@@ -138,6 +140,22 @@ class Run:
         newest = reversed([*islice(self._line(), _NEWEST)])
         steps = ", ".join(str(checkpoint.step) for checkpoint in newest)
         raise NoCheckpointError(f"{self.location}: no checkpoint at step {step}", f"the newest are at steps {steps}")
+
+    def metrics_history(self) -> list[MetricsRecord]:
+        """Return what `trainer.log` recorded, as one curve: each step of the history once, whatever crashed between.
+
+        A step that ran again after a crash counts as it ran last. Steps after the newest checkpoint are in it, too: a
+        resume runs them again. Of long runs, older steps are summed up, to at most 50,000 rows in all.
+
+        Returns:
+            A row for each step, and one for each epoch, at which something was logged; oldest first.
+
+        Raises:
+            NoCheckpointError: The run has no checkpoint.
+            CorruptCheckpointError: It has some, and none is readable.
+            StorageError: The storage failed.
+        """
+        return read_metrics(self._storage, self.latest().manifest.lineage)
 
     def select(self, selector: str | None) -> Checkpoint:
         """Return the checkpoint that a selector names.

@@ -21,6 +21,7 @@ MAX_SLAB_OWNER_BYTES = 142  # of an object whose files of slabs have valid names
 
 _CHECKPOINT = re.compile(r"step-([0-9]{9,18})\.e([0-9]{4,18})\.a([0-9]{4,18})")
 _ATTEMPT = re.compile(r"([0-9]{6,18})\.json")
+_JOURNAL = re.compile(r"([0-9]{6,18})(?:\.([0-9]{4,18}))?\.jsonl")
 _TENSORS = re.compile(r"([^.]+)(?:\.frozen)?(?:\.rank[0-9]{5})?\.safetensors")
 _SLABS = re.compile(r"([^.]+)(?:\.rank[0-9]{5})?\.slabs-s([0-9]{9,18})-e([0-9]{4,18})\.safetensors")
 _RANK = re.compile(r"\.rank([0-9]{5})\.")
@@ -84,6 +85,20 @@ def parse_attempt(file_name: str) -> int | None:
     match = _ATTEMPT.fullmatch(file_name)
     number = int(match[1]) if match else 0
     return number if number and attempt_path(number) == f"{ATTEMPTS}/{file_name}" else None
+
+
+def journal_path(attempt: int, part: int) -> str:
+    """Return the path of a file of an attempt's journal: `000003.jsonl`, and for later parts `000003.0001.jsonl`."""
+    if not (1 <= attempt <= MAX_NUMBER and 0 <= part <= MAX_NUMBER):
+        raise ValueError(f"attempt {attempt}, part {part}: expected 1 to {MAX_NUMBER}, and 0 to {MAX_NUMBER}")
+    return f"{JOURNAL}/{attempt:06d}.{part:04d}.jsonl" if part else f"{JOURNAL}/{attempt:06d}.jsonl"
+
+
+def parse_journal(file_name: str) -> tuple[int, int] | None:
+    """Return the attempt and the part of the file of a journal that has this name, or None."""
+    match = _JOURNAL.fullmatch(file_name)
+    attempt, part = (int(match[1]), int(match[2] or 0)) if match else (0, 0)
+    return (attempt, part) if attempt and journal_path(attempt, part) == f"{JOURNAL}/{file_name}" else None
 
 
 def state_name(rank: int) -> str:

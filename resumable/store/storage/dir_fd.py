@@ -82,6 +82,35 @@ def read_at(file: int, buffer: memoryview, offset: int, seen: Seen | None = None
     return done
 
 
+class GrowingFile:
+    """A new file that one writer appends to."""
+
+    def __init__(self, path: PathAt) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._file: int | None = os.open(path.name, flags, 0o666, dir_fd=path.folder)
+        sync_folder(path.folder)
+
+    def write(self, data: bytes) -> None:
+        """Append by one system call; `OSError` if that is not possible, or only in part."""
+        if os.write(self._open(), data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def sync(self) -> None:
+        """Make what was written durable."""
+        sync(self._open())
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+    def _open(self) -> int:
+        if self._file is None:
+            raise OSError(errno.EBADF, "the file is closed")
+        return self._file
+
+
 def replace(temporary: PathAt, target: PathAt) -> None:
     """Rename a file, also over another one, and make the new name durable."""
     os.replace(temporary.name, target.name, src_dir_fd=temporary.folder, dst_dir_fd=target.folder)

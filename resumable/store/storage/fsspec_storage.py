@@ -162,6 +162,10 @@ class FsspecStorage:
             with _creating:
                 create(path, data)
 
+    def append(self, path: str) -> None:
+        """Return None: an object never grows."""
+        checked(path)
+
     def _create_exclusively(self, path: str, data: bytes) -> None:
         try:
             self._in_folder(path, lambda: self._backend.put_new(self._at(path), data))

@@ -20,7 +20,7 @@ from resumable.store.storage.dir_fd import FOLDER_FLAGS, PathAt
 from resumable.store.storage.direct_io import sync, write_durably
 from resumable.store.storage.file_lock import lock_file
 from resumable.store.storage.own_files import temporary_name
-from resumable.store.storage.protocol import Entry, Seen, checked, looked_up, reported, storage_error
+from resumable.store.storage.protocol import AppendedFile, Entry, Seen, checked, looked_up, reported, storage_error
 
 _STILL_IN_USE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR)
 
@@ -106,6 +106,12 @@ class LocalStorage:
                     raise
             dir_fd.unlink(temporary)
             dir_fd.sync_folder(target.folder)
+
+    def append(self, path: str) -> AppendedFile:
+        with reported("write", self._shown(path)):
+            self._ensure_folder(path.rpartition("/")[0])
+            with self._path_at(path) as at:
+                return dir_fd.GrowingFile(at)
 
     def remove(self, path: str) -> None:
         with reported("remove", self._shown(path)), suppress(FileNotFoundError), self._path_at(path) as at:

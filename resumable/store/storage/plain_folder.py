@@ -99,6 +99,9 @@ class PlainFolder:
     def create(self, path: str, data: bytes) -> None:
         raise self._refused()
 
+    def append(self, path: str) -> None:
+        raise self._refused()
+
     def remove(self, path: str) -> None:
         raise self._refused()
 

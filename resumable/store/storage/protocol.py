@@ -60,6 +60,22 @@ def sizes_of(entries: Iterable[Entry]) -> FileSizes:
     return {entry.name: entry.size for entry in entries}
 
 
+class AppendedFile(Protocol):
+    """A file that one writer appends to. What was written outlives the program, and after `sync` a power cut."""
+
+    def write(self, data: bytes) -> None:
+        """Append by one system call; `OSError` if that is not possible, or only in part."""
+        ...
+
+    def sync(self) -> None:
+        """Make what was written durable."""
+        ...
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        ...
+
+
 class Storage(Protocol):
     """Files by relative paths. All calls block; all but `lock` are idempotent, so that they may be retried."""
 
@@ -148,6 +164,10 @@ class Storage(Protocol):
         `data` must hold a token that no other caller writes. If the answer to a request was lost, its retry is refused
         because of itself, and only the content shows that. So a file with this very `data` is no failure.
         """
+        ...
+
+    def append(self, path: str) -> AppendedFile | None:
+        """Create a file to append to; return None where files cannot grow. `FileExistsError` if it exists."""
         ...
 
     def remove(self, path: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from resumable.errors import ConfigError, StorageError
-from resumable.store.storage.protocol import Entry, Seen, Storage
+from resumable.store.storage.protocol import AppendedFile, Entry, Seen, Storage
 from resumable.utils.events import duration, warn
 
 T = TypeVar("T")
@@ -104,6 +104,11 @@ class PatientStorage:
             self._reported = False
 
     @property
+    def impatient(self) -> Storage:
+        """Return the same storage without retries, for what may fail, and must not use up the budget."""
+        return self._inner
+
+    @property
     def exclusive(self) -> bool:
         return self._retried(lambda: self._inner.exclusive)
 
@@ -135,6 +140,9 @@ class PatientStorage:
 
     def create(self, path: str, data: bytes) -> None:
         self._retried(lambda: self._inner.create(path, data))
+
+    def append(self, path: str) -> AppendedFile | None:
+        return self._retried(lambda: self._inner.append(path))
 
     def remove(self, path: str) -> None:
         self._retried(lambda: self._inner.remove(path))
