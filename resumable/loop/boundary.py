@@ -16,7 +16,7 @@ from resumable.config.config import Config
 from resumable.loop.best_saves import BestSaves
 from resumable.loop.metrics import FiniteWatch, LoggedValue
 from resumable.loop.process.preemption import Preemption, error_of, exit_code, signal_name
-from resumable.loop.step_journal import StepJournal
+from resumable.loop.process.step_journal import StepJournal
 from resumable.policy import save_policy, unused_settings
 from resumable.policy.save_cost import Cost
 from resumable.utils import failpoints

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from resumable.cli.kill_schedule import SAVE_POINTS, draw_kills
-from resumable.cli.run_command import run_command
+from resumable.cli.drill.kill_schedule import SAVE_POINTS, draw_kills
+from resumable.cli.drill.run_command import run_command
 from tests.cli.conftest import Cli
 from tests.harness.python import warm_python
 

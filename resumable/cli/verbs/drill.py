@@ -13,20 +13,27 @@ import typer
 
 from resumable.cli.checkpoint_diff import CheckpointDiff, diff_checkpoints
 from resumable.cli.diff_output import diff_document, print_diff
-from resumable.cli.drill_runs import DRILLED, DrillAttempt, DrillRuns, Reference
-from resumable.cli.kill_schedule import plan_kills, step_seconds
+from resumable.cli.document_diff import ValueDifference
+from resumable.cli.drill.kill_schedule import plan_kills, step_seconds
+from resumable.cli.drill.live_names import name_differences
+from resumable.cli.drill.metrics_diff import metrics_differences
+from resumable.cli.drill.printed_lines import number_differences
+from resumable.cli.drill.runs import DRILLED, REFERENCE, DrillAttempt, DrillRuns, Reference, launch_environment
+from resumable.cli.drill.warm_python import WarmPython
 from resumable.cli.options import Json
 from resumable.cli.terminal import Column, Styled, count, print_json, print_line, print_status, print_table
 from resumable.utils.events import duration
 from resumable.utils.failpoints import Kill
 from resumable.utils.location import scrubbed
 
-MOST = 10
+MOST, MOST_PRINTED = 10, 3
+PRINTED = "a printed line"
 COLUMNS = (
     Column("attempt", "right"),
     Column("from step", "right"),
     Column("replayed", "right"),
     Column("killed at", "right"),
+    Column("start"),
     Column("where", wrap=True),
 )
 WHERE = {
@@ -75,22 +82,27 @@ def drill(
     Only the runs are in the scratch folder. Every launch writes the command's other files (logs, best.pt) where it
     always does: give it other paths for a drill.
 
-    Exits with 0 if all final checkpoints are bit-exact. Otherwise both runs are kept, and their folder is printed.
+    Compared are the final checkpoints, what trainer.log recorded at each step and epoch, and the variables that are
+    live at the end. Printed lines of which only numbers differ are notes, not differences.
+
+    The undisturbed launch and the first one that is killed start as your command does. The others start warm if the
+    command is `python SCRIPT.py` or `python -m MODULE` of this interpreter: torch is imported once for all of them.
+
+    Exits with 0 if nothing differs. Otherwise both runs are kept, and their folder is printed.
 
     --json: {"exact", "seed", "steps", "step_seconds", "runs", "attempts": [{"attempt", "run", "resumed_from_step",
-    "steps_replayed", "armed", "point", "killed_at_step"}], "scratch", and "tensors", "values", "count", "differences",
-    "notes" as in `diff`}; `point` and `killed_at_step` are null if no kill landed, `scratch` if nothing was kept.
+    "steps_replayed", "armed", "point", "killed_at_step", "warm"}], "scratch", and "tensors", "values", "count",
+    "differences", "notes" as in `diff`}; `point` and `killed_at_step` are null if no kill landed, `scratch` if nothing
+    was kept.
     """
     scratch = _scratch(keep)
-    runs = DrillRuns(command, scratch, show=_show if not quiet else lambda line: None)
+    show = _show if not quiet else lambda line: None
     try:
-        _announce("reference", f"undisturbed: {scrubbed(shlex.join(command))}")
-        print_status(("  only the runs are in a scratch folder: every launch writes the command's other files", "dim"))
-        references = runs.run_undisturbed()
-        _print_steps(references)
-        armed = plan_kills(references, count=kills, seed=seed)
-        attempts = list(runs.run_killed(references, armed, _announce_attempt))
+        with WarmPython(command if kills else (), launch_environment({}, {})) as warm:
+            runs = DrillRuns(command, scratch, show=show, warm=warm)
+            references, attempts = _launch_all(runs, kills=kills, seed=seed)
         result = _join({each.name: _compare(each, runs) for each in references})
+        result = replace(result, notes=[*result.notes, *_printed_differently(runs)])
     except BaseException:
         _print_kept(scratch)
         raise
@@ -107,6 +119,16 @@ def drill(
         raise typer.Exit(1)
 
 
+def _launch_all(runs: DrillRuns, *, kills: int, seed: int) -> tuple[list[Reference], list[DrillAttempt]]:
+    """Make every launch of the drill, and return the undisturbed runs and the launches of the killed ones."""
+    _announce("reference", f"undisturbed: {scrubbed(shlex.join(runs.command))}")
+    print_status(("  only the runs are in a scratch folder: every launch writes the command's other files", "dim"))
+    references = runs.run_undisturbed()
+    _print_steps(references)
+    armed = plan_kills(references, count=kills, seed=seed)
+    return references, list(runs.run_killed(references, armed, _announce_attempt))
+
+
 def _scratch(keep: Path | None) -> Path:
     if keep is None:
         return Path(tempfile.mkdtemp(prefix="resumable-drill-"))
@@ -121,9 +143,20 @@ def _compare(reference: Reference, runs: DrillRuns) -> CheckpointDiff:
     for checkpoint in (reference.final, final):
         checkpoint.verify()
     result = diff_checkpoints(reference.final, final)
+    histories = runs.metrics(REFERENCE, reference), runs.metrics(DRILLED, reference)
+    beside = [*metrics_differences(*histories), *name_differences(reference.final.notes, final.notes)]
     # The drill itself changes the config.
     notes = [note for note in result.notes if not note.path.startswith("config.")]
-    return CheckpointDiff(result.differences, result.tensors, result.values, notes)
+    return CheckpointDiff([*result.differences, *beside], result.tensors, result.values, notes)
+
+
+def _printed_differently(runs: DrillRuns) -> list[ValueDifference]:
+    """Return the first printed lines of which only numbers differ, as notes: a time may be among them."""
+    pairs = number_differences(runs.printed[REFERENCE], runs.printed[DRILLED])
+    notes = [ValueDifference(PRINTED, repr(one), repr(other)) for one, other in pairs[:MOST_PRINTED]]
+    if len(pairs) > MOST_PRINTED:
+        notes.append(ValueDifference("the number of such lines", str(len(pairs)), "shown are the first"))
+    return notes
 
 
 def _join(results: dict[str, CheckpointDiff]) -> CheckpointDiff:
@@ -188,7 +221,7 @@ def _print_kept(scratch: Path) -> None:
 
 
 def _print(attempts: list[DrillAttempt], result: CheckpointDiff, *, kills: int, references: list[Reference]) -> None:
-    start: list[Styled] = ["1", "", "", "", ("wrote the start", "dim")]
+    start: list[Styled] = ["1", "", "", "", "cold", ("wrote the start", "dim")]
     rows = [start, *map(_row, attempts)]
     several = len(references) > 1
     if several:
@@ -217,4 +250,5 @@ def _print(attempts: list[DrillAttempt], result: CheckpointDiff, *, kills: int, 
 def _row(attempt: DrillAttempt) -> list[Styled]:
     ends: Styled = ("ran to its end", "green") if attempt.point is None else WHERE[attempt.point]
     killed = "" if attempt.killed_at_step is None else str(attempt.killed_at_step)
-    return [str(attempt.attempt), str(attempt.resumed_from_step), str(attempt.steps_replayed), killed, ends]
+    how = "warm" if attempt.warm else "cold"
+    return [str(attempt.attempt), str(attempt.resumed_from_step), str(attempt.steps_replayed), killed, how, ends]

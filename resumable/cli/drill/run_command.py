@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -30,14 +30,18 @@ class CommandResult:
 
     code: int
     tail: tuple[str, ...]
+    warm: bool = False
+    """Whether the program ran in an interpreter that had imported torch before."""
 
     def __str__(self) -> str:
         return f"signal {signal.Signals(-self.code).name}" if self.code < 0 else f"exit code {self.code}"
 
 
-def run_command(
-    command: Sequence[str], *, environment: Mapping[str, str], show: Callable[[str], None]
-) -> CommandResult:
+Show = Callable[[str], None]
+"""Called with each line that a command prints."""
+
+
+def run_command(command: Sequence[str], *, environment: Mapping[str, str], show: Show) -> CommandResult:
     """Run `command` to its end, passing each line that it prints to `show`; blocks.
 
     It runs in its own session. Processes of that session that outlive it (loader workers of a killed training) are
@@ -58,21 +62,30 @@ def run_command(
             "pass the command that you train with: -- python train.py",
         ) from error
     assert child.stdout is not None
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
-    reader = threading.Thread(target=_relay, args=(child.stdout, tail, show), daemon=True)
-    reader.start()
-    try:
-        # Not reaped yet, so the id of its session cannot have been reused.
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        reader.join(DRAIN_SECONDS)
+    with relayed(child.stdout, show) as tail:
+        try:
+            # Not reaped yet, so the id of its session cannot have been reused.
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
     return CommandResult(child.returncode, tuple(tail))
 
 
-def _relay(stream: IO[bytes], tail: deque[str], show: Callable[[str], None]) -> None:
+@contextlib.contextmanager
+def relayed(stream: IO[bytes], show: Show) -> Iterator[deque[str]]:
+    """Pass each line of `stream` to `show` while the block runs, and give the last ones."""
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    reader = threading.Thread(target=_relay, args=(stream, tail, show), daemon=True)
+    reader.start()
+    try:
+        yield tail
+    finally:
+        reader.join(DRAIN_SECONDS)
+
+
+def _relay(stream: IO[bytes], tail: deque[str], show: Show) -> None:
     with stream:
         for raw in stream:
             line = _visible(raw)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from resumable.cli.drill_runs import Reference
+from resumable.cli.drill.runs import Reference
 from resumable.utils.failpoints import Kill
 
 SAVE_POINTS = ("save.blob", "save.manifest", "save.published")

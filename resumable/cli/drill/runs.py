@@ -1,5 +1,8 @@
 """The runs of a drill: one undisturbed, one that is killed again and again, both to their ends. Prints nothing.
 
+The undisturbed launch and the first one that is killed start as the user's own command does. The others start warm,
+where that is possible: see `warm_server`.
+
 The undisturbed run saves only at its start and at its end, so that the drill tests saving, too. The killed run begins
 with a copy of its run.json and of its first checkpoint, and saves as the user's config says. Hence a script that
 seeds nothing has the same start in both, as it would after a crash before its first interval.
@@ -10,19 +13,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resumable.cli.run_command import CommandResult, run_command
+from resumable.cli.drill.printed_lines import MAX_LINES
+from resumable.cli.drill.run_command import CommandResult, Show, run_command
+from resumable.cli.drill.warm_python import WarmPython
 from resumable.config.run_variable import DRILL
 from resumable.errors import ResumableError
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
+from resumable.store.journal.records import MetricsRecord
 from resumable.store.layout import ATTEMPTS, CHECKPOINTS, RUN_FILE
 from resumable.utils.failpoints import Kill
 
 REFERENCE, DRILLED = "reference", "drilled"
+FIRST = 2  # the number of the first launch of the killed run: attempt 1 wrote the start
 FOREVER = "1000000000"
 UNDISTURBED = {
     "RESUMABLE_EVERY__STEPS": "null",
@@ -67,24 +75,29 @@ class DrillAttempt:
     armed: str | None
     point: str | None
     killed_at_step: int | None
+    warm: bool
 
 
 class DrillRuns:
     """Launches one command, with all its runs in two folders below `scratch`: undisturbed, and killed.
 
-    `show` is called with every line that the command prints. A failure that is not a kill raises `ResumableError`.
+    `show` is called with every line that the command prints, and `warm` starts what is not to start as the user's own
+    command. A failure that is not a kill raises `ResumableError`.
     """
 
-    def __init__(self, command: Sequence[str], scratch: Path, *, show: Callable[[str], None]) -> None:
+    def __init__(self, command: Sequence[str], scratch: Path, *, show: Show, warm: WarmPython) -> None:
         self.command = command
         self.scratch = scratch
+        self.printed: dict[str, deque[str]] = {side: deque(maxlen=MAX_LINES) for side in (REFERENCE, DRILLED)}
         self._show = show
+        self._warm = warm
         self._alone: str | None = None  # the only run of the command, which may have another name at each launch
 
     def run_undisturbed(self) -> list[Reference]:
         """Run the command once from beginning to end, and return its runs in the order in which they began."""
         folder = self.scratch / REFERENCE
-        ended = run_command(self.command, environment=_environment(_where(folder), UNDISTURBED), show=self._show)
+        environment = launch_environment(_where(folder), UNDISTURBED)
+        ended = run_command(self.command, environment=environment, show=self._record(REFERENCE))
         if ended.code:
             raise ResumableError(
                 f"COMMAND failed in the undisturbed run: {ended}{_tail(ended)}",
@@ -109,14 +122,15 @@ class DrillRuns:
         for reference in references:
             _copy_start(reference, self.scratch / REFERENCE / reference.name, self._drilled(reference.name))
         killed_at: dict[str, int] = {}
-        for number, armed in enumerate([*kills, None], start=2):  # attempt 1 wrote the start
+        for number, armed in enumerate([*kills, None], start=FIRST):
             name = (armed.run if armed else None) or references[-1].name
             resumed = Run(str(self._drilled(name))).latest()
             announce(number, resumed.step, armed)
-            point, killed_now = self._launch(armed)
+            (point, killed_now), warm = self._launch(armed, cold=number == FIRST)
             self._refuse_renamed({reference.name for reference in references})
             replayed = max(killed_at.get(name, 0) - resumed.step, 0)
-            yield DrillAttempt(number, name, resumed.step, replayed, str(armed) if armed else None, point, killed_now)
+            text = str(armed) if armed else None
+            yield DrillAttempt(number, name, resumed.step, replayed, text, point, killed_now, warm)
             if killed_now is None:
                 break
             killed_at[name] = killed_now
@@ -127,24 +141,38 @@ class DrillRuns:
         """Return the last checkpoint of the killed run that belongs to `reference`."""
         return Run(str(self._drilled(reference.name))).latest()
 
+    def metrics(self, side: str, reference: Reference) -> list[MetricsRecord]:
+        """Return what the run of `reference` logged on this side."""
+        return Run(str(self.scratch / side / reference.name)).metrics_history()
+
     def _drilled(self, name: str) -> Path:
         return self.scratch / DRILLED / name
 
-    def _launch(self, armed: Kill | None) -> tuple[str | None, int | None]:
+    def _record(self, side: str) -> Show:
+        def show(line: str) -> None:
+            self.printed[side].append(line)
+            self._show(line)
+
+        return show
+
+    def _launch(self, armed: Kill | None, *, cold: bool) -> tuple[tuple[str | None, int | None], bool]:
+        """Launch once more; return where it was killed, at which step, and whether it started warm."""
         log = self.scratch / "kills.jsonl"
         log.unlink(missing_ok=True)
         kill = {"RESUMABLE_KILL": str(armed), "RESUMABLE_KILL_LOG": str(log)} if armed else {}
-        ended = run_command(self.command, environment=_environment(self._where(), kill), show=self._show)
+        environment, show = launch_environment(self._where(), kill), self._record(DRILLED)
+        warm = None if cold else self._warm.launch(environment, show)
+        ended = warm or run_command(self.command, environment=environment, show=show)
         # Trust the log, not the exit code: a launcher around the training may have its own.
         if log.exists():
             line = json.loads(log.read_text().splitlines()[-1])
-            return line["point"], line["step"]
+            return (line["point"], line["step"]), ended.warm
         if ended.code:
             raise ResumableError(
                 f"COMMAND failed after a resume, and no kill of the drill was the cause: {ended}{_tail(ended)}",
                 f"reproduce it: {self._setting()} with the same command",
             )
-        return None, None
+        return (None, None), ended.warm
 
     def _where(self) -> dict[str, str]:
         return _where(self.scratch / DRILLED, self._alone)
@@ -176,11 +204,12 @@ def _where(folder: Path, run: str | None = None) -> dict[str, str]:
     return {"RESUMABLE_RUN": str(folder / run if run else folder), DRILL: "" if run else "1"}
 
 
-def _environment(where: dict[str, str], more: dict[str, str]) -> dict[str, str]:
+def launch_environment(where: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a launch: that of the drill, `where` its runs are, and `more`."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RESUMABLE_KILL")}
     # Unbuffered, or a kill loses what was printed before it.
-    ours = {"PYTHONUNBUFFERED": "1", "RESUMABLE_RESUME": "auto"}
-    return inherited | ours | where | more
+    ours = {"PYTHONUNBUFFERED": "1", "RESUMABLE_RESUME": "auto", "RESUMABLE_JOURNAL__MODE": "metrics"}
+    return {**inherited, **ours, **where, **more}
 
 
 def _runs(folder: Path) -> Iterator[tuple[str, list[Checkpoint]]]:

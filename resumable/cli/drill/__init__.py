@@ -1,0 +1,1 @@
+"""Run a training again and again under kills, and compare its ends. Prints nothing."""
