@@ -67,6 +67,15 @@ def kills(seed: str, steps: int, count: int = 3, points: str = "step fetch save"
     return launches
 
 
+@pytest.mark.parametrize("scenario", ["grows_in_epochs", "grows_in_passes", "grows_in_steps"])
+def test_objects_that_grow_and_are_unfrozen_resume_with_the_lines_that_the_hint_names(
+    bench: NewBench, scenario: str
+) -> None:
+    # The checkpoint of step 20 stands between two epochs, before the head that changes the structure.
+    points = ["step:10", "save.manifest:12", "step:18", "step:21", "save.blob:24", "step:26"]
+    bench(scenario).crash_and_rerun([killed(point) for point in points])
+
+
 def test_twenty_kills_of_the_base_loop_change_no_bit(bench: NewBench) -> None:
     points = [
         "save.capture:0",

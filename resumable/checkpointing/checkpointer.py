@@ -5,18 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 from resumable.checkpointing.capture.golden_input import GoldenInput, golden_input
+from resumable.checkpointing.capture.outlines import StructureWatch
 from resumable.checkpointing.capture.snapshot import Snapshot, blob_name, snapshot
 from resumable.checkpointing.capture.state_bounds import growing, refuse_too_many
+from resumable.checkpointing.claim_attempt import OpenedRun, claim_attempt
 from resumable.checkpointing.commit import Commits
+from resumable.checkpointing.find_run import FoundRun, find_run, refuse_unfit
 from resumable.checkpointing.hyperparameters import Hyperparameters
 from resumable.checkpointing.image_memory import image_memory
-from resumable.checkpointing.object_mismatch import joined_objects, late_objects, refuse_other_objects
-from resumable.checkpointing.open_run import OpenedRun, open_run
+from resumable.checkpointing.object_mismatch import (
+    joined_objects,
+    late_objects,
+    refuse_other_content,
+    refuse_other_objects,
+)
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.restore import Restoration
-from resumable.checkpointing.save_pipeline import SavePipeline, SaveStatus
+from resumable.checkpointing.save_pipeline import SavePipeline, SaveStatus, no_saves
 from resumable.config.config import Config
 from resumable.errors import NoCheckpointError, StateError
 from resumable.policy.suspicion import WitnessState
@@ -27,6 +35,7 @@ from resumable.state.objects.gradients import Gradients
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.staging.stager import Stager
 from resumable.state.tensors.slabs import SLAB_SIZES, SlabSizes
+from resumable.store.attempts import Attempt
 from resumable.store.catalog import Catalog
 from resumable.store.journal.writer import JournalWriter
 from resumable.store.storage.open import open_storage
@@ -37,11 +46,22 @@ from resumable.utils.events import warn
 from resumable.utils.memory import collector_paused
 
 
-class Checkpointer:
-    """Owns one attempt at one run: from discovery until `close`.
+@dataclass(frozen=True)
+class _Begun:
+    """What writes into the run, once an attempt is claimed."""
 
-    Opening takes the run's lock, verifies the newest checkpoint (`resumed`, None for a fresh run) and claims the next
-    attempt number. Raises a `ResumableError`; nothing is written into a run that does not match.
+    opened: OpenedRun
+    commits: Commits
+    pipeline: SavePipeline
+    structure: StructureWatch
+    journal: JournalWriter | None
+
+
+class Checkpointer:
+    """Owns one launch of one run: from discovery until `close`.
+
+    Opening takes the run's lock and verifies the newest checkpoint (`resumed`, None for a fresh run); objects of other
+    names and kinds are refused. Nothing is claimed before `begin_attempt`, which compares what is inside the objects.
 
     `notes` has a source for each key of the notes of a checkpoint, called at each capture on the training thread. A
     source returns plain values, small and few, or None for nothing.
@@ -55,35 +75,85 @@ class Checkpointer:
         stager: Stager | None = None,
         slab_sizes: SlabSizes = SLAB_SIZES,
     ) -> None:
-        started = time.monotonic()
+        self._started = time.monotonic()
         self.config = config
         self._adapters = adapt(objects)
-        storage = open_storage(config.run, config.storage_options, probe=config.fencing != "off")
-        stager = stager or Stager()
+        self._storage = open_storage(config.run, config.storage_options, probe=config.fencing != "off")
+        self._stager = stager or Stager()
         # A second read out of the page cache takes no longer than a copy of an image, and needs no fresh memory.
-        max_bytes = 0 if storage.caches_reads else config.staging.max_bytes
-        self._images = VerifiedImages(image_memory(stager, self._adapters.values(), max_bytes=max_bytes))
-        catalog = Catalog(storage, self._images)
-        self._opened = open_run(config, storage, catalog, self._adapters)
-        self.resumed, self.attempt = self._opened.resumed, self._opened.attempt
-        self.run_id, self.data_seed = self._opened.run_file.run_id, self._opened.run_file.data_seed
-        self.generator_rule, self.unwraps = self._opened.generator_rule, self._opened.unwraps
-        self._joined = _joined(self._adapters, self.resumed)
-        self.journal = _journal(config, storage, self._opened)
-        self._commits = Commits(config, storage, catalog, self._opened, self.journal)
-        self.witnesses = self._commits.witnesses.metrics  # of the checkpoint that this attempt resumed from
+        max_bytes = 0 if self._storage.caches_reads else config.staging.max_bytes
+        self._images = VerifiedImages(image_memory(self._stager, self._adapters.values(), max_bytes=max_bytes))
+        self._catalog = Catalog(self._storage, self._images)
+        self._found = find_run(config, self._storage, self._catalog, self._adapters)
+        self.run_id, self.data_seed = self._found.run_file.run_id, self._found.run_file.data_seed
+        self._begun: _Begun | None = None
+        self.witnesses: Mapping[str, WitnessState] = {}  # of the checkpoint that this attempt resumed from
+        self._stand_on(self._found)
         self.gradients = Gradients(self._adapters)  # hooks only once nothing refuses the run any more
-        resumed_at = (self.resumed.step, self.resumed.epoch) if self.resumed else None
-        self._pipeline = SavePipeline(config, self._commits, resumed_at=resumed_at, stager=stager, started=started)
-        self._restoration = Restoration(self.resumed) if self.resumed else None
         self._golden: GoldenInput | None = None
         self._late: Collection[str] = ()
-        self._hyperparameters = Hyperparameters(self.resumed.manifest if self.resumed else None)
         self.notes: dict[str, Callable[[], object]] = {}
         self._prepared = False
         self._slab_sizes = slab_sizes
         self._encodings = Encodings()
         self._warned: set[str] = set()  # the objects that grow toward a bound
+
+    def _stand_on(self, found: FoundRun) -> None:
+        self.resumed = found.resumed
+        self.generator_rule, self.unwraps = found.generator_rule, found.unwraps
+        self._restoration = Restoration(found.resumed) if found.resumed else None
+        self._hyperparameters = Hyperparameters(found.resumed.manifest if found.resumed else None)
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """Return the attempt of this launch; None until it is claimed."""
+        return self._begun.opened.attempt if self._begun else None
+
+    @property
+    def journal(self) -> JournalWriter | None:
+        """Return the journal of this attempt; None where it is off, or nothing is claimed yet."""
+        return self._begun.journal if self._begun else None
+
+    def begin_attempt(self) -> None:
+        """Compare what is inside the objects with the checkpoint, then claim the next attempt. Does nothing when begun.
+
+        Another launch may have saved since the run was found: then `resumed` is its newest checkpoint from here on.
+
+        Raises:
+            RunMismatchError: Tensors, shapes, dtypes or parameter groups differ. Nothing is claimed, and what differs
+                may be mended before the next call.
+            StorageError: The run cannot be written to.
+            CheckpointError: No checkpoint of the run is whole any more.
+        """
+        if self._begun is not None:
+            return
+        opened = claim_attempt(self.config, self._storage, self._catalog, self._found, self._refuse_unfit)
+        if opened.resumed is not self.resumed:
+            self._stand_on(opened)
+        self._joined = _joined(self._adapters, self.resumed)
+        journal = _journal(self.config, self._storage, opened)
+        commits = Commits(self.config, self._storage, self._catalog, opened, journal)
+        self.witnesses = commits.witnesses.metrics
+        pipeline = SavePipeline(
+            self.config, commits, resumed_at=self._resumed_at, stager=self._stager, started=self._started
+        )
+        structure = StructureWatch(self.resumed, self.position(), warn=warn)
+        self._begun = _Begun(opened, commits, pipeline, structure, journal)
+
+    @property
+    def _resumed_at(self) -> tuple[int, int] | None:
+        return (self.resumed.step, self.resumed.epoch) if self.resumed else None
+
+    @property
+    def _saving(self) -> _Begun:
+        """The parts of this launch that write. Begins the attempt if that was not done before."""
+        self.begin_attempt()
+        assert self._begun is not None
+        return self._begun
+
+    def _refuse_unfit(self, found: Checkpoint) -> None:
+        refuse_unfit(self.config.location, self._adapters, found)
+        refuse_other_content(self.config.location, self._adapters, found, Restoration(found).position())
 
     # -- the objects --------------------------------------------------------------------------------------------------
 
@@ -114,12 +184,14 @@ class Checkpointer:
     @property
     def status(self) -> SaveStatus:
         """Return the saves of this attempt as of now."""
-        return self._pipeline.status
+        if self._begun is None:
+            return no_saves(resumed_at=self._resumed_at, started=self._started)
+        return self._begun.pipeline.status
 
     @property
     def newest_step(self) -> int | None:
         """Return the step of the newest durable checkpoint; None where there is none."""
-        published = [name.step for name in self.attempt.published]
+        published = [name.step for name in self.attempt.published] if self.attempt else []
         return max(published, default=self.resumed.step if self.resumed else None)
 
     def prepare(self) -> None:
@@ -128,7 +200,8 @@ class Checkpointer:
         Best called when optimizers have stepped, and so have their state. Raises `StateError` for a state that is
         larger than a checkpoint may be.
         """
-        if self._prepared or not self._pipeline.may_prepare or not self.gradients.settled:
+        pipeline = self._saving.pipeline
+        if self._prepared or not pipeline.may_prepare or not self.gradients.settled:
             return
         self._prepared = True
         captured: Snapshot | None = None
@@ -138,7 +211,7 @@ class Checkpointer:
             blobs = dict(captured.blobs)
             if self.config.gradients == "auto":  # most saves find them used, and do not store them
                 blobs.pop(blob_name(GRADIENTS), None)
-            self._pipeline.prepare(blobs, captured.slabs)
+            pipeline.prepare(blobs, captured.slabs)
         if captured is not None:  # optimizers of other libraries have their state by now
             refuse_too_many(captured.objects, ())
 
@@ -152,20 +225,21 @@ class Checkpointer:
         of the metrics as witnesses. Raises `StateError` for a state that cannot be stored, and the failure of an
         earlier save.
         """
-        self._pipeline.drain()
+        pipeline, structure = self._saving.pipeline, self._saving.structure
+        pipeline.drain()
         failpoints.reach("save.capture", position.step)
         started = time.monotonic()
 
         def capture() -> Snapshot:
             captured = self._snapshot(position, reason=reason, golden=self._golden, metrics=metrics or {})
-            if self._pipeline.is_first:
+            if pipeline.is_first:
                 _warn_of_empty(captured)
                 refuse_too_many(captured.objects, self._optimizers().values())
             self._warn_of_growth(captured)
-            return captured
+            return structure.noted(captured, without=self._late)
 
         self._images.release()  # its memory is that of the stager
-        self._pipeline.submit(capture, started=started, late=late)
+        pipeline.submit(capture, started=started, late=late)
 
     def _snapshot(
         self, position: Position, *, reason: str, golden: GoldenInput | None, metrics: Mapping[str, WitnessState]
@@ -201,21 +275,23 @@ class Checkpointer:
 
     def best_values(self) -> tuple[float, ...]:
         """Return the durable values of `keep.best.metric` that count as best; seldom reads the storage."""
-        if not self._commits.has_best:
+        commits = self._saving.commits
+        if not commits.has_best:
             self.drain()
-        return self._commits.best_values()
+        return commits.best_values()
 
     def wait(self) -> None:
         """Wait until no save is in flight; a failure stays until it is noticed."""
-        self._pipeline.wait()
+        if self._begun is not None:
+            self._begun.pipeline.wait()
 
     def drain(self) -> SaveStatus:
         """Wait until the save in flight is durable, then notice a failure."""
-        return self._pipeline.drain()
+        return self._begun.pipeline.drain() if self._begun is not None else self.status
 
     def notice_failure(self) -> SaveStatus:
         """Raise or count the failure of a save in the background; does not wait."""
-        return self._pipeline.notice()
+        return self._begun.pipeline.notice() if self._begun is not None else self.status
 
     # -- restoring ----------------------------------------------------------------------------------------------------
 
@@ -230,29 +306,32 @@ class Checkpointer:
         the run began without. Raises `RunMismatchError` naming what does not match, `StateError` naming what did not
         come back as it was saved, `FencedError` if a newer attempt pruned it.
         """
+        self.begin_attempt()
         assert self._restoration is not None
         assert self.resumed is not None
-        if not without and (self.late or self._late):
+        if not without:  # the head of an epoch may have changed them once more
             refuse_other_objects(self.config.location, self._adapters, self.resumed, whole=True)
+            refuse_other_content(self.config.location, self._adapters, self.resumed, self.position(), whole=True)
         left_alone = {*without, *self._joined}
         self._hyperparameters.compare(self._optimizers(without=left_alone))
         adapters = {name: adapter for name, adapter in self._adapters.items() if name not in left_alone}
         try:
             self._restoration.restore(adapters, self.gradients)
         except NoCheckpointError:
-            self.attempt.check()
+            self._saving.opened.attempt.check()
             raise
 
     def close(self) -> None:
         """Drain, then release the run's lock; safe to call twice."""
         try:
-            self._pipeline.close()
+            if self._begun is not None:
+                self._begun.pipeline.close()
         finally:
             if self.journal is not None:
                 self.journal.close()
             self._images.release()
             self.gradients.close()
-            self._opened.unlock()
+            self._found.unlock()
 
 
 def _journal(config: Config, storage: PatientStorage, opened: OpenedRun) -> JournalWriter | None:

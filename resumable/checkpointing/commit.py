@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from resumable.checkpointing.capture.snapshot import Snapshot, broken, is_frozen
-from resumable.checkpointing.open_run import GENERATOR_RULE, PREPARED_LOADERS, OpenedRun
+from resumable.checkpointing.claim_attempt import OpenedRun
+from resumable.checkpointing.find_run import GENERATOR_RULE, PREPARED_LOADERS
 from resumable.checkpointing.prune import PrunePlan, make_room, plan_of_nothing, prune
 from resumable.checkpointing.reference_chain import MAX_CHAIN, chain_length, names_others
 from resumable.checkpointing.slabs import NOTHING_STORED, SlabPlan, StoredSlabs, plan, stored_slabs

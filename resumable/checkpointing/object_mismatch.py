@@ -1,13 +1,13 @@
-"""Refuse objects that are not those of the checkpoint: by name, kind and shape. Reads no blobs of tensors."""
+"""Refuse objects that are not those of the checkpoint: by name and kind, and by content. Reads no blobs of tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
-from resumable.errors import (
-    RunMismatchError,
-)
+from resumable.checkpointing.position import Position
+from resumable.checkpointing.structure_changes import Change, changes_in, way_on
+from resumable.errors import RunMismatchError
 from resumable.run.checkpoint import GRADIENTS, LATE, Checkpoint, is_golden
 from resumable.state.tensors.records import TensorRecord
 from resumable.store.documents.manifest import Manifest, ObjectRecord
@@ -24,8 +24,8 @@ class ObjectKind(Protocol):
     @property
     def joins(self) -> str | None: ...
 
-    def misfits(self, tensors: Mapping[str, TensorRecord]) -> list[str]:
-        """Return the names, shapes and dtypes of tensors that do not match."""
+    def misfits(self, tensors: Mapping[str, TensorRecord], document: Any) -> list[str]:
+        """Return what is inside that does not match the records of tensors and the document of a checkpoint."""
 
 
 def late_objects(found: Manifest) -> frozenset[str]:
@@ -42,20 +42,12 @@ def joined_objects(objects: Mapping[str, ObjectKind], found: Manifest) -> frozen
 def refuse_other_objects(
     run: str, objects: Mapping[str, ObjectKind], checkpoint: Checkpoint, *, whole: bool = False
 ) -> None:
-    """Raise `RunMismatchError` unless these are the objects of a checkpoint.
+    """Raise `RunMismatchError` unless these are the objects of a checkpoint, by name and kind.
 
     Objects that the program creates only while it trains are compared with `whole` alone, once they exist.
     """
-    found = checkpoint.manifest
-    late = frozenset() if whole else late_objects(found)
-    objects = {name: each for name, each in objects.items() if name not in late}
-    saved = {
-        name: record
-        for name, record in found.objects.items()
-        # A program may set another golden input, or none.
-        if name != GRADIENTS and name not in late and not is_golden(name, record)
-    }
-    joined = joined_objects(objects, found)
+    objects, saved = _compared(objects, checkpoint.manifest, whole=whole)
+    joined = joined_objects(objects, checkpoint.manifest)
     missing, unexpected = sorted(saved.keys() - objects.keys()), sorted(objects.keys() - saved.keys() - joined)
     differences = [
         *([f"not passed: {', '.join(missing)}"] if missing else []),
@@ -65,12 +57,6 @@ def refuse_other_objects(
             for name, record in saved.items()
             if name in objects and not _is_same_kind(objects[name], record)
         ),
-        *(
-            f"{name}: {misfit}"
-            for name, record in saved.items()
-            if name in objects and _is_same_kind(objects[name], record)
-            for misfit in objects[name].misfits(checkpoint.records[name])
-        ),
     ]
     if differences:
         raise RunMismatchError(
@@ -78,6 +64,46 @@ def refuse_other_objects(
             "pass the same objects under the same names; for a new run name another folder in `run`, into which "
             "resumable.load_weights takes the weights of this one",
         )
+
+
+def refuse_other_content(
+    run: str, objects: Mapping[str, ObjectKind], checkpoint: Checkpoint, position: Position, *, whole: bool = False
+) -> None:
+    """Raise `RunMismatchError` unless what is inside these objects matches a checkpoint, which stands at `position`.
+
+    They are those of the checkpoint by name and kind. Tensors, shapes, dtypes and parameter groups are compared.
+    """
+    objects, saved = _compared(objects, checkpoint.manifest, whole=whole)
+    documents, records = checkpoint.document["objects"], checkpoint.records
+    found = {name: objects[name].misfits(records[name], documents[name]) for name in saved}
+    found = {name: misfits for name, misfits in found.items() if misfits}
+    if found:
+        noted = changes_in(checkpoint.notes)
+        changes = [change for name in found for change in noted.get(name, [])]
+        shown = [f"{name}: {'; '.join(misfits)}{_shown_last(noted.get(name))}" for name, misfits in found.items()]
+        raise RunMismatchError(
+            f"{run}: the objects differ from those of {checkpoint.name}: {'; '.join(shown)}",
+            f"{way_on(changes, position)}; for a new run name another folder in `run`, into which "
+            "resumable.load_weights takes the weights of this one",
+        )
+
+
+def _shown_last(changes: list[Change] | None) -> str:
+    return f" ({changes[-1]})" if changes else ""
+
+
+def _compared(
+    objects: Mapping[str, ObjectKind], found: Manifest, *, whole: bool
+) -> tuple[dict[str, ObjectKind], dict[str, ObjectRecord]]:
+    """Return the objects of the program and of the checkpoint that are compared."""
+    late = frozenset() if whole else late_objects(found)
+    saved = {
+        name: record
+        for name, record in found.objects.items()
+        # A program may set another golden input, or none.
+        if name != GRADIENTS and name not in late and not is_golden(name, record)
+    }
+    return {name: each for name, each in objects.items() if name not in late}, saved
 
 
 def _shown(each: ObjectKind | ObjectRecord) -> str:

@@ -54,6 +54,13 @@ class SaveStatus(NamedTuple):
     """Time that training has waited for saves so far."""
 
 
+def no_saves(*, resumed_at: tuple[int, int] | None, started: float) -> SaveStatus:
+    """Return the saves of an attempt that has made none; the arguments are those of `SavePipeline`."""
+    return SaveStatus(
+        busy=False, saved=resumed_at, retake=None, saved_at_seconds=started, save_seconds=0.0, stalled_seconds=0.0
+    )
+
+
 class TornSaveError(Exception):
     """A save that came to nothing, because training wrote to the weights during its copy."""
 
@@ -96,9 +103,7 @@ class SavePipeline:
         self._background = Background()
         self._gate = OptimizerGate(stager.hold) if config.staging.mode == "overlap" else None
         self._state = SaveState.IDLE
-        self._status = SaveStatus(  # without the waits at the gate
-            busy=False, saved=resumed_at, retake=None, saved_at_seconds=started, save_seconds=0.0, stalled_seconds=0.0
-        )
+        self._status = no_saves(resumed_at=resumed_at, started=started)  # without the waits at the gate
         self._reason = ""  # of the newest save
         self._saves = self._failed_in_a_row = self._torn_in_a_row = 0
         self._save_seconds = 0.0  # written in the background, and noticed with the end of the save

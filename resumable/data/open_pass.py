@@ -85,6 +85,10 @@ class Data:
         self._passes: weakref.WeakSet[Pass[object]] = weakref.WeakSet()
         _all_data.add(self)
 
+    def follow(self, *, generator_rule: int, unwraps: bool) -> None:
+        """Follow the rules of a run that another launch has begun meanwhile; no pass is open yet."""
+        self._generator_rule, self._unwraps = generator_rule, unwraps
+
     def open(
         self, loader: Iterable[T], address: PassAddress, resume: StoredPosition | None = None, *, set_epoch: int | None
     ) -> Pass[T]:

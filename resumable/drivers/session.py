@@ -26,7 +26,7 @@ LOOP = "fit"
 
 
 class DriverSession(ABC):
-    """One call of a framework's loop. Creating it opens the run and restores nothing yet.
+    """One call of a framework's loop. Creating it claims an attempt at the run, and restores nothing yet.
 
     A subclass finds counters, metrics and loaders in its framework, and calls `_reach_boundary` before the first batch
     of each step is fetched.
@@ -41,6 +41,11 @@ class DriverSession(ABC):
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
+        try:
+            launch.begin_attempt()
+        except BaseException:
+            launch.close(trained=None, keep=self.KEEP)
+            raise
         self._patches = Patches()
         self._start = launch.progress.start
         self._resumes = launch.progress.pending is not None

@@ -19,6 +19,7 @@ from resumable.loop.process.preemption import Preemption, error_of, exit_code, s
 from resumable.loop.process.step_journal import StepJournal
 from resumable.policy import save_policy, unused_settings
 from resumable.policy.save_cost import Cost
+from resumable.store.journal.writer import JournalWriter
 from resumable.utils import failpoints
 from resumable.utils.events import emit, warn
 
@@ -49,7 +50,7 @@ class Boundary:
         self._schedule = config.every.schedule()
         self._best_saves = BestSaves(config, checkpointer)
         self._watch = FiniteWatch(checkpointer.witnesses)
-        self._journal = StepJournal(checkpointer.journal) if checkpointer.journal else None
+        self._journal: StepJournal | None = None
         self._place = checkpointer.status.saved or (0, 0)  # (step, epoch) of the last boundary
         self._epoch_began = 0  # the step at which the epoch in progress began
         self._empty_epochs = 0  # that ended without a step, in a row
@@ -71,6 +72,7 @@ class Boundary:
     def forget(self, *, stopping: bool) -> None:
         """Reset after a restore: drop requests made after the checkpoint, reinstate those that it recorded."""
         self.stopping, self.save_requested = stopping, False
+        self._place = self._checkpointer.status.saved or (0, 0)
         self._watch = FiniteWatch(self._checkpointer.witnesses)
         self._due = None
         self._elsewhere = True
@@ -79,6 +81,10 @@ class Boundary:
         """Observe metrics that no boundary gets: they were logged before the first step of a pass."""
         self._watch.see(logged, step=step)
         self._best_saves.saw(logged)
+
+    def record_in(self, journal: JournalWriter | None) -> None:
+        """Record what boundaries log in the journal of the attempt, which is claimed now; None where it is off."""
+        self._journal = StepJournal(journal) if journal is not None else None
 
     def settle_journal(self) -> None:
         """Pass everything that boundaries logged to the journal. Waits for devices."""

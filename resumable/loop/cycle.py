@@ -86,6 +86,10 @@ class Cycles:
         self._cycles[chosen] = cycle
         return cycle
 
+    def resume_from(self, stored: Mapping[str, Mapping[str, Any]]) -> None:
+        """Let every cycle resume from the positions of another checkpoint, at the next `rewind`."""
+        self._stored = dict(stored)
+
     def positions(self) -> dict[str, Any]:
         """Return the position of each cycle; one that was not created in this attempt is where it was stored."""
         return self._stored | {name: cycle.position() for name, cycle in self._cycles.items()}

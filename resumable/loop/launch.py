@@ -21,6 +21,7 @@ from resumable.loop.process.preemption import Preemption
 from resumable.loop.process.progress_bar import TrainingBar
 from resumable.loop.process.run_claims import RunClaim
 from resumable.loop.restore_progress import RestoreProgress
+from resumable.store.attempts import Attempt
 from resumable.utils.environment import environment, versions
 from resumable.utils.events import duration, emit, warn
 
@@ -45,8 +46,9 @@ class EvaluationAddresses:
 class Launch:
     """Owns the parts of one launch: the claim on its run, the checkpointer, signals, progress bar, boundary and data.
 
-    Creating it opens the run and refuses other objects; nothing is trained or restored yet. Drivers of a loop
-    (`Trainer`, the sessions of frameworks) build on it, call `start` once they can be closed, and `close` at their end.
+    Creating it finds the run and refuses other objects; nothing is claimed, trained or restored yet. Drivers of a loop
+    (`Trainer`, the sessions of frameworks) build on it, call `start` once they can be closed, `begin_attempt` before
+    anything is restored or saved, and `close` at their end.
     Parts that every driver needs are created here and nowhere else.
     """
 
@@ -58,7 +60,7 @@ class Launch:
         restored_elsewhere: Collection[object] = (),
         steps: str | None = None,
     ) -> None:
-        """Open the run.
+        """Find the run.
 
         `restored_elsewhere` are objects that are restored before the data is; samplers may be among them. `steps` names
         what a step of this driver is, where that is not one batch.
@@ -83,15 +85,37 @@ class Launch:
         self.progress = RestoreProgress(self.checkpointer.position(), resumes=resumed is not None)
         self.evaluations = EvaluationAddresses()
         self.begun = False  # whether a loop of this launch has begun
+        self._attempt: Attempt | None = None
         self._reported_unsaved = False
         self._owner = os.getpid()
 
     # -- from its start to its end ------------------------------------------------------------------------------------
 
     def start(self, *, idle: Callable[[], bool], close: Callable[[], object]) -> None:
-        """Claim the run, and log where it starts. `close` ends the driver when a later launch finds it `idle`."""
-        self.claim.hold(self.checkpointer.attempt.number, idle=idle, close=close)
-        _log_start(self.config, self.checkpointer, steps=self._steps)
+        """Hold the run in this program. `close` ends the driver when a later launch finds it `idle`."""
+        self.claim.hold(idle=idle, close=close)
+
+    def begin_attempt(self) -> bool:
+        """Compare what is inside the objects, claim an attempt, and log where it starts; does nothing when begun.
+
+        Returns True if another launch has saved since this one found the run: then it stands at that checkpoint.
+        """
+        if self._attempt is not None:
+            return False
+        found = self.checkpointer.resumed
+        self.checkpointer.begin_attempt()
+        self._attempt = self.checkpointer.attempt
+        assert self._attempt is not None
+        self.boundary.record_in(self.checkpointer.journal)
+        self.claim.began(self._attempt.number)
+        _log_start(self.config, self.checkpointer, self._attempt.number, steps=self._steps)
+        resumed = self.checkpointer.resumed
+        if resumed is None or resumed is found:
+            return False
+        self.progress.found_newer(self.checkpointer.position())
+        self.bar.resumed_from(resumed.step)
+        self.data.follow(generator_rule=self.checkpointer.generator_rule, unwraps=self.checkpointer.unwraps)
+        return True
 
     @property
     def is_owner(self) -> bool:
@@ -156,9 +180,9 @@ class Launch:
         return Instant(step, epoch, inside_epoch, logged, completed, exhausted, epoch_ended, last)
 
 
-def _log_start(config: Config, checkpointer: Checkpointer, *, steps: str | None) -> None:
+def _log_start(config: Config, checkpointer: Checkpointer, attempt: int, *, steps: str | None) -> None:
     """Log that the run is new or where it resumes, and what changed since that could change bits."""
-    resumed, attempt = checkpointer.resumed, checkpointer.attempt.number
+    resumed = checkpointer.resumed
     if resumed is None:
         emit("NEW", run=config.location, data_seed=checkpointer.data_seed, attempt=attempt, steps=steps)
         return

@@ -119,11 +119,13 @@ class Loops:
     def restore_early(self) -> None:
         """Restore the objects before the first loop. The exact instant of the checkpoint comes later."""
         if self._progress.state is RestoreState.FRESH:
+            self._begin_attempt()
             self._restore_everything()
 
     # -- handing out --------------------------------------------------------------------------------------------------
 
     def _epochs(self, n: int) -> Generator[int]:
+        self._prepare("epochs")
         with self._loop.run("epochs", n):
             self._begin()
             self._log_if_done(n, self.epoch)
@@ -139,6 +141,7 @@ class Loops:
                 self._reached(epoch_ended=True, last=self.epoch >= n)
 
     def _steps(self, n: int) -> Generator[int]:
+        self._prepare("steps")
         with self._loop.run("steps", n):
             self._begin()
             self._log_if_done(n, self.step)
@@ -184,6 +187,7 @@ class Loops:
     def _bare_pass(self, loaders: _Loaders) -> Generator[tuple[int, Any]]:
         """Make a pass without `epochs()` around it an epoch of its own; the user's own `for` counts them."""
         call, self._bare_calls = self._bare_calls, self._bare_calls + 1
+        self._prepare("batches")
         with self._loop.run("batches", None):
             if self._cursor.finished and self._loop.trains:
                 self._end_epoch()  # the last one was left by break
@@ -323,10 +327,29 @@ class Loops:
 
     # -- restoring ----------------------------------------------------------------------------------------------------
 
+    def _prepare(self, loop: str) -> None:
+        """Claim an attempt for a loop, once nothing refuses it."""
+        self._refuse(loop)
+        if self._begin_attempt():
+            self._refuse(loop)
+
+    def _refuse(self, loop: str) -> None:
+        self._loop.refuse(loop)
+        if self._beginning is not None:
+            self._beginning.refuse_loop(loop)
+
+    def _begin_attempt(self) -> bool:
+        """Claim an attempt, once. Returns whether the run has moved on since the counters were read from it."""
+        has_moved = self._launch.begin_attempt()
+        if has_moved:
+            self._stand_at(self._progress.start)
+            self._cycles.resume_from(self._progress.start.cycles)
+            if self._beginning is not None:
+                self._beginning.refuse_older(step=self.step, epoch=self.epoch)
+        return has_moved
+
     def _begin(self) -> None:
         """Start the outermost loop: restore what there is, or save the very beginning."""
-        if self._beginning is not None and self._loop.running is not None:
-            self._beginning.refuse_loop(self._loop.running)
         if not self._launch.begun:
             self._metrics.reached()
         self._launch.begin(self._instant)

@@ -22,6 +22,13 @@ class OutermostLoop:
         self.total: int | None = None  # the turns that were requested
         self.trains = False  # whether this attempt has handed out a step
 
+    def refuse(self, loop: str) -> None:
+        """Raise `LoopError` for a loop that may not begin now, or that is not the one of the checkpoint."""
+        self.refuse_second(loop)
+        pending = self._launch.progress.pending
+        if pending is not None and pending.loop != loop:
+            raise loop_errors.other_loop(loop, before=pending.loop)
+
     def refuse_second(self, loop: str) -> None:
         """Raise `LoopError` where `loop` is nested in another one, or follows one."""
         if self.running is not None:
@@ -69,10 +76,6 @@ class OutermostLoop:
     @contextmanager
     def run(self, loop: str, total: int | None) -> Iterator[None]:
         """Watch signals and draw the progress bar around `loop`; at its end what is in flight becomes durable."""
-        self.refuse_second(loop)
-        pending = self._launch.progress.pending
-        if pending is not None and pending.loop != loop:
-            raise loop_errors.other_loop(loop, before=pending.loop)
         self.running, self.used, self.total = loop, loop, total
         self._launch.preemption.install()
         self._launch.bar.start()

@@ -51,6 +51,10 @@ class RestoreProgress:
         """Begin a new run at these counters instead of 0."""
         self.start = replace(self.start, step=step, epoch=epoch)
 
+    def found_newer(self, start: Position) -> None:
+        """Resume from another checkpoint, which was saved since the run was found; nothing is restored yet."""
+        self.start, self.state = start, RestoreState.FRESH
+
     def restored(self) -> None:
         """Note that the objects were restored, once more or for the first time."""
         self.state = next_state(TRANSITIONS, self.state, RestoreEvent.RESTORE)

@@ -53,7 +53,7 @@ class Resumable:
         self._checkpointer.save(Position(step=self._step), reason="bench", late=self._overlaps)
 
     def busy(self) -> bool:
-        return self._checkpointer._pipeline._background.busy
+        return self._checkpointer._saving.pipeline._background.busy
 
     def wait(self) -> None:
         self._checkpointer.drain()
@@ -102,7 +102,7 @@ class Loop:
         return self._checkpointer.status.stalled_seconds
 
     def busy(self) -> bool:
-        return self._checkpointer._pipeline._background.busy
+        return self._checkpointer._saving.pipeline._background.busy
 
     def wait(self) -> None:
         self._checkpointer.drain()

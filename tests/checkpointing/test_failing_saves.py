@@ -193,6 +193,7 @@ def test_a_displaced_launch_whose_checkpoint_was_pruned_before_it_restored_is_to
 ) -> None:
     crashed(run, step=7)
     with Tiny(run).trainer() as trainer:
+        trainer._launch.begin_attempt()
         begin(LocalStorage(run), resumed_from=None, lineage_before=[])
         for folder in (run / CHECKPOINTS).iterdir():
             shutil.rmtree(folder)

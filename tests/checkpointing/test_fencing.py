@@ -40,8 +40,8 @@ def stored(monkeypatch: pytest.MonkeyPatch, bucket: Path, kind: type[FlatStore] 
 
 
 def opened(**config: Any) -> None:
-    with Tiny("flat://bucket/run", **config).trainer():
-        pass
+    with Tiny("flat://bucket/run", **config).trainer() as trainer:
+        trainer.restore()
 
 
 def lines(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
@@ -97,8 +97,8 @@ def test_the_newer_attempt_names_the_older_which_stops_at_its_next_save(
 
 def test_in_a_folder_one_of_this_machine_is_known_to_be_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     crashed(tmp_path / "run", step=3)
-    with Tiny(tmp_path / "run").trainer():
-        pass
+    with Tiny(tmp_path / "run").trainer() as trainer:
+        trainer.restore()
     assert lines(caplog, "RESUME")
     assert lines(caplog, "DISPLACE") == []
 
@@ -107,8 +107,8 @@ def test_in_a_folder_one_of_another_machine_may_still_live(tmp_path: Path, caplo
     crashed(tmp_path / "run", step=3)
     record = AttemptFile(attempt=2, token="t" * 32, host="elsewhere", pid=7, started=1.0)
     (tmp_path / "run" / attempt_path(2)).write_bytes(record.dump())
-    with Tiny(tmp_path / "run").trainer():
-        pass
+    with Tiny(tmp_path / "run").trainer() as trainer:
+        trainer.restore()
     [displaced] = lines(caplog, "DISPLACE")
     assert "attempt=2 host=elsewhere pid=7 by=3" in displaced
 

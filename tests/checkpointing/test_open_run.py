@@ -22,11 +22,13 @@ from tests.tiny import Crash, Tiny, crashed, steps_of
 
 ROOT = Path(resumable.__file__).parent.parent
 
-# Holds the run that its argument names until it is killed, and leaves a forked child that outlives it.
+# Trains the run that its argument names until it is killed, and leaves a forked child that outlives it.
 HOLDS = """
 import os, signal, sys
 from resumable import Trainer
 trainer = Trainer({"run": sys.argv[1]}, progress={"n": 0})
+steps = iter(trainer.steps(2))
+next(steps)
 child = os.fork()
 if child:
     print(child, flush=True)
@@ -126,11 +128,13 @@ def test_resume_never_refuses_a_run_that_is_there_and_deletes_nothing(run: Path)
 
 
 def test_a_run_that_crashed_before_its_first_checkpoint_begins_again_as_the_same_run(run: Path) -> None:
-    Tiny(run, data_seed=None).trainer().close()
+    with Tiny(run, data_seed=None).trainer() as trainer:
+        run_id = trainer.run_id
     before = json.loads((run / "run.json").read_text())
+    assert before["run_id"] == run_id
     Tiny(run, data_seed=None).train(1)
     last = Run(str(run)).latest().manifest
-    assert (last.run_id, last.attempt) == (before["run_id"], 2)
+    assert (last.run_id, last.attempt) == (before["run_id"], 1), "a launch without a loop claims nothing"
     assert json.loads((run / "run.json").read_text()) == before
 
 
@@ -235,11 +239,15 @@ def test_a_model_of_another_shape_is_refused_before_an_attempt_is_claimed(
     tiny = Tiny(run)
     change(tiny)
     tiny.optimizer = torch.optim.SGD(tiny.model.parameters(), lr=0.02, momentum=0.9)
-    with pytest.raises(RunMismatchError) as caught:
-        tiny.trainer()
-    assert phrase in caught.value.message
+    with tiny.trainer() as trainer:
+        assert (trainer.step, trainer.epoch, trainer.resuming) == (4, 0, True)
+        for begins in (trainer.restore, lambda: next(iter(trainer.epochs(2)))):
+            with pytest.raises(RunMismatchError) as caught:
+                begins()
+            assert phrase in caught.value.message
     assert sorted(run.rglob("*")) == before
     assert not (run / "attempts" / "000002.json").exists()
     with Tiny(run).trainer() as trainer:
+        trainer.restore()
         assert trainer.step == 4
     assert (run / "attempts" / "000002.json").exists()

@@ -249,9 +249,9 @@ def test_a_write_counts_until_the_training_itself_has_judged_the_copy(program: C
     training = program()
     training.save(2)
     training.transfer.go.set()
-    assert training.checkpointer._pipeline._gate is not None
-    assert training.checkpointer._pipeline._gate._late is not None
-    assert training.checkpointer._pipeline._gate._late.copied.wait(60)
+    assert training.checkpointer._saving.pipeline._gate is not None
+    assert training.checkpointer._saving.pipeline._gate._late is not None
+    assert training.checkpointer._saving.pipeline._gate._late.copied.wait(60)
     no_grad_write(training)
     training.finish()
     assert training.checkpointer.status.retake == "steps"
@@ -262,9 +262,9 @@ def test_a_copy_that_a_boundary_found_whole_is_not_spoilt_by_what_comes_after(pr
     training = program()
     expected = training.save(2)
     training.transfer.go.set()
-    assert training.checkpointer._pipeline._gate is not None
-    assert training.checkpointer._pipeline._gate._late is not None
-    assert training.checkpointer._pipeline._gate._late.copied.wait(60)
+    assert training.checkpointer._saving.pipeline._gate is not None
+    assert training.checkpointer._saving.pipeline._gate._late is not None
+    assert training.checkpointer._saving.pipeline._gate._late.copied.wait(60)
     training.checkpointer.notice_failure()  # as every boundary does
     no_grad_write(training)
     training.finish()

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from resumable.checkpointing.open_run import open_run
 from resumable.checkpointing.prune import make_room, plan, plan_of_nothing, prune
 from resumable.config.config import Config
 from resumable.errors import FencedError, FormatVersionError, NoCheckpointError, StorageError
@@ -29,6 +28,7 @@ from resumable.store.storage.protocol import Entry, Storage
 from tests.store.building import blob_of, file_of, launch, line, manifest, published, states, states_of, verify_bytes
 from tests.store.building import save_whole as save
 from tests.store.flat import CarelessStore, FlatStore
+from tests.store.opening import open_run
 
 FROZEN = b"frozen " * 20
 LAST = Rule(last=1)
@@ -385,7 +385,7 @@ class _Model:
     type = "torch.nn.Linear"
     joins = None
 
-    def misfits(self, tensors: object) -> list[str]:
+    def misfits(self, tensors: object, document: object) -> list[str]:
         return []
 
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from resumable.checkpointing.open_run import OpenedRun, open_run
+from resumable.checkpointing.claim_attempt import OpenedRun
 from resumable.checkpointing.prune import prune
 from resumable.config.config import Config
 from resumable.errors import CheckpointError, CorruptCheckpointError, NoCheckpointError, StorageError
@@ -28,6 +28,7 @@ from resumable.store.pins import pin, pinned, unpin
 from resumable.store.storage.local import LocalStorage
 from resumable.store.storage.protocol import Entry
 from tests.store.building import verify_bytes
+from tests.store.opening import open_run
 from tests.store.training import STEPS_PER_EPOCH, Sharing, save
 
 BLOB = "model.safetensors"

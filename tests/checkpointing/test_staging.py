@@ -55,7 +55,7 @@ def test_what_is_kept_is_one_copy_of_the_state_and_grows_no_more(
     buffers, sizes = saved(caplog, "buffers"), saved(caplog, "size")
     assert len(set(buffers[1:])) == 1, "the first one has no moments yet"
     state_bytes = Run(str(tmp_path)).latest().size_bytes
-    assert state_bytes <= trainer._launch.checkpointer._pipeline._stager.nbytes <= state_bytes + 3 * 2**20
+    assert state_bytes <= trainer._launch.checkpointer._stager.nbytes <= state_bytes + 3 * 2**20
     assert len(sizes) == len(buffers)
 
 
@@ -67,7 +67,7 @@ def test_memory_for_the_moments_is_made_ready_before_the_first_save_that_has_the
     with Trainer(config, model=model, optimizer=optimizer) as trainer:
         for _ in trainer.steps(4):
             trainer._launch.checkpointer.wait()
-            kept.append(trainer._launch.checkpointer._pipeline._stager.nbytes)
+            kept.append(trainer._launch.checkpointer._stager.nbytes)
             model(torch.randn(4, LARGE)).square().mean().backward()
             optimizer.step()
     one = LARGE * (LARGE + 1) * 4
@@ -157,7 +157,7 @@ def test_memory_of_gradients_that_waited_once_is_not_kept(tmp_path: Path, caplog
             if step == 5:
                 trainer.request_save()  # in the midst of a window: with the gradients
     size_bytes = Run(str(tmp_path)).latest().size_bytes
-    assert trainer._launch.checkpointer._pipeline._stager.nbytes <= size_bytes + 3 * 2**16
+    assert trainer._launch.checkpointer._stager.nbytes <= size_bytes + 3 * 2**16
     assert max(saved(caplog, "size")) > saved(caplog, "size")[-1]
 
 

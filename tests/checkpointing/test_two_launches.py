@@ -17,7 +17,8 @@ import pytest
 
 import resumable
 from resumable import Run
-from resumable.checkpointing.open_run import OpenedRun, discover, open_run
+from resumable.checkpointing.claim_attempt import OpenedRun
+from resumable.checkpointing.find_run import discover
 from resumable.config.config import Config
 from resumable.errors import FencedError
 from resumable.store.attempts import begin
@@ -26,6 +27,7 @@ from resumable.store.layout import CheckpointName
 from resumable.store.storage.open import open_storage
 from tests.harness.python import warm_python
 from tests.store.flat import FlatStore
+from tests.store.opening import open_run
 
 ROOT = Path(resumable.__file__).parent.parent
 START_SECONDS = 60
@@ -36,7 +38,7 @@ import json, os, sys
 import fsspec
 from resumable.config.config import Config
 from resumable.utils.events import show_events
-from resumable.checkpointing.open_run import open_run
+from tests.store.opening import open_run
 from resumable.checkpointing.prune import prune
 from resumable.policy.retention import Rule
 from resumable.store.catalog import Catalog

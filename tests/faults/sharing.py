@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resumable.checkpointing.open_run import OpenedRun, open_run
+from resumable.checkpointing.claim_attempt import OpenedRun
 from resumable.checkpointing.prune import prune
 from resumable.config.config import Config
 from resumable.errors import CheckpointError, CorruptCheckpointError
@@ -30,6 +30,7 @@ from resumable.store.storage.retry import PatientStorage
 from tests.faults.subjects import Ear, Subject, step_of_resumable
 from tests.faults.verdicts import Found, values
 from tests.store.building import blob_of, file_of, published, states_of
+from tests.store.opening import open_run
 from tests.store.training import manifest_of
 
 ANEW_EVERY = 3

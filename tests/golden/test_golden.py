@@ -104,5 +104,6 @@ def test_what_is_finished_trains_nothing_and_a_larger_number_continues(version: 
 def test_another_model_is_refused(version: str, tmp_path: Path) -> None:
     launch = Golden(copied(version, tmp_path))
     launch.objects["model"].norm = None
-    with pytest.raises(RunMismatchError, match="model: not in this module: norm"):
-        Trainer(launch.config, **launch.objects)
+    different = pytest.raises(RunMismatchError, match="model: not in this module: norm")
+    with Trainer(launch.config, **launch.objects) as trainer, different:
+        trainer.restore()

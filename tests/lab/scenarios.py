@@ -9,6 +9,7 @@ from typing import Any
 
 import tests.lab.diverging
 import tests.lab.feeds
+import tests.lab.growing
 import tests.lab.leaving
 import tests.lab.libraries
 import tests.lab.loops

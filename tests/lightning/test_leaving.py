@@ -135,5 +135,5 @@ def test_a_fit_takes_over_an_idle_trainer_and_is_not_taken_over_while_it_runs(tm
 
     fit(tmp_path / "run", Module(launches))
     assert len(refused) == 2 * STEPS
-    with pytest.raises(LoopError, match="attempt 2 of this program took the run over"):
+    with pytest.raises(LoopError, match="attempt 1 of this program took the run over"):
         idle.stop()

@@ -397,7 +397,7 @@ def test_parameter_groups_that_are_rebuilt_after_the_restore_are_refused_by_name
         trains_after(Tiny(run), rebuild_groups)
     says(
         caught,
-        "optimizer does not fit the checkpoint: 1 parameter groups in the checkpoint, 6 here",
+        "optimizer does not fit the checkpoint: 1 parameter group in the checkpoint, 6 here",
         "model.3.weight",
         "hint: build the object as it was when the checkpoint was written",
     )

@@ -127,9 +127,8 @@ def test_an_idle_trainer_is_taken_over_and_can_be_used_no_more(
     kept = leaves(tiny, old)
     again = Tiny(run)
     with again.trainer() as trainer:
-        [line] = lines("TAKEOVER")
-        assert f"run={run}" in line
-        assert 'from="attempt 1" attempt=2' in line
+        attempt = 0 if leaves in (never_begins, fails_in_validation) else 1
+        over = f"this Trainer's attempt {attempt} is over" if attempt else "this Trainer is over"
         for call in (
             lambda: old.log(loss=1),
             lambda: old.evaluate(tiny.loader),
@@ -141,9 +140,16 @@ def test_an_idle_trainer_is_taken_over_and_can_be_used_no_more(
             old.restore,
             lambda: old.golden(None),
         ):
-            with pytest.raises(LoopError, match="attempt 1 is over: attempt 2 of this program took the run over"):
+            with pytest.raises(LoopError, match=f"{over}: a later launch of this program took the run over"):
                 call()
         old.close()
+        trainer._launch.begin_attempt()
+        with pytest.raises(LoopError, match=f"{over}: attempt {attempt + 1} of this program took the run over"):
+            old.stop()
+        [line] = lines("TAKEOVER")
+        assert f"run={run}" in line
+        former = f"attempt {attempt}" if attempt else "a launch that claimed no attempt"
+        assert f'from="{former}" attempt={attempt + 1}' in line
         if loop == "epochs":
             for _ in trainer.epochs(2):
                 for batch in trainer.batches(again.loader):
@@ -172,6 +178,7 @@ def test_a_run_is_taken_over_by_whatever_name_it_is_called(
     held = []
     for number, name in enumerate([run, "run", "./run/", "link", f"file://{run}"]):
         held.append(Tiny(name).trainer())
+        held[-1]._launch.begin_attempt()
         assert len(lines("TAKEOVER")) == number
     held[-1].close()
 

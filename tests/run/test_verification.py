@@ -133,8 +133,8 @@ def test_a_whole_blob_that_is_another_one_is_named_with_its_tensor(
 def test_a_launch_goes_on_from_the_checkpoint_before_it(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "resumable")
     _blob_of_before(run)
-    with Tiny(run).trainer():
-        pass
+    with Tiny(run).trainer() as trainer:
+        trainer.restore()
     [rejected] = [message for message in caplog.messages if message.startswith("REJECT")]
     assert NEWEST in rejected
     assert f"model.safetensors: {OTHER}: tensor '" in rejected

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from resumable.checkpointing.open_run import open_run
 from resumable.checkpointing.prune import prune
 from resumable.config.config import Config
 from resumable.errors import StorageError
@@ -23,6 +22,7 @@ from resumable.store.publish import delete
 from resumable.store.storage.local import LocalStorage
 from tests.store import training
 from tests.store.building import launch, line, save, verify_bytes
+from tests.store.opening import open_run
 
 NEED_SPACE = ("open", "write", "fsync", "replace", "link", "mkdir")
 CHANGE = (*NEED_SPACE, "unlink", "rmdir")

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from resumable.checkpointing.open_run import OpenedRun, discover, open_run
+from resumable.checkpointing.claim_attempt import OpenedRun
+from resumable.checkpointing.find_run import discover
 from resumable.checkpointing.prune import prune
 from resumable.config.config import Config
 from resumable.errors import CorruptCheckpointError, FencedError, NoCheckpointError, StorageError
@@ -29,6 +30,7 @@ from resumable.store.layout import MANIFEST, CheckpointName, checkpoint_of, chec
 from resumable.store.storage import fsspec_storage
 from resumable.store.storage.protocol import Storage
 from tests.store.interleaving import Actor, Change, Contents, Kind, seen_by
+from tests.store.opening import open_run
 from tests.store.training import STEPS_PER_EPOCH, Sharing, save
 
 CONFIG = Config(run="runs/x", data_seed=7)
@@ -707,9 +709,10 @@ def test_a_launch_that_replaced_the_identity_of_a_run_refuses_it_and_deletes_not
     careless.save(first, 3)
     careless.run(late)
     assert isinstance(late.actor.error, CorruptCheckpointError)
+    assert late.number == 0, "it claimed nothing"
     assert careless.present == {name(0, 1), name(10, 1), name(20, 1)}
-    careless.run(first)
-    assert first.fenced
+    careless.save(first)
+    assert not first.fenced
 
 
 # -- every schedule of a few switches ---------------------------------------------------------------------------------

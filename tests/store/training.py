@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resumable.checkpointing.open_run import OpenedRun
+from resumable.checkpointing.claim_attempt import OpenedRun
 from resumable.run.checkpoint import LATE
 from resumable.store.dedup import PublishedBlob
 from resumable.store.documents.manifest import BlobRecord, Manifest

@@ -38,9 +38,13 @@ class TrainingBar:
     def __init__(self, mode: str, *, resumed_from: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._wanted = mode == "always" or (mode == "auto" and sys.stderr.isatty())
-        self._resumed = "new run" if resumed_from is None else f"from {resumed_from}"
+        self.resumed_from(resumed_from)
         self._line: BottomLine | None = None
         self._clear()
+
+    def resumed_from(self, step: int | None) -> None:
+        """Show the step of this checkpoint as the beginning of the attempt; None is the beginning of the run."""
+        self._resumed = "new run" if step is None else f"from {step}"
 
     def _clear(self) -> None:
         self._bar: Progress | None = None

@@ -27,7 +27,8 @@ class RunClaim:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._run, self._key = location(config.run), _canonical(config.run)
-        self._attempt: int | None = None
+        self._attempt: int | None = None  # until it is claimed
+        self._held = False
         self._idle: Callable[[], bool] = lambda: False
         self._close: Callable[[], object] = self.release
         self._successor: RunClaim | None = None
@@ -35,20 +36,21 @@ class RunClaim:
         self._refuse_other_run()
         self._predecessor = self._take_over()
 
-    def hold(self, attempt: int, *, idle: Callable[[], bool], close: Callable[[], object]) -> None:
+    def hold(self, *, idle: Callable[[], bool], close: Callable[[], object]) -> None:
         """Hold the run until `release`; `close` is called when a later launch claims it while this one is idle."""
-        self._attempt, self._idle, self._close = attempt, idle, close
+        self._held, self._idle, self._close = True, idle, close
         with _guard:
             _holders[self._key] = self
             if self._config.moved_by is not None:
                 _moved.setdefault(self._key, self._configured())
+
+    def began(self, attempt: int) -> None:
+        """Note the attempt of this launch, and log once from which launch of this program it took the run over."""
+        self._attempt = attempt
         if self._predecessor is not None:
-            emit(
-                "TAKEOVER",
-                run=self._run,
-                **{"from": f"attempt {self._predecessor._attempt}"},
-                attempt=attempt,
-            )
+            before = self._predecessor._attempt
+            former = "a launch that claimed no attempt" if before is None else f"attempt {before}"
+            emit("TAKEOVER", run=self._run, **{"from": former}, attempt=attempt)
             self._predecessor = None
 
     def release(self) -> None:
@@ -61,13 +63,16 @@ class RunClaim:
         """Raise `LoopError` where another launch has taken the run over."""
         if self._successor is None:
             return
-        attempt = self._successor._attempt
-        by, hint = (
-            ("a later launch, which failed,", "make the Trainer once more, and go on with the new one")
-            if attempt is None
-            else (f"attempt {attempt} of this program", "go on with the newer Trainer")
-        )
-        raise LoopError(f"{self._run}: this Trainer's attempt {self._attempt} is over: {by} took the run over", hint)
+        by, hint = self._successor._described()
+        over = "this Trainer is over" if self._attempt is None else f"this Trainer's attempt {self._attempt} is over"
+        raise LoopError(f"{self._run}: {over}: {by} took the run over", hint)
+
+    def _described(self) -> tuple[str, str]:
+        """Return what took a run over, and the hint for the launch that lost it."""
+        if not self._held:
+            return "a later launch, which failed,", "make the Trainer once more, and go on with the new one"
+        attempt = "a later launch" if self._attempt is None else f"attempt {self._attempt}"
+        return f"{attempt} of this program", "go on with the newer Trainer"
 
     def _take_over(self) -> RunClaim | None:
         with _guard:

@@ -60,8 +60,11 @@ class Adapter(Protocol):
         None if code other than torch's own takes part in loading: it may do with the tensors what it likes.
         """
 
-    def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:
-        """Return the mismatches of the stored tensors that are visible before anything is read or changed."""
+    def misfits(self, tensors: Mapping[str, Recorded], document: Any) -> list[str]:
+        """Return the mismatches with what is stored that are visible before anything is read or changed.
+
+        `tensors` are the records of the object's tensors, `document` is its encoded tree.
+        """
 
     def comparable(self, document: Any) -> Document:
         """Return the encoded tree without what may differ after a restore, such as the order of parameters."""
@@ -104,7 +107,7 @@ class BaseAdapter:
     def _restore(self, tree: Any, own: Own) -> None:
         raise NotImplementedError
 
-    def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:
+    def misfits(self, tensors: Mapping[str, Recorded], document: Any) -> list[str]:
         return []
 
     def comparable(self, document: Any) -> Document:

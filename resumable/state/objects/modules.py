@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from resumable.state.codec.tree import Document, Tree
-from resumable.state.objects.adapter import BaseAdapter, listed
+from resumable.state.objects.adapter import BaseAdapter, listed, mismatch_on_error
 from resumable.state.objects.tree_copies import Own, fresh
 from resumable.state.tensors.facts import Recorded, copy_bits, copy_of, empty, facts_of, same_place
 from resumable.state.tensors.module_walk import named_modules, named_parameters
@@ -63,8 +63,16 @@ class ModuleAdapter(BaseAdapter):
             state = dict(state["$ordered"])
         return {**document, "state": state, "metadata": None}
 
-    def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:
+    def misfits(self, tensors: Mapping[str, Recorded], document: Any) -> list[str]:
         live = self.target.state_dict()
+        with mismatch_on_error(self.name):
+            return self._tensor_misfits(tensors, live) or [
+                *untied_names(tensor_keys(document), live),
+                *self._buffer_misfits(_names(document["state"]), _names(document["buffers"])),
+                *self._module_misfits(_names(document["training"])),
+            ]
+
+    def _tensor_misfits(self, tensors: Mapping[str, Recorded], live: Mapping[str, Any]) -> list[str]:
         stored = {key: record for key, record in tensors.items() if not key.startswith(HIDDEN)}
         # Training creates and drops buffers, and an extra state may hold tensors of any name.
         changing = {name for name, _, _ in _all_buffers(self.target)}
@@ -124,12 +132,12 @@ class ModuleAdapter(BaseAdapter):
             {key: value for key, value in live.items() if key not in emptied},
         )
 
-    def _buffer_misfits(self, saved: Mapping[str, Any], saved_buffers: Mapping[str, Tensor | None]) -> list[str]:
+    def _buffer_misfits(self, saved: Collection[str], saved_buffers: Collection[str]) -> list[str]:
         buffers = {name for name, _, _ in _all_buffers(self.target)}
         unsaved = {name for name, _, _, _ in _unsaved_buffers(self.target)}
         return [
-            *listed("buffers missing in the checkpoint", sorted(unsaved - saved.keys() - saved_buffers.keys())),
-            *listed("buffers not in this module", sorted(saved_buffers.keys() - buffers)),
+            *listed("buffers missing in the checkpoint", sorted(unsaved.difference(saved, saved_buffers))),
+            *listed("buffers not in this module", sorted(set(saved_buffers) - buffers)),
         ]
 
     def _module_misfits(self, saved: Iterable[str]) -> list[str]:
@@ -195,6 +203,12 @@ def encoded_state(document: Any) -> list[tuple[str, Document]]:
     return [(name, node) for name, node in pairs]
 
 
+def _names(document: Any) -> list[str]:
+    """Return the keys of an encoded mapping."""
+    pairs = next((document[tag] for tag in ("$ordered", "$dict") if tag in document), None)
+    return list(document) if pairs is None else [key for key, _ in pairs]
+
+
 def tensor_keys(document: Document) -> dict[str, str]:
     """Return the blob keys of a module's parameters and persistent buffers, by name."""
     return {
@@ -253,12 +267,17 @@ def _both_tensors(saved: Mapping[str, object], live: Mapping[str, Any], key: str
 
 def untied(saved: Mapping[str, Tree], live: Mapping[str, Tensor]) -> list[str]:
     """Return the names that share one stored tensor, but are two tensors of the live `state_dict`."""
-    first: dict[int, str] = {}
+    return untied_names({key: id(tensor) for key, tensor in saved.items() if isinstance(tensor, Tensor)}, live)
+
+
+def untied_names(stored: Mapping[str, object], live: Mapping[str, Tensor]) -> list[str]:
+    """Return the names with one stored tensor, which `stored` identifies, that are two tensors of the live module."""
+    first: dict[object, str] = {}
     apart = []
-    for key, tensor in saved.items():
-        if not isinstance(tensor, Tensor) or key not in live:
+    for key, tensor in stored.items():
+        if key not in live:
             continue
-        other = first.setdefault(id(tensor), key)
+        other = first.setdefault(tensor, key)
         if other != key and same_place(live[other]) != same_place(live[key]):
             apart.append(f"{other} and {key}")
     return listed("one tensor in the checkpoint, two here", apart)

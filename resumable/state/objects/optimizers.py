@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resumable.state.codec import Document, Tree, encode
-from resumable.state.objects.adapter import BaseAdapter, listed
+from resumable.state.codec import Document, Tree, decode, encode
+from resumable.state.objects.adapter import BaseAdapter, listed, mismatch_on_error
 from resumable.state.objects.bounds_checks import misshapen
 from resumable.state.objects.tree_copies import Own, fresh
-from resumable.state.tensors.facts import facts_of, tensor_digest
+from resumable.state.tensors.facts import Recorded, facts_of, tensor_digest
 from resumable.state.tensors.inline_records import key_in_optimizer
 from resumable.state.tensors.module_walk import named_parameters
 
@@ -128,24 +128,34 @@ class OptimizerAdapter(BaseAdapter):
             for number, group in enumerate(self.target.param_groups)
         ]
 
+    def misfits(self, tensors: Mapping[str, Recorded], document: Any) -> list[str]:
+        with mismatch_on_error(self.name):
+            saved: Any = [decode(group["params"], {}) for group in document["groups"]]
+            shapes: Any = decode(document["shapes"], {})
+            return self._group_misfits(saved) + self._other_shapes(shapes)
+
     def _refuse_misfit(self, tree: dict[str, Any]) -> None:
         saved, live = [group["params"] for group in tree["groups"]], self._group_names()
-        reasons = []
-        if len(saved) != len(live):
-            reasons.append(f"{len(saved)} parameter groups in the checkpoint, {len(live)} here")
-        for number, (then, now) in enumerate(zip(saved, live, strict=False)):
-            reasons += listed(f"group {number}, missing in the checkpoint", sorted(set(now) - set(then)))
-            reasons += listed(f"group {number}, not in this optimizer", sorted(set(then) - set(now)))
+        reasons = self._group_misfits(saved)
         reasons += self._other_shapes(tree["shapes"])
         reasons += self._misshapen(tree["state"])
         numbers = range(len(list(chain.from_iterable(live))))
         reasons += listed(
             "extra state under the number of a parameter", [str(k) for k in tree["extra"] if k in numbers]
         )
-        if not reasons and isinstance(self.target, torch.optim.LBFGS) and saved != live:
-            reasons.append("LBFGS keeps all parameters in one vector, and their order differs")
         if reasons:
             raise self.mismatch(reasons)
+
+    def _group_misfits(self, saved: list[list[str]]) -> list[str]:
+        live, reasons = self._group_names(), []
+        if len(saved) != len(live):
+            reasons.append(f"{_groups(len(saved))} in the checkpoint, {len(live)} here")
+        for number, (then, now) in enumerate(zip(saved, live, strict=False)):
+            reasons += listed(f"group {number}, missing in the checkpoint", sorted(set(now) - set(then)))
+            reasons += listed(f"group {number}, not in this optimizer", sorted(set(then) - set(now)))
+        if not reasons and isinstance(self.target, torch.optim.LBFGS) and saved != live:
+            reasons.append("LBFGS keeps all parameters in one vector, and their order differs")
+        return reasons
 
     def _other_shapes(self, saved: Mapping[str, list[int]]) -> list[str]:
         live = self._shapes(self._group_names())
@@ -168,6 +178,10 @@ class OptimizerAdapter(BaseAdapter):
     def _named(self, names: list[list[str]]) -> Iterator[tuple[str, Tensor]]:
         parameters = chain.from_iterable(group["params"] for group in self.target.param_groups)
         return zip(chain.from_iterable(names), parameters, strict=True)
+
+
+def _groups(count: int) -> str:
+    return f"{count} parameter group{'' if count == 1 else 's'}"
 
 
 def parameter_names(modules: Mapping[str, torch.nn.Module]) -> dict[int, str]:

@@ -201,7 +201,7 @@ def test_groups_that_do_not_fit_are_all_named() -> None:
     saved = save(adapt(whole)["optimizer"])
     with pytest.raises(RunMismatchError) as caught:
         adapt({"model": net, "optimizer": torch.optim.Adam(groups)})["optimizer"].restore(saved.tree())
-    assert "1 parameter groups in the checkpoint, 2 here" in str(caught.value)
+    assert "1 parameter group in the checkpoint, 2 here" in str(caught.value)
     assert "group 0, not in this optimizer: model.2.weight" in str(caught.value)
 
 

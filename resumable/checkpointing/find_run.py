@@ -1,15 +1,13 @@
-"""Open a run for one more attempt: lock it, discover and verify the newest checkpoint, claim a number.
+"""Find a run for one more attempt: lock it, discover and verify the newest checkpoint, refuse what does not match.
 
-Independent of tensors. Nothing is written into a run before all checks have passed.
+Independent of tensors. Nothing is claimed here, so no other launch is fenced.
 """
 
 from __future__ import annotations
 
 import random
-import socket
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,12 +23,10 @@ from resumable.errors import (
     StorageError,
 )
 from resumable.run.checkpoint import GOLDEN, Checkpoint
-from resumable.store.attempts import Attempt, begin, create_run, displaced, lock_run
+from resumable.store.attempts import create_run, lock_run
 from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
 from resumable.store.documents.manifest import Manifest, RunFile
 from resumable.store.layout import CheckpointName, is_slab_name, object_of
-from resumable.store.leftovers import MAX_SEEN_SAVES, see_files, see_saves
-from resumable.store.lineage import descend
 from resumable.store.storage.protocol import Storage
 from resumable.utils.events import emit, warn
 from resumable.utils.messages import quoted
@@ -43,23 +39,14 @@ Refuse = Callable[[Checkpoint], None]
 
 
 @dataclass(frozen=True)
-class OpenedRun:
-    """A run that this attempt may write to until it calls `unlock`."""
+class FoundRun:
+    """A run that is locked until `unlock`. Its newest checkpoint was verified, and no attempt is claimed yet."""
 
     run_file: RunFile
     resumed: Checkpoint | None
-    attempt: Attempt
+    rejected: frozenset[str]
+    """The names of newer checkpoints than `resumed` that were found damaged."""
     unlock: Callable[[], None]
-    damaged: bool
-    """True if a newer checkpoint than `resumed` was found damaged."""
-
-    @property
-    def shareable(self) -> Checkpoint | None:
-        """Return the checkpoint that the first save may share files with.
-
-        None while a newer one is damaged: an earlier attempt, whose newest that one is, may delete `resumed`.
-        """
-        return None if self.damaged else self.resumed
 
     @property
     def generator_rule(self) -> int:
@@ -73,11 +60,10 @@ class OpenedRun:
         return self.resumed is None or self.resumed.manifest.environment.get(PREPARED_LOADERS) == "address"
 
 
-def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mapping[str, ObjectKind]) -> OpenedRun:
-    """Open the run that `config` names for one more attempt.
+def find_run(config: Config, storage: Storage, catalog: Catalog, objects: Mapping[str, ObjectKind]) -> FoundRun:
+    """Lock the run that `config` names, and find and verify its newest checkpoint. Fences no other launch.
 
-    The newest checkpoint is looked up twice: before the attempt is claimed, so that nothing is claimed in a run that
-    does not match, and after it, because the attempt before may have saved meanwhile.
+    A new run gets its `run.json` here, so that its identity and its seed are final.
 
     Raises:
         FencedError: Another process holds the run.
@@ -88,24 +74,17 @@ def open_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
     """
     unlock = _lock(config, storage)
     try:
-        refuse = partial(_refuse_unfit, config.location, objects)
-        resumed = discover(config, catalog, refuse=refuse) if _exists(config, catalog) else None
+        refuse = partial(refuse_unfit, config.location, objects)
+        rejected: dict[str, str] = {}
+        resumed = discover(config, catalog, rejected, refuse=refuse) if _exists(config, catalog) else None
         _refuse_unfenced(config, storage)
         run_file = create_run(storage, data_seed=_fresh_seed() if config.data_seed is None else config.data_seed)
         _refuse_other_seed(config, run_file)
-        lineage = resumed.manifest.lineage if resumed else []
-        name = CheckpointName.parse(resumed.name) if resumed else None
-        attempt = begin(storage, resumed_from=name, lineage_before=lineage)
-        fresh, rejected = catalog.refreshed(), dict[str, str]()
-        resumed, attempt = _newest_after_claim(config, fresh, refuse, resumed, attempt, rejected)
-        damaged = any(_was_committed(fresh, name) for name in rejected)
-        _see_leftovers(storage, catalog, resumed, attempt)
-        if resumed is None or not resumed.manifest.finished:
-            _log_displaced(storage, attempt)
     except BaseException:
         unlock()
         raise
-    return OpenedRun(run_file, resumed, attempt, unlock, damaged)
+    damaged = frozenset(name for name in rejected if was_committed(catalog, name))
+    return FoundRun(run_file, resumed, damaged, unlock)
 
 
 def _lock(config: Config, storage: Storage) -> Callable[[], None]:
@@ -141,76 +120,28 @@ def _refuse_unfenced(config: Config, storage: Storage) -> None:
     )
 
 
-def _log_displaced(storage: Storage, attempt: Attempt) -> None:
-    """Log which launch this one displaced, if it may still be running on another machine."""
-    before = displaced(storage, attempt)
-    if before is None or (storage.locks and before.host == socket.gethostname()):
-        return  # none, or one whose end the lock of this machine proves
-    emit(
-        "DISPLACE",
-        attempt=before.attempt,
-        host=before.host,
-        pid=before.pid,
-        by=attempt.number,
-        note="if it still runs, it stops at its next save",
-    )
-
-
-def _newest_after_claim(
+def discover(
     config: Config,
     catalog: Catalog,
-    refuse: Refuse,
-    resumed: Checkpoint | None,
-    attempt: Attempt,
-    rejected: dict[str, str],
-) -> tuple[Checkpoint | None, Attempt]:
-    """Look up the newest checkpoint again, now that every earlier attempt is fenced; fill `rejected`.
-
-    The storage is listed again: an earlier attempt may have saved and pruned since the first look.
-    """
-    newest = _newest_valid(catalog, rejected, refuse, proven=resumed)
-    if newest is None:
-        _refuse_a_fresh_start(config, catalog, rejected)
-        if resumed is not None:
-            raise NoCheckpointError(
-                f"{config.location}: {resumed.name} and all other checkpoints were deleted during the launch",
-                "stop the program that deletes in this run, and restore the run from a copy",
-            )
-    if newest is None or (resumed is not None and newest.name == resumed.name):
-        return newest, attempt
-    standing = {name.attempt for name in catalog.names()}
-    lineage = descend(newest.manifest.lineage, attempt.number, newest.name, standing)
-    return newest, replace(attempt, lineage=lineage)
-
-
-def _see_leftovers(storage: Storage, catalog: Catalog, resumed: Checkpoint | None, attempt: Attempt) -> None:
-    """See what earlier attempts left, now that they are fenced: what stays the same goes at the first commit."""
-    if attempt.number == 1 or not storage.exclusive:
-        return
-    with suppress(StorageError):  # what is not seen stays
-        listing = catalog.listing()
-        earlier = [name for name in listing.names if name.attempt < attempt.number]
-        unknown = [name for name in earlier if resumed is None or str(name) != resumed.name]
-        most = len(unknown) if listing.files else MAX_SEEN_SAVES
-        attempt.left.saves.update(see_saves(storage, unknown[:most], listing.files))
-        attempt.left.files.update(see_files(storage, attempt.number))
-
-
-def discover(config: Config, catalog: Catalog, *, refuse: Refuse = lambda found: None) -> Checkpoint | None:
+    rejected: dict[str, str] | None = None,
+    *,
+    refuse: Refuse = lambda found: None,
+) -> Checkpoint | None:
     """Return the newest checkpoint that passes verification, and log a REJECT line for each newer damaged one.
 
-    `refuse` raises for a checkpoint that cannot be used; it is called before the bytes of tensors are read.
+    `refuse` raises for a checkpoint that cannot be used; it is called before the bytes of tensors are read. `rejected`
+    is filled with the names and the reasons.
     """
-    rejected: dict[str, str] = {}
-    found = _newest_valid(catalog, rejected, refuse)
+    rejected = {} if rejected is None else rejected
+    found = newest_valid(catalog, rejected, refuse)
     for rejected_name, reason in rejected.items():
         emit("REJECT", rejected_name, reason=reason, next=found.name if found else "none")
     if found is None:
-        _refuse_a_fresh_start(config, catalog, rejected)
+        refuse_a_fresh_start(config, catalog, rejected)
     return found
 
 
-def _newest_valid(
+def newest_valid(
     catalog: Catalog, rejected: dict[str, str], refuse: Refuse, *, proven: Checkpoint | None = None
 ) -> Checkpoint | None:
     """Return the newest checkpoint that passes verification; `proven` passed before and is not read again.
@@ -266,8 +197,8 @@ def _exists(config: Config, catalog: Catalog) -> bool:
     return exists
 
 
-def _refuse_a_fresh_start(config: Config, catalog: Catalog, rejected: Mapping[str, str]) -> None:
-    damaged = "".join(f"\n  {name}: {why}" for name, why in rejected.items() if _was_committed(catalog, name))
+def refuse_a_fresh_start(config: Config, catalog: Catalog, rejected: Mapping[str, str]) -> None:
+    damaged = "".join(f"\n  {name}: {why}" for name, why in rejected.items() if was_committed(catalog, name))
     if damaged:
         raise CorruptCheckpointError(
             f"{config.location}: no checkpoint is valid:{damaged}",
@@ -280,7 +211,7 @@ def _refuse_a_fresh_start(config: Config, catalog: Catalog, rejected: Mapping[st
         )
 
 
-def _was_committed(catalog: Catalog, name: str) -> bool:
+def was_committed(catalog: Catalog, name: str) -> bool:
     parsed = CheckpointName.parse(name)
     try:
         if parsed is not None:
@@ -292,7 +223,7 @@ def _was_committed(catalog: Catalog, name: str) -> bool:
     return True
 
 
-def _refuse_unfit(run: str, objects: Mapping[str, ObjectKind], found: Checkpoint) -> None:
+def refuse_unfit(run: str, objects: Mapping[str, ObjectKind], found: Checkpoint) -> None:
     _refuse_unknown_rule(run, found.manifest)
     _refuse_other_world(run, found.manifest)
     refuse_other_objects(run, objects, found)
