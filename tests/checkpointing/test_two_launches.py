@@ -85,6 +85,28 @@ with Trainer(config, progress={"n": 0}) as trainer:
 """
 
 
+# The same with a module, in which the third argument is one more layer; a launch says so when it was refused.
+GROWING = """
+import json, sys
+import fsspec
+import torch
+from resumable import ResumableError, Trainer
+from tests.store.flat import FlatStore
+
+fsspec.register_implementation("flat", FlatStore)
+options, extra = json.loads(sys.argv[2]).values()
+config = {"run": sys.argv[1], "storage_options": {"folder": options}, "every": {"steps": 1}}
+torch.manual_seed(1)
+model = torch.nn.Sequential(torch.nn.Linear(2, 2), *([torch.nn.Linear(2, 2)] if extra else []))
+with Trainer(config, model=model) as trainer:
+    print("found", trainer.step, flush=True)
+    sys.stdin.readline()
+    for step in trainer.steps(6):
+        print(step, flush=True)
+        sys.stdin.readline()
+"""
+
+
 class Program:
     """A launch in a process of its own, on this machine, or after the words `within`, which may give it a namespace.
 
@@ -328,6 +350,58 @@ def test_a_training_that_was_displaced_ends_with_who_displaced_it(
     assert code == 1
     assert f"FencedError: attempt 2 (host {os.uname().nodename}, pid {os.getpid()}, started " in words
     assert "hint: nothing of the newer attempt was touched; stop one of the two jobs" in words
+
+
+def test_a_launch_that_is_refused_or_never_begins_leaves_a_living_training_alone(
+    start: Callable[..., Program], tmp_path: Path
+) -> None:
+    place = {"folder": str(tmp_path), "extra": ""}
+    living = start("flat://bucket/run", options=place, code=GROWING)
+    assert living.read() == "found 0"
+    living.tell("")
+    assert living.read() == "0"
+    idle = start("flat://bucket/run", options=place, code=GROWING)
+    assert idle.read() == "found 0"
+    idle.kill()
+    mistaken = start("flat://bucket/run", options=place | {"extra": "yes"}, code=GROWING)
+    assert mistaken.read() == "found 0"
+    living.tell("")  # it saves meanwhile, and the other one compares itself with that
+    assert living.read() == "1"
+    living.tell("")
+    assert living.read() == "2"
+    mistaken.tell("")
+    code, words = mistaken.end()
+    assert code == 1
+    assert "RunMismatchError: flat://bucket/run: the objects differ from those of step-00000000" in words
+    assert "model: missing in the checkpoint: 1.bias, 1.weight" in words
+    assert not any(line.startswith("DISPLACE") for line in words.splitlines())
+    for step in ("3", "4", "5"):
+        living.tell("")
+        assert living.read() == step
+    living.tell("")
+    assert living.end()[0] == 0
+    fsspec.register_implementation("flat", FlatStore, clobber=True)
+    last = Run("flat://bucket/run", storage_options={"folder": str(tmp_path)}).latest().manifest
+    assert (last.attempt, last.step, last.finished) == (1, 6, True)
+
+
+def test_a_launch_that_begins_late_resumes_from_what_another_has_saved_meanwhile(
+    start: Callable[..., Program], tmp_path: Path
+) -> None:
+    place = {"folder": str(tmp_path), "extra": ""}
+    first, second = (start("flat://bucket/run", options=place, code=GROWING) for _ in range(2))
+    assert (first.read(), second.read()) == ("found 0", "found 0")
+    for step in ("0", "1", "2"):  # both found a new run, and one begins it
+        first.tell("")
+        assert first.read() == step
+    second.tell("")
+    assert int(second.read()) in (1, 2)
+    first.tell("")
+    first.tell("")
+    code, words = first.end()
+    assert code == 1
+    assert "FencedError: attempt 2 " in words
+    second.kill()
 
 
 # -- a reader beside a writer -----------------------------------------------------------------------------------------
