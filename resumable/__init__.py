@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from resumable.run.checkpoint import Checkpoint
     from resumable.run.run import Run
     from resumable.serialization import load, save
+    from resumable.state.objects.plain.attributes import attributes
     from resumable.stateful import Stateful
     from resumable.trainer import Trainer
     from resumable.weights.load_weights import load_weights
@@ -58,6 +59,7 @@ _HOME = {
     "RunMismatchError": "errors",
     "Preempted": "errors",
     "Interrupted": "errors",
+    "attributes": "state.objects.plain.attributes",
     "load": "serialization",
     "save": "serialization",
 }
@@ -84,6 +86,7 @@ __all__ = [
     "StorageError",
     "Trainer",
     "__version__",
+    "attributes",
     "load",
     "load_weights",
     "save",

@@ -20,6 +20,7 @@ from resumable.loop.launch_checks import refuse_config_keys, refuse_several_proc
 from resumable.loop.loop_exit import LoopExit
 from resumable.loop.loops import Loops
 from resumable.loop.metrics import named_once
+from resumable.state.objects.plain.parts import taken_apart
 from resumable.utils.events import show_events, warn
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ class Trainer:
         config: The folder or URL of the run, the path of a YAML file, a mapping or a `Config`.
         **objects: Everything that changes while training, by name: modules, optimizers, schedulers and anything else
             with `state_dict` and `load_state_dict`; `torch.Generator`, `numpy.random.Generator` and `random.Random`;
-            plain dicts and lists, which are filled in place. An `Accelerator` of Accelerate or a `Fabric` is one of
-            them: `accelerator=accelerator`.
+            dicts, lists and deques of plain values, and of any of these; tensors and arrays; and what `attributes`
+            returns for a plain object. All of them are filled in place. An `Accelerator` of Accelerate or a `Fabric`
+            is one of them: `accelerator=accelerator`.
 
     Raises:
         ConfigError: `config` or the environment is not valid, this is one of several processes, or an `Accelerator` or
@@ -64,8 +66,9 @@ class Trainer:
         refuse_config_keys(objects)
         refuse_several_processes()
         self.config = Config.load(config)
-        self._launch = launch = Launch(self.config, objects, restored_elsewhere=objects.values())
-        self._loops = Loops(launch, ForgottenPreparer(objects, warn))
+        given = taken_apart(objects).objects
+        self._launch = launch = Launch(self.config, objects, restored_elsewhere=given.values())
+        self._loops = Loops(launch, ForgottenPreparer(given, warn))
         self._exit = loop_exit = LoopExit(launch, self._loops)
         self._finalizer = weakref.finalize(self, _close, launch, self._loops, loop_exit)
         launch.start(idle=lambda: loop_exit.idle, close=self._finalizer)

@@ -45,6 +45,7 @@ SCENARIOS = {
     "everything_registered": 30,
     "no_outer_loop": 30,
     "stale_gradients": 30,
+    "containers": 20,
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from resumable.checkpointing.capture.golden_input import GoldenInput, golden_input
 from resumable.checkpointing.capture.outlines import StructureWatch
-from resumable.checkpointing.capture.snapshot import Snapshot, blob_name, snapshot
+from resumable.checkpointing.capture.snapshot import Snapshot, snapshot
 from resumable.checkpointing.capture.state_bounds import growing, refuse_too_many
 from resumable.checkpointing.claim_attempt import OpenedRun, claim_attempt
 from resumable.checkpointing.commit import Commits
@@ -38,6 +38,7 @@ from resumable.state.tensors.slabs import SLAB_SIZES, SlabSizes
 from resumable.store.attempts import Attempt
 from resumable.store.catalog import Catalog
 from resumable.store.journal.writer import JournalWriter
+from resumable.store.layout import tensors_name
 from resumable.store.storage.open import open_storage
 from resumable.store.storage.retry import PatientStorage
 from resumable.store.verified_images import VerifiedImages
@@ -210,7 +211,7 @@ class Checkpointer:
             captured = self._snapshot(Position(), reason="", golden=None, metrics={})
             blobs = dict(captured.blobs)
             if self.config.gradients == "auto":  # most saves find them used, and do not store them
-                blobs.pop(blob_name(GRADIENTS), None)
+                blobs.pop(tensors_name(GRADIENTS), None)
             pipeline.prepare(blobs, captured.slabs)
         if captured is not None:  # optimizers of other libraries have their state by now
             refuse_too_many(captured.objects, ())

@@ -15,6 +15,7 @@ from resumable.state.objects import global_rng
 from resumable.state.objects.choose_adapter import Adapter
 from resumable.state.objects.gradients import Gradients
 from resumable.state.objects.round_trip import compare_with_stored, verify_round_trip
+from resumable.state.objects.tree_copies import moved
 from resumable.utils.events import warn
 
 
@@ -28,7 +29,7 @@ class Restoration:
     def position(self) -> Position:
         """Return the position of the run in the checkpoint."""
         try:
-            return Position.from_tree(self.checkpoint.inline_tree("position"))
+            return Position.from_tree(moved(self.checkpoint.inline_tree("position")))
         except ValueError as error:
             raise CorruptCheckpointError(f"{self.checkpoint.name}: {error}") from error
 

@@ -22,6 +22,8 @@ MAX_SLAB_OWNER_BYTES = 142  # of an object whose files of slabs have valid names
 _CHECKPOINT = re.compile(r"step-([0-9]{9,18})\.e([0-9]{4,18})\.a([0-9]{4,18})")
 _ATTEMPT = re.compile(r"([0-9]{6,18})\.json")
 _JOURNAL = re.compile(r"([0-9]{6,18})(?:\.([0-9]{4,18}))?\.jsonl")
+_PART = re.compile(r"0|[1-9][0-9]{0,8}")  # of the name of an object inside of a list, between dots
+_DOT = "--"  # of an object's name, in the names of its files; no identifier holds it
 _TENSORS = re.compile(r"([^.]+)(?:\.frozen)?(?:\.rank[0-9]{5})?\.safetensors")
 _SLABS = re.compile(r"([^.]+)(?:\.rank[0-9]{5})?\.slabs-s([0-9]{9,18})-e([0-9]{4,18})\.safetensors")
 _RANK = re.compile(r"\.rank([0-9]{5})\.")
@@ -111,9 +113,19 @@ def is_state_name(file_name: str) -> bool:
     return _STATE.fullmatch(file_name) is not None
 
 
+def tensors_name(owner: str) -> str:
+    """Return the name of the file for the tensors of an object."""
+    return f"{stem(owner)}.safetensors"
+
+
+def frozen_name(owner: str) -> str:
+    """Return the name of the file for those tensors of an object that seldom change."""
+    return f"{stem(owner)}.frozen.safetensors"
+
+
 def slab_name(owner: str, *, step: int, epoch: int) -> str:
     """Return the name of the file for the slabs of an object that are written at this step and epoch."""
-    return f"{owner}.slabs-s{step:09d}-e{epoch:04d}.safetensors"
+    return f"{stem(owner)}.slabs-s{step:09d}-e{epoch:04d}.safetensors"
 
 
 def is_slab_name(file_name: str) -> bool:
@@ -133,12 +145,12 @@ def is_blob_name(file_name: str) -> bool:
     if len(file_name.encode("utf-8", "replace")) > MAX_BLOB_NAME_BYTES:
         return False
     match = _TENSORS.fullmatch(file_name) or (_SLABS.fullmatch(file_name) if is_slab_name(file_name) else None)
-    return match[1].isidentifier() if match else is_state_name(file_name)
+    return _is_name(match[1].split(_DOT)) if match else is_state_name(file_name)
 
 
 def object_of(file_name: str) -> str | None:
     """Return the object whose tensors a blob of this name holds; None for a state file."""
-    return None if is_state_name(file_name) else file_name.partition(".")[0]
+    return None if is_state_name(file_name) else file_name.partition(".")[0].replace(_DOT, ".")
 
 
 def rank_of(file_name: str) -> int:
@@ -148,8 +160,18 @@ def rank_of(file_name: str) -> int:
 
 
 def is_object_name(name: str) -> bool:
-    """Return whether this is a valid name of an object."""
-    return name.isidentifier() and len(name.encode()) <= MAX_BLOB_NAME_BYTES
+    """Return whether this is a valid name of an object: `model`, or `layers.0` where it is in a container."""
+    return len(name.encode()) <= MAX_BLOB_NAME_BYTES and _is_name(name.split("."))
+
+
+def _is_name(parts: list[str]) -> bool:
+    first, *others = parts
+    return first.isidentifier() and all(part.isidentifier() or _PART.fullmatch(part) for part in others)
+
+
+def stem(owner: str) -> str:
+    """Return the name of an object as it stands in the names of its files, whose dots have other meanings."""
+    return owner.replace(".", _DOT)
 
 
 def is_blob_path(path: str) -> bool:

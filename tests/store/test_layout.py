@@ -10,10 +10,15 @@ from resumable.store.layout import (
     CheckpointName,
     attempt_path,
     checkpoint_path,
+    frozen_name,
     is_blob_name,
     is_blob_path,
+    is_object_name,
     is_own_name,
+    object_of,
     parse_attempt,
+    slab_name,
+    tensors_name,
 )
 
 numbers = st.integers(0, 10**18 - 1)
@@ -70,6 +75,8 @@ def test_attempts_are_files_with_numbers() -> None:
 BLOBS = """
 model.safetensors _x9.safetensors modèle.safetensors m.rank00001.safetensors state.rank00000.json
 m.frozen.safetensors m.frozen.rank00001.safetensors
+opts--a.safetensors layers--0--b.frozen.safetensors m--frozen.frozen.safetensors m--10.rank00001.safetensors
+layers--0.slabs-s000000100-e0001.safetensors
 """
 
 
@@ -83,6 +90,8 @@ def test_names_of_blobs(name: str) -> None:
 NO_BLOBS = """
 manifest.json notes.txt state.json state.rank0.json model.rank0.safetensors m.x.rank00000.safetensors .safetensors
 m.rank00000.frozen.safetensors m.frozen.frozen.safetensors .frozen.safetensors
+--a.safetensors a--.safetensors a---b.safetensors a--01.safetensors a----b.safetensors 0--a.safetensors
+a--1_0.safetensors
 ..safetensors 9x.safetensors a-b.safetensors a/b.safetensors a\udcff.safetensors
 """
 
@@ -92,6 +101,21 @@ m.rank00000.frozen.safetensors m.frozen.frozen.safetensors .frozen.safetensors
 )
 def test_names_that_are_no_blobs(name: str) -> None:
     assert not is_blob_name(name)
+
+
+@pytest.mark.parametrize("owner", ["model", "opts.a", "layers.0", "layers.frozen.rank00000", "m.999999999"])
+def test_the_files_of_an_object_name_it(owner: str) -> None:
+    assert is_object_name(owner)
+    for name in (tensors_name(owner), frozen_name(owner), slab_name(owner, step=3, epoch=1)):
+        assert is_blob_name(name)
+        assert object_of(name) == owner
+
+
+@pytest.mark.parametrize(
+    "owner", ["", ".a", "a.", "a..b", "0.a", "a.01", "a.-1", "a. 1", "a.1_0", "a.b-c", "a.\u0663", "a--b"]
+)
+def test_names_that_are_no_objects(owner: str) -> None:
+    assert not is_object_name(owner)
 
 
 def test_deleting_may_remove_the_manifest_and_nothing_foreign() -> None:

@@ -23,10 +23,11 @@ from resumable.state.objects.choose_adapter import Adapter, empty_state_warning
 from resumable.state.objects.gradients import Gradients
 from resumable.state.staging.file_images import FileImage
 from resumable.state.tensors.described import DescribedTensors
+from resumable.state.tensors.document_tags import PARTS
 from resumable.state.tensors.facts import copy_of
 from resumable.state.tensors.slabs import Slab, SlabSizes, slabs_of
 from resumable.store.documents.rank_state import dump_rank_state
-from resumable.store.layout import MAX_SLAB_OWNER_BYTES
+from resumable.store.layout import MAX_SLAB_OWNER_BYTES, frozen_name, stem, tensors_name
 from resumable.utils.environment import environment
 
 
@@ -133,6 +134,8 @@ def snapshot(
         **({"notes": notes} if notes else {}),
     }
     features = stands_at.features.union(*(captured.encoded.features for captured in objects.values()))
+    if any("." in name for name in objects):  # a list may have lost the object that was taken out of it
+        features |= {PARTS}
     return Snapshot(position, reason, objects, values, {**environment(), **facts}, metrics, features)
 
 
@@ -170,11 +173,6 @@ def readable(what: str) -> Iterator[None]:
         ) from error
 
 
-def blob_name(owner: str) -> str:
-    """Return the name of the file for an object's tensors."""
-    return f"{owner}.safetensors"
-
-
 def is_frozen(file_name: str) -> bool:
     """Return whether a blob is of tensors with `requires_grad=False`."""
     return ".frozen." in file_name
@@ -195,7 +193,7 @@ def _captured(adapter: Adapter, encodings: Encodings, slab_sizes: SlabSizes) -> 
 
 def _slabs(adapter: Adapter, encoded: Encoded, sizes: SlabSizes) -> dict[Slab, Tensor]:
     # Weights and the state of optimizers change everywhere, and any reader of safetensors finds them whole.
-    if adapter.kind in ("module", "optimizer") or len(adapter.name.encode()) > MAX_SLAB_OWNER_BYTES:
+    if adapter.kind in ("module", "optimizer") or len(stem(adapter.name).encode()) > MAX_SLAB_OWNER_BYTES:
         return {}
     tensors = encoded.tensors.items()
     return {slab: slab.of(tensor) for key, tensor in tensors for slab in slabs_of(key, tensor, sizes)}
@@ -210,5 +208,5 @@ def _captured_tree(name: str, tree: object, encodings: Encodings) -> Captured:
 def _blobs(name: str, tensors: DescribedTensors, frozen: frozenset[str]) -> dict[str, Mapping[str, Tensor]]:
     untrained = frozenset(key for key in tensors if key in frozen) if frozen else frozen
     trained = tensors.part(frozenset(tensors.keys() - untrained)) if untrained else tensors
-    named = {blob_name(name): trained, blob_name(f"{name}.frozen"): tensors.part(untrained)}
+    named = {tensors_name(name): trained, frozen_name(name): tensors.part(untrained)}
     return {file_name: part for file_name, part in named.items() if part}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import sys
 from collections.abc import Mapping
@@ -59,7 +60,7 @@ def is_same_state(one: Any, other: Any) -> bool:
         return one.dtype == other.dtype and not one.dtype.hasobject and _bytes_of(one) == _bytes_of(other)
     if isinstance(one, dict):
         return list(one) == list(other) and all(is_same_state(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
+    if isinstance(one, list | tuple | collections.deque):
         return len(one) == len(other) and all(map(is_same_state, one, other))
     if isinstance(one, float | complex):
         return repr(one) == repr(other)  # distinguishes -0.0 from 0.0, and equates NaN with NaN

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import cast
 
+import numpy as np
 import torch
 
 from resumable.errors import StateError
@@ -18,8 +19,12 @@ from resumable.state.objects.adapter import Adapter, BaseAdapter, unwrapped
 from resumable.state.objects.generators import GENERATOR_TYPES, GeneratorAdapter
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.objects.optimizers import OptimizerAdapter, is_standard, parameter_names
-from resumable.state.objects.plain.containers import CONTAINER_TYPES, ContainerAdapter, advice_for_parts
+from resumable.state.objects.plain.attributes import Attributes
+from resumable.state.objects.plain.containers import AttributesAdapter, ContainerAdapter
+from resumable.state.objects.plain.in_place import FILLED
 from resumable.state.objects.plain.live_state_dicts import refuse_live_state_dicts
+from resumable.state.objects.plain.parts import Given, is_container, taken_apart
+from resumable.state.objects.plain.tensors import TENSOR_TYPES, TensorAdapter
 from resumable.state.objects.preparers import PreparerAdapter
 from resumable.state.objects.round_trip import differences, verify_round_trip
 from resumable.state.objects.stateful import StatefulAdapter, is_stateful
@@ -38,27 +43,30 @@ MAX_NAME_BYTES = 181  # file names add a suffix, and filesystems limit their len
 
 
 def adapt(objects: Mapping[str, object]) -> dict[str, Adapter]:
-    """Return an adapter for each object, by name.
+    """Return an adapter for each object, by name; also for those in containers and attributes.
 
     Raises:
         StateError: A name is not usable, an object has two names, or an object has no state to save.
     """
-    inner = {name: unwrapped(target) for name, target in objects.items()}
+    for name in objects:
+        _check_name(name)
+    given = taken_apart(objects)
+    inner = {name: unwrapped(target) for name, target in given.objects.items()}
     registered = {name: target for name, target in inner.items() if isinstance(target, torch.nn.Module)}
     first: dict[int, str] = {}
     adapters: dict[str, Adapter] = {}
     for name, target in inner.items():
-        _check_name(name)
+        _check_length(name)
         same = next((other for other in adapters if other.casefold() == name.casefold()), None)
         if same is not None:
             raise StateError(
                 f"{name}: differs from {same} in upper and lower case only, which some filesystems do not distinguish",
                 "give it another name",
             )
-        other = first.setdefault(id(target), name)
+        other = first.setdefault(id(target.target if isinstance(target, Attributes) else target), name)
         if other != name:
             raise StateError(f"{name}: the same object as {other}", "pass each object once")
-        adapters[name] = _adapter(name, target, registered)
+        adapters[name] = _adapter(name, target, registered, given)
     return adapters
 
 
@@ -88,6 +96,9 @@ def empty_state_warning(adapter: Adapter, tree: Tree) -> str | None:
 
 def loadable_state(kind: str, tree: Tree) -> Tree:
     """Return the argument for `load_state_dict`: a module's `state_dict` with its metadata, or the whole tree."""
+    if kind in ("attributes", "tensor", "array"):
+        inside: Tree = tree["values" if kind == "attributes" else kind]  # type: ignore[index, call-overload]
+        return inside
     return modules.loadable_state_dict(tree) if kind == "module" else tree
 
 
@@ -99,7 +110,7 @@ def _has_metrics(target: object) -> bool:
     return any(isinstance(part, metric) for part in target.modules())
 
 
-def _adapter(name: str, target: object, registered: Mapping[str, torch.nn.Module]) -> Adapter:
+def _adapter(name: str, target: object, registered: Mapping[str, torch.nn.Module], given: Given) -> Adapter:
     if isinstance(target, BaseAdapter):
         return cast(Adapter, target)  # an adapter already, from a caller with its own kind of object
     if isinstance(target, torch.nn.Module):
@@ -108,15 +119,27 @@ def _adapter(name: str, target: object, registered: Mapping[str, torch.nn.Module
         return OptimizerAdapter(name, target, lambda: parameter_names(registered))
     if isinstance(target, GENERATOR_TYPES):
         return GeneratorAdapter(name, target)
-    if type(target) in CONTAINER_TYPES:
+    if isinstance(target, Attributes):
+        refuse_live_state_dicts(name, target.values())
+        return AttributesAdapter(name, target, given)
+    if type(target) in FILLED or (is_container(target) and _can_change(target)):
         refuse_live_state_dicts(name, target)
-        return ContainerAdapter(name, target)
+        return ContainerAdapter(name, target, given)
+    if type(target) in TENSOR_TYPES:
+        return TensorAdapter(name, target)
     prepares = preparer(name, target)
     if prepares is not None:
         return PreparerAdapter(name, target, prepares)
     if is_stateful(target):
         return StatefulAdapter(name, target)
-    raise StateError(f"{name}: {type(target).__name__} has no state_dict() and load_state_dict()", _hint(target))
+    raise StateError(f"{name}: {type(target).__name__} has no state_dict() and load_state_dict()", _hint(name, target))
+
+
+def _can_change(values: object) -> bool:
+    """Return whether anything in a tuple can be filled, or has a state of its own."""
+    if isinstance(values, tuple):
+        return any(map(_can_change, tuple.__iter__(values)))
+    return type(values) in (*FILLED, *TENSOR_TYPES) or is_stateful(unwrapped(values))
 
 
 def _check_name(name: str) -> None:
@@ -125,8 +148,6 @@ def _check_name(name: str) -> None:
         reason = "it is not a Python identifier, and becomes part of file and tensor names"
     elif re.fullmatch(r"group\d+", name):
         reason = "it is reserved for parameters that belong to no registered module"
-    elif len(name.encode()) > MAX_NAME_BYTES:
-        reason = f"it has {len(name.encode())} bytes, expected at most {MAX_NAME_BYTES}"
     if reason is not None:
         another = f"{name}_" if name.isidentifier() and len(name) < MAX_NAME_BYTES // 4 else "model"
         raise StateError(
@@ -135,13 +156,33 @@ def _check_name(name: str) -> None:
         )
 
 
-def _hint(target: object) -> str:
+def _check_length(name: str) -> None:
+    length = len(name.encode()) + name.count(".")  # a dot takes two bytes in the name of a file
+    if length > MAX_NAME_BYTES:
+        raise StateError(
+            f"{quoted(name)}: cannot be the name of an object: it has {length} bytes, expected at most "
+            f"{MAX_NAME_BYTES}",
+            "pass it under another name: Trainer(..., model=...)",
+        )
+
+
+def _hint(name: str, target: object) -> str:
     if isinstance(target, type):
         return "pass an instance, not the class"
-    if isinstance(target, tuple | frozenset) and any(map(is_stateful, target)):
-        return "pass each of its members under its own name"
+    if isinstance(target, frozenset):
+        return "keep its members in a list, and pass that"
     if isinstance(target, dict | list | collections.deque):
-        return advice_for_parts(target) or ""
-    if isinstance(target, tuple | torch.Tensor | int | float | str):
-        return "put it into a plain dict, which is filled in place: Trainer(..., values={'best': ...})"
-    return "add these two methods, or leave it out if it does not change during training"
+        return "use a plain one in the loop itself: a copy made here would not follow the original"
+    if isinstance(target, torch.Tensor | np.ndarray):
+        return "pass a plain tensor or array, for example .as_subclass(torch.Tensor)"
+    if target is None or isinstance(target, tuple | int | float | complex | str | bytes | np.generic):
+        return (
+            f"call trainer.carry({name!r}) for a variable of the loop, or put it into a plain dict, which is filled in "
+            f"place: Trainer(..., values={{{name!r}: ...}})"
+        )
+    if callable(target):
+        return "code is not state: leave it out, or add these two methods to its class"
+    return (
+        f"make its attributes its state: Trainer(..., {name}=attributes(...)), by `from resumable import attributes`; "
+        "or add these two methods, or leave it out if it does not change during training"
+    )

@@ -156,11 +156,8 @@ def train(run: Path, *, crash_at: int | None = None) -> list[float]:
 
 def test_what_the_hint_says_brings_the_state_back(tmp_path: Path) -> None:
     model, optimizer = trained(torch.optim.Adam, steps=0)
-    hints = [
-        refused({"a": optimizer.state_dict()}, "state_dict", model=model).hint,
-        _unfit({"a": optimizer}, tmp_path / "other").hint,
-    ]
-    assert all("under its own name: Trainer(..., " in str(hint) for hint in hints)
+    hint = refused({"a": optimizer.state_dict()}, "state_dict", model=model).hint
+    assert "under its own name: Trainer(..., " in str(hint)
     with pytest.raises(Crash):
         train(tmp_path / "run", crash_at=3)
     assert train(tmp_path / "run") == train(tmp_path / "whole")
@@ -207,26 +204,16 @@ def test_who_loads_by_himself_is_shown_what_to_keep(value: Any, hint: str, tmp_p
 @pytest.mark.parametrize(
     ("value", "hint"),
     [
-        (nn.Linear(1, 1), "pass it under its own name: Trainer(..., linear=...)"),
-        (torch.optim.SGD([torch.ones(1, requires_grad=True)]), "pass it under its own name: Trainer(..., sgd=...)"),
-        (torch.Generator(), "pass it under its own name: Trainer(..., generator=...)"),
-        (np.random.default_rng(1), "pass it under its own name: Trainer(..., generator=...)"),
-        (random.Random(1), "pass it under its own name: Trainer(..., random=...)"),
         (Recent([1]), "use a plain list in the loop itself"),
         (collections.defaultdict(lambda: 0), "make it of int, float, list, dict or set"),
         (Table(), "use a plain dict in the loop itself"),
-        (Progress(), "use a plain dict in the loop itself"),
+        (Progress(), "pass it under its own name: Trainer(..., progress=attributes(...))"),
         (Path("a"), "keep str(path)"),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_no_hint_about_a_part_of_a_container_leads_to_a_dead_copy(value: Any, hint: str, tmp_path: Path) -> None:
     assert str(_unfit({"part": [value]}, tmp_path / "run").hint).startswith(hint)
-
-
-def test_a_tuple_of_objects_is_to_be_taken_apart() -> None:
-    error = refused((nn.Linear(1, 1), 3), "tuple has no state_dict")
-    assert error.hint == "pass each of its members under its own name"
 
 
 @pytest.mark.parametrize(

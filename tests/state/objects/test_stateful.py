@@ -163,7 +163,6 @@ SHARED: dict[str, Any] = {}
     ("objects", "reason"),
     [
         ({"x": object()}, "object has no state_dict"),
-        ({"x": torch.ones(1)}, "Tensor has no state_dict"),
         ({"x": nn.Linear}, "type has no state_dict"),
         ({"x": (1, 2)}, "tuple has no state_dict"),
         ({"gradients": {}}, "cannot be the name"),

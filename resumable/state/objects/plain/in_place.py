@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import collections
 import struct
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 from resumable.state.codec.named_tuples import LivingTypes
 from resumable.state.codec.tree import Array, NamedValues, PartName
 from resumable.state.objects.tree_copies import at, fresh
-from resumable.state.tensors.facts import copy_bits
+from resumable.state.tensors.facts import copy_bits, facts_of
 from resumable.state.tensors.number_lists import is_of_numbers
 
 MAPPINGS = (dict, collections.OrderedDict, collections.Counter, collections.defaultdict)
@@ -22,17 +21,19 @@ SEQUENCES = (list, collections.deque)
 FILLED = (*MAPPINGS, *SEQUENCES, set)
 """The types of containers that are filled in place, each exactly."""
 
-_NO_PARTS: Mapping[str, object] = MappingProxyType({})
+
+def _no_object(name: str, live: object) -> object:
+    raise ValueError(f"the checkpoint names an object {name!r} in the place of a value")
 
 
 class InPlaceFilling:
     """One restore of a container. A live part is filled at most once, and a saved part gets one live value.
 
-    `parts` are the objects that have a state of their own, by name: they are put where the tree names them.
+    `placed` returns the object of a name that stands in the tree, to be put where a live value is.
     """
 
-    def __init__(self, parts: Mapping[str, object] = _NO_PARTS) -> None:
-        self._parts = parts
+    def __init__(self, placed: Callable[[str, object], object] = _no_object) -> None:
+        self._object = placed
         self._living = LivingTypes()
         self._placed: dict[object, Any] = {}
         self._filled: dict[int, tuple[object, Any]] = {}  # live and saved, kept alive so that no `id` is reused
@@ -79,8 +80,8 @@ class InPlaceFilling:
     def _tensor(self, live: Tensor, saved: Tensor) -> Any:
         if id(saved) in self._placed:
             return self._placed[id(saved)]
-        fits = live.shape == saved.shape and live.dtype == saved.dtype and live.stride() == saved.stride()
-        if not fits or live.grad_fn is not None or id(live) in self._filled:
+        fits = facts_of(live) == facts_of(saved) and live.grad_fn is None and not is_expanded(live)
+        if not fits or id(live) in self._filled:
             return self._new(saved, live)
         copy_bits(live, saved)
         live.requires_grad_(saved.requires_grad)
@@ -91,7 +92,7 @@ class InPlaceFilling:
             return self._placed[_place(saved)]
         if id(live) in self._filled and _is_alike(self._filled[id(live)][1], saved):
             return live
-        fits = live.shape == saved.shape and live.dtype == saved.dtype and live.strides == saved.strides
+        fits = live.shape == saved.shape and live.dtype == saved.dtype and _may_hold(live, saved)
         if not fits or not live.flags.writeable or id(live) in self._filled:
             return self._new(saved, live)
         np.copyto(live, saved)
@@ -99,7 +100,7 @@ class InPlaceFilling:
 
     def _new(self, saved: Any, live: object) -> Any:
         if type(saved) is PartName:
-            return self._parts[saved.name]
+            return self._object(saved.name, live)
         place = id(saved) if isinstance(saved, Tensor) else _place(saved) if type(saved) is np.ndarray else None
         if place is not None:
             return self._placed[place] if place in self._placed else self._keep(place, saved, fresh(saved, live))
@@ -128,6 +129,16 @@ class InPlaceFilling:
         self._placed[place] = placed
         self._filled[id(placed)] = placed, saved
         return placed
+
+
+def is_expanded(tensor: Tensor) -> bool:
+    """Return whether several elements of a tensor are one in memory, so that it cannot be filled."""
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def _may_hold(live: Array, saved: Array) -> bool:
+    """Return whether a live array keeps the layout of a stored one; views with gaps are stored without them."""
+    return live.strides == saved.strides or not (live.flags.c_contiguous or live.flags.f_contiguous)
 
 
 def _place(array: Array) -> object:

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from resumable.errors import StateError
 from resumable.state.tensors.facts import same_place
 
+_SEQUENCES = (list, tuple, collections.deque)
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 _SCHEDULER = {"last_epoch", "_last_lr"}
 
@@ -58,9 +59,9 @@ def _dicts(path: str, tree: object) -> Iterator[tuple[str, _Dict]]:
         parts: Iterable[tuple[object, object]] = []
         if isinstance(value, dict):
             parts = value.items()
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, _SEQUENCES):
             parts = enumerate(value)
-        waiting.extend((f"{at}.{key}", part) for key, part in parts if isinstance(part, dict | list | tuple))
+        waiting.extend((f"{at}.{key}", part) for key, part in parts if isinstance(part, (dict, *_SEQUENCES)))
 
 
 def _kind_of_owner(found: _Dict) -> str | None:
