@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+from resumable.checkpointing.built_with.built_with import NOTE, BuiltWith
 from resumable.checkpointing.capture.golden_input import GoldenInput, golden_input
 from resumable.checkpointing.capture.outlines import StructureWatch
 from resumable.checkpointing.capture.snapshot import Snapshot, snapshot
@@ -14,7 +15,6 @@ from resumable.checkpointing.capture.state_bounds import growing, refuse_too_man
 from resumable.checkpointing.claim_attempt import OpenedRun, claim_attempt
 from resumable.checkpointing.commit import Commits
 from resumable.checkpointing.find_run import FoundRun, find_run, refuse_unfit
-from resumable.checkpointing.hyperparameters import Hyperparameters
 from resumable.checkpointing.image_memory import image_memory
 from resumable.checkpointing.object_mismatch import (
     joined_objects,
@@ -79,6 +79,7 @@ class Checkpointer:
         self._started = time.monotonic()
         self.config = config
         self._adapters = adapt(objects)
+        self._built = BuiltWith(config, self._adapters)
         self._storage = open_storage(config.run, config.storage_options, probe=config.fencing != "off")
         self._stager = stager or Stager()
         # A second read out of the page cache takes no longer than a copy of an image, and needs no fresh memory.
@@ -93,7 +94,7 @@ class Checkpointer:
         self.gradients = Gradients(self._adapters)  # hooks only once nothing refuses the run any more
         self._golden: GoldenInput | None = None
         self._late: Collection[str] = ()
-        self.notes: dict[str, Callable[[], object]] = {}
+        self.notes: dict[str, Callable[[], object]] = {NOTE: self._built.note}
         self._prepared = False
         self._slab_sizes = slab_sizes
         self._encodings = Encodings()
@@ -103,7 +104,6 @@ class Checkpointer:
         self.resumed = found.resumed
         self.generator_rule, self.unwraps = found.generator_rule, found.unwraps
         self._restoration = Restoration(found.resumed) if found.resumed else None
-        self._hyperparameters = Hyperparameters(found.resumed.manifest if found.resumed else None)
 
     @property
     def attempt(self) -> Attempt | None:
@@ -166,6 +166,7 @@ class Checkpointer:
     def hold(self, objects: Mapping[str, object], *, late: Collection[str]) -> None:
         """Save these objects from now on, and record those named in `late` as created while training."""
         self._adapters = adapt(objects)
+        self._built.see(self._adapters)
         self._late = late
         self._encodings = Encodings()
         self.gradients.follow(self._adapters)
@@ -267,12 +268,10 @@ class Checkpointer:
                 warn(warning)
 
     def _facts(self) -> dict[str, object]:
-        created_late = {LATE: sorted(self._late)} if self._late else {}
-        return {**created_late, **self._hyperparameters.record(self._optimizers())}
+        return {LATE: sorted(self._late)} if self._late else {}
 
-    def _optimizers(self, *, without: Collection[str] = ()) -> dict[str, object]:
-        held = self._adapters.items()
-        return {name: each.target for name, each in held if each.kind == "optimizer" and name not in without}
+    def _optimizers(self) -> dict[str, object]:
+        return {name: each.target for name, each in self._adapters.items() if each.kind == "optimizer"}
 
     def best_values(self) -> tuple[float, ...]:
         """Return the durable values of `keep.best.metric` that count as best; seldom reads the storage."""
@@ -314,13 +313,14 @@ class Checkpointer:
             refuse_other_objects(self.config.location, self._adapters, self.resumed, whole=True)
             refuse_other_content(self.config.location, self._adapters, self.resumed, self.position(), whole=True)
         left_alone = {*without, *self._joined}
-        self._hyperparameters.compare(self._optimizers(without=left_alone))
         adapters = {name: adapter for name, adapter in self._adapters.items() if name not in left_alone}
+        self._built.compare(self.resumed, adapters)
         try:
             self._restoration.restore(adapters, self.gradients)
         except NoCheckpointError:
             self._saving.opened.attempt.check()
             raise
+        self._built.overrule(adapters)
 
     def close(self) -> None:
         """Drain, then release the run's lock; safe to call twice."""

@@ -97,8 +97,25 @@ def test_what_is_finished_trains_nothing_and_a_larger_number_continues(version: 
     Golden(run).train(EPOCHS + 1)
     newest = Run(str(run)).latest()
     assert newest.name == "step-000000012.e0003.a0004"
-    before = version in ("v1", "v2")  # when they were not recorded: those before its first step are not known
-    assert ("hyperparameters" not in newest.manifest.environment) is before
+    assert newest.notes["built_with"]["settings"]["optimizer.lr"] == [[0.002, 1], [0.004, 1]]
+
+
+def test_what_the_first_launch_was_built_with_is_compared(
+    version: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = copied(version, tmp_path)
+    for values, eps in (({}, 1e-8), ({"overrule": ["optimizer.eps"]}, 0.5)):
+        launch = Golden(run)
+        launch.config |= values
+        launch.optimizer.defaults["eps"] = 0.5
+        for group in launch.optimizer.param_groups:
+            group["eps"] = 0.5
+        launch.train()
+        known = version == "v3"  # others hold nothing of it
+        assert launch.optimizer.param_groups[1]["eps"] == (eps if known else 1e-8)
+    named = [line for line in map(str, (each.getMessage() for each in caplog.records)) if "optimizer.eps" in line]
+    assert len(named) == (2 if known else 0)
+    assert all("optimizer.eps 1e-08->0.5" in line for line in named)
 
 
 def test_another_model_is_refused(version: str, tmp_path: Path) -> None:

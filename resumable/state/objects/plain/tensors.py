@@ -35,7 +35,7 @@ class TensorAdapter(BaseAdapter):
     def read_targets(self) -> Mapping[str, Tensor] | None:
         return {self.kind: self.target} if isinstance(self.target, Tensor) else None
 
-    def misfits(self, tensors: Mapping[str, Recorded]) -> list[str]:
+    def misfits(self, tensors: Mapping[str, Recorded], document: Any) -> list[str]:
         found = tensors.get(self.kind)
         if found is None or self.kind == "array":
             return []

@@ -1,0 +1,1 @@
+"""What a launch was built with, compared with the launch of the checkpoint that it resumes from."""
