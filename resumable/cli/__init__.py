@@ -30,6 +30,8 @@ VERBS: Mapping[str, Mapping[str, bool]] = {
     "diff": {},
     "prune": {},
     "pin": {},
+    "rewind": {},
+    "branch": {},
     "export": {},
     "convert": {},
     "drill": {"allow_interspersed_args": False},
@@ -52,8 +54,8 @@ def command_line(verbs: Collection[str] = tuple(VERBS)) -> typer.Typer:
     made = typer.Typer(
         cls=VerbGroup,
         name="resumable",
-        help="Inspect, compare and prune the checkpoints of training runs, prove that your training survives a kill, "
-        "and export models with a proof that they are the same.\n\n"
+        help="Inspect, compare, prune and rewind the checkpoints of training runs, prove that your training survives "
+        "a kill, and export models with a proof that they are the same.\n\n"
         "RUN is a folder or any fsspec URL. RUN@latest, RUN@best, RUN@finite and RUN@STEP name one of its checkpoints; "
         "@finite is the newest in which no metric has become NaN or infinite.\n\n"
         "Exit codes: 0 success, 1 a problem was found, 2 wrong usage.",

@@ -12,6 +12,7 @@ from resumable.cli.terminal import print_line
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
 from resumable.run.target import parse_target_or_folder
+from resumable.store.layout import CheckpointName
 from resumable.version import __version__
 
 
@@ -63,6 +64,19 @@ StorageOptions = Annotated[
         show_default=False,
     ),
 ]
+NextEpoch = Annotated[
+    bool, typer.Option("--next-epoch", help="Drop the rest of the epoch in progress, so that the next one begins.")
+]
+OptionalStorageOptions = Annotated[
+    Any,
+    typer.Option(
+        "--new-storage-options",
+        metavar="JSON",
+        parser=_parse_options,
+        help="The same for NEW_RUN; by default that of RUN.",
+        show_default=False,
+    ),
+]
 
 
 def open_whole_run(url: str, storage_options: Mapping[str, object] | None) -> Run:
@@ -79,6 +93,14 @@ def open_checkpoint(target: str, storage_options: Mapping[str, object] | None) -
     """Open the checkpoint that `RUN[@latest|@best|@finite|@STEP]` names."""
     [checkpoint] = open_checkpoints([target], storage_options)
     return checkpoint
+
+
+def open_at(target: str, storage_options: Mapping[str, object] | None) -> tuple[Run, Checkpoint]:
+    """Open a run and one of its checkpoints; a full name may be of one that is off the line."""
+    url, selector = parse_target_or_folder(target)
+    run = Run(url, storage_options=storage_options)
+    name = CheckpointName.parse(selector or "")
+    return run, run.select(selector) if name is None else run.folder(name)
 
 
 def open_checkpoints(targets: Sequence[str], storage_options: Mapping[str, object] | None) -> list[Checkpoint]:

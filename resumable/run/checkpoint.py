@@ -250,7 +250,7 @@ class Checkpoint:
         wanted = self.records[name].keys() if keys is None else keys
         self._refuse_more_than_memory(name, [self.records[name][key] for key in wanted if key in self.records[name]])
         with self._documents.reported(self._where(name)):
-            records = self._located(name)
+            records = self.located(name)
             return read_tensors(self._sources(name), records, into=into or {}, keys=wanted)
 
     def reader(self, name: str) -> Callable[[str], torch.Tensor]:
@@ -264,7 +264,7 @@ class Checkpoint:
         self._record(name)
         where = self._where(name)
         with self._documents.reported(where):
-            records = self._located(name)
+            records = self.located(name)
         sources = self._sources(name)
 
         def read(key: str) -> torch.Tensor:
@@ -300,7 +300,7 @@ class Checkpoint:
         self._refuse_more_than_memory(name, [replace(record, shape=box.shape, alias=None)])
         ranges = {blob: FileRanges(RANGE_BYTES, each.digest.ranges) for blob, each in self.published_blobs().items()}
         with self._documents.reported(self._where(name)):
-            return read_box(self._sources(name), key, self._located(name)[key], box, ranges)
+            return read_box(self._sources(name), key, self.located(name)[key], box, ranges)
 
     def blobs_of(self, name: str) -> list[str]:
         """Return the names of the files that hold the tensors of an object, each once.
@@ -321,8 +321,12 @@ class Checkpoint:
     def _sources(self, name: str) -> dict[str, BlobReader]:
         return {blob: self._catalog.reader(self.manifest, blob) for blob in self.blobs_of(name)}
 
-    def _located(self, name: str) -> Mapping[str, TensorRecord]:
-        """Return the records of an object with the location of each piece, which earlier versions do not record."""
+    def located(self, name: str) -> Mapping[str, TensorRecord]:
+        """Return the records of an object with the location of each piece, which earlier versions do not record.
+
+        Args:
+            name: The name under which the object was passed to `Trainer`.
+        """
         from resumable.state.files.header_locations import located
 
         records = self.records[name]

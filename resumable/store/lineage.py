@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
-from resumable.store.layout import ATTEMPTS_KEPT
+from resumable.store.layout import ATTEMPTS_KEPT, CheckpointName
 
 Lineage = tuple[tuple[int, str | None], ...]
+
+
+def is_on_line(name: CheckpointName, lineage: Sequence[tuple[int, str | None]]) -> bool:
+    """Return whether a checkpoint is on the way to what the last attempt of a lineage resumed from."""
+    parents = [CheckpointName.parse(parent) for _, parent in lineage if parent is not None]
+    return any(
+        parent is not None and parent.attempt == name.attempt and name.place <= parent.place for parent in parents
+    )
 
 
 def descend(

@@ -32,6 +32,7 @@ class Blob:
     `before` is this blob in a published checkpoint of this run, if it is probably unchanged. Then it is digested first,
     and shared instead of written if the digests match. `digest` is that of the bytes, if it was computed before. A blob
     without `chunks` is `before`, and can only be shared: some of its parts are proved, and no other part is read.
+    `link` gives a proved file of another run, of this `digest`, a path here; it returns False without hard links.
     """
 
     file_name: str
@@ -40,6 +41,7 @@ class Blob:
     rank: int = 0
     before: PublishedBlob | None = None
     digest: FileDigest | None = None
+    link: Callable[[str], bool] | None = None
 
 
 class SharedBlobGoneError(Exception):
@@ -221,7 +223,7 @@ def _refuse_unpublishable(attempt: Attempt, name: CheckpointName, blobs: Sequenc
 
 
 def _refuse_without_space(storage: Storage, name: CheckpointName, blobs: Sequence[Blob]) -> None:
-    needed_bytes = sum(blob.size for blob in blobs if blob.before is None)
+    needed_bytes = sum(blob.size for blob in blobs if blob.before is None and blob.link is None)
     free_bytes = storage.free_bytes()
     if free_bytes is not None and free_bytes < needed_bytes:
         figures = f"{os.strerror(errno.ENOSPC)}: {size(needed_bytes)} needed, {size(free_bytes)} free"
@@ -236,7 +238,7 @@ def _refuse_foreign(manifest: Manifest, attempt: Attempt, name: CheckpointName) 
 def _put(storage: Storage, name: CheckpointName, blob: Blob) -> PublishedBlob:
     reach("save.blob", name.step)
     path = checkpoint_path(name, blob.file_name)
-    return _shared(storage, path, blob) or _written(storage, path, blob)
+    return _shared(storage, path, blob) or _linked(path, blob) or _written(storage, path, blob)
 
 
 def _put_state(storage: Storage, name: CheckpointName, rank: int, state: bytes) -> BlobRecord:
@@ -269,6 +271,14 @@ def _shared(storage: Storage, path: str, blob: Blob) -> PublishedBlob | None:
         return None
     changes = {"path": path if linked else before.path, "named": before.named + 1}
     return replace(blob.before, record=before.model_copy(update=changes))
+
+
+def _linked(path: str, blob: Blob) -> PublishedBlob | None:
+    if blob.link is None or blob.digest is None or not blob.link(path):
+        return None
+    return PublishedBlob(
+        BlobRecord(path=path, rank=blob.rank, size=blob.size, named=1, digest=blob.digest.value), blob.digest
+    )
 
 
 def _written(storage: Storage, path: str, blob: Blob) -> PublishedBlob:

@@ -52,6 +52,7 @@ def completions(path: str, words: str) -> list[str]:
         ("ver", ["verify"]),
         ("show --", ["--json", "--storage-options", "--help"]),
         ("prune runs/a --keep-l", ["--keep-last"]),
+        ("rewind runs/a --n", ["--next-epoch"]),
     ],
 )
 def test_bash_completes_verbs_and_options(path: str, words: str, expected: list[str]) -> None:

@@ -104,7 +104,7 @@ def _verify(catalog: Catalog, name: CheckpointName, *, in_history: bool) -> Verd
         )
     except CheckpointError as error:
         return Verdict(str(name), "bad", error.message, size_bytes)
-    reason = "" if in_history else "written late by a displaced attempt: never resumed from"
+    reason = "" if in_history else "off the line: from before a rewind, or written late by a displaced attempt"
     return Verdict(str(name), "ok", reason, size_bytes)
 
 
