@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.structure_changes import Change, changes_in, way_on
 from resumable.errors import RunMismatchError
-from resumable.run.checkpoint import GRADIENTS, LATE, Checkpoint, is_golden
+from resumable.run.checkpoint import GRADIENTS, LATE, Checkpoint, is_golden, is_orders
 from resumable.state.tensors.records import TensorRecord
 from resumable.store.documents.manifest import Manifest, ObjectRecord
 
@@ -101,7 +101,7 @@ def _compared(
         name: record
         for name, record in found.objects.items()
         # A program may set another golden input, or none.
-        if name != GRADIENTS and name not in late and not is_golden(name, record)
+        if name != GRADIENTS and name not in late and not is_golden(name, record) and not is_orders(name, record)
     }
     return {name: each for name, each in objects.items() if name not in late}, saved
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from resumable.utils.checks import is_count
@@ -47,6 +47,15 @@ class Position:
         if wrong:
             raise ValueError(f"not a position: {', '.join(wrong)}")
         return position
+
+    def with_loaders(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Position:
+        """Return the position with each data position, those of cycles too, replaced by `change(it)`."""
+        loaders = [change(loader) for loader in self.loaders]
+        cycles = {
+            name: cycle | {"loader": None if cycle["loader"] is None else change(cycle["loader"])}
+            for name, cycle in self.cycles.items()
+        }
+        return replace(self, loaders=loaders, cycles=cycles)
 
     def summary(self) -> dict[str, object]:
         """Return the few numbers that people want to see."""

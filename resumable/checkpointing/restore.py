@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from resumable.checkpointing.position import Position
+from resumable.checkpointing.stored_orders import has_orders, with_orders
 from resumable.errors import CorruptCheckpointError
-from resumable.run.checkpoint import GRADIENTS, Checkpoint
+from resumable.run.checkpoint import GRADIENTS, ORDERS, Checkpoint
 from resumable.state.objects import global_rng
 from resumable.state.objects.choose_adapter import Adapter
 from resumable.state.objects.gradients import Gradients
@@ -29,7 +30,11 @@ class Restoration:
     def position(self) -> Position:
         """Return the position of the run in the checkpoint."""
         try:
-            return Position.from_tree(moved(self.checkpoint.inline_tree("position")))
+            position = Position.from_tree(moved(self.checkpoint.inline_tree("position")))
+            if not has_orders(position):
+                return position
+            orders = self.checkpoint.tree(ORDERS) if ORDERS in self.checkpoint.manifest.objects else None
+            return with_orders(position, orders)
         except ValueError as error:
             raise CorruptCheckpointError(f"{self.checkpoint.name}: {error}") from error
 

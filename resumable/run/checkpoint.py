@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 # Stored with the objects, under reserved names.
 GRADIENTS = "gradients"
 GOLDEN = "golden"
+ORDERS = "sampling_orders"
 # In the environment of a manifest: the names of objects that a program creates only while it trains.
 LATE = "late"
 
@@ -409,3 +410,8 @@ class Checkpoint:
 def is_golden(name: str, record: ObjectRecord) -> bool:
     """Return whether it is a golden input. The kind is compared too, because objects could once have this name."""
     return name == record.kind == GOLDEN
+
+
+def is_orders(name: str, record: ObjectRecord) -> bool:
+    """Return whether an object holds the sampling orders of the passes in progress, and none that a user passed."""
+    return name == record.kind == ORDERS

@@ -117,7 +117,7 @@ def test_a_hundred_thousand_batches_into_a_pass_fetching_is_what_it_was_at_its_h
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nothing_is_kept_of_the_batches_that_were_consumed(workers: int) -> None:
-    loader = DataLoader(Indices(LARGE), batch_size=4, num_workers=workers, collate_fn=list)
+    loader = DataLoader(Indices(LARGE), batch_size=4, num_workers=workers, collate_fn=list, shuffle=True)
     opened = Bench().data.open(loader, PassAddress("b", 0, 0), set_epoch=0)
     try:
         assert objects_kept_by(opened, 1000) < 100  # what is prefetched varies with how fast the workers are

@@ -342,22 +342,15 @@ class Following(WeightedRandomSampler):
         self.weights.copy_(state["weights"])
 
 
-def test_weights_that_the_loop_writes_into_torchs_own_sampler_are_refused_with_what_to_do() -> None:
-    SAMPLERS["torch's"] = lambda: learning(WeightedRandomSampler)
+def test_a_subclass_of_torchs_sampler_with_a_state_goes_on_without_the_help_of_other_objects() -> None:
     SAMPLERS["as the hint says"] = lambda: learning(Following)
     try:
-        position = Program("torch's", {}, registered=False).train(until=3)["position"]
-        later = Program("torch's", {}, registered=False)
-        later.sampler.weights[0] = 50.0  # what restoring the weights by themselves amounts to
-        with pytest.raises(LoopError, match="order of the first 3 batches differs") as refused:
-            later.data.open(later.loader, PassAddress("batches", 0, 0), position, set_epoch=0)
-        assert "needs state_dict and load_state_dict, for which a subclass is enough" in refused.value.hint
         whole, first, second = (Program("as the hint says", {}, registered=False) for _ in range(3))
         whole.train(until=None)
         second.train(until=None, start=first.train(until=10))
         assert first.seen + second.seen == whole.seen
     finally:
-        del SAMPLERS["torch's"], SAMPLERS["as the hint says"]
+        del SAMPLERS["as the hint says"]
 
 
 def learning(kind: type[WeightedRandomSampler]) -> WeightedRandomSampler:

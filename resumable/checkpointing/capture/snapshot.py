@@ -13,9 +13,10 @@ from resumable.checkpointing.capture.golden_input import GoldenInput
 from resumable.checkpointing.capture.tensor_columns import tensor_columns
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.slabs import SlabPlan
+from resumable.checkpointing.stored_orders import without_orders
 from resumable.errors import ResumableError, StateError
 from resumable.policy.suspicion import WitnessState
-from resumable.run.checkpoint import GOLDEN, GRADIENTS
+from resumable.run.checkpoint import GOLDEN, GRADIENTS, ORDERS
 from resumable.state.codec import Encoded, encode
 from resumable.state.codec.encoding_plan import Encodings
 from resumable.state.objects import global_rng
@@ -126,6 +127,9 @@ def snapshot(
     objects = {name: _captured(adapter, encodings, slab_sizes) for name, adapter in adapters.items()}
     gradient_tree = gradients.capture(everything=everything)
     objects |= {GRADIENTS: _captured_tree(GRADIENTS, gradient_tree, encodings), **golden_tree}
+    position, orders = without_orders(position)
+    if orders:
+        objects[ORDERS] = _captured_tree(ORDERS, orders, encodings, is_frozen=True)
     stands_at = encode(position.tree(), key_of=None, where="position")
     values = {
         "objects": {name: captured.encoded.document for name, captured in objects.items()},
@@ -136,6 +140,7 @@ def snapshot(
     features = stands_at.features.union(*(captured.encoded.features for captured in objects.values()))
     if any("." in name for name in objects):  # a list may have lost the object that was taken out of it
         features |= {PARTS}
+    features |= {ORDERS} if orders else set()
     return Snapshot(position, reason, objects, values, {**environment(), **facts}, metrics, features)
 
 
@@ -199,10 +204,11 @@ def _slabs(adapter: Adapter, encoded: Encoded, sizes: SlabSizes) -> dict[Slab, T
     return {slab: slab.of(tensor) for key, tensor in tensors for slab in slabs_of(key, tensor, sizes)}
 
 
-def _captured_tree(name: str, tree: object, encodings: Encodings) -> Captured:
-    """Capture a tree that is stored with the user's objects."""
+def _captured_tree(name: str, tree: object, encodings: Encodings, *, is_frozen: bool = False) -> Captured:
+    """Capture a tree that is stored with the user's objects; `is_frozen` if it seldom changes."""
     encoded = encodings.encode(tree, key_of=".".join, where=name, inline=True)
-    return Captured(name, name, encoded, _blobs(name, encoded.tensors, frozenset()), frozenset)
+    frozen = frozenset(encoded.tensors if is_frozen else ())
+    return Captured(name, name, encoded, _blobs(name, encoded.tensors, frozen), frozenset)
 
 
 def _blobs(name: str, tensors: DescribedTensors, frozen: frozenset[str]) -> dict[str, Mapping[str, Tensor]]:

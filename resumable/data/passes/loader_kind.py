@@ -16,6 +16,7 @@ from resumable.data.pass_base import Opening
 from resumable.data.passes.handed_out import are_digests
 from resumable.data.passes.replay import type_of, workers_of
 from resumable.data.passes.stream_state import is_proof
+from resumable.data.sampling.packed_order import PackedOrder
 from resumable.errors import CorruptCheckpointError, LoopError
 from resumable.prepared.loaders import prepared_loader
 from resumable.stateful import Stateful, has_state_dict
@@ -90,8 +91,9 @@ def check_position(kind: LoaderKind, opening: Opening) -> None:
     done = opening.batches_done
     whole = _PARTS[before] <= opening.resume.keys() and isinstance(opening.resume.get("sampler", {}), dict)
     drawn = "drawn" not in opening.resume or _is_drawn(opening.resume["drawn"], at_least=done)
+    stored = "indices" not in opening.resume or isinstance(opening.resume["indices"], PackedOrder)
     marked = "digests" not in opening.resume or are_digests(opening.resume["digests"], batches=done)
-    if not (whole and drawn and marked and is_proof(opening.resume.get("proof"), batches=done)):
+    if not (whole and drawn and stored and marked and is_proof(opening.resume.get("proof"), batches=done)):
         raise CorruptCheckpointError(f"{opening.address}: not the position of a pass by {before}")
 
 

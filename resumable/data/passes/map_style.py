@@ -23,8 +23,9 @@ from torch.utils.data import (
 from resumable.data.pass_base import Opening, Pass, PassPosition
 from resumable.data.passes.keyed_loader import KeyedFetch, build_loader, iterate
 from resumable.data.rng.streams import Seeds, SeedsAhead, seeds_now
+from resumable.data.sampling.open_order import open_order
 from resumable.data.sampling.sampler_state import SamplerStates
-from resumable.data.sampling.sampling_order import KeyedBatch, SamplingOrder
+from resumable.data.sampling.sampling_order import KeyedBatch, Order
 from resumable.data.sampling.set_epoch import has_epoch, update_epoch
 from resumable.data.workers import end_iterator, end_workers
 
@@ -90,9 +91,7 @@ class KeyedSource:
         self._order = CurrentOrder()
         self._active: KeyedPass | None = None
 
-    def start(
-        self, loader: DataLoader[object], opening: Opening, order: SamplingOrder, owner: KeyedPass
-    ) -> Iterator[Any]:
+    def start(self, loader: DataLoader[object], opening: Opening, order: Order, owner: KeyedPass) -> Iterator[Any]:
         """Return the batches of `order`; close a pass of the same loop that still holds the persistent workers."""
         if not loader.num_workers and not loader.pin_memory:
             # Everything else that torch's own iterator does costs half a fetch: its record for profilers, a count.
@@ -120,7 +119,7 @@ class KeyedPass(Pass[Any]):
         super().__init__(opening.address)
         self._loader: DataLoader[object] | None = loader  # kept alive: its workers end with it
         self._persistent = bool(loader.persistent_workers)
-        self.order = SamplingOrder(loader, opening, now)
+        self.order = open_order(loader, opening, now)
         self.length = self.order.length
         self._batches: Iterator[Any] | None = source.start(loader, opening, self.order, self)
 

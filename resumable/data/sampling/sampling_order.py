@@ -1,33 +1,29 @@
-"""The sampling order of one pass: the user's own sampler under private streams, and a digest of what was consumed.
+"""The order of one pass: known in whole, or drawn as it goes by the user's own sampler under private streams.
 
-Independent of the content of datasets and of workers. Skipping draws indices and reads no sample.
+Independent of the content of datasets and of workers. Skipping reads no sample.
 """
 
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeAlias
 
 import xxhash
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-)
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import DataLoader
 
 from resumable.data.pass_base import Opening, StoredPosition, length_of
 from resumable.data.rng.find_generators import find_generators
 from resumable.data.rng.generator_rule import Found
 from resumable.data.rng.streams import PrivateStreams
 from resumable.data.sampling.index_encoding import encode_index
+from resumable.data.sampling.order_kind import SequentialOrder, draws_first_or_never, index_sampler
+from resumable.data.sampling.packed_order import MAX_INDICES, PackedOrder, Packing
 from resumable.data.sampling.sampler_state import (
+    Samplers,
     SamplerStates,
     copied_states,
     is_same_state,
@@ -36,10 +32,8 @@ from resumable.data.sampling.sampler_state import (
 )
 from resumable.errors import ChangedDataError, LoopError
 
-# These draw from the global streams before their first index or never, so the streams need no swap for the others.
-_DRAWS_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
-_PLAIN_ORDERS = (list, tuple, range)
 _END = object()
+_MAX_WITHOUT_LENGTH = 2**16  # indices that are drawn at once: a sampler without a length may have no end
 
 
 # What is sent to the process that fetches: the key of the batch, its index (or list of indices), and the epoch. A plain
@@ -47,8 +41,69 @@ _END = object()
 KeyedBatch: TypeAlias = tuple[bytes, object, int | None]
 
 
-class SamplingOrder(Iterator[KeyedBatch]):
-    """Indices drawn lazily, possibly ahead of the loop; `consumed()` counts the oldest as taken by the loop.
+class Order(Iterator[KeyedBatch], ABC):
+    """The indices of one pass, handed out possibly ahead of the loop; `consumed()` counts the oldest as taken."""
+
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
+        self.length: int | None  # of this pass, whatever the loop makes of a sampler later
+        self._drawn = self._consumed = 0
+
+    def following(self, count: int) -> list[bytes]:
+        """Return the keys of the next `count` batches to be drawn, or of those that are left."""
+        end = self._drawn + count if self.length is None else min(self._drawn + count, self.length)
+        return [self._opening.batch_key(number) for number in range(self._drawn, end)]
+
+    @abstractmethod
+    def is_over(self) -> bool:
+        """Return whether the loop has taken the last index."""
+
+    @abstractmethod
+    def consumed(self) -> None:
+        """Count the oldest index drawn as taken by the loop."""
+
+    @abstractmethod
+    def position(self) -> dict[str, Any]:
+        """Return the batches consumed, and what leads a resume to the same order."""
+
+
+class KnownOrder(Order):
+    """An order that is known in whole: skipping costs nothing, and nothing that the loop does changes it.
+
+    A position holds its name; `indices` are those of an order that has to be stored.
+    """
+
+    def __init__(
+        self, opening: Opening, order: SequentialOrder | PackedOrder, facts: Mapping[str, Any], *, has_length: bool
+    ) -> None:
+        """`facts` are what the loader must have in common with that of the checkpoint."""
+        super().__init__(opening)
+        self._order, self._facts = order, facts
+        self._item = order.__getitem__
+        self._end = len(order)
+        self.length = self._end if has_length else None
+        self._drawn = self._consumed = opening.batches_done
+
+    def __next__(self) -> KeyedBatch:
+        number = self._drawn
+        if number >= self._end:
+            raise StopIteration
+        self._drawn = number + 1
+        return self._opening.batch_key(number), self._item(number), self._opening.epoch
+
+    def is_over(self) -> bool:
+        return self._consumed >= self._end
+
+    def consumed(self) -> None:
+        self._consumed += 1
+
+    def position(self) -> dict[str, Any]:
+        position = {"batches": self._consumed, "order": self._order.name, "sampler": {}, **self._facts}
+        return position | {"indices": self._order} if isinstance(self._order, PackedOrder) else position
+
+
+class DrawnOrder(Order):
+    """Indices drawn lazily, possibly ahead of the loop.
 
     A resumed order is drawn again from the state in which the samplers began the pass, as far as it was drawn before.
     Only then do they get the states of the checkpoint (`now`, by role). So the rest of an order drawn at `iter()`
@@ -56,14 +111,14 @@ class SamplingOrder(Iterator[KeyedBatch]):
     """
 
     def __init__(self, loader: DataLoader[object], opening: Opening, now: SamplerStates) -> None:
-        self._opening = opening
-        self._sampler: Iterable[object] = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        super().__init__(opening)
+        self._sampler = index_sampler(loader)
         self._dataset = loader.dataset
         self._dataset_length = length_of(loader.dataset)
         self._stateful = stateful_samplers(loader)
         if opening.resume is not None:
             self._load(opening.resume)
-        self.length = length_of(loader)  # of this pass, whatever the loop makes of a sampler later
+        self.length = length_of(loader)
         self._state = copied_states(self._stateful)
         self._streams = PrivateStreams(opening.key, self._generators())
         self._indices: Iterator[object] | None = None
@@ -72,7 +127,6 @@ class SamplingOrder(Iterator[KeyedBatch]):
         self._digest = xxhash.xxh3_128()
         self._ahead: deque[bytes] = deque()  # yielded, and not consumed yet
         self._kept: deque[object] = deque()  # drawn again on a resume, and not yielded yet
-        self._drawn = self._consumed = 0
         if opening.resume is not None:
             self._skip(opening.resume, now)
 
@@ -83,11 +137,6 @@ class SamplingOrder(Iterator[KeyedBatch]):
         self._drawn += 1
         return self._opening.batch_key(number), index, self._opening.epoch
 
-    def following(self, count: int) -> list[bytes]:
-        """Return the keys of the next `count` batches to be drawn, or of those that are left."""
-        end = self._drawn + count if self.length is None else min(self._drawn + count, self.length)
-        return [self._opening.batch_key(number) for number in range(self._drawn, end)]
-
     def is_over(self) -> bool:
         """Return whether the loop has taken the last index; draws one ahead where none is."""
         if not self._ahead and not self._kept:
@@ -95,7 +144,6 @@ class SamplingOrder(Iterator[KeyedBatch]):
         return not self._ahead and not self._kept
 
     def consumed(self) -> None:
-        """Count the oldest index drawn as taken by the loop."""
         self._digest.update(self._ahead.popleft())
         self._consumed += 1
 
@@ -111,6 +159,22 @@ class SamplingOrder(Iterator[KeyedBatch]):
             "sampler": self._state,
         }
         return position | {"drawn": self._all_drawn()} if self._stateful else position
+
+    def whole(self) -> PackedOrder | None:
+        """Draw everything at once, and return it; None where it cannot be stored, and what was drawn is kept."""
+        packing = Packing(MAX_INDICES if self.length is not None else _MAX_WITHOUT_LENGTH)
+        try:
+            index = self._begin()
+        except StopIteration:
+            return packing.packed()
+        assert self._indices is not None
+        with self._streams:
+            while index is not _END:
+                if len(packing) == self.length or not packing.add(index):
+                    self._kept.extend([*packing, index])
+                    return None
+                index = next(self._indices, _END)
+        return packing.packed()
 
     def _all_drawn(self) -> dict[str, Any]:
         digest = self._digest.copy()
@@ -140,7 +204,7 @@ class SamplingOrder(Iterator[KeyedBatch]):
         if index is _END and self._stateful and self.length != 0:
             # A state from the end of the pass before may make this one begin there, as those of torchdata do.
             index = self._first_again()
-        if _draws_once(self._sampler):
+        if draws_first_or_never(self._sampler):
             self._streams.leave_main_alone()
         self._unswapped = self._streams.swaps_nothing
         if index is _END:
@@ -160,21 +224,9 @@ class SamplingOrder(Iterator[KeyedBatch]):
         return find_generators(self._sampler, leave_out=(self._dataset,), rule=self._opening.generator_rule)
 
     def _load(self, resume: StoredPosition) -> None:
-        before = resume["dataset_length"]
-        if before != self._dataset_length:
-            raise ChangedDataError(
-                f"{self._opening.address}: the dataset has {self._dataset_length} samples, it had {before} when the "
-                "checkpoint was written",
-                "continue with the data that the run began with, or start another run",
-            )
-        states: dict[str, Any] = resume["sampler"]
-        if states.keys() != self._stateful.keys():
-            raise LoopError(
-                f"{self._opening.address}: samplers with a state_dict are {sorted(self._stateful)}, in the checkpoint "
-                f"{sorted(states)}",
-                "use the sampler that the run began with",
-            )
-        self._load_states(states)
+        refuse_other_length(self._opening, resume, self._dataset_length)
+        refuse_other_samplers(self._opening, resume, self._stateful)
+        self._load_states(resume["sampler"])
 
     def _load_states(self, states: SamplerStates) -> None:
         for role, sampler in self._stateful.items():
@@ -227,17 +279,41 @@ class SamplingOrder(Iterator[KeyedBatch]):
         return count
 
     def _other_order(self, found: int, wanted: int) -> ChangedDataError:
-        what = (
-            f"the sampler yields {found} batches, {wanted} were consumed before the checkpoint"
-            if found < wanted
-            else f"the order of the first {wanted} batches differs from the order before the checkpoint"
-        )
-        return ChangedDataError(
-            f"{self._opening.address}: {what}", _DRAWN_AS_IT_GOES if self._stateful else _OTHER_ORDER
+        hint = _DRAWN_AS_IT_GOES if self._stateful else OTHER_ORDER
+        return other_order(self._opening, found=found, wanted=wanted, hint=hint)
+
+
+def refuse_other_length(opening: Opening, resume: StoredPosition, length: int | None) -> None:
+    """Raise `ChangedDataError` where the dataset has not the length that it had at the checkpoint."""
+    before = resume["dataset_length"]
+    if before != length:
+        raise ChangedDataError(
+            f"{opening.address}: the dataset has {length} samples, it had {before} when the checkpoint was written",
+            "continue with the data that the run began with, or start another run",
         )
 
 
-_OTHER_ORDER = (
+def refuse_other_samplers(opening: Opening, resume: StoredPosition, stateful: Samplers) -> None:
+    """Raise `LoopError` where other samplers have a state than at the checkpoint."""
+    states: dict[str, Any] = resume["sampler"]
+    if states.keys() != stateful.keys():
+        raise LoopError(
+            f"{opening.address}: samplers with a state_dict are {sorted(stateful)}, in the checkpoint {sorted(states)}",
+            "use the sampler that the run began with",
+        )
+
+
+def other_order(opening: Opening, *, found: int, wanted: int, hint: str) -> ChangedDataError:
+    """Return the error for a sampler that does not lead to the position of the checkpoint."""
+    what = (
+        f"the sampler yields {found} batches, {wanted} were consumed before the checkpoint"
+        if found < wanted
+        else f"the order of the first {wanted} batches differs from the order before the checkpoint"
+    )
+    return ChangedDataError(f"{opening.address}: {what}", hint)
+
+
+OTHER_ORDER = (
     "the sampler, its arguments, batch_size and drop_last must be as before. A sampler of your own must depend on "
     "nothing but its arguments, the random streams and set_epoch(). One that the loop writes to (weights, losses) "
     "needs state_dict and load_state_dict, for which a subclass is enough"
@@ -247,9 +323,3 @@ _DRAWN_AS_IT_GOES = (
     "take effect at its next iter(), and not in indices drawn later in the same pass: draw the whole order at the head "
     "of __iter__"
 )
-
-
-def _draws_once(sampler: object) -> bool:
-    if type(sampler) is BatchSampler:
-        return _draws_once(sampler.sampler)
-    return type(sampler) in _DRAWS_ONCE or type(sampler) in _PLAIN_ORDERS
