@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from resumable.audit.names.live_names import LiveNames
 from resumable.config.config import Config
 from resumable.data.forgotten_preparer import ForgottenPreparer
 from resumable.errors import ConfigError, LoopError
@@ -68,7 +69,14 @@ class Trainer:
         self.config = Config.load(config)
         given = taken_apart(objects).objects
         self._launch = launch = Launch(self.config, objects, restored_elsewhere=given.values())
-        self._loops = Loops(launch, ForgottenPreparer(given, warn))
+        audit, resumed = self.config.audit, launch.checkpointer.resumed
+        names = LiveNames(
+            audit.mode,
+            ignore=audit.ignore,
+            given=[*objects.values(), *given.values()],
+            noted=(lambda: resumed.notes) if resumed else None,
+        )
+        self._loops = Loops(launch, ForgottenPreparer(given, warn), names)
         self._exit = loop_exit = LoopExit(launch, self._loops)
         self._finalizer = weakref.finalize(self, _close, launch, self._loops, loop_exit)
         launch.start(idle=lambda: loop_exit.idle, close=self._finalizer)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping
 from typing import Any, TypeVar
 
+from resumable.audit.names.live_names import NOTE, LiveNames
 from resumable.checkpointing.position import Position
 from resumable.data.forgotten_preparer import ForgottenPreparer
 from resumable.errors import ChangedDataError
@@ -35,7 +36,7 @@ _END = object()
 class Loops:
     """The counters of a run and the generators that move them; one outermost loop per run."""
 
-    def __init__(self, launch: Launch, forgotten: ForgottenPreparer) -> None:
+    def __init__(self, launch: Launch, forgotten: ForgottenPreparer, names: LiveNames) -> None:
         failpoints.arm(launch.config.run)
         self._launch = launch
         self._boundary = launch.boundary
@@ -43,6 +44,8 @@ class Loops:
         self._data = launch.data
         self._progress = launch.progress
         self._forgotten = forgotten
+        self._names = names
+        self._checkpointer.notes[NOTE] = names.notes
         self._cursor = PassCursor(launch.data)
         self._loop = OutermostLoop(launch)
         self._bare_calls = 0
@@ -126,7 +129,7 @@ class Loops:
 
     def _epochs(self, n: int) -> Generator[int]:
         self._prepare("epochs")
-        with self._loop.run("epochs", n):
+        with self._loop.run("epochs", n), self._names.of_epochs():
             self._begin()
             self._log_if_done(n, self.epoch)
             while self.epoch < n and not self._loop.ended(n):
@@ -139,11 +142,13 @@ class Loops:
                     raise loop_errors.unreached(epoch=self.epoch, passes=pending.passes, step=pending.step)
                 self._end_epoch()
                 self._reached(epoch_ended=True, last=self.epoch >= n)
+                self._names.look("epochs", step=self.step, epoch=self.epoch)
 
     def _steps(self, n: int) -> Generator[int]:
         self._prepare("steps")
         with self._loop.run("steps", n):
             self._begin()
+            self._names.due = True
             self._log_if_done(n, self.step)
             while self.step < n and not self._loop.ended(n):
                 self._begin_step()
@@ -151,6 +156,8 @@ class Loops:
                 yield self.step
                 self.count()
                 self._reached(last=self.step >= n)
+                if self._names.due:
+                    self._names.look("steps", step=self.step, epoch=self.epoch)
 
     def _pass(self, *loaders: Iterable[object]) -> Generator[tuple[int, Any]]:
         self.settle()
@@ -170,6 +177,7 @@ class Loops:
         mine = cursor.begin()
         try:
             opened = self._open(loaders, number)
+            self._names.due = True
             while not self._boundary.stopping and (batch := self._fetch(opened)) is not _END:
                 self._begin_step()
                 cursor.hand_out()
@@ -177,6 +185,8 @@ class Loops:
                 cursor.refuse_left(mine)
                 self.count()
                 self._reached()
+                if self._names.due:
+                    self._names.look("batches", step=self.step, epoch=self.epoch)
             cursor.end()
         except GeneratorExit:
             cursor.leave(mine)
@@ -209,6 +219,7 @@ class Loops:
             self._restore_everything()
             self._cursor.skip(loaders, number=0, epoch=call)  # that code may write to the samplers
             self._progress.reached()
+            self._names.compare()
 
     # -- steps and passes ---------------------------------------------------------------------------------------------
 
@@ -225,6 +236,7 @@ class Loops:
         if opened.replayed:
             self._restore_objects()  # what was replayed may have drawn from, or changed, what was restored
         self._progress.reached()
+        self._names.compare()
         return opened
 
     def _fetch(self, opened: ZippedPass) -> Any:
@@ -359,6 +371,7 @@ class Loops:
             self._restore_everything()
             if not pending.inside_epoch:
                 self._progress.reached()
+                self._names.compare()
 
     def _restore_everything(self) -> None:
         """Stand in exactly the checkpoint's instant; repeated whenever user code ran since."""

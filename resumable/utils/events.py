@@ -41,6 +41,11 @@ def warn(message: str) -> None:
     _log(logging.WARNING, "WARN", message)
 
 
+def note(message: str) -> None:
+    """Log a sentence as one NOTE line at INFO, which a program sees that asks for this level."""
+    _log(logging.INFO, "NOTE", message)
+
+
 def _log(level: int, event: str, words: str) -> None:
     if log.disabled and _unused.disabled:
         # `dictConfig` disables every logger that it does not name, which is hardly intended. A program that means this

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from resumable.audit.names.instructions import Handler, Instruction
+from resumable.audit.names.byte_code.instructions import Handler, Instruction
 
 _NO_NEXT = {
     "RETURN_VALUE",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from resumable.audit.names.control_flow import Block, Code, Graph
+from resumable.audit.names.byte_code.control_flow import Block, Code, Graph
 
 
 class Loop(NamedTuple):

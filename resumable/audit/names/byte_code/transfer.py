@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import CodeType
 from typing import NamedTuple
 
-from resumable.audit.names.control_flow import Block, Graph
-from resumable.audit.names.effects import Effect
+from resumable.audit.names.byte_code.control_flow import Block, Graph
+from resumable.audit.names.byte_code.effects import Effect
 
 
 class Summary(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from resumable.audit.names.instructions import Handler, Instruction, accesses, variables
+from resumable.audit.names.byte_code.instructions import Handler, Instruction, accesses, variables
 
 _FARTHEST_CLEANUP = 200  # instructions
 _MINE = ("FAST", "DEREF")

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import CodeType, FunctionType
 from typing import NamedTuple
 
-from resumable.audit.names.control_flow import Code, Graph, blocks_of
-from resumable.audit.names.effects import Effect, Name, Scope, effects_of
-from resumable.audit.names.instructions import handlers_of, instructions_of
-from resumable.audit.names.transfer import Summary, live_names, transfer_of
+from resumable.audit.names.byte_code.control_flow import Code, Graph, blocks_of
+from resumable.audit.names.byte_code.effects import Effect, Name, Scope, effects_of
+from resumable.audit.names.byte_code.instructions import handlers_of, instructions_of
+from resumable.audit.names.byte_code.transfer import Summary, live_names, transfer_of
 
 MOST_INSTRUCTIONS = 100_000
 _STORE_GLOBAL = dis.opmap["STORE_GLOBAL"]

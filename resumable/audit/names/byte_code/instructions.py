@@ -37,12 +37,15 @@ class Instruction(NamedTuple):
 
 
 class Handler(NamedTuple):
-    """The handler of exceptions from `start` up to `end`, and the depth of the stack that it begins with."""
+    """The handler of exceptions from `start` up to `end`, and the depth of the stack that it begins with.
+
+    `pushed` is how many values lie on that: the exception, and the instruction that raised it."""
 
     start: int
     end: int
     target: int
     depth: int = 0
+    pushed: int = 1
 
 
 class Access(NamedTuple):
@@ -139,4 +142,7 @@ def handlers_of(code: CodeType) -> list[Handler]:
             numbers.append(value)
             value = 0
     entries = zip(*[iter(numbers)] * 4, strict=True)
-    return [Handler(2 * start, 2 * (start + size), 2 * target, depth >> 1) for start, size, target, depth in entries]
+    return [
+        Handler(2 * start, 2 * (start + size), 2 * target, depth >> 1, 1 + (depth & 1))
+        for start, size, target, depth in entries
+    ]

@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from types import CodeType, FunctionType
 from typing import NamedTuple
 
-from resumable.audit.names.comprehensions import Half, comprehension_accesses
-from resumable.audit.names.control_flow import Code
-from resumable.audit.names.instructions import Access, Instruction, accesses, variables
+from resumable.audit.names.byte_code.comprehensions import Half, comprehension_accesses
+from resumable.audit.names.byte_code.control_flow import Code
+from resumable.audit.names.byte_code.instructions import Access, Instruction, accesses, variables
 
 _NEWLOCALS = 0x2
 _QUIET = {
