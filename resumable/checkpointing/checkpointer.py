@@ -154,6 +154,9 @@ class Checkpointer:
 
     def _refuse_unfit(self, found: Checkpoint) -> None:
         refuse_unfit(self.config.location, self._adapters, found)
+        for name, adapter in self._adapters.items():
+            if isinstance(adapter, ModuleAdapter) and name in found.manifest.objects:
+                adapter.build_again(found.document["objects"][name])
         refuse_other_content(self.config.location, self._adapters, found, Restoration(found).position())
 
     # -- the objects --------------------------------------------------------------------------------------------------

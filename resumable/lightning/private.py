@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 from resumable.drivers.state import SavedState, State
 from resumable.lightning import private_results
@@ -146,6 +147,20 @@ def pass_settings(trainer: Trainer) -> tuple[float, int, bool]:
 
 
 # -- hooks ------------------------------------------------------------------------------------------------------------
+
+
+def repeat_lottery_tickets(trainer: Trainer, *, epochs: int) -> None:
+    """Have each `ModelPruning` reset the weights as it has done in the epochs before; the caller restores them.
+
+    A reset makes the weights share memory with the initial ones, so that later resets change nothing.
+    """
+    for callback in trainer.callbacks:
+        if not isinstance(callback, package().callbacks.ModelPruning):
+            continue
+        uses: Any = callback._use_lottery_ticket_hypothesis
+        has_reset = any(map(uses, range(epochs))) if callable(uses) else uses
+        if callback._original_layers is not None and has_reset:
+            callback.apply_lottery_ticket_hypothesis()
 
 
 def is_lightnings(hook: object) -> bool:

@@ -24,6 +24,7 @@ from resumable.lightning.protocols import Trainer
 from resumable.lightning.stand_ins import StandIns
 from resumable.lightning.trainer_state import NAME, LightningState, objects_of
 from resumable.loop.launch import Launch
+from resumable.state.objects.pruning import pruned_names
 from resumable.utils import failpoints
 from resumable.utils.location import absolute_location
 
@@ -46,6 +47,9 @@ class Session(DriverSession):
         self._held, objects = self._changes.current, self._objects()
         self._names = objects.keys() - {MODEL, NAME}  # of all optimizers and schedulers that this launch has seen
         super().__init__(Launch(config, objects))
+        resumed = self._launch.checkpointer.resumed
+        if resumed is not None and pruned_names(resumed.records[MODEL]):
+            private.repeat_lottery_tickets(trainer, epochs=self._start.epoch)
         self._changes.pending = self._resumes
         self._rebuilt = not self._resumes  # whether optimizers and schedulers are those of the checkpoint
         self._loaders = StandIns(

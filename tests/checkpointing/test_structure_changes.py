@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from resumable import Run, RunMismatchError, Trainer
 from resumable.checkpointing.position import Position
@@ -171,6 +172,24 @@ def test_what_was_refused_may_be_mended_with_the_same_trainer(run: Path) -> None
         adds_a_group(tiny)
         trainer.restore()
         assert len(tiny.optimizer.param_groups) == 2
+
+
+def prunes(tiny: Tiny) -> None:
+    for layer in (tiny.model[0], tiny.model[3]):
+        prune.l1_unstructured(layer, "weight", amount=0.3)
+
+
+def test_pruning_needs_no_line(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Crash):
+        train(Tiny(run, crash_at=7), prunes, before=None)
+    assert not [line for line in warnings_of(caplog) if "relaunch" in line]
+    caplog.clear()
+    tiny = Tiny(run)
+    train(tiny, prunes, before=None)
+    assert warnings_of(caplog) == []
+    assert prune.is_pruned(tiny.model)
+    train(Tiny(tmp_path / "whole"), prunes, before=None)
+    assert_equal_ends(run, tmp_path / "whole")
 
 
 # -- the condition ----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import (
     Callback,
     GradientAccumulationScheduler,
     LearningRateMonitor,
+    ModelPruning,
     StochasticWeightAveraging,
 )
 from pytorch_lightning.utilities.types import LRSchedulerConfig
@@ -186,6 +187,17 @@ def finetuning_part_by_part() -> Setup:
 @case(*CHANGED)
 def finetuning_part_by_part_before_resume() -> Setup:
     return _three(Sgd(), Unfreezing(), resume_at=1)
+
+
+@case(*CHANGED)
+def pruning() -> Setup:
+    return _three(Net(), ModelPruning("l1_unstructured", amount=0.3))
+
+
+@case(*CHANGED)
+def pruning_of_single_layers_with_lottery_tickets_before_resume() -> Setup:
+    single = ModelPruning("random_unstructured", amount=0.2, use_global_unstructured=False, resample_parameters=True)
+    return _three(Sgd(), single, resume_at=1)
 
 
 class Doing(Callback):

@@ -29,6 +29,7 @@ TELLING = {
     "averaging_without_batch_norm": 1,
     "finetuning_part_by_part": 2,
     "optimizer_replaced": 1,
+    "pruning": 2,
 }
 
 # Some that end with other optimizers or schedulers than they begin with.

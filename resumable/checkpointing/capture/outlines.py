@@ -21,6 +21,7 @@ from resumable.checkpointing.structure_changes import (
 from resumable.run.checkpoint import Checkpoint
 from resumable.state.codec import decode
 from resumable.state.objects.modules import encoded_state
+from resumable.state.objects.pruning import before_pruning, mask_of, pruned_names
 from resumable.state.tensors.facts import Recorded
 
 _KINDS = ("module", "optimizer")
@@ -90,12 +91,13 @@ def outline(kind: str, document: Any, facts: Mapping[str, Recorded]) -> Outline:
     """Return the structure of a module or an optimizer from its document and the facts of its tensors."""
     if kind == "optimizer":
         groups: Any = [decode(group["params"], {}) for group in document["groups"]]
-        return Outline({}, frozenset(), frozenset(), tuple(map(frozenset, groups)))
+        return Outline({}, frozenset(), frozenset(), tuple(frozenset(map(before_pruning, names)) for names in groups))
     flags: Any = decode(document["requires_grad"], {})
     training: Any = decode(document["training"], {})
     names = {name for name, _ in encoded_state(document)}
-    tensors = {name: _shown(facts[name]) for name in names if name in facts}
-    return Outline(tensors, frozenset(tensors) - flags.keys(), frozenset(training), ())
+    masks = {mask_of(name) for name in pruned_names(names)}  # pruning is repeated without the program
+    tensors = {before_pruning(name): _shown(facts[name]) for name in names - masks if name in facts}
+    return Outline(tensors, frozenset(tensors) - {before_pruning(name) for name in flags}, frozenset(training), ())
 
 
 def _shown(fact: Recorded) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from resumable.state.codec.tree import Document, Tree
 from resumable.state.objects.adapter import BaseAdapter, listed, mismatch_on_error
+from resumable.state.objects.pruning import prune_again
 from resumable.state.objects.tree_copies import Own, fresh
 from resumable.state.tensors.facts import Recorded, copy_bits, copy_of, empty, facts_of, same_place
 from resumable.state.tensors.module_walk import named_modules, named_parameters
@@ -71,6 +72,11 @@ class ModuleAdapter(BaseAdapter):
                 *self._buffer_misfits(_names(document["state"]), _names(document["buffers"])),
                 *self._module_misfits(_names(document["training"])),
             ]
+
+    def build_again(self, document: Any) -> None:
+        """Give the module what torch's pruning added to it before a checkpoint, which its document shows."""
+        with mismatch_on_error(self.name):
+            prune_again(self.target, _names(document["state"]))
 
     def _tensor_misfits(self, tensors: Mapping[str, Recorded], live: Mapping[str, Any]) -> list[str]:
         stored = {key: record for key, record in tensors.items() if not key.startswith(HIDDEN)}
