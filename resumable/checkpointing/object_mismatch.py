@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from resumable.checkpointing.capture.structure_changes import Change, changes_in, way_on
 from resumable.checkpointing.position import Position
-from resumable.checkpointing.structure_changes import Change, changes_in, way_on
 from resumable.errors import RunMismatchError
 from resumable.run.checkpoint import GRADIENTS, LATE, Checkpoint, is_golden, is_orders
 from resumable.state.tensors.records import TensorRecord

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from resumable import Run, RunMismatchError, Trainer
+from resumable.checkpointing.capture.structure_changes import STRUCTURE, Change, changes_in, way_on
 from resumable.checkpointing.position import Position
-from resumable.checkpointing.structure_changes import STRUCTURE, Change, changes_in, way_on
 from tests.tiny import Crash, Tiny, assert_equal_ends, until_written, warnings_of
 
 pytestmark = pytest.mark.usefixtures("_every_line")

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from resumable.checkpointing.capture.snapshot import Captured, Snapshot
-from resumable.checkpointing.position import Position
-from resumable.checkpointing.structure_changes import (
+from resumable.checkpointing.capture.structure_changes import (
     MAX_CHANGES,
     STRUCTURE,
     Change,
@@ -18,6 +17,7 @@ from resumable.checkpointing.structure_changes import (
     note_of,
     warning,
 )
+from resumable.checkpointing.position import Position
 from resumable.run.checkpoint import Checkpoint
 from resumable.state.codec import decode
 from resumable.state.objects.modules import encoded_state
@@ -64,7 +64,9 @@ class StructureWatch:
     def _begin(self) -> None:
         resumed, self._resumed = self._resumed, None
         if resumed is not None:
-            self._changes, self._outlines = changes_in(resumed.notes), _outlines_of(resumed)
+            self._outlines = _outlines_of(resumed)
+            noted = changes_in(resumed.notes)
+            self._changes = {name: changes for name, changes in noted.items() if name in self._outlines}
 
     def _note(self, found: Mapping[str, list[str]], change: Change) -> None:
         for name in found:
