@@ -67,7 +67,7 @@ class Trainer:
         refuse_config_keys(objects)
         refuse_several_processes()
         self.config = Config.load(config)
-        given = taken_apart(objects).objects
+        given = taken_apart(objects).targets
         self._launch = launch = Launch(self.config, objects, restored_elsewhere=given.values())
         audit, resumed = self.config.audit, launch.checkpointer.resumed
         names = LiveNames(

@@ -93,6 +93,10 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_else_happens
         says(caught, f"{place}: cannot be written to: {reason}", "hint: name a folder in `run` that this user may")
 
 
+class Environment:
+    """A plain object of the program."""
+
+
 def test_a_storage_that_nobody_knows_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         Trainer({"run": "s4://bucket/run"}, model=nn.Linear(1, 1))
@@ -107,7 +111,11 @@ def test_a_storage_that_nobody_knows_is_named() -> None:
     [
         (object(), ["env: object has no state_dict() and load_state_dict()", "hint: add these two methods"]),
         (0.5, ["env: float has no state_dict()", "hint: put it into a plain dict, which is filled in place"]),
-        (torch.ones(2), ["env: Tensor has no state_dict()", "hint: put it into a plain dict"]),
+        (torch.ones(1).expand(2), ["env: several elements of this tensor are one in memory", "hint: pass a .clone()"]),
+        (
+            Environment(),
+            ["env: Environment has no state_dict()", "hint: make its attributes its state"],
+        ),
         (nn.Linear, ["env: type has no state_dict()", "hint: pass an instance, not the class"]),
         (None, ["env: NoneType has no state_dict()", "hint: leave it out"]),
     ],

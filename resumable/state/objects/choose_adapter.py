@@ -19,7 +19,7 @@ from resumable.state.objects.adapter import Adapter, BaseAdapter, unwrapped
 from resumable.state.objects.generators import GENERATOR_TYPES, GeneratorAdapter
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.objects.optimizers import OptimizerAdapter, is_standard, parameter_names
-from resumable.state.objects.plain.attributes import Attributes
+from resumable.state.objects.plain.attributes import Attributes, is_plain
 from resumable.state.objects.plain.containers import AttributesAdapter, ContainerAdapter
 from resumable.state.objects.plain.in_place import FILLED
 from resumable.state.objects.plain.live_state_dicts import refuse_live_state_dicts
@@ -176,13 +176,13 @@ def _hint(name: str, target: object) -> str:
         return "use a plain one in the loop itself: a copy made here would not follow the original"
     if isinstance(target, torch.Tensor | np.ndarray):
         return "pass a plain tensor or array, for example .as_subclass(torch.Tensor)"
-    if target is None or isinstance(target, tuple | int | float | complex | str | bytes | np.generic):
+    if isinstance(target, tuple | int | float | complex | str | bytes | np.generic):
         return (
             f"call trainer.carry({name!r}) for a variable of the loop, or put it into a plain dict, which is filled in "
             f"place: Trainer(..., values={{{name!r}: ...}})"
         )
-    if callable(target):
-        return "code is not state: leave it out, or add these two methods to its class"
+    if not is_plain(target):
+        return "add these two methods, or leave it out if it does not change during training"
     return (
         f"make its attributes its state: Trainer(..., {name}=attributes(...)), by `from resumable import attributes`; "
         "or add these two methods, or leave it out if it does not change during training"

@@ -65,6 +65,12 @@ def test_a_type_with_other_fields_is_another_type() -> None:
     assert type(fresh(decode(document, {}))) is NamedValues
 
 
+def test_the_type_of_the_live_value_comes_first() -> None:
+    here, other = made_here("Twin"), made_here("Twin")
+    for kind in (here, other):
+        assert type(fresh(through([kind(1, 2)]), [kind(3, 4)])[0]) is kind
+
+
 @pytest.mark.parametrize("name", ["builtins.tuple", "os.stat_result", "torch.Size", f"{__name__}.test_all", "x" * 9999])
 def test_a_hostile_name_finds_no_type(name: str) -> None:
     found = fresh(decode({"$namedtuple": {"type": name, "items": {"n_fields": 1}}}, {}))

@@ -14,6 +14,7 @@ import torch
 from resumable.errors import RunMismatchError
 from resumable.state.codec import decode, encode
 from resumable.state.objects import global_rng
+from resumable.state.objects.choose_adapter import adapt
 from resumable.utils import strict_json
 from tests.state.exactness import exactly
 from tests.state.roundtrip import transfer
@@ -120,6 +121,9 @@ def test_each_is_an_object_by_itself(whole: Any, live: Any) -> None:
 def test_a_deque_of_another_length_is_refused_and_replaced_inside_of_others() -> None:
     with pytest.raises(RunMismatchError, match="holds a deque of maxlen 3, here is a deque of maxlen 5"):
         transfer({"p": collections.deque([1], 3)}, {"p": collections.deque([1], 5)})
+    document = encode(collections.deque([1], 3), key_of=None, where="p").document
+    for live, refused in ((collections.deque([1], 5), 1), (collections.deque([2, 3], 3), 0), ([], 0)):
+        assert len(adapt({"p": live})["p"].misfits({}, document)) == refused
     live = {"a": collections.deque([1], 5)}
     transfer({"p": {"a": collections.deque([1], 3)}}, {"p": live})
     assert live["a"].maxlen == 3

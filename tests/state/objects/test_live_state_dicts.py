@@ -207,7 +207,7 @@ def test_who_loads_by_himself_is_shown_what_to_keep(value: Any, hint: str, tmp_p
         (Recent([1]), "use a plain list in the loop itself"),
         (collections.defaultdict(lambda: 0), "make it of int, float, list, dict or set"),
         (Table(), "use a plain dict in the loop itself"),
-        (Progress(), "pass it under its own name: Trainer(..., progress=attributes(...))"),
+        (Progress(), "pass it under a name of its own: Trainer(..., progress=attributes(...))"),
         (Path("a"), "keep str(path)"),
     ],
     ids=lambda value: type(value).__name__,

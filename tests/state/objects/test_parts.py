@@ -88,6 +88,19 @@ def test_an_object_that_has_a_name_is_stored_once() -> None:
     assert adapters["twice"].capture() == {"a": PartName("twice.a"), "b": PartName("twice.a")}
 
 
+@pytest.mark.parametrize("make", [set, lambda values: collections.Counter(values), lambda values: [*values]])
+def test_a_container_without_objects_is_captured_as_it_is(make: Any) -> None:
+    whole, live = make({1, 2}), make({3})
+    assert adapt({"x": whole})["x"].capture() is whole
+    transfer({"x": whole}, {"x": live})
+    assert live == whole
+
+
+def test_a_set_of_objects_is_refused_at_the_save() -> None:
+    with pytest.raises(StateError, match="Linear cannot be stored"):
+        save(adapt({"x": {nn.Linear(1, 1)}})["x"])
+
+
 def test_a_wrapped_module_is_known_by_what_is_inside() -> None:
     net = nn.Linear(1, 1)
     wrapped = nn.DataParallel(net)
@@ -140,6 +153,11 @@ def test_an_object_that_came_later_is_refused_at_the_save() -> None:
         save(adapter)
     assert "was not there when the Trainer was made" in str(adapter.advice(nets[1]))
     assert caught.value.hint
+
+
+def test_a_name_that_is_none_is_refused_by_itself() -> None:
+    with pytest.raises(StateError, match="a b: cannot be the name of an object"):
+        adapt({"a b": [nn.Linear(1, 1)]})
 
 
 def test_a_tuple_whose_values_are_others_is_refused() -> None:

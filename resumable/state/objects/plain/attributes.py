@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import enum
+import functools
 import io
 import logging
+import os
+import sys
 import types
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -15,8 +19,9 @@ from resumable.errors import StateError
 from resumable.state.objects.generators import GENERATOR_TYPES
 
 _HEAP_TYPE = 1 << 9  # in `__flags__`: of a class that Python code made
-_CODE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
+_CODE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, functools.partial, type)
 _LEFT_ALONE = (*_CODE, logging.Logger, logging.LoggerAdapter, io.IOBase)
+_MAKERS = ("__main__", "types", "argparse")  # of plain objects
 _OBJECTS = (torch.nn.Module, torch.optim.Optimizer, *GENERATOR_TYPES)
 _VALUES = (dict, list, tuple, set, frozenset, torch.Tensor, np.ndarray)
 
@@ -63,7 +68,8 @@ def attributes(target: object, /, *, without: Collection[str] = ()) -> Attribute
     """Make the attributes of a plain object its state: `Trainer(..., stopping=attributes(stopping))`.
 
     A resume fills the object in place. Modules, optimizers and other objects among the attributes have a state of their
-    own, under names such as `stopping.model`. Attributes that hold code, a logger or an open file are left alone.
+    own, under names such as `stopping.model`, and so have dataclasses. Attributes that hold code, a logger or an open
+    file are left alone.
 
     Args:
         target: An object of a class of the program, with or without slots; a dataclass, unless it is frozen.
@@ -86,6 +92,24 @@ def attributes(target: object, /, *, without: Collection[str] = ()) -> Attribute
     return Attributes(target, names)
 
 
+def is_frozen(target: object) -> bool:
+    """Return whether an object is a frozen dataclass."""
+    return bool(getattr(getattr(type(target), "__dataclass_params__", None), "frozen", False))
+
+
+def is_plain(target: object) -> bool:
+    """Return whether the attributes of an object may be its state: no code, and none of torch or Python itself."""
+    package = type(target).__module__.partition(".")[0]
+    foreign = package in ("torch", "numpy") or (package in sys.stdlib_module_names and package not in _MAKERS)
+    values = isinstance(target, (*_LEFT_ALONE, *_OBJECTS, *_VALUES, enum.Enum, os.PathLike))
+    return has_attributes(target) and not (foreign or values)
+
+
+def has_attributes(target: object) -> bool:
+    """Return whether an object can have attributes of its own."""
+    return hasattr(target, "__dict__") or bool(_slots(target))
+
+
 def _refusal(target: object, name: str) -> tuple[str, str] | None:
     """Return why the attributes of an object are not its state, and what to do; None where they are."""
     if isinstance(target, type | types.ModuleType):
@@ -94,12 +118,12 @@ def _refusal(target: object, name: str) -> tuple[str, str] | None:
         return f"a {name} has more state than its attributes", "pass it itself: Trainer(..., name=...)"
     if isinstance(target, _VALUES):
         return f"{name} has items beside its attributes", "keep the items in an attribute of a plain class"
-    if getattr(getattr(type(target), "__dataclass_params__", None), "frozen", False):
+    if is_frozen(target):
         return (
             f"{name} is a frozen dataclass, which nothing can fill",
             "leave it out if it never changes; keep one that is replaced as a plain dict, by dataclasses.asdict()",
         )
-    if not hasattr(target, "__dict__") and not _slots(target):
+    if not has_attributes(target):
         return f"{name} has no attributes", "put it into a plain dict: Trainer(..., values={'best': ...})"
     return None
 

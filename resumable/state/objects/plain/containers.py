@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import collections
-import sys
+from collections.abc import Mapping
 from typing import Any
 
+from resumable.state.codec.document_paths import named_children
 from resumable.state.codec.tree import Tree
-from resumable.state.objects.adapter import BaseAdapter, listed
-from resumable.state.objects.plain.attributes import Attributes
+from resumable.state.objects.adapter import BaseAdapter, listed, mismatch_on_error
+from resumable.state.objects.plain.attributes import Attributes, is_frozen, is_plain
 from resumable.state.objects.plain.in_place import InPlaceFilling
 from resumable.state.objects.plain.parts import Given
 from resumable.state.objects.stateful import is_stateful
 from resumable.state.objects.tree_copies import Own
+from resumable.state.tensors.facts import Recorded
 
 
 class ContainerAdapter(BaseAdapter):
@@ -31,6 +33,13 @@ class ContainerAdapter(BaseAdapter):
 
     def advice(self, value: object) -> str:
         return advice_for_parts(value) or super().advice(value)
+
+    def misfits(self, tensors: Mapping[str, Recorded], document: Any) -> list[str]:
+        stored = document.get("$deque") if isinstance(document, dict) else None
+        if not isinstance(stored, dict) or not isinstance(self.target, collections.deque):
+            return []
+        then, now = stored.get("maxlen"), self.target.maxlen
+        return [] if then == now else [f"the checkpoint holds a deque of maxlen {then}, here is one of maxlen {now}"]
 
     def _restore(self, tree: object, own: Own) -> None:
         if InPlaceFilling(self._given.placed).fit(self.target, tree) is not self.target:
@@ -57,17 +66,19 @@ class AttributesAdapter(BaseAdapter):
         }
 
     def advice(self, value: object) -> str:
-        if _is_plain_object(value):
-            name = type(value).__name__.lower()
-            return (
-                f"pass it as well: Trainer(..., {name}=attributes(...)), or leave it out: "
-                "attributes(..., without=['name'])"
-            )
-        return advice_for_parts(value) or super().advice(value)
+        hint = advice_for_parts(value) or super().advice(value)
+        return f"{hint}; or leave the attribute out: attributes(..., without=[...])"
+
+    def misfits(self, tensors: Mapping[str, Recorded], document: Any) -> list[str]:
+        with mismatch_on_error(self.name):
+            saved = {name for name, _ in named_children(document["values"])}
+            return self._other_names(saved, {*document["left_alone"]}, {*document["begun_with"]})
 
     def _restore(self, tree: dict[str, Any], own: Own) -> None:
         saved, wrapper = tree["values"], self._wrapper
-        self._refuse_other_names(saved, {*tree["left_alone"]}, {*tree["begun_with"]})
+        reasons = self._other_names({*saved}, {*tree["left_alone"]}, {*tree["begun_with"]})
+        if reasons:
+            raise self.mismatch(reasons)
         live, filling = wrapper.values(), InPlaceFilling(self._given.placed)
         for name in live.keys() - saved.keys():
             wrapper.delete(name)
@@ -75,17 +86,15 @@ class AttributesAdapter(BaseAdapter):
             wrapper.set(name, filling.fit(live.get(name), value))
         wrapper.begun_with = list(tree["begun_with"])
 
-    def _refuse_other_names(self, saved: dict[str, Any], left_alone: set[str], begun_with: set[str]) -> None:
-        """Refuse an object that was built with other attributes; those that training added or removed may differ."""
+    def _other_names(self, saved: set[str], left_alone: set[str], begun_with: set[str]) -> list[str]:
+        """Return which other attributes the object was built with; those that training added or removed may differ."""
         code = {*self._wrapper.left_alone()}
         here = code | self._wrapper.values().keys()
-        reasons = [
-            *listed("attributes that the checkpoint lacks", sorted(here - begun_with - saved.keys() - left_alone)),
-            *listed("attributes that are not here", sorted((begun_with & saved.keys()) - here)),
+        return [
+            *listed("attributes that the checkpoint lacks", sorted(here - begun_with - saved - left_alone)),
+            *listed("attributes that are not here", sorted((begun_with & saved) - here)),
             *listed("attributes that held code, a logger or a file", sorted(left_alone - code)),
         ]
-        if reasons:
-            raise self.mismatch(reasons)
 
 
 def advice_for_parts(value: object) -> str | None:
@@ -99,16 +108,9 @@ def advice_for_parts(value: object) -> str | None:
         return "use a plain dict in the loop itself: a copy made here would not follow the original"
     if isinstance(value, list | collections.deque | collections.UserList):
         return "use a plain list in the loop itself: a copy made here would not follow the original"
-    if _is_plain_object(value):
-        return f"pass it under its own name: Trainer(..., {type(value).__name__.lower()}=attributes(...))"
+    if is_plain(value) and not is_frozen(value):
+        return f"pass it under a name of its own: Trainer(..., {type(value).__name__.lower()}=attributes(...))"
     return None
-
-
-def _is_plain_object(value: object) -> bool:
-    """Return whether a value is of a class of the program, whose attributes may be its state."""
-    package = type(value).__module__.partition(".")[0]
-    foreign = package in sys.stdlib_module_names or package in ("torch", "numpy")
-    return not (isinstance(value, type) or callable(value) or (foreign and package != "__main__"))
 
 
 def _shown(container: object) -> str:

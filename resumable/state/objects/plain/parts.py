@@ -7,18 +7,20 @@ place.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.nn import Parameter
 
 from resumable.errors import StateError
 from resumable.state.codec.named_tuples import fields_of
 from resumable.state.codec.tree import PartName
 from resumable.state.objects.adapter import unwrapped
-from resumable.state.objects.plain.attributes import Attributes
+from resumable.state.objects.plain.attributes import Attributes, is_frozen, is_plain
 from resumable.state.objects.plain.in_place import MAPPINGS, SEQUENCES
 from resumable.state.objects.stateful import is_stateful
 from resumable.state.tensors.number_lists import is_of_numbers
@@ -27,6 +29,7 @@ from resumable.utils.messages import quoted
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 # Most items of containers, which need no closer look.
 _LEAVES = frozenset({type(None), bool, int, float, str, bytes, Tensor, np.ndarray})
+_VALUES = (*_LEAVES, Parameter, set)  # two of them that are one object are stored twice, as parts of containers are
 
 Keys = tuple[object, ...]
 
@@ -39,15 +42,20 @@ class Given:
         self._names: dict[int, str] = {}
         self._held: list[object] = []  # so that no `id` is used again
 
+    @property
+    def targets(self) -> dict[str, Any]:
+        """Return the objects of the program itself by name: in the place of `attributes(x)` that is x."""
+        return {name: each.target if isinstance(each, Attributes) else each for name, each in self.objects.items()}
+
     def know(self, name: str, target: object) -> None:
         """Keep the name of an object, by which its wrapper is known, too."""
-        for each in (target, target.target if isinstance(target, Attributes) else unwrapped(target)):
+        for each in (target, _inner(target)):
             self._names.setdefault(id(each), name)
             self._held.append(each)
 
     def name_of(self, value: object) -> str | None:
         """Return the name of an object with a state of its own; None for any other value."""
-        return self._names.get(id(value)) or self._names.get(id(unwrapped(value)))
+        return self._names.get(id(value)) or self._names.get(id(_inner(value)))
 
     def placed(self, name: str, live: object) -> object:
         """Return the object of this name, to be put where `live` is: that itself where it is the object.
@@ -82,6 +90,10 @@ class Given:
         return tree if same else _rebuilt(tree, after)
 
 
+def _inner(value: object) -> object:
+    return value.target if isinstance(value, Attributes) else unwrapped(value)
+
+
 def taken_apart(objects: Mapping[str, object]) -> Given:
     """Return all objects by name. One that has a name already is stored once, under that name.
 
@@ -90,11 +102,11 @@ def taken_apart(objects: Mapping[str, object]) -> Given:
     """
     given = Given()
     for name, target in objects.items():
-        if not is_container(target):
+        if not is_container(target) and type(target) not in _VALUES:
             given.know(name, target)
     for name, target in objects.items():
         given.objects[name] = target
-        for keys, part in _parts(target, (name,), set(), set()):
+        for keys, part in _parts(target, (name,), set(), set(), of_attributes=isinstance(target, Attributes)):
             found = given.name_of(part)
             if found is None:
                 found = _name(keys, part, given.objects)
@@ -121,25 +133,34 @@ def _children(container: Any) -> Iterable[tuple[object, Any]]:
     return zip(fields, tuple.__iter__(container), strict=True) if fields else enumerate(container)
 
 
-def _parts(value: Any, keys: Keys, inside: set[int], seen: set[int]) -> Iterator[tuple[Keys, object]]:
-    """Yield the objects in a container or among attributes, with the keys that lead there."""
-    if id(value) in inside:
+def _parts(
+    value: Any, keys: Keys, inside: set[int], seen: set[int], *, of_attributes: bool
+) -> Iterator[tuple[Keys, object]]:
+    """Yield the objects in a container or among attributes, with the keys that lead there.
+
+    With `of_attributes`, dataclasses in it are objects by their attributes, too.
+    """
+    place = id(value.target) if isinstance(value, Attributes) else id(value)
+    if place in inside and not isinstance(value, Attributes):
         raise StateError(f"{_shown(keys)}: this {type(value).__name__} contains itself", "break the cycle")
-    if id(value) in seen or (type(value) is list and is_of_numbers(value)):
+    if place in seen or (type(value) is list and is_of_numbers(value)):
         return
-    inside.add(id(value))
-    seen.add(id(value))
-    for key, child in _items(value):
-        if type(child) in _LEAVES:
+    inside.add(place)
+    seen.add(place)
+    for key, found in _items(value):
+        if type(found) in _LEAVES:
             continue
-        if is_container(child):
-            yield from _parts(child, (*keys, key), inside, seen)
-        elif isinstance(child, Attributes):
+        child = Attributes(found, ()) if of_attributes and _is_filled_dataclass(found) else found
+        if isinstance(child, Attributes) or (not is_container(child) and is_stateful(unwrapped(child))):
             yield (*keys, key), child
-            yield from _parts(child, (*keys, key), inside, seen)
-        elif is_stateful(unwrapped(child)):
-            yield (*keys, key), child
-    inside.discard(id(value))
+        if isinstance(child, Attributes) or is_container(child):
+            below = of_attributes or isinstance(child, Attributes)
+            yield from _parts(child, (*keys, key), inside, seen, of_attributes=below)
+    inside.discard(place)
+
+
+def _is_filled_dataclass(value: object) -> bool:
+    return dataclasses.is_dataclass(value) and is_plain(value) and not is_frozen(value) and not is_stateful(value)
 
 
 def _items(value: Any) -> Iterable[tuple[object, Any]]:
@@ -160,7 +181,7 @@ def _rebuilt(container: Any, items: list[Any]) -> Any:
 
 def _name(keys: Keys, part: object, taken: Mapping[str, object]) -> str:
     """Return the name of an object that these keys lead to."""
-    for depth, key in enumerate(keys):
+    for depth, key in enumerate(keys[1:], 1):
         text = str(key) if type(key) in (int, str) else ""
         if not text.isidentifier() and not _NUMBER.fullmatch(text):
             raise StateError(

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from resumable.errors import StateError
 from resumable.state.codec.tree import Array, Tree
-from resumable.state.objects.adapter import BaseAdapter
+from resumable.state.objects.adapter import BaseAdapter, mismatch_on_error
 from resumable.state.objects.plain.in_place import InPlaceFilling, is_expanded
 from resumable.state.objects.tree_copies import Own
-from resumable.state.tensors.facts import Recorded, refusal, same_place
+from resumable.state.tensors.facts import Recorded, UndigestedRecord, refusal, same_place
 
 TENSOR_TYPES = (Tensor, torch.nn.Parameter, np.ndarray)
 
@@ -36,10 +36,16 @@ class TensorAdapter(BaseAdapter):
         return {self.kind: self.target} if isinstance(self.target, Tensor) else None
 
     def misfits(self, tensors: Mapping[str, Recorded], document: Any) -> list[str]:
-        found = tensors.get(self.kind)
-        if found is None or self.kind == "array":
+        record = tensors.get(self.kind)
+        if record is None:  # it stands in the document
+            with mismatch_on_error(self.name):
+                facts = _facts_in(document)
+                record = None if facts is None else UndigestedRecord(str(facts["dtype"]), tuple(facts["shape"]))
+        if record is None:
             return []
-        then, now = (_shown(each.dtype, each.shape) for each in (found, self.target))
+        now = _shown(self.target.dtype, self.target.shape)
+        dtype = self.target.dtype.name if record.dtype == getattr(self.target.dtype, "str", None) else record.dtype
+        then = _shown(dtype, record.shape)
         return [] if then == now else [f"expected {then}, found {now}"]
 
     def _restore(self, tree: dict[str, Any], own: Own) -> None:
@@ -49,6 +55,16 @@ class TensorAdapter(BaseAdapter):
         if InPlaceFilling().fit(self.target, saved) is not self.target:
             then, now = (_shown(each.dtype, each.shape) for each in (saved, self.target))
             raise self.mismatch([f"the checkpoint holds {then}, here is {now}"])
+
+
+def _facts_in(document: Any) -> dict[str, Any] | None:
+    """Return the facts of a tensor or an array whose bytes stand in its document."""
+    while isinstance(document, dict) and len(document) == 1:
+        ((tag, document),) = document.items()
+        if tag in ("$inline", "$ndarray"):
+            facts: dict[str, Any] = document
+            return facts
+    return None
 
 
 def _tensor_refusal(tensor: Tensor) -> tuple[str, str] | None:
