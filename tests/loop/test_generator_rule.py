@@ -18,7 +18,7 @@ from resumable.store.documents.parse_documents import parse_manifest
 from tests.golden.launch import EPOCHS, Golden
 from tests.tiny import Crash, Tiny, assert_equal_ends
 
-V2 = Path(__file__).parents[1] / "golden" / "v2" / "run"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 class Noise:
@@ -91,13 +91,16 @@ def test_a_copy_of_a_run_keeps_its_rule(tmp_path: Path) -> None:
     assert set(rules(tmp_path / "copy")[1:]) == {1}
 
 
-def test_a_run_of_an_older_version_goes_on_by_the_first_rule(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = Path(shutil.copytree(V2, tmp_path / "run"))
+@pytest.mark.parametrize(("version", "rule"), [("v2", 1), ("v3", 2)])
+def test_a_run_of_an_older_version_goes_on_by_its_rule(
+    version: str, rule: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Path(shutil.copytree(GOLDEN / version / "run", tmp_path / "run"))
     with caplog.at_level(logging.INFO, "resumable"):
         for more in (1, 2):
             Golden(run).train(EPOCHS + more)
     added = [checkpoint for checkpoint in Run(str(run)).checkpoints() if checkpoint.manifest.attempt > 2]
-    assert [checkpoint.manifest.environment["generator_rule"] for checkpoint in added] == [1] * len(added)
+    assert [checkpoint.manifest.environment["generator_rule"] for checkpoint in added] == [rule] * len(added)
     changed = [record.getMessage() for record in caplog.records if "CHANGED" in record.getMessage()]
     assert not any("generator_rule" in line for line in changed)
 

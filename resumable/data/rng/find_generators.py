@@ -14,7 +14,7 @@ import torch
 
 from resumable.data.find_objects import find_objects
 from resumable.data.object_walk import Attributes, walk
-from resumable.data.rng import generator_rule_1, generator_rule_2
+from resumable.data.rng import generator_rule_1, generator_rule_2, generator_rule_3
 from resumable.data.rng.generator_rule import Found, GeneratorRule
 
 # By identity: to look a type up would run the `__hash__` of its metaclass.
@@ -22,7 +22,7 @@ _PLAIN = frozenset(
     map(id, (type(None), bool, int, float, complex, str, bytes, bytearray, range, torch.Tensor, np.ndarray))
 )
 
-RULES: Mapping[int, GeneratorRule] = {1: generator_rule_1.RULE, 2: generator_rule_2.RULE}
+RULES: Mapping[int, GeneratorRule] = {1: generator_rule_1.RULE, 2: generator_rule_2.RULE, 3: generator_rule_3.RULE}
 NEWEST_RULE = max(RULES)
 
 
@@ -51,6 +51,12 @@ def missing_key_warning(rule: int, **roots: object) -> str | None:
         return missed and (
             f"the random generator {_from_root(missed, roots)} has no key, for this run began with an older version: "
             "what it draws may differ after a resume; a new run gives it one"
+        )
+    too_long = next((path for path, _ in walk(roots.values(), generator_rule_3.TOO_LONG).found), None)
+    if too_long is not None:
+        return (
+            f"{_from_root(too_long, roots)} holds more than 256 items, random generators among them: they have no key, "
+            "so what they draw may differ after a resume; keep at most 256 in one container"
         )
     return newest.beyond and (
         f"holds more objects than are searched for random generators: those from {_from_root(newest.beyond, roots)} on "

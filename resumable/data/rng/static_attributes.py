@@ -39,13 +39,18 @@ def instance_attributes(item: object) -> dict[str, object] | None:
     return None
 
 
-def package_of(cls: type) -> str:
-    """Return the top-level package that a class is defined in; empty where the class has no module."""
+def module_of(cls: type) -> str:
+    """Return the name of the module that a class is defined in; empty where it has none."""
     try:
         module = _module_of(cls)
     except AttributeError:
         return ""
-    return module.partition(".")[0] if type(module) is str else ""
+    return module if type(module) is str else ""
+
+
+def package_of(cls: type) -> str:
+    """Return the top-level package that a class is defined in; empty where the class has no module."""
+    return module_of(cls).partition(".")[0]
 
 
 def slots_of(item: object) -> Iterator[tuple[str, object]]:

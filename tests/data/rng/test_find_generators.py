@@ -44,6 +44,19 @@ FROZEN = {
         "0.list.1.a",
         "0.list.1.b._rng",
     ],
+    3: [
+        "0.torch",
+        "0.closure.captured",
+        "0.class Held.globals.GLOBAL",
+        "0.class Held.shared",
+        "0.method.__self__.R",
+        "0.list.0",
+        "0.closure.kwdefaults.rng",
+        "0.partial.args.0",
+        "0.partial.keywords.key",
+        "0.list.1.a",
+        "0.list.1.b._rng",
+    ],
 }
 
 
