@@ -10,7 +10,7 @@ from torch import Tensor
 
 from resumable.checkpointing.capture.snapshot import Captured
 from resumable.errors import StateError
-from resumable.state.codec.encoder import is_small
+from resumable.state.codec.small_tensors import is_small
 from resumable.store.documents.strict_record import MAX_TENSORS
 
 _Group = Mapping[str, Any]

@@ -5,7 +5,6 @@ Types are exact: a value that cannot be restored with its own type is refused, w
 
 from __future__ import annotations
 
-import base64
 import collections
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -21,10 +20,11 @@ from resumable.state.codec.advice import advice
 from resumable.state.codec.arrays import as_tensor, fits_torch
 from resumable.state.codec.limits import are_crowded, is_text
 from resumable.state.codec.named_tuples import named_values
+from resumable.state.codec.small_tensors import base64_text, inline_document, is_small
 from resumable.state.codec.tree import FACTORIES, Array, Document, NamedValues, PartName, Path
 from resumable.state.tensors.described import DescribedTensors, Description
 from resumable.state.tensors.document_tags import CONTAINERS, PARTS
-from resumable.state.tensors.facts import TensorFacts, bytes_of, facts_of, refusal, same_place
+from resumable.state.tensors.facts import bytes_of, facts_of, refusal, same_place
 from resumable.state.tensors.number_lists import DTYPES, number_document, tag_of
 
 # Strict JSON allows 64 levels; the rest is for the file that contains the document.
@@ -35,8 +35,6 @@ MAX_TEXT_BYTES = 32 * 2**20
 INLINE_BYTES = 1024
 # A list of numbers stays in the document for longer, where `diff` and paths find its items.
 INLINE_LIST_BYTES = 2**20
-# A tensor of this size, such as the step of an optimizer, takes less room in the document than a record in columns.
-INLINE_TENSOR_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ class _Encoder:
         self._count_text(len(value), path)
         if _is_unicode(value):
             return value
-        return {"$string": _base64(value.encode("utf-8", "surrogatepass"))}
+        return {"$string": base64_text(value.encode("utf-8", "surrogatepass"))}
 
     def octets(self, value: bytes, path: Path, depth: int) -> Document:
         if self.key_of is not None and len(value) >= INLINE_BYTES:
@@ -327,7 +325,7 @@ class _Encoder:
 
     def _base64(self, data: bytes | memoryview, path: Path) -> str:
         self._count_text(len(data) * 4 // 3, path)
-        return _base64(data)
+        return base64_text(data)
 
     def _enter(self, value: object, path: Path) -> None:
         if id(value) in self._open:
@@ -352,17 +350,6 @@ class _Encoder:
         self.refuse(path, f"{name} cannot be stored", self.advice(value))
 
 
-def is_small(tensor: Tensor) -> bool:
-    """Return whether a tensor stands in the document if it has no alias; reading a device would wait for its work."""
-    return tensor.is_cpu and tensor.nbytes <= INLINE_TENSOR_BYTES
-
-
-def inline_document(facts: TensorFacts, data: bytes | memoryview) -> Document:
-    """Return the document of a tensor with these facts and bytes, which are in row-major order."""
-    strides: Document = None if facts.strides is None else list(facts.strides)
-    return {"$inline": {"dtype": facts.dtype, "shape": list(facts.shape), "strides": strides, "data": _base64(data)}}
-
-
 def _is_name(key: object) -> bool:
     """Return whether a key can be a JSON name: Unicode, and without the `$` that marks a tag."""
     return type(key) is str and key[:1] != "$" and _is_unicode(key)
@@ -370,10 +357,6 @@ def _is_name(key: object) -> bool:
 
 def _is_unicode(value: str) -> bool:
     return value.isascii() or not any(0xD800 <= ord(character) <= 0xDFFF for character in value)
-
-
-def _base64(data: bytes | memoryview) -> str:
-    return base64.b64encode(data).decode()
 
 
 _Writer = Callable[[_Encoder, Any, Path, int], Document]

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from resumable.state.codec.encoder import inline_document
+from resumable.state.codec.small_tensors import inline_document
 from resumable.state.codec.tree import Document
 from resumable.state.tensors.described import Memory, memory_of
 from resumable.state.tensors.facts import TensorFacts, bytes_of, facts_of
