@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from torch.utils.data import DataLoader, IterableDataset
 
 from resumable.data.addresses import PassAddress
+from resumable.data.loader_settings import LoaderSettings
 from resumable.data.pass_base import FinishedPass, Opening, Pass, Skipping, StoredPosition, length_of
 from resumable.data.passes.iterable_style import StreamPass, StreamSource
 from resumable.data.passes.loader_kind import LoaderKind, check_position, iterates_as_torch, loader_kind, refuse_loader
@@ -54,6 +55,7 @@ class Data:
         generator_rule: int = NEWEST_RULE,
         unwraps: bool = True,
         restored_elsewhere: Collection[object] = (),
+        settings: LoaderSettings | None = None,
     ) -> None:
         """Open nothing yet.
 
@@ -65,12 +67,14 @@ class Data:
             generator_rule: The number of the rule by which the run finds random generators.
             unwraps: Whether the run reads the plain loader inside a prepared one; runs of earlier versions do not.
             restored_elsewhere: Objects whose state is restored before `load` is called; samplers may be among them.
+            settings: Compares the settings of loaders with those that the checkpoint notes.
         """
         self._data_seed = data_seed
         self._generator_rule = generator_rule
         self._unwraps = unwraps
         self._searched: set[int] = set()  # ids of what was searched for generators without a key
         self._warned: set[str] = set()
+        self._settings = settings or LoaderSettings()
         self._signals = tuple(int(number) for number in signals)
         self._warn = warn
         self._skipping = skipping
@@ -111,6 +115,7 @@ class Data:
         refuse_loader(plain, address)
         if resume is not None and resume.get("finished"):
             return FinishedPass(address, resume, length_of(loader))
+        self._settings.see(plain, address, resume)
         opening = Opening(
             self._data_seed,
             address,

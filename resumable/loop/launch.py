@@ -13,6 +13,7 @@ from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
 from resumable.config.config import Config
 from resumable.data.addresses import PassAddress
+from resumable.data.loader_settings import LoaderSettings
 from resumable.data.open_pass import Data
 from resumable.data.pass_base import Skipping
 from resumable.loop.boundary import Boundary, Instant
@@ -24,6 +25,8 @@ from resumable.loop.restore_progress import RestoreProgress
 from resumable.store.attempts import Attempt
 from resumable.utils.environment import environment, versions
 from resumable.utils.events import duration, emit, warn
+
+_LOADERS = "loaders"  # the settings of loaders in the notes of a checkpoint
 
 
 class EvaluationAddresses:
@@ -81,6 +84,7 @@ class Launch:
             generator_rule=self.checkpointer.generator_rule,
             unwraps=self.checkpointer.unwraps,
             restored_elsewhere=restored_elsewhere,
+            settings=_loader_settings(self.checkpointer),
         )
         self.progress = RestoreProgress(self.checkpointer.position(), resumes=resumed is not None)
         self.evaluations = EvaluationAddresses()
@@ -178,6 +182,16 @@ class Launch:
             return replace(reached, samplers=self.data.state(), metrics=as_numbers(logged()), finished=finished)
 
         return Instant(step, epoch, inside_epoch, logged, completed, exhausted, epoch_ended, last)
+
+
+def _loader_settings(checkpointer: Checkpointer) -> LoaderSettings:
+    """Return the settings of loaders, compared with those at the checkpoint and noted in those to come."""
+    before = checkpointer.resumed.notes.get(_LOADERS) if checkpointer.resumed else None
+    settings = LoaderSettings(
+        before, report=lambda words: emit("CHANGED", words, note="this launch's are used from this pass on")
+    )
+    checkpointer.notes[_LOADERS] = settings.note
+    return settings
 
 
 def _log_start(config: Config, checkpointer: Checkpointer, attempt: int, *, steps: str | None) -> None:

@@ -334,9 +334,12 @@ def samples(count: int) -> TensorDataset:
     [
         (
             DataLoader(samples(6), batch_size=2, shuffle=True),
-            ["the dataset has 6 samples, it had 8 when", "hint: continue with the data that the run began with"],
+            ["changed in the middle of a pass", "batches.dataset 8->6", "hint: put it back, and change it at the end"],
         ),
-        (DataLoader(samples(8), batch_size=4, shuffle=True), ["the order of the first 2 batches differs"]),
+        (
+            DataLoader(samples(8), batch_size=4, shuffle=True),
+            ["batches.batch_size 2->4", "hint: put it back, and change it at the end"],
+        ),
         (DataLoader(samples(8), batch_size=2), ["the order of the first 2 batches differs", "hint: the sampler, its"]),
         ([[torch.ones(2, 2)]] * 4, ["the checkpoint holds a position by address", "hint: the kind of loader"]),
     ],

@@ -163,7 +163,7 @@ def test_a_head_that_chooses_data_runs_once_in_each_epoch(run: Path, whole: Path
 def test_the_refusal_of_other_data_names_it_where_the_head_has_run_again(run: Path) -> None:
     with pytest.raises(Crash):
         acquires(Tiny(run, crash_at=5, saves=range(10)))
-    with pytest.raises(LoopError, match="the dataset has 8 samples, it had 6") as caught:
+    with pytest.raises(LoopError, match=r"batches\.dataset 6->8") as caught:
         acquires(Tiny(run), guarded=False)
     assert "run it only `if not trainer.resuming`" in str(caught.value.hint)
-    assert "continue with the data that the run began with" in str(caught.value.hint)
+    assert "put it back, and change it at the end of an epoch" in str(caught.value.hint)

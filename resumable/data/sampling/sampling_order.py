@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import xxhash
 from torch.utils.data import DataLoader
 
+from resumable.data.mid_pass import refuse_in_mid_pass
 from resumable.data.pass_base import Opening, StoredPosition, length_of
 from resumable.data.rng.find_generators import find_generators
 from resumable.data.rng.generator_rule import Found
@@ -284,13 +285,10 @@ class DrawnOrder(Order):
 
 
 def refuse_other_length(opening: Opening, resume: StoredPosition, length: int | None) -> None:
-    """Raise `ChangedDataError` where the dataset has not the length that it had at the checkpoint."""
+    """Raise `ChangedDataError` where the dataset has another length than at the checkpoint."""
     before = resume["dataset_length"]
     if before != length:
-        raise ChangedDataError(
-            f"{opening.address}: the dataset has {length} samples, it had {before} when the checkpoint was written",
-            "continue with the data that the run began with, or start another run",
-        )
+        refuse_in_mid_pass(opening.address, {"dataset": (before, length)})
 
 
 def refuse_other_samplers(opening: Opening, resume: StoredPosition, stateful: Samplers) -> None:
