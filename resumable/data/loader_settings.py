@@ -5,6 +5,7 @@ A pass in progress cannot go on with others. The next one can, and a line says s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -26,15 +27,22 @@ _VARY = "vary"  # those that the program itself changes from pass to pass
 
 
 class LoaderSettings:
-    """The settings of the loaders of one launch, by slot; `before` is what the checkpoint notes of them.
+    """The settings of the loaders of one launch, by slot; `before` returns what the checkpoint notes of them.
 
-    `report` is called with the words for those of a new pass that differ from the pass before it.
+    `before` is called when the first pass is opened: from then on the checkpoint of the launch is final. `report` gets
+    the words for settings of a new pass that differ from those of the pass before it.
     """
 
-    def __init__(self, before: object = None, *, report: Callable[[str], object] = lambda words: None) -> None:
-        self._noted = _slots_in(before)
+    def __init__(
+        self, before: Callable[[], object] = lambda: None, *, report: Callable[[str], object] = lambda words: None
+    ) -> None:
+        self._before = before
         self._seen: set[str] = set()
         self._report = report
+
+    @functools.cached_property
+    def _noted(self) -> dict[str, Settings]:
+        return _slots_in(self._before())
 
     def note(self) -> object:
         """Return what a checkpoint notes; None for nothing."""

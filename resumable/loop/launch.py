@@ -186,9 +186,9 @@ class Launch:
 
 def _loader_settings(checkpointer: Checkpointer) -> LoaderSettings:
     """Return the settings of loaders, compared with those at the checkpoint and noted in those to come."""
-    before = checkpointer.resumed.notes.get(_LOADERS) if checkpointer.resumed else None
     settings = LoaderSettings(
-        before, report=lambda words: emit("CHANGED", words, note="this launch's are used from this pass on")
+        lambda: checkpointer.resumed.notes.get(_LOADERS) if checkpointer.resumed else None,
+        report=lambda words: emit("CHANGED", words, note="this launch's are used from this pass on"),
     )
     checkpointer.notes[_LOADERS] = settings.note
     return settings

@@ -166,6 +166,25 @@ def test_a_schedule_goes_on_with_an_overruled_rate(schedule: Schedule, tmp_path:
     assert built.optimizer.param_groups[0]["initial_lr"] == 0.04
 
 
+@pytest.mark.parametrize(
+    ("schedule", "name"),
+    [
+        (lambda optimizer, length: lr_scheduler.CosineAnnealingLR(optimizer, length), "T_max"),
+        (lambda optimizer, length: lr_scheduler.StepLR(optimizer, length // 4, gamma=0.5), "step_size"),
+        (lambda optimizer, length: lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=length), "total_steps"),
+    ],
+)
+def test_a_longer_schedule_goes_on_as_if_it_had_been_built_so(schedule: Any, name: str, tmp_path: Path) -> None:
+    def built(length: int) -> Schedule:
+        return lambda optimizer: schedule(optimizer, length)
+
+    launch(tmp_path / "a", schedule=built(9))  # to its end, where the rate of a cosine is 0 in the next step
+    found = launch(tmp_path / "a", epochs=4, schedule=built(16), overrule=[f"schedule.{name}"])
+    whole = launch(tmp_path / "b", epochs=4, schedule=built(16))
+    assert len(found.rates) == 8
+    assert found.rates[1:] == pytest.approx(whole.rates[9:], rel=1e-9)
+
+
 @pytest.mark.parametrize("name", ["optimizer.rl", "optimiser.lr", "model.2.q"])
 def test_a_name_that_nothing_has_is_refused_before_the_run_is_touched(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"overrule: expected the name of a setting.*the nearest is") as refused:

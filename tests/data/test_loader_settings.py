@@ -116,7 +116,7 @@ def test_the_number_of_workers_matters_to_streams_alone() -> None:
 def test_notes_come_from_anybody() -> None:
     said: list[str] = []
     noted = {"batches/0": {"length": "\x1b[2J", "batch_size": [3], "vary": [7], "other": 1}, "x": 3}
-    settings = LoaderSettings(noted, report=said.append)
+    settings = LoaderSettings(lambda: noted, report=said.append)
     settings.see([1], PassAddress("batches", 0, 0), None)
     assert said == []
     assert settings.note() == {"batches/0": {"length": 1}}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -15,16 +18,42 @@ from resumable.state.objects.adapter import Adapter
 
 def overrule(changed: Iterable[Change], settings: Settings, adapters: Mapping[str, Adapter]) -> None:
     """Set each setting that changed to the value of this launch; a rate also in the schedulers of its optimizer."""
-    for change in changed:
-        owner, _, name = change.key.partition(".")
-        value = settings[change.key].values[change.place]
-        target = adapters[owner].target if owner in adapters else None
+    # First the rates, from which schedulers compute.
+    for change in sorted(changed, key=lambda each: not isinstance(_target(each, adapters), Optimizer)):
+        target, setting = _target(change, adapters), settings[change.key]
+        value, (path, _, name) = setting.values[change.place], change.path.rpartition(".")
         if isinstance(target, Optimizer):
             _overrule_group(target, change, name, value, adapters)
-        elif target is not None:
-            for path, scheduler in schedulers_in(owner, target):
-                if change.path.rpartition(".")[0] == path:
-                    setattr(scheduler, change.path.rpartition(".")[2], value)
+            continue
+        for at, scheduler in schedulers_in(change.key.partition(".")[0], target):
+            if at == path:
+                with _following(scheduler):
+                    setattr(scheduler, name, value)
+                    for follower, computed in setting.followers.items():
+                        setattr(scheduler, follower, deepcopy(computed))
+
+
+def _target(change: Change, adapters: Mapping[str, Adapter]) -> Any:
+    owner = change.key.partition(".")[0]
+    return adapters[owner].target if owner in adapters else None
+
+
+@contextmanager
+def _following(scheduler: Any) -> Iterator[None]:
+    """Move the rates with a scheduler, where they are those of its formula: it would go on from the old ones."""
+    before = _by_formula(scheduler)
+    groups = getattr(getattr(scheduler, "optimizer", None), "param_groups", ())
+    yield
+    now = _by_formula(scheduler)
+    for group, base, old, new in zip(groups, base_rates(scheduler), before, now, strict=False):
+        if math.isclose(_number(group["lr"]), old, rel_tol=1e-6, abs_tol=1e-9 * abs(base)):
+            _set_rate_of_instant(group, new)
+
+
+def _by_formula(scheduler: Any) -> list[Any]:
+    """Return the rates of the instant as a function of the settings and the steps; none where torch has no formula."""
+    formula = getattr(scheduler, "_get_closed_form_lr", None)
+    return list(formula()) if callable(formula) else []
 
 
 def _overrule_group(
@@ -51,10 +80,14 @@ def _set_rate(group: dict[str, Any], rate: Any, *, before: Any) -> None:
         reached = _number(group["lr"])
         now = rate if reached == before or not before else reached * (rate / before)
         group["initial_lr"] = rate
+    _set_rate_of_instant(group, now)
+
+
+def _set_rate_of_instant(group: dict[str, Any], rate: Any) -> None:
     if isinstance(group["lr"], torch.Tensor):
-        group["lr"].fill_(now)
+        group["lr"].fill_(rate)
     else:
-        group["lr"] = now
+        group["lr"] = rate
 
 
 def _set_at(values: Any, place: int, value: Any) -> None:

@@ -9,7 +9,8 @@ import collections
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -25,6 +26,7 @@ MAX_CHARACTERS = 40  # of one text
 
 _RATES = ("base_lrs", "base_values")  # what schedulers of torch, and of timm, multiply
 _COUNTERS = (*_RATES, "last_epoch", "metric")  # state, which follows from the rates and the steps
+_PHASES = "_schedule_phases"
 _STATE_OF_MODULES = ("training",)
 
 
@@ -33,11 +35,13 @@ class Setting:
     """The values of one setting, and the path of each in this program.
 
     `restored` is true where a restore brings the checkpoint's value back; elsewhere that of this launch stays.
+    `followers` are attributes that were computed from it.
     """
 
     paths: tuple[str, ...]
     values: tuple[Any, ...]
     restored: bool
+    followers: Mapping[str, Any] = field(default_factory=dict)
 
 
 Settings: TypeAlias = Mapping[str, Setting]
@@ -51,7 +55,11 @@ def settings_of(name: str, target: object) -> dict[str, Setting]:
     if isinstance(target, nn.Module):
         parts = islice(target.named_modules(prefix=name), MAX_PARTS)
         return _merged(((path, part) for path, part in parts), _STATE_OF_MODULES, restored=False)
-    return _merged(schedulers_in(name, target), _COUNTERS, restored=True)
+    found = _merged(schedulers_in(name, target), _COUNTERS, restored=True)
+    if f"{name}.total_steps" in found and hasattr(target, _PHASES):  # of OneCycleLR
+        followers = {_PHASES: deepcopy(getattr(target, _PHASES))}
+        found[f"{name}.total_steps"] = replace(found[f"{name}.total_steps"], followers=followers)
+    return found
 
 
 def schedulers_in(name: str, target: object) -> Iterator[tuple[str, Any]]:
