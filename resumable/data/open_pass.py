@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from resumable.data.addresses import PassAddress
 from resumable.data.loader_settings import LoaderSettings
 from resumable.data.pass_base import FinishedPass, Opening, Pass, Skipping, StoredPosition, length_of
+from resumable.data.passes.in_order import RangePass
 from resumable.data.passes.iterable_style import StreamPass, StreamSource
 from resumable.data.passes.loader_kind import LoaderKind, check_position, iterates_as_torch, loader_kind, refuse_loader
 from resumable.data.passes.loader_stream import stream_of
@@ -52,6 +53,7 @@ class Data:
         signals: Sequence[int] = (),
         warn: Callable[[str], None],
         skipping: Skipping,
+        tolerates_others: bool = False,
         generator_rule: int = NEWEST_RULE,
         unwraps: bool = True,
         restored_elsewhere: Collection[object] = (),
@@ -64,6 +66,7 @@ class Data:
             signals: Signals that loader workers ignore.
             warn: Logs one warning.
             skipping: `skipping(what, total)` is a context in which a replay shows its progress.
+            tolerates_others: Whether a resume that makes other batches goes on with a warning.
             generator_rule: The number of the rule by which the run finds random generators.
             unwraps: Whether the run reads the plain loader inside a prepared one; runs of earlier versions do not.
             restored_elsewhere: Objects whose state is restored before `load` is called; samplers may be among them.
@@ -77,6 +80,7 @@ class Data:
         self._settings = settings or LoaderSettings()
         self._signals = tuple(int(number) for number in signals)
         self._warn = warn
+        self._tolerate = warn if tolerates_others else None
         self._skipping = skipping
         self._process = os.getpid()
         self._keyed = _Sources(KeyedSource)
@@ -123,6 +127,7 @@ class Data:
             resume,
             self._signals,
             self._warn,
+            self._tolerate,
             self._skipping,
             self._generator_rule,
         )
@@ -154,6 +159,8 @@ class Data:
     def _open(self, loader: Iterable[T], opening: Opening) -> Pass[T]:
         if not iterates_as_torch(loader):
             announce_epoch(loader, opening.epoch)
+            if type(loader) is range and (opening.resume is None or "order" in opening.resume):
+                return cast(Pass[T], RangePass(loader, opening))
             # A run of an earlier version replays these, under other streams.
             if loader_kind(loader) == "loader" and (opening.resume is None or opening.resume["kind"] == "state"):
                 stream = stream_of(cast(Stateful, loader), rule=opening.generator_rule)

@@ -31,6 +31,7 @@ class Opening:
     resume: StoredPosition | None
     signals: tuple[int, ...]  # ignored by loader workers
     warn: Callable[[str], None]
+    tolerate: Callable[[str], None] | None  # logs that a resume makes other batches; None where it is refused
     skipping: Skipping
     generator_rule: int
 

@@ -81,6 +81,7 @@ class Launch:
             signals=self.preemption.numbers,
             warn=warn,
             skipping=_skipping(self.bar, self.boundary),
+            tolerates_others=config.audit.data == "warn",
             generator_rule=self.checkpointer.generator_rule,
             unwraps=self.checkpointer.unwraps,
             restored_elsewhere=restored_elsewhere,

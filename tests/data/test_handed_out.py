@@ -32,7 +32,7 @@ class From:
 
 @pytest.mark.parametrize(
     ("equal_ones", "where"),
-    [(0, "batch 1 of"), (1, "batch 2 of"), (2, "one of the batches 3 to 4 of"), (19, "one of the batches 17 to 21 of")],
+    [(0, "batch 1 of"), (1, "batch 2 of"), (2, "batch 3 of"), (20, "batch 21 of the 21")],
 )
 def test_a_replay_of_other_batches_is_refused_where_they_begin_to_differ(equal_ones: int, where: str) -> None:
     position = Bench().batches(From(1, until=equal_ones), stop=21)[1]
@@ -51,8 +51,67 @@ def test_one_other_batch_is_found_by_the_next_mark() -> None:
             return (batch if number != 2 else -1 for number, batch in enumerate(super().__iter__()))
 
     position = Bench().batches(From(1), stop=9)[1]
-    with pytest.raises(LoopError, match="beginning with one of the batches 3 to 4 of the 9"):
+    with pytest.raises(LoopError, match="beginning with batch 3 of the 9"):
         Bench().batches(OneOther(1), resume=position)
+
+
+@pytest.mark.parametrize(
+    ("other", "where"),
+    [(3, "one of the batches 1 to 4 of"), (118, "one of the batches 117 to 120 of"), (195, "batch 195 of the 200")],
+)
+def test_over_a_long_pass_the_stretch_is_named_and_each_of_the_last_eight(other: int, where: str) -> None:
+    loader = From(0, count=300)
+    marks = marks_of(loader, 200)["marks"]
+    assert [number for number, _ in marks] == [*range(4, 193, 4), *range(193, 201)]
+    with pytest.raises(LoopError, match=f"beginning with {where}"):
+        Bench().batches(From(1, until=other - 1, count=300), resume=Bench().batches(loader, stop=200)[1])
+    assert len(Bench().batches(From(1, until=200, count=300), resume=Bench().batches(loader, stop=200)[1])[0]) == 100
+
+
+def test_marks_of_an_earlier_version_are_compared_and_thin_out() -> None:
+    position = Bench().batches(From(0, count=300), stop=130)[1]
+    marks = [mark for mark in marks_of(From(0, count=300), 64)["marks"] if mark[0] in (1, 2, 4, 8, 16, 32, 64)]
+    earlier = position | {"digests": {"form": 1, "marks": [*marks, position["digests"]["marks"][-1]]}}
+    with pytest.raises(LoopError, match="beginning with one of the batches 65 to 130 of the 130"):
+        Bench().batches(From(1, until=66, count=300), resume=earlier)
+    after = Bench().batches(From(0, count=300), resume=earlier, stop=1)[1]
+    assert after == Bench().batches(From(0, count=300), stop=131)[1]
+
+
+@pytest.mark.parametrize("make", [lambda number: From(number), lambda number: Other(number)], ids=["replay", "state"])
+def test_other_batches_are_only_warned_of_where_the_config_allows_it(make: Any) -> None:
+    loader = make(1) if isinstance(make(1), From) else DataLoader(make(1), 2)
+    other = make(2) if isinstance(make(1), From) else DataLoader(make(2), 2)
+    position = Bench().batches(loader, stop=9)[1]
+    bench = Bench(tolerates_others=True)
+    rest, after = bench.batches(other, resume=position, stop=3)
+    assert (len(rest), after["batches"]) == (3, 12)
+    said = [
+        line for line in bench.said if "gave other batches than before the checkpoint, beginning with batch 1" in line
+    ]
+    assert len(said) == 1
+    assert "audit.data: warn" in said[0]
+    again = Bench()  # the digests are of the new batches
+    assert len(again.batches(other, resume=after, stop=3)[0]) == 3
+    assert not any("gave other batches" in line for line in again.said)
+
+
+class Other(IterableDataset[Any]):
+    """A stream with a state, which gives its own number."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.at = number, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        while self.at < 60:
+            self.at += 1
+            yield self.at, self.number
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.at = state["at"]
 
 
 def test_a_list_in_another_order_is_refused() -> None:

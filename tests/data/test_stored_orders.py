@@ -263,3 +263,12 @@ def test_torchs_random_orders_are_not_stored() -> None:
     for loader in (loader_of(random), DataLoader(Indices(1000), batch_sampler=BatchSampler(random, 3, False))):
         assert "indices" not in Bench().batches(loader, stop=1)[1]
     assert "indices" in Bench().batches(loader_of(SubsetRandomSampler(range(9))), stop=1)[1]
+
+
+def test_far_into_a_range_nothing_is_handed_out_again() -> None:
+    numbers = range(5, 10**14, 3)
+    position = Bench().batches(numbers, stop=1)[1] | {"batches": 10**12}
+    opened = Bench().data.open(numbers, PassAddress("batches", 0, 0), position, set_epoch=0)
+    assert (next(opened), opened.length) == (numbers[10**12], len(numbers))
+    with pytest.raises(LoopError, match=r"over range\(0, 9\), it was over range\(5, "):
+        Bench().batches(range(9), resume=position)

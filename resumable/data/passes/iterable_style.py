@@ -164,7 +164,9 @@ class StreamPass(Pass[Any]):
         check_workers(opening, self._workers)
         self._check_kind(opening)
         marks = marks_in(opening.resume)
-        self._handed = HandedOut(opening.address, self._dataset, self._what, marks, note=self._note(opening))
+        self._handed = HandedOut(
+            opening.address, self._dataset, self._what, marks, tolerate=opening.tolerate, note=self._note(opening)
+        )
         self._is_checked = True  # whether the digests are of the whole pass
         self._batches: Iterator[Any] | None = None
         self._open(opening)
@@ -181,9 +183,11 @@ class StreamPass(Pass[Any]):
             self._begin(opening)
             replay(self, opening, self._what, _why_replayed(stored, opening.batches_done))
 
-    def _begin(self, opening: Opening, count: int = 0, digest: str = "", *, late: bool = False) -> None:
+    def _begin(
+        self, opening: Opening, count: int = 0, digest: str = "", *, late: bool = False, is_proof: bool = False
+    ) -> None:
         assert self._loader is not None
-        self._handed.restart(count, digest)
+        self._handed.restart(count, digest, is_proof=is_proof)
         self._batches = self._source.start(self._loader, opening, self, first=count, late=late)
         self._live = self._source.stream.live if self._source.stream else None
 
@@ -192,7 +196,7 @@ class StreamPass(Pass[Any]):
     ) -> None:
         self.replayed = True
         state.load(stored)
-        self._begin(opening, count, stored.get("digest", ""), late=late)
+        self._begin(opening, count, stored.get("digest", ""), late=late, is_proof=count < opening.batches_done)
         state.load_iterator(stored, self._iterator)
 
     def _prove(self, state: StreamState, stored: StoredPosition, opening: Opening) -> bool:

@@ -41,7 +41,9 @@ class ReplayPass(Pass[T]):
         self._loader = loader
         self._workers = workers_of(loader)
         check_workers(opening, self._workers)
-        self._handed = HandedOut(opening.address, loader, type_of(loader), marks_in(opening.resume))
+        self._handed = HandedOut(
+            opening.address, loader, type_of(loader), marks_in(opening.resume), tolerate=opening.tolerate
+        )
         prepared = vars(loader).get("base_dataloader") if hasattr(loader, "__dict__") else None
         self._loaders: tuple[object, object] = (loader, prepared)  # of Accelerate, or None
         for one in self._loaders:
