@@ -20,6 +20,7 @@ from resumable.data.passes.loader_stream import stream_of
 from resumable.data.passes.map_style import KeyedPass, KeyedSource
 from resumable.data.passes.prepared import FollowedPass, PreparedPass
 from resumable.data.passes.replay import ReplayPass, type_of
+from resumable.data.passes.state_trial import Verdict
 from resumable.data.rng.find_generators import NEWEST_RULE, missing_key_warning
 from resumable.data.sampling.sampler_state import (
     Samplers,
@@ -78,6 +79,7 @@ class Data:
         self._searched: set[int] = set()  # ids of what was searched for generators without a key
         self._warned: set[str] = set()
         self._settings = settings or LoaderSettings()
+        self._verdicts: dict[int, Verdict] = {}  # on the states of datasets, by their ids
         self._signals = tuple(int(number) for number in signals)
         self._warn = warn
         self._tolerate = warn if tolerates_others else None
@@ -164,12 +166,12 @@ class Data:
             # A run of an earlier version replays these, under other streams.
             if loader_kind(loader) == "loader" and (opening.resume is None or opening.resume["kind"] == "state"):
                 stream = stream_of(cast(Stateful, loader), rule=opening.generator_rule)
-                return StreamPass(stream, opening, StreamSource())
+                return StreamPass(stream, opening, StreamSource(), self._verdicts)
             return ReplayPass(loader, opening)
         if not isinstance(loader.dataset, IterableDataset):
             return self._open_by_address(loader, opening)
         announce_epoch(loader, opening.epoch)
-        return StreamPass(loader, opening, self._streams.of(loader, opening.address.loop))
+        return StreamPass(loader, opening, self._streams.of(loader, opening.address.loop), self._verdicts)
 
     def _warn_of_missing_keys(self, kind: LoaderKind, loader: Any) -> None:
         """Warn once of generators that get no key; here, because every worker would repeat the warning."""

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from resumable.data.addresses import PassAddress
 from resumable.errors import CorruptCheckpointError, LoopError
 from tests.data.kinds import Augmented, Bench, Ledger, equal
 
@@ -157,6 +158,72 @@ def test_a_position_with_a_malformed_digest_or_proof_is_damage(wrong: dict[str, 
     position = Bench().batches(DataLoader(Ledger(), 4), stop=6)[1]
     with pytest.raises(CorruptCheckpointError, match="not the position of a pass by state"):
         Bench().batches(DataLoader(Ledger(), 4), resume=position | wrong)
+
+
+# -- states that are tried -----------------------------------------------------------------------------------------
+
+
+class Uncopyable(Other):
+    def __deepcopy__(self, memo: object) -> Any:
+        raise TypeError("cannot be copied")
+
+
+class Slow(Other):
+    """So large that a copy would take long."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.held = torch.zeros(2**25)
+
+
+class Leaky(Other):
+    """Holds a closure, which a copy shares."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.calls = 0
+        self.transform = lambda: vars(self).update(calls=self.calls + 1)
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in super().__iter__():
+            self.transform()
+            yield item
+
+
+@pytest.mark.parametrize("kind", [Uncopyable, Slow, Leaky])
+def test_a_state_that_cannot_be_tried_is_used_with_one_warning(kind: type[Other]) -> None:
+    bench, loader = Bench(), DataLoader(kind(1), 2)
+    before, position = bench.batches(loader, stop=9)
+    bench.batches(loader, stop=3, epoch=1)
+    assert [line for line in bench.said if "its state_dict is unproved" in line] == bench.said
+    assert (len(bench.said), position["kind"]) == (1, "state")
+    assert len(before) + len(Bench().batches(DataLoader(kind(1), 2), resume=position)[0]) == 30
+
+
+def test_a_trial_changes_nothing_of_the_dataset_or_of_a_stream() -> None:
+    dataset = Shuffles(whole=True)
+    whole = Bench().batches(DataLoader(Shuffles(whole=True), 4))[0]
+    bench = Bench()
+    opened = bench.data.open(DataLoader(dataset, 4), PassAddress("batches", 0, 0), set_epoch=0)
+    seen = []
+    for batch in opened:
+        seen.append(batch)
+        held, streams = repr(vars(dataset)), (random.getstate(), torch.get_rng_state().tolist())
+        assert opened.position()["kind"] == "state"
+        assert (repr(vars(dataset)), (random.getstate(), torch.get_rng_state().tolist())) == (held, streams)
+    assert [*map(str, seen)] == [*map(str, whole)]
+    assert bench.said == []
+
+
+def test_a_state_that_misleads_is_found_at_the_first_save_and_replayed_from_then_on() -> None:
+    bench, loader = Bench(), DataLoader(Shuffles(whole=False), 4)
+    position = bench.batches(loader, stop=3)[1]
+    assert (position["kind"], position["dataset"]) == ("state", None)
+    assert [line.partition(":")[0] for line in bench.said] == ["Shuffles"]
+    assert "its state_dict does not lead to the batches that followed it; so a resume replays it" in bench.said[0]
+    assert Bench().batches(DataLoader(Shuffles(whole=False), 4), resume=position)[1]["finished"]
+    assert bench.batches(loader, stop=3, epoch=1)[1]["dataset"] is None
+    assert len(bench.said) == 1
 
 
 # -- states -----------------------------------------------------------------------------------------------------------

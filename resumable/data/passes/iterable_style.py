@@ -1,117 +1,25 @@
-"""Passes over iterable-style datasets: by their own `state_dict`, else replayed in the same number of workers.
-
-Batches are made here, under streams keyed by (pass, worker, batch of that worker).
-"""
+"""Passes over iterable-style datasets: by their own `state_dict`, else replayed in the same number of workers."""
 
 from __future__ import annotations
 
 import contextlib
-import struct
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 
 from resumable.data import huggingface_datasets
-from resumable.data.addresses import key_of
 from resumable.data.pass_base import Opening, Pass, PassPosition, StoredPosition, length_of
 from resumable.data.passes.handed_out import HandedOut, OtherBatchesError, marks_in
-from resumable.data.passes.keyed_loader import KeyedFetch, build_loader, iterate
-from resumable.data.passes.loader_stream import LoaderStream, named
+from resumable.data.passes.keyed_loader import build_loader, iterate
+from resumable.data.passes.keyed_stream import KeyedStream, Ticket
+from resumable.data.passes.loader_stream import named
 from resumable.data.passes.replay import check_workers, replay, type_of, workers_of
+from resumable.data.passes.state_trial import Verdict, is_known, tried
 from resumable.data.passes.stream_state import StreamState
-from resumable.data.sampling.set_epoch import has_epoch
 from resumable.data.workers import end_iterator, end_workers
 from resumable.errors import LoopError
 from resumable.stateful import Stateful, has_state_dict
-
-_TICKET = struct.Struct("<16sq?")
-
-
-class Ticket:
-    """The key and epoch of the current pass, in memory shared with workers: persistent ones read it in each pass."""
-
-    def __init__(self) -> None:
-        self._memory = torch.zeros(_TICKET.size, dtype=torch.uint8)
-        self._memory.share_memory_()  # type: ignore[no-untyped-call]
-
-    def write(self, key: bytes, epoch: int | None) -> None:
-        """Set the key and epoch of the pass that starts."""
-        packed = bytearray(_TICKET.pack(key, epoch or 0, epoch is not None))
-        self._memory.copy_(torch.frombuffer(packed, dtype=torch.uint8))
-
-    def read(self) -> tuple[bytes, int | None]:
-        """Return the key and epoch of the current pass."""
-        key, epoch, present = _TICKET.unpack(bytes(self._memory.tolist()))
-        return key, epoch if present else None
-
-
-class KeyedStream(IterableDataset[Any]):
-    """The user's dataset behind a proxy whose iterator yields collated batches, each under the streams of its key."""
-
-    def __init__(self, loader: DataLoader[Any], ticket: Ticket, generator_rule: int) -> None:
-        self.dataset: Dataset[Any] = loader.dataset
-        self.ticket = ticket
-        self.generator_rule = generator_rule
-        self.start = 0  # number of the first batch to make; set before iterating, in the main program only
-        self.late = False  # whether iterating begins under the streams of the first batch
-        self.live: Batches | None = None
-        self._batch_size: int | None = loader.batch_size if loader.batch_sampler is not None else None
-        self._drop_last = bool(loader.drop_last)
-        self.collate = loader.collate_fn
-
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"live": None}
-
-    def __iter__(self) -> Batches:
-        worker = get_worker_info()
-        key, epoch = self.ticket.read()
-        if worker is not None and epoch is not None and has_epoch(self.dataset):
-            self.dataset.set_epoch(epoch)
-        self.live = Batches(self, key_of("worker", key, worker.id if worker else 0), self.start)
-        return self.live
-
-    def read(self, items: Iterator[Any]) -> Any:
-        """Return one batch as torch would make it; raise StopIteration when nothing, or too little, is left."""
-        if self._batch_size is None:
-            return self.collate(next(items))
-        batch = []
-        for item in items:
-            batch.append(item)
-            if len(batch) == self._batch_size:
-                break
-        if not batch or (self._drop_last and len(batch) < self._batch_size):
-            raise StopIteration
-        return self.collate(batch)
-
-
-class Batches(Iterator[Any]):
-    """The batches of one worker in one pass."""
-
-    def __init__(self, stream: KeyedStream, key: bytes, start: int) -> None:
-        self._stream = stream
-        self._key = key
-        self._number = start
-        self._fetch = KeyedFetch(named(stream.dataset), stream.collate, rule=stream.generator_rule)
-        self._ended = False
-        if isinstance(stream.dataset, LoaderStream):
-            self._fetch.find_by(stream.dataset.generators)
-        # An order that is drawn with the first item is drawn by a state that skips items when iterating begins.
-        begin = key_of("fetch", key, 0) if stream.late else key
-        self.items: Iterator[Any] = self._fetch(begin, lambda: iter(stream.dataset), again=False)
-
-    def __next__(self) -> Any:
-        if self._ended:
-            raise StopIteration
-        key = key_of("fetch", self._key, self._number)
-        self._number += 1
-        try:
-            # Never twice: what was read from the stream cannot be read again.
-            return self._fetch(key, lambda: self._stream.read(self.items), again=False)
-        except StopIteration:
-            self._ended = True
-            raise
 
 
 class StreamSource:
@@ -148,8 +56,12 @@ class StreamSource:
 class StreamPass(Pass[Any]):
     """One pass over an iterable dataset."""
 
-    def __init__(self, loader: DataLoader[Any], opening: Opening, source: StreamSource) -> None:
+    def __init__(
+        self, loader: DataLoader[Any], opening: Opening, source: StreamSource, verdicts: dict[int, Verdict]
+    ) -> None:
+        """`verdicts` are those on states that were tried in this program, by the id of the user's object."""
         super().__init__(opening.address)
+        self._opening, self._verdicts = opening, verdicts
         self.length = length_of(loader)
         self._loader: DataLoader[Any] | None = loader  # kept alive: its workers end with it
         self._persistent = bool(loader.persistent_workers)
@@ -159,7 +71,9 @@ class StreamPass(Pass[Any]):
         self._what = type_of(owner)
         self._source = source
         self._shuffles = huggingface_datasets.shuffles_by_buffer(self._dataset)
-        stateful = stateful_dataset(loader) if not self._shuffles else None
+        stateful = None if self._shuffles else stateful_dataset(loader)
+        self._kind = "replay" if stateful is None else "state"
+        stateful = None if verdicts.get(id(owner)) is Verdict.DIFFERS else stateful
         self._state = None if stateful is None else StreamState(stateful, owner, self._what, opening.address)
         check_workers(opening, self._workers)
         self._check_kind(opening)
@@ -248,10 +162,6 @@ class StreamPass(Pass[Any]):
             )
 
     @property
-    def _kind(self) -> str:
-        return "replay" if self._state is None else "state"
-
-    @property
     def _iterator(self) -> object:
         return self._live.items if self._live else None
 
@@ -265,7 +175,29 @@ class StreamPass(Pass[Any]):
         self._handed.add(batch)
         return batch
 
+    def _try_state(self) -> None:
+        """Try the state once, at the first save that has an earlier one; replay from then on where it misleads."""
+        proof = self._state.proof if self._state is not None else None
+        owner = id(named(self._dataset))
+        if proof is None or not self._is_checked or self._loader is None or owner in self._verdicts:
+            return
+        if is_known(self._dataset):
+            self._verdicts[owner] = Verdict.UNPROVED
+            return
+        digest, warn = self._handed.digest(), self._opening.warn
+        verdict = tried(self._loader, self._opening, proof, count=self._handed.count, digest=digest)
+        self._verdicts[owner] = verdict
+        if verdict is Verdict.DIFFERS:
+            self._state = None
+            warn(f"{self._what}: {_MISLEADS}; so a resume replays it from its start; {_WHOLE_STATE}")
+        elif verdict is Verdict.UNPROVED:
+            warn(
+                f"{self._what}: its state_dict is unproved, for no copy of it could be tried within 5 s: it is used, "
+                "and a resume compares the batches before the checkpoint"
+            )
+
     def _position(self) -> PassPosition:
+        self._try_state()
         position = {"kind": self._kind, "batches": self._handed.count, "workers": self._workers}
         if self._is_checked:
             position |= self._handed.position()
@@ -279,14 +211,17 @@ class StreamPass(Pass[Any]):
         self._batches = self._loader = None
 
 
+_MISLEADS = "its state_dict does not lead to the batches that followed it"
+_WHOLE_STATE = "fast instead: a state_dict that holds all that waits in buffers"
+
+
 def _why_replayed(stored: StoredPosition, batches: int) -> str | None:
     """Return why a state is not used; None where there is so little to read again that nobody has to know."""
     if stored.get("proof") is not None:
-        return (
-            "its state_dict does not lead to the batches that followed it, so samples would be lost or read twice; "
-            "fast instead: a state_dict that holds all that waits in buffers"
-        )
-    return None if batches <= 1 else "the checkpoint holds no state of it; fast instead: a state_dict of plain values"
+        return f"{_MISLEADS}, so samples would be lost or read twice; {_WHOLE_STATE}"
+    if batches <= 1:
+        return None
+    return f"the checkpoint holds no state of it, for {_MISLEADS}, or was not of plain values; {_WHOLE_STATE}"
 
 
 def stateful_dataset(loader: DataLoader[object]) -> Stateful | None:
