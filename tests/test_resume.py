@@ -192,6 +192,20 @@ def test_a_sampler_that_follows_the_losses_goes_on_also_with_other_workers(bench
     bench("hard_samples", registered=registered).crash_and_rerun(launches)
 
 
+def test_a_stored_order_goes_on_whatever_the_loop_wrote_also_with_other_workers(bench: NewBench) -> None:
+    first, second, third = kills("weighted", 20, points="step save step")
+    launches = [
+        Launch(first.kill, {"workers": 2}, first.exit),
+        Launch(second.kill, {"workers": 0}, second.exit),
+        Launch(third.kill, {"workers": 1, "persistent": True}, third.exit),
+    ]
+    bench("weighted_by_losses").crash_and_rerun(launches)
+
+
+def test_the_state_of_a_map_style_dataset_goes_on(bench: NewBench) -> None:
+    bench("wearing_dataset").crash_and_rerun(kills("wearing", 20))
+
+
 def test_spawned_workers_killed_give_the_bits_of_none(bench: NewBench) -> None:
     launches = [killed("step:3+0.001"), killed("save.blob:9", workers=0), killed("fetch:14", workers=0)]
     bench("workers", workers=1, persistent=True, start="spawn").crash_and_rerun(launches, reference=NO_WORKERS)

@@ -11,6 +11,8 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from torch.utils.data import DataLoader, IterableDataset
 
 from resumable.data.addresses import PassAddress
+from resumable.data.dataset_state import ROLE as DATASET
+from resumable.data.dataset_state import DatasetStates, stateful_map_dataset
 from resumable.data.loader_settings import LoaderSettings
 from resumable.data.pass_base import FinishedPass, Opening, Pass, Skipping, StoredPosition, length_of
 from resumable.data.passes.in_order import RangePass
@@ -92,6 +94,8 @@ class Data:
         self._current = weakref.WeakValueDictionary[int, Stateful]()  # samplers whose own state is right
         self._objects = tuple(restored_elsewhere)  # kept alive for the sake of their ids
         self._restored_elsewhere = frozenset(map(id, self._objects))
+        self._datasets: dict[str, Stateful] = {}  # map-style ones with a state, by the slot in which they appeared
+        self._dataset_states = DatasetStates(self._warn_once)
         self._passes: weakref.WeakSet[Pass[object]] = weakref.WeakSet()
         _all_data.add(self)
 
@@ -195,8 +199,13 @@ class Data:
             self._warn(f"{type_of(about)}: {warning}")
 
     def state(self) -> dict[str, Any]:
-        """Return the states of stateful samplers that live across passes, as of now; for `load` in a later attempt."""
-        return self._carried | {slot: copied_states(samplers) for slot, samplers in self._samplers.items()}
+        """Return the states of samplers and map-style datasets, as of now; for `load` in a later attempt."""
+        states = self._carried | {slot: copied_states(samplers) for slot, samplers in self._samplers.items()}
+        for slot, dataset in self._datasets.items():
+            state = self._dataset_states.now(dataset)
+            if state is not None:
+                states[slot] = {**states.get(slot, {}), DATASET: state}
+        return states
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Load what `state()` returned: into samplers of this attempt at once, into others when they appear."""
@@ -204,12 +213,15 @@ class Data:
         self._current.clear()
         for slot, samplers in self._samplers.items():
             self._load_into(samplers, self._carried.get(slot, {}), slot)
+        for slot, dataset in self._datasets.items():
+            self._load_into({DATASET: dataset}, self._carried.get(slot, {}), slot)
 
     def passed(self, loader: object, address: PassAddress) -> None:
         """Restore the samplers of a pass that was over before the checkpoint to their states at the checkpoint."""
         prepared = self._prepared(loader)
         plain: object = loader if prepared is None else prepared.plain
         if iterates_as_torch(plain) and not isinstance(plain.dataset, IterableDataset):
+            self._restore_dataset(plain, _slot(address))
             self._restore(stateful_samplers(plain), _slot(address))
 
     def close(self) -> None:
@@ -223,6 +235,7 @@ class Data:
 
     def _open_by_address(self, loader: DataLoader[Any], opening: Opening) -> KeyedPass:
         samplers, slot = stateful_samplers(loader), _slot(opening.address)
+        self._restore_dataset(loader, slot)
         if opening.resume is None:
             now: SamplerStates = {}
         else:  # the order is drawn again before its samplers get the states of the checkpoint
@@ -231,6 +244,14 @@ class Data:
         self._restore(samplers, slot)
         announce_epoch(loader, opening.epoch)  # after the state of the pass before, which may hold that pass's epoch
         return KeyedPass(loader, opening, self._keyed.of(loader, opening.address.loop), now)
+
+    def _restore_dataset(self, loader: DataLoader[Any], slot: str) -> None:
+        dataset = stateful_map_dataset(loader)
+        if dataset is None or id(dataset) in self._restored_elsewhere:
+            return
+        self._load_into({DATASET: dataset}, self._carried.get(slot, {}), slot)
+        self._datasets[slot] = dataset
+        self._dataset_states.look_at_workers(loader, dataset)
 
     def _restore(self, samplers: Samplers, slot: str) -> None:
         self._load_into(samplers, self._carried.pop(slot, {}), slot)

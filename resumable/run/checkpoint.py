@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 GRADIENTS = "gradients"
 GOLDEN = "golden"
 ORDERS = "sampling_orders"
+DATASETS = "dataset_states"  # in the features of a manifest
 # In the environment of a manifest: the names of objects that a program creates only while it trains.
 LATE = "late"
 

@@ -156,6 +156,53 @@ def hard_samples(script: Script) -> None:
             script.saw(trainer, index, losses)
 
 
+@scenario
+def weighted_by_losses(script: Script) -> None:
+    """A sampler of torch's own, without a state, whose weights the loop writes; they are one of the objects."""
+    seed_all()
+    weights = torch.ones(TRAIN_SAMPLES, dtype=torch.double)
+    sampler, model = WeightedRandomSampler(weights, TRAIN_SAMPLES), mlp()  # type: ignore[arg-type]
+    numbered = StackDataset(samples(TRAIN_SAMPLES), range(TRAIN_SAMPLES))
+    loader = loader_of(script, numbered, sampler=sampler)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    trainer = script.trainer(model=model, optimizer=optimizer, of_sampler={"weights": sampler.weights})
+    for _ in trainer.epochs(EPOCHS):
+        for (x, y), index in trainer.batches(loader):
+            losses = nn.functional.cross_entropy(model(x), y, reduction="none")
+            optimizer.zero_grad()
+            losses.mean().backward()
+            optimizer.step()
+            sampler.weights[index] = losses.detach().double() ** 4
+            script.saw(trainer, index, losses)
+
+
+class Wearing(Dataset[Any]):
+    """A map-style dataset with a state, which each sample that is read changes."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset, self.reads = dataset, 0
+
+    def __len__(self) -> int:
+        return TRAIN_SAMPLES
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        x, y = self.dataset[index]
+        return x / (1 + self.reads / 100), y
+
+    def state_dict(self) -> dict[str, int]:
+        return {"reads": self.reads}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.reads = state["reads"]
+
+
+@scenario
+def wearing_dataset(script: Script) -> None:
+    seed_all()
+    fit(script, loader_of(script, Wearing(samples(TRAIN_SAMPLES))))
+
+
 class Coins(Sampler[int]):
     """A user's sampler: an order from NumPy's global stream, thinned by Python's as it goes."""
 

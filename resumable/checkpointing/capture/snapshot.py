@@ -16,7 +16,7 @@ from resumable.checkpointing.slabs import SlabPlan
 from resumable.checkpointing.stored_orders import without_orders
 from resumable.errors import ResumableError, StateError
 from resumable.policy.suspicion import WitnessState
-from resumable.run.checkpoint import GOLDEN, GRADIENTS, ORDERS
+from resumable.run.checkpoint import DATASETS, GOLDEN, GRADIENTS, ORDERS
 from resumable.state.codec import Encoded, encode
 from resumable.state.codec.encoding_plan import Encodings
 from resumable.state.objects import global_rng
@@ -141,6 +141,7 @@ def snapshot(
     if any("." in name for name in objects):  # a list may have lost the object that was taken out of it
         features |= {PARTS}
     features |= {ORDERS} if orders else set()
+    features |= {DATASETS} if any("dataset" in states for states in position.samplers.values()) else set()
     return Snapshot(position, reason, objects, values, {**environment(), **facts}, metrics, features)
 
 

@@ -46,7 +46,7 @@ class LoaderStream(IterableDataset[Any]):
         except Exception:
             # Some loaders have one in some settings only. Without a state the pass is replayed, which is exact, too.
             return None
-        return state if _is_plain(state) else None
+        return state if is_plain(state) else None
 
     def load_state_dict(self, state: Any) -> None:
         """Load a state of the loader."""
@@ -77,12 +77,12 @@ def named(dataset: object) -> object:
     return dataset.loader if isinstance(dataset, LoaderStream) else dataset
 
 
-def _is_plain(tree: object) -> bool:
+def is_plain(tree: object) -> bool:
     """Return whether a checkpoint can store a state."""
     if type(tree) in _TABLES:
-        return all(_is_plain(key) and _is_plain(value) for key, value in tree.items())  # type: ignore[attr-defined]
+        return all(is_plain(key) and is_plain(value) for key, value in tree.items())  # type: ignore[attr-defined]
     if type(tree) in _COLLECTIONS:
-        return all(map(_is_plain, tree))  # type: ignore[call-overload]
+        return all(map(is_plain, tree))  # type: ignore[call-overload]
     if isinstance(tree, np.ndarray):
         return not tree.dtype.hasobject
     return type(tree) in _PLAIN or isinstance(tree, np.generic)

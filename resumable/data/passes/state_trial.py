@@ -44,7 +44,7 @@ def is_known(dataset: object) -> bool:
 
 def tried(loader: DataLoader[Any], opening: Opening, proof: Mapping[str, Any], *, count: int, digest: str) -> Verdict:
     """Return whether the state in `proof` leads to the batches from there to batch `count`, of `digest`."""
-    if not _is_copyable(loader.dataset) or not _is_copyable(loader.collate_fn):
+    if not is_copyable(loader.dataset) or not is_copyable(loader.collate_fn):
         return Verdict.UNPROVED
     deadline = time.monotonic() + SECONDS
     with saved_streams():
@@ -96,7 +96,7 @@ def _read_on(
         handed.add(next(batches))
 
 
-def _is_copyable(root: object) -> bool:
+def is_copyable(root: object) -> bool:
     """Return whether a copy takes little time and memory, and shares no closure with the object."""
     seen: set[int] = set()
     waiting, size = [root], 0
