@@ -65,8 +65,8 @@ class DatasetStates:
 
 
 _READING_CHANGES = (
-    "reading changes its state, and workers hold copies whose states are in no checkpoint: a resume within a pass begins "
-    "with that of the main program; num_workers=0 is exact"
+    "reading changes its state, and workers hold copies whose states are in no checkpoint: a resume within a pass "
+    "starts from the state in the main program; num_workers=0 is exact"
 )
 _KEPT_BY_WORKERS = (
     "its state changed, and persistent workers keep the copy that they began with, unlike after a resume: "
