@@ -221,7 +221,7 @@ def curve(folder: Path) -> list[tuple[int, float]]:
 def test_log_files_and_rates_of_the_guides_are_the_same_after_kills(tmp_path: Path) -> None:
     rates = [block for block in blocks(ROOT / "resumable" / "guides" / "loop.md", "python") if "runs/rates" in block]
     logs = [block for block in blocks(ROOT / "resumable" / "guides" / "log.md", "python") if "Trainer(" in block]
-    assert (len(rates), len(logs)) == (1, 2)
+    assert (len(rates), len(logs)) == (1, 3)
     program, undisturbed, killed = "\n".join([*logs, *rates]), tmp_path / "undisturbed", tmp_path / "killed"
     launched(undisturbed, program)
     for kill in ("step:17@csv", "step:17@board", "step:28@rates"):

@@ -64,6 +64,7 @@ class Commits:
         self._opened = opened
         self._attempt = opened.attempt
         self._journal = journal
+        self._put_journal: Callable[[], None] = journal.put if journal is not None else lambda: None
         self._rule = config.keep.rule()
         self._sharing = Sharing({} if opened.shareable is None else opened.shareable.published_blobs())
         self._slabs = {} if opened.shareable is None else _resumed_slabs(opened.shareable)
@@ -139,8 +140,7 @@ class Commits:
 
         def confirmed(written: dict[str, BlobRecord]) -> Manifest:
             confirm_copy()
-            if self._journal is not None:
-                self._journal.put()
+            self._put_journal()
             return self._manifest(snapshot, written, self._witnesses(snapshot, images))
 
         with self._cleaned_up():
@@ -252,8 +252,8 @@ class Commits:
             return
         self._bounded = True
         journal.compacted()
-        newest = [name for name in self._pruned.keep if name.attempt] if self._pruned else []
-        exact_after = newest[: self._rule.last][-1].place if newest else (0, 0)
+        newest = self._pruned.keep[: self._rule.last] if self._pruned else ()
+        exact_after = newest[-1].place if newest else (0, 0)
         with suppress(StorageError, CheckpointError):
             compact(
                 self._storage.impatient,

@@ -67,7 +67,7 @@ def _what(request: str) -> str:
 # -- saves ------------------------------------------------------------------------------------------------------------
 
 
-def saves(place: Place, last: int, steps: int) -> Iterator[Counts]:
+def saves(place: Place, last: int, steps: int, *, logs: bool = False) -> Iterator[Counts]:
     """The requests of each save of a training, from the boundary until it is durable and pruned."""
     options = place.server.options(place.proxy.endpoint)
     every, keep = {"steps": 1, "minutes": None}, {"last": last, "best": None}
@@ -76,7 +76,9 @@ def saves(place: Place, last: int, steps: int) -> Iterator[Counts]:
         for _ in trainer.steps(steps):
             trainer._launch.checkpointer.drain()
             yield dict(Counter(map(kind, place.proxy.requests)))
-            tiny.step([torch.ones(2, 2)])
+            loss = tiny.step([torch.ones(2, 2)])
+            if logs:
+                trainer.log(loss=loss)
             place.proxy.requests.clear()
 
 
@@ -88,6 +90,21 @@ def test_a_save_that_deletes_nothing_lists_only_the_attempts(place: Place) -> No
     resumed, *others = list(saves(place, 100, 8))[1:]
     assert resumed == steady | {"GET": 2 + 5, "LIST": 2 + 1}
     assert others == [steady] * len(others)
+
+
+def test_a_save_of_a_program_that_logs_puts_one_file_more(place: Place) -> None:
+    """What was logged since the save before is durable when the checkpoint is."""
+    *_, steady = saves(place, 100, 5, logs=True)
+    assert steady == {"PUT": 5, "GET": 2, "LIST": 2}
+    _, resumed, last = saves(place, 100, 8, logs=True)
+    assert resumed == steady | {"GET": 2 + 5, "LIST": 2 + 1 + 1}  # it looks once at the journals of earlier launches
+    assert last == steady
+    assert [
+        row.step
+        for row in Run(
+            f"s3://{place.bucket}/run", storage_options=place.server.options(place.proxy.endpoint)
+        ).metrics_history()
+    ] == list(range(1, 9))
 
 
 def test_a_save_that_deletes_one_makes_six_requests_more(place: Place) -> None:

@@ -13,13 +13,14 @@ from resumable.checkpointing import prune as pruning
 from resumable.checkpointing.prune import PrunePlan
 from resumable.cli.options import Json, RunUrl, StorageOptions, open_whole_run
 from resumable.cli.terminal import print_json, print_line
-from resumable.config.sections import Keep
+from resumable.config.sections import Journal, Keep
 from resumable.errors import CheckpointError, CorruptCheckpointError
 from resumable.policy.retention import Rule
 from resumable.run.checkpoint import Checkpoint
 from resumable.run.run import Run
 from resumable.store.attempts import Attempt, lock_run, read_attempt
 from resumable.store.catalog import Catalog
+from resumable.store.journal.compaction import compact
 from resumable.store.layout import ATTEMPTS, CHECKPOINTS, checkpoint_path, parse_attempt
 from resumable.store.leftovers import freed_bytes, see_files, see_saves
 from resumable.store.publish import is_deletable
@@ -51,7 +52,8 @@ def prune(
     Without options, the run's own config (`keep`) decides. Each option replaces one value of it, so the best
     checkpoints stay. Refused while a job on this machine uses the run. Damaged folders of earlier attempts are deleted
     once enough newer checkpoints exist, unfinished ones once a newer attempt has saved. So are temporary files of
-    earlier attempts. A file that keeps another name (a hard link in another checkpoint) frees no bytes.
+    earlier attempts, and what crashed attempts logged, if it is much. A file that keeps another name (a hard link in
+    another checkpoint) frees no bytes.
 
     --json: {"run", "dry_run", "kept": [name], "deleted": [{"name", "size_bytes"}], "files": [path], "freed_bytes"},
     newest first.
@@ -70,12 +72,20 @@ def prune(
             _refuse_damaged(opened.catalog, planned)
             going = _files(opened.catalog, storage, planned, stale)
             plan = pruning.prune(storage, opened.catalog, owner, rule)
+            _bound_journal(storage, owner, plan)
             left = _files(opened.catalog, storage, planned, stale)
             removed = {path: entry for path, entry in going.items() if path not in left}
         finally:
             unlock()
     plan = replace(plan, standing=planned.standing)  # which of those that went were unfinished
     _report(opened.location, plan, removed, dry_run=dry_run, json=json)
+
+
+def _bound_journal(storage: Storage, owner: Attempt, plan: PrunePlan) -> None:
+    """Remove from the journal what attempts off the line logged, if it is large, and sum up old steps."""
+    if plan.standing.history:
+        newest, manifest = plan.standing.history[0]
+        compact(storage, owner, manifest.lineage, exact_after=newest.place, max_bytes=Journal().max_bytes)
 
 
 def _planned(catalog: Catalog, storage: Storage, rule: Rule) -> tuple[Attempt, PrunePlan]:

@@ -34,31 +34,34 @@ def compact(
 
     Records after the place `exact_after` are not thinned, if they leave room. `lineage` is that of the newest
     checkpoint, and `writer` that of `attempt`, if it is running. A crash leaves the new file beside old ones, which is
-    read as the new file alone.
-
-    Raises:
-        FencedError: A newer attempt owns the run.
-        StorageError: The storage failed.
+    read as the new file alone. Raises `FencedError` if a newer attempt owns the run, and `StorageError`.
     """
-    parts = list_parts(storage)
-    if sum(part.size for part in parts) <= CHECKED_BYTES and len(parts) <= MAX_PARTS:
+    # Without its writer, the files of the newest attempt may still grow, on another machine.
+    newest = attempt.number if writer is not None else attempt.number - 1
+    parts = [part for part in list_parts(storage) if part.attempt <= newest]
+    if len(parts) <= MAX_PARTS and _size(parts) <= CHECKED_BYTES:
         return []
     if writer is not None:
         writer.finish_part()
-        parts = [part for part in parts if part.attempt <= attempt.number]
     records = read_parts(storage, parts)
     rows = on_line(records, stretches(lineage, records))
-    is_small = len(parts) <= MAX_PARTS and sum(part.size for part in parts) <= max_bytes // 2
-    if is_small and len(rows) <= MAX_ROWS // 2:
+    if len(parts) <= MAX_PARTS and _size(parts) <= max_bytes // 2 and len(rows) <= MAX_ROWS // 2:
         return []
-    attempt.check()
-    number = writer.take_part() if writer is not None else _next_part(parts, attempt.number)
+    number = writer.take_part() if writer is not None else _free_part(storage, attempt.number)
     opened = [record for record in records if isinstance(record, OpenRecord) and record.attempt in dict(lineage)]
-    data = _bounded(opened, rows, exact_after, max_bytes // 4)
+    _replace(storage, attempt, parts, number, _bounded(opened, rows, exact_after, max_bytes // 4))
+    return parts
+
+
+def _replace(storage: Storage, attempt: Attempt, parts: Sequence[Part], number: int, data: bytes) -> None:
+    attempt.check()
     storage.write(journal_path(attempt.number, number), [data])
     attempt.check()
     storage.remove_all([part.path for part in parts])
-    return parts
+
+
+def _size(parts: Sequence[Part]) -> int:
+    return sum(part.size for part in parts)
 
 
 def _bounded(opened: Sequence[Record], rows: Sequence[MetricsRecord], exact_after: Place, max_bytes: int) -> bytes:
@@ -66,7 +69,7 @@ def _bounded(opened: Sequence[Record], rows: Sequence[MetricsRecord], exact_afte
     most = MAX_ROWS // 2
     while True:
         thin = thinned(rows, most=most, until=exact_after)
-        if len(thin) > most:
+        if len(thin) > 2 * most:
             thin = thinned(rows, most=most)
         data = b"".join(line for record in chain(opened[-MAX_PARTS:], thin) for line in lines_of(record))
         if len(data) <= max_bytes or most <= _FEWEST_ROWS:
@@ -74,5 +77,5 @@ def _bounded(opened: Sequence[Record], rows: Sequence[MetricsRecord], exact_afte
         most //= 2
 
 
-def _next_part(parts: Sequence[Part], attempt: int) -> int:
-    return max((part.number + 1 for part in parts if part.attempt == attempt), default=0)
+def _free_part(storage: Storage, attempt: int) -> int:
+    return max((part.number + 1 for part in list_parts(storage) if part.attempt == attempt), default=0)

@@ -135,8 +135,8 @@ def _parsed(found: dict[str, Any], attempt: int) -> Record | None:
     if kind not in ("step", "epoch"):
         return None
     place = _number(found["s"]), _number(found["e"])
-    if len(found["m"]) > MAX_METRICS:
-        raise ValueError("too many metrics")
+    if not isinstance(found["m"], dict) or len(found["m"]) > MAX_METRICS:
+        raise ValueError("no metrics, or too many")
     metrics = {name: _value(value) for name, value in found["m"].items()}
     if "n" not in found:
         return MetricsRecord(attempt, kind, place, metrics, place)
