@@ -69,6 +69,7 @@ def test_a_script_that_passes_its_state_is_bit_exact(script: Script, tmp_path: P
     killed = [attempt for attempt in report["attempts"] if attempt["point"]]
     assert killed, "no kill landed"
     assert report["attempts"][-1]["point"] is None
+    assert [attempt["warm"] for attempt in report["attempts"]] == [False] + [True] * (len(report["attempts"]) - 1)
     for before, after in zip(report["attempts"], report["attempts"][1:], strict=False):
         assert after["steps_replayed"] == max(before["killed_at_step"] - after["resumed_from_step"], 0)
         assert after["resumed_from_step"] <= before["killed_at_step"] + 1
@@ -106,6 +107,29 @@ def test_a_script_that_forgets_some_state_is_found_out_with_hints(script: Script
     kept = Path(drilled.err.rstrip().rpartition("both runs are kept in ")[2])
     assert {"reference", "drilled"} <= {folder.name for folder in kept.iterdir()}
     subprocess.run(["rm", "-r", str(kept)], check=True)
+
+
+def test_what_is_logged_and_printed_is_compared_too(script: Script, cli: Cli) -> None:
+    """A counter that is in no checkpoint, and that no weight depends on."""
+    counting = script(
+        before="seen = 0",
+        body="seen += 1; trainer.log(seen=seen); time.sleep(0.03); print('step', step + 1, 'seen', seen, time.time())",
+    )
+    drilled = cli("drill", "--kills", 2, "--seed", 4, "--json", "--", *counting)
+    report = drilled.json
+    assert (drilled.code, report["exact"]) == (1, False), drilled.err
+    resumed = max(attempt["resumed_from_step"] for attempt in report["attempts"])
+    assert 0 < resumed < 20
+    [difference] = [each for each in report["differences"] if each["path"].startswith("logged seen, at step ")]
+    step = int(difference["path"].split("step ")[1].split(",")[0])
+    assert (difference["a"], difference["b"]) == (f"{step}.0", "1.0")
+    notes = [note for note in report["notes"] if note["path"] == "a printed line"]
+    assert notes  # of the steps that no launch printed as the undisturbed one did
+    for note in notes:
+        one, other = note["a"].strip("'").split(), note["b"].strip("'").split()
+        assert one[:3] == other[:3] == ["step", one[1], "seen"]
+        assert int(one[3]) == int(one[1]) > int(other[3])
+    subprocess.run(["rm", "-r", report["scratch"]], check=True)
 
 
 SWEEP = """

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 
 from resumable.cli.checkpoint_diff import CheckpointDifference
+from resumable.cli.drill.of_time import is_of_time
 from resumable.store.journal.records import MetricsRecord, Place
 
 ABSENT = "not logged"
@@ -16,12 +17,15 @@ _Values = Mapping[Place, Mapping[str, float]]
 def metrics_differences(a: Sequence[MetricsRecord], b: Sequence[MetricsRecord]) -> list[CheckpointDifference]:
     """Return the first place at which each metric differs, with both values, the earliest first.
 
-    A place that one of the two holds only in a summary of several is not compared.
+    A place that one of the two holds only in a summary of several is not compared, and neither are metrics that by
+    their names are measurements of time, or of memory.
     """
     found = []
     for kind in ("step", "epoch"):
         sides = _values(a, kind, b), _values(b, kind, a)
         for name in dict.fromkeys(name for side in sides for metrics in side.values() for name in metrics):
+            if is_of_time(name):
+                continue
             places = [*_differing(name, *sides)]
             if places:
                 found.append((places[0], _difference(name, kind, places, *sides)))

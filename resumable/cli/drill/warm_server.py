@@ -169,9 +169,7 @@ def _become(launch: Mapping[str, Any], groups: Mapping[str, Modules]) -> Hidden:
     os.close(launch["output"])
     os.environ.clear()
     os.environ.update(launch["environment"])
-    random.seed()
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed(None)  # as after its import, which draws from the system
+    _draw_entropy()
     command: Sequence[str] = launch["command"]
 
     def start_again() -> NoReturn:
@@ -186,8 +184,19 @@ def _become(launch: Mapping[str, Any], groups: Mapping[str, Modules]) -> Hidden:
     return hidden
 
 
+def _draw_entropy() -> None:
+    """Seed the global streams from the system, as the imports do in a fresh interpreter."""
+    random.seed()
+    sys.modules["torch"].default_generator.seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed(None)
+
+
 def _main_module() -> types.ModuleType:
-    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    main = types.ModuleType("__main__")
+    for name in ("__main__", "__mp_main__"):  # the alias that multiprocessing makes for what its children return
+        if name in sys.modules:
+            sys.modules[name] = main
     main.__dict__.update({"__builtins__": sys.modules["builtins"], "__annotations__": {}, "__spec__": None})
     return main
 
