@@ -166,6 +166,11 @@ class Checkpointer:
         """Return the names of objects in the checkpoint that a program creates only while it trains."""
         return late_objects(self.resumed.manifest) if self.resumed else frozenset()
 
+    @property
+    def targets(self) -> Mapping[str, object]:
+        """Return the objects that are saved, without their wrappers."""
+        return {name: adapter.target for name, adapter in self._adapters.items()}
+
     def hold(self, objects: Mapping[str, object], *, late: Collection[str]) -> None:
         """Save these objects from now on, and record those named in `late` as created while training."""
         self._adapters = adapt(objects)

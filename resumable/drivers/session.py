@@ -114,7 +114,9 @@ class DriverSession(ABC):
         """Reach the boundary of now. The first one of a launch begins a new run, or resumes."""
         if self._launch.begun:
             self._refresh_objects()
-            self._launch.boundary.reached(self._instant())
+            instant = self._instant()
+            self._launch.boundary.reached(instant)
+            self._launch.look(epoch_ended=instant.epoch_ended, has_frames=False)
         else:
             self._begin()
         self._place = self.step, self.epoch

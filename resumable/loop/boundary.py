@@ -60,6 +60,7 @@ class Boundary:
         self._elsewhere = True  # whether the time since the last boundary includes more than one training step
         self._after_save = 0  # boundaries since the last save became durable, while its cost is being measured
         self._too_soon = 0  # consecutive saves over their share; frozen once the warning was logged
+        self.saves = 0  # of this attempt that were begun
         self.stopping = False
         self.save_requested = False
         self.preempted = False  # whether a PREEMPT line already reports what is saved
@@ -253,6 +254,7 @@ class Boundary:
         self._cost.begin(stalled_seconds=status.stalled_seconds, save_seconds=status.save_seconds)
         self._checkpointer.save(instant.position(finished), reason=reason, late=late, metrics=self._watch.settled())
         self._due, self.save_requested = None, False
+        self.saves += 1
 
     def _warn_of_conflict(self, reason: str, status: SaveStatus) -> None:
         """Log once that another key of `every` makes saves come too soon for their share, again and again."""

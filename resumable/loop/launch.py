@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from resumable.audit.objects.watch import ObjectWatch
 from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
 from resumable.config.config import Config
@@ -88,6 +89,7 @@ class Launch:
             settings=_loader_settings(self.checkpointer),
         )
         self.progress = RestoreProgress(self.checkpointer.position(), resumes=resumed is not None)
+        self._watch = ObjectWatch(config.audit, lambda: self.checkpointer.targets, resumed=resumed is not None)
         self.evaluations = EvaluationAddresses()
         self.begun = False  # whether a loop of this launch has begun
         self._attempt: Attempt | None = None
@@ -134,6 +136,7 @@ class Launch:
         warning. Safe to call twice.
         """
         self.bar.stop(complete=False)
+        self._watch.close()
         self.preemption.uninstall()
         self.data.close()
         self.boundary.settle_journal()
@@ -156,6 +159,14 @@ class Launch:
             self.evaluations.clear()  # as after a resume from here
             self.boundary.save_start(instant())
         self.begun = True
+
+    def look(self, *, epoch_ended: bool, has_frames: bool = True) -> None:
+        """Look, at the boundary of now, for objects that change and are in no checkpoint.
+
+        `has_frames` says that the code of the loop is the user's. Raises `AuditError` in the mode `strict`.
+        """
+        if self._watch.is_due(saves=self.boundary.saves, epoch_ended=epoch_ended):
+            self._watch.look(has_frames=has_frames)
 
     def report_done(self, note: str, *, step: int, epoch: int) -> None:
         """Log that the run stands at its end, and that there is nothing left to train."""

@@ -310,6 +310,7 @@ class Loops:
         self._metrics.reached()
         self._forgotten.look()
         self._boundary.reached(self._instant(epoch_ended=epoch_ended, last=last))
+        self._launch.look(epoch_ended=epoch_ended)
         self._loop.show(self._cursor, step=self.step, epoch=self.epoch, epoch_ended=epoch_ended)
 
     def _instant(self, *, epoch_ended: bool = False, last: bool = False) -> Instant:
