@@ -31,7 +31,7 @@ _MOST = 12  # names in a line
 _SETTINGS, _IN_EFFECT = "settings", "in_effect"
 
 # A notebook gives the objects of an earlier launch, trained meanwhile, to a new launch of the same run.
-_first_seen: weakref.WeakKeyDictionary[object, dict[str, Settings]] = weakref.WeakKeyDictionary()
+_first_seen: dict[int, dict[tuple[str, str], Settings]] = {}  # by id, for metrics have hashes that change
 
 
 class BuiltWith:
@@ -54,7 +54,7 @@ class BuiltWith:
 
     def see(self, adapters: Mapping[str, Adapter]) -> None:
         """Note the settings of those objects that were not seen before."""
-        for name in adapters.keys() - self._seen:
+        for name in [each for each in adapters if each not in self._seen]:  # in their order, as lines name them
             self._seen.add(name)
             self._settings |= _at_first(self._run, name, adapters[name].target)
             self._noted = None
@@ -121,11 +121,16 @@ class BuiltWith:
 
 def _at_first(run: str, name: str, target: object) -> Settings:
     """Return the settings of an object, as this program first gave it to a launch of this run."""
-    found = settings_of(name, target)
-    try:
-        return _first_seen.setdefault(target, {}).setdefault(run, found) if found else found
-    except TypeError:  # neither hashable nor weakly referenced
+    found, key = settings_of(name, target), id(target)
+    if not found:
         return found
+    if key not in _first_seen:
+        try:
+            weakref.finalize(target, _first_seen.pop, key, None).atexit = False
+        except TypeError:  # it has no weak references
+            return found
+        _first_seen[key] = {}
+    return _first_seen[key].setdefault((run, name), found)
 
 
 def _in_words(changed: Mapping[str, str]) -> str:
