@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -14,6 +15,7 @@ from resumable.config.config import Config
 from resumable.data.forgotten_preparer import ForgottenPreparer
 from resumable.errors import ConfigError, LoopError
 from resumable.loop.beginning import checked_beginning
+from resumable.loop.carried.carried_variables import CarriedVariables
 from resumable.loop.cycle import Cycle
 from resumable.loop.iteration.loop_iterator import LoopIterator, LoopTurns
 from resumable.loop.launch import Launch
@@ -70,13 +72,15 @@ class Trainer:
         given = taken_apart(objects).targets
         self._launch = launch = Launch(self.config, objects, restored_elsewhere=given.values())
         audit, resumed = self.config.audit, launch.checkpointer.resumed
+        carried = CarriedVariables.of(self.config, launch.checkpointer)
         names = LiveNames(
             audit.mode,
             ignore=audit.ignore,
             given=[*objects.values(), *given.values()],
             noted=(lambda: resumed.notes) if resumed else None,
+            carried=lambda: carried.names,
         )
-        self._loops = Loops(launch, ForgottenPreparer(given, warn), names)
+        self._loops = Loops(launch, ForgottenPreparer(given, warn), names, carried)
         self._exit = loop_exit = LoopExit(launch, self._loops)
         self._finalizer = weakref.finalize(self, _close, launch, self._loops, loop_exit)
         launch.start(idle=lambda: loop_exit.idle, close=self._finalizer)
@@ -146,6 +150,30 @@ class Trainer:
                 from a checkpoint that is older. At the loop, where it counts epochs and `epoch` is missing.
         """
         self._ours.begin_at(checked_beginning(step, epoch))
+
+    def carry(self, *names: str) -> None:
+        """Save variables of the calling function, or of the module, with every checkpoint, and put them back.
+
+        They are put back when the outermost loop begins, and in the middle of an epoch once more right before the first
+        batch, in place of what the head of the epoch computed. Tensors come back on the device of what the name is
+        bound to, or else where they were. Exact for a `for`; with `next()` an expression may have read a variable.
+
+        Call it before the outermost loop; a variable that a loop binds later may be named. A function that the loop
+        calls, and that has a `for` over `batches` of its own, calls it for its own variables before that one. Called
+        again with other names it adds them.
+
+        Args:
+            *names: The names, as text: numbers, texts, tensors and arrays, and containers of these.
+
+        Raises:
+            LoopError: There is no such variable, no loop of the function binds it, the function is not part of the
+                loop, or this is another thread.
+            StateError: A value cannot be stored, or it is an object to pass to the Trainer instead.
+            RunMismatchError: The checkpoint does not hold a name, and the config does not `adopt` it. At the loop, if
+                the checkpoint holds a name that is not carried, and the config does not `drop` it.
+        """
+        self._refuse_closed()
+        self._ours.carry(names, sys._getframe(1))
 
     # -- the loops ----------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from tests.tiny import Tiny
 
 ROOT = Path(__file__).parent.parent
 ABSENT = ("torch", "numpy", "safetensors")  # the wheels of torch are gigabytes, and without it the others are not used
-FOLDERS = ("tests/utils", "tests/store", "tests/audit/names")
+FOLDERS = ("tests/utils", "tests/store", "tests/audit/names", "tests/loop/carried/test_loop_bindings.py")
 PYTEST = ("pytest", "pytest-timeout", "hypothesis")
 
 pytestmark = [pytest.mark.matrix, pytest.mark.timeout(600)]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.client import Bench, Launch, killed, shared_lab, signalled
+from tests.lab.compare import differences
 
 NewBench = Callable[..., Bench]
 
@@ -46,6 +47,8 @@ SCENARIOS = {
     "no_outer_loop": 30,
     "stale_gradients": 30,
     "containers": 20,
+    "carried_language_model": 30,
+    "carried_by_functions": 40,
 }
 
 
@@ -148,6 +151,34 @@ def test_a_kill_of_a_compiled_model_changes_no_bit(bench: NewBench) -> None:
 
 def test_three_kills_within_an_endless_loader_change_no_bit(bench: NewBench) -> None:
     bench("cycle_in_steps").crash_and_rerun(kills("cycle", 25, points="step save step"))
+
+
+def test_kills_of_a_loop_with_a_prefetched_batch_in_variables_change_no_bit(bench: NewBench) -> None:
+    points = ["step:2", "save.published:8", "step:15+0.0007", "save.blob:24"]
+    bench("carried_prefetch").crash_and_rerun([killed(point) for point in points])
+
+
+def test_a_program_that_grows_and_shrinks_is_killed_at_each_side_of_its_first_saves(bench: NewBench) -> None:
+    adopt, drop = {"adopt": ["best", "weights"]}, {"drop": ["best", "weights"]}
+
+    def go_on(run: str, options: dict[str, object], points: list[str | None]) -> str:
+        launches = [killed(point) if point else Launch() for point in points]
+        return [growing.launch(run, Launch(each.kill, options, each.exit)).output for each in launches][-1]
+
+    growing = bench("growing")
+    for run, more in [("whole", False), ("crashed", True)]:
+        go_on(run, {}, ["step:9"])
+        refused = growing.launch(run, Launch(options={"grown": True}, exit=1)).output
+        assert "adopt: [weights] in the config, or RESUMABLE_ADOPT='[\"weights\"]'" in refused
+        points = ["step:10", "save.manifest:12", "save.published:12", "fetch:14"] if more else []
+        output = go_on(run, {"grown": True, "config": adopt}, [*points, "step:17"])
+        assert ("CHANGED" in output) is not more  # after the first save there is nothing to adopt
+        refused = growing.launch(run, Launch(exit=1)).output
+        assert "drop: [weights] in the config, or RESUMABLE_DROP='[\"weights\"]'" in refused
+        points = ["step:18", "save.manifest:20", "save.published:20"] if more else []
+        go_on(run, {"config": drop}, [*points, None])
+        assert growing.open(run).latest().manifest.features == []
+    assert not differences(growing.open("whole"), growing.open("crashed"))
 
 
 def test_validation_changes_no_training_step(bench: NewBench) -> None:

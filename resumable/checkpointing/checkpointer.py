@@ -16,21 +16,19 @@ from resumable.checkpointing.claim_attempt import OpenedRun, claim_attempt
 from resumable.checkpointing.commit import Commits
 from resumable.checkpointing.find_run import FoundRun, find_run, refuse_unfit
 from resumable.checkpointing.image_memory import image_memory
-from resumable.checkpointing.object_mismatch import (
-    joined_objects,
-    late_objects,
-    refuse_other_content,
-    refuse_other_objects,
-)
+from resumable.checkpointing.mismatch.accepted_objects import AcceptedObjects
+from resumable.checkpointing.mismatch.adoption import Adoption
+from resumable.checkpointing.mismatch.carried_state import CarriedNames, CarriedState, carried_names, holds_carried
+from resumable.checkpointing.mismatch.object_mismatch import late_objects, refuse_other_content, refuse_other_objects
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.restore import Restoration
 from resumable.checkpointing.save_pipeline import SavePipeline, SaveStatus, no_saves
 from resumable.config.config import Config
 from resumable.errors import NoCheckpointError, StateError
 from resumable.policy.suspicion import WitnessState
-from resumable.run.checkpoint import GRADIENTS, LATE, Checkpoint
+from resumable.run.checkpoint import CARRIED, GRADIENTS, LATE, Checkpoint
 from resumable.state.codec.encoding_plan import Encodings
-from resumable.state.objects.choose_adapter import Adapter, adapt
+from resumable.state.objects.choose_adapter import adapt
 from resumable.state.objects.gradients import Gradients
 from resumable.state.objects.modules import ModuleAdapter
 from resumable.state.staging.stager import Stager
@@ -65,7 +63,7 @@ class Checkpointer:
     names and kinds are refused. Nothing is claimed before `begin_attempt`, which compares what is inside the objects.
 
     `notes` has a source for each key of the notes of a checkpoint, called at each capture on the training thread. A
-    source returns plain values, small and few, or None for nothing.
+    source returns plain values, small and few, or None for nothing. `carried` has the variables of the loop, if any.
     """
 
     def __init__(
@@ -89,6 +87,8 @@ class Checkpointer:
         self._found = find_run(config, self._storage, self._catalog, self._adapters)
         self.run_id, self.data_seed = self._found.run_file.run_id, self._found.run_file.data_seed
         self._begun: _Begun | None = None
+        self.carried: CarriedState | None = None
+        self._accepted = AcceptedObjects()
         self.witnesses: Mapping[str, WitnessState] = {}  # of the checkpoint that this attempt resumed from
         self._stand_on(self._found)
         self.gradients = Gradients(self._adapters)  # hooks only once nothing refuses the run any more
@@ -104,6 +104,8 @@ class Checkpointer:
         self.resumed = found.resumed
         self.generator_rule, self.unwraps = found.generator_rule, found.unwraps
         self._restoration = Restoration(found.resumed) if found.resumed else None
+        if self.carried is not None:
+            self.carried.stand_on(self.carried_names)
 
     @property
     def attempt(self) -> Attempt | None:
@@ -131,7 +133,7 @@ class Checkpointer:
         opened = claim_attempt(self.config, self._storage, self._catalog, self._found, self._refuse_unfit)
         if opened.resumed is not self.resumed:
             self._stand_on(opened)
-        self._joined = _joined(self._adapters, self.resumed)
+        self._accepted = AcceptedObjects.of(self._adapters, self.resumed, self._adoption)
         journal = _journal(self.config, self._storage, opened)
         commits = Commits(self.config, self._storage, self._catalog, opened, journal)
         self.witnesses = commits.witnesses.metrics
@@ -153,13 +155,27 @@ class Checkpointer:
         return self._begun
 
     def _refuse_unfit(self, found: Checkpoint) -> None:
-        refuse_unfit(self.config.location, self._adapters, found)
+        refuse_unfit(self.config, self._adapters, found)
         for name, adapter in self._adapters.items():
             if isinstance(adapter, ModuleAdapter) and name in found.manifest.objects:
                 adapter.build_again(found.document["objects"][name])
         refuse_other_content(self.config.location, self._adapters, found, Restoration(found).position())
 
+    @property
+    def _adoption(self) -> Adoption:
+        return Adoption(self.config.adopt, self.config.drop)
+
     # -- the objects --------------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Return the names of the objects, and of those in the checkpoint that this attempt resumed from."""
+        return frozenset(self._adapters).union(self.resumed.manifest.objects if self.resumed else ())
+
+    @property
+    def carried_names(self) -> CarriedNames | None:
+        """Return the names of the loop's variables in the checkpoint that this attempt resumed from."""
+        return carried_names(self.resumed) if self.resumed is not None else None
 
     @property
     def late(self) -> frozenset[str]:
@@ -262,6 +278,7 @@ class Checkpointer:
             reason=reason,
             everything=self.config.gradients == "always",
             golden=golden,
+            carried=self.carried.capture() if self.carried else None,
             facts=self._facts(),
             notes={key: note for key, source in self.notes.items() if (note := source()) is not None},
             metrics=metrics,
@@ -276,7 +293,8 @@ class Checkpointer:
                 warn(warning)
 
     def _facts(self) -> dict[str, object]:
-        return {LATE: sorted(self._late)} if self._late else {}
+        created_late = {LATE: sorted(self._late)} if self._late else {}
+        return created_late | self._accepted.facts()
 
     def _optimizers(self) -> dict[str, object]:
         return {name: each.target for name, each in self._adapters.items() if each.kind == "optimizer"}
@@ -308,23 +326,25 @@ class Checkpointer:
         return self._restoration.position() if self._restoration else Position()
 
     def restore(self, *, without: Collection[str] = ()) -> None:
-        """Restore every object, the gradients and all RNG streams to the checkpoint, in place, and verify it.
+        """Restore every object, the gradients, all RNG streams and carried variables to the checkpoint, and verify it.
 
         Objects that still have exactly that state are left alone, and so are those named in `without`, and those that
-        the run began without. Raises `RunMismatchError` naming what does not match, `StateError` naming what did not
-        come back as it was saved, `FencedError` if a newer attempt pruned it.
+        the run goes on with although the checkpoint lacks them. Raises `RunMismatchError` naming what does not match,
+        `StateError` naming what did not come back as it was saved, `FencedError` if a newer attempt pruned it.
         """
         self.begin_attempt()
         assert self._restoration is not None
         assert self.resumed is not None
         if not without:  # the head of an epoch may have changed them once more
-            refuse_other_objects(self.config.location, self._adapters, self.resumed, whole=True)
+            refuse_other_objects(self.config.location, self._adapters, self.resumed, self._adoption, whole=True)
             refuse_other_content(self.config.location, self._adapters, self.resumed, self.position(), whole=True)
-        left_alone = {*without, *self._joined}
+        left_alone = {*without, *self._accepted.joined}
         adapters = {name: adapter for name, adapter in self._adapters.items() if name not in left_alone}
         self._built.compare(self.resumed, adapters)
         try:
-            self._restoration.restore(adapters, self.gradients)
+            self._restoration.restore(adapters, self.gradients, dropped=self._accepted.dropped)
+            if self.carried is not None:
+                self.carried.restore(self.resumed.tree(CARRIED) if holds_carried(self.resumed) else None)
         except NoCheckpointError:
             self._saving.opened.attempt.check()
             raise
@@ -354,14 +374,6 @@ def _journal(config: Config, storage: PatientStorage, opened: OpenedRun) -> Jour
         flush_seconds=config.journal.flush_seconds,
         max_bytes=config.journal.max_bytes,
     )
-
-
-def _joined(adapters: Mapping[str, Adapter], resumed: Checkpoint | None) -> frozenset[str]:
-    """Return the names of objects that the checkpoint lacks and the run goes on with. Logs what each one loses."""
-    joined = joined_objects(adapters, resumed.manifest) if resumed else frozenset()
-    for name in sorted(joined):
-        warn(f"{name}: the run was begun without it: {adapters[name].joins}")
-    return joined
 
 
 def _warn_of_empty(captured: Snapshot) -> None:

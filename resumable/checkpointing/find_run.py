@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from resumable.checkpointing.object_mismatch import ObjectKind, refuse_other_objects
+from resumable.checkpointing.mismatch.accepted_objects import refuse_unknown_drops
+from resumable.checkpointing.mismatch.adoption import Adoption
+from resumable.checkpointing.mismatch.object_mismatch import ObjectKind, refuse_other_objects
 from resumable.config.config import Config
 from resumable.data.rng.find_generators import NEWEST_RULE, RULES
 from resumable.errors import (
@@ -74,7 +76,7 @@ def find_run(config: Config, storage: Storage, catalog: Catalog, objects: Mappin
     """
     unlock = _lock(config, storage)
     try:
-        refuse = partial(refuse_unfit, config.location, objects)
+        refuse = partial(refuse_unfit, config, objects)
         rejected: dict[str, str] = {}
         resumed = discover(config, catalog, rejected, refuse=refuse) if _exists(config, catalog) else None
         _refuse_unfenced(config, storage)
@@ -223,10 +225,11 @@ def was_committed(catalog: Catalog, name: str) -> bool:
     return True
 
 
-def refuse_unfit(run: str, objects: Mapping[str, ObjectKind], found: Checkpoint) -> None:
-    _refuse_unknown_rule(run, found.manifest)
-    _refuse_other_world(run, found.manifest)
-    refuse_other_objects(run, objects, found)
+def refuse_unfit(config: Config, objects: Mapping[str, ObjectKind], found: Checkpoint) -> None:
+    _refuse_unknown_rule(config.location, found.manifest)
+    _refuse_other_world(config.location, found.manifest)
+    refuse_unknown_drops(config.drop, objects, found)
+    refuse_other_objects(config.location, objects, found, Adoption(config.adopt, config.drop))
 
 
 def _refuse_other_world(run: str, found: Manifest) -> None:

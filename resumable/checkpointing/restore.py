@@ -6,7 +6,8 @@ error in that pass leaves the objects undefined and ends the launch, so nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.stored_orders import has_orders, with_orders
@@ -38,10 +39,11 @@ class Restoration:
         except ValueError as error:
             raise CorruptCheckpointError(f"{self.checkpoint.name}: {error}") from error
 
-    def restore(self, adapters: Mapping[str, Adapter], gradients: Gradients) -> None:
+    def restore(self, adapters: Mapping[str, Adapter], gradients: Gradients, *, dropped: Collection[str] = ()) -> None:
         """Restore these objects, the gradients and all RNG streams, in place, and verify them.
 
-        Objects that have this state already are left alone; only tensors that differ are read again.
+        Gradients of the objects in `dropped` are left out. Objects that have this state already are left alone; only
+        tensors that differ are read again.
 
         Raises:
             RunMismatchError: It names what does not match.
@@ -51,7 +53,7 @@ class Restoration:
         """
         for name, adapter in adapters.items():
             self._restore(name, adapter)
-        gradients.restore(self.checkpoint.tree(GRADIENTS))
+        gradients.restore(_kept(self.checkpoint.tree(GRADIENTS), dropped))
         lost = global_rng.restore_streams(self.checkpoint.inline_tree("rng"))
         if lost:
             warn(f"this machine has no {', '.join(lost)}: random numbers drawn there will differ")
@@ -73,3 +75,12 @@ class Restoration:
             adapter.adopt(self.checkpoint.decoded(name, tensors))
             verify_round_trip(adapter, document, records, proven=tensors)
         self._restored.add(name)
+
+
+def _kept(gradients: Any, dropped: Collection[str]) -> Any:
+    """Return the tree of the gradients without those of dropped objects, whose names theirs begin with."""
+    if not dropped:
+        return gradients
+    prefixes = tuple(f"{name}." for name in dropped)
+    present = [name for name in gradients["present"] if not name.startswith(prefixes)]
+    return {"present": present, "grads": {name: held for name, held in gradients["grads"].items() if name in present}}

@@ -7,7 +7,8 @@ fetch, so that code which ran again in between leaves no trace.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
+from types import FrameType
 from typing import Any, TypeVar
 
 from resumable.audit.names.live_names import NOTE, LiveNames
@@ -17,6 +18,7 @@ from resumable.errors import ChangedDataError
 from resumable.loop import loop_errors
 from resumable.loop.beginning import Beginning
 from resumable.loop.boundary import Instant
+from resumable.loop.carried.carried_variables import CarriedVariables
 from resumable.loop.cycle import Cycle, Cycles
 from resumable.loop.evaluation import Counters, evaluation
 from resumable.loop.iteration.loop_iterator import LoopTurns
@@ -36,7 +38,9 @@ _END = object()
 class Loops:
     """The counters of a run and the generators that move them; one outermost loop per run."""
 
-    def __init__(self, launch: Launch, forgotten: ForgottenPreparer, names: LiveNames) -> None:
+    def __init__(
+        self, launch: Launch, forgotten: ForgottenPreparer, names: LiveNames, carried: CarriedVariables
+    ) -> None:
         failpoints.arm(launch.config.run)
         self._launch = launch
         self._boundary = launch.boundary
@@ -52,6 +56,7 @@ class Loops:
         self._cycles = Cycles(launch.data, self._progress.start.cycles, begin=self.restore_early)
         self.owed: BaseException | None = None  # what could not be raised where a loop was left
         self.closed = False  # whether the run is released
+        self._carried = self._checkpointer.carried = carried
         self._metrics = StepMetrics()
         self._beginning: Beginning | None = None  # of a new run that takes a training over
         self.step: int
@@ -90,6 +95,9 @@ class Loops:
         if self._loop.running is not None:
             raise loop_errors.cycle_inside(self._loop.running)
         return self._cycles.create(loader, name)
+
+    def carry(self, names: Collection[object], frame: FrameType) -> None:
+        self._carried.add(names, frame, inside=self._loop.running is not None)
 
     def evaluate(self, loader: Iterable[T]) -> LoopTurns[T]:
         self.restore_early()
@@ -170,6 +178,7 @@ class Loops:
 
     def _epoch_pass(self, loaders: _Loaders) -> Generator[tuple[int, Any]]:
         cursor = self._cursor
+        self._carried.look()
         number = cursor.request()
         if number < cursor.finished:  # before the crash
             cursor.skip(loaders, number=number, epoch=self.epoch)
@@ -218,8 +227,7 @@ class Loops:
         if call == self.epoch - 1 and pending is not None and pending.finished and not pending.inside_epoch:
             self._restore_everything()
             self._cursor.skip(loaders, number=0, epoch=call)  # that code may write to the samplers
-            self._progress.reached()
-            self._names.compare()
+            self._stand()
 
     # -- steps and passes ---------------------------------------------------------------------------------------------
 
@@ -235,8 +243,7 @@ class Loops:
             raise loop_errors.head_ran_again(error) from error
         if opened.replayed:
             self._restore_objects()  # what was replayed may have drawn from, or changed, what was restored
-        self._progress.reached()
-        self._names.compare()
+        self._stand()
         return opened
 
     def _fetch(self, opened: ZippedPass) -> Any:
@@ -309,6 +316,7 @@ class Loops:
         self._launch.evaluations.clear()
         self._metrics.reached()
         self._forgotten.look()
+        self._carried.reached()
         self._boundary.reached(self._instant(epoch_ended=epoch_ended, last=last))
         self._launch.look(epoch_ended=epoch_ended)
         self._loop.show(self._cursor, step=self.step, epoch=self.epoch, epoch_ended=epoch_ended)
@@ -348,6 +356,7 @@ class Loops:
 
     def _refuse(self, loop: str) -> None:
         self._loop.refuse(loop)
+        self._carried.begin()
         if self._beginning is not None:
             self._beginning.refuse_loop(loop)
 
@@ -371,8 +380,7 @@ class Loops:
         if pending is not None:
             self._restore_everything()
             if not pending.inside_epoch:
-                self._progress.reached()
-                self._names.compare()
+                self._stand()
 
     def _restore_everything(self) -> None:
         """Stand in exactly the checkpoint's instant; repeated whenever user code ran since."""
@@ -386,6 +394,11 @@ class Loops:
         self._progress.restored()
         self._boundary.forget(stopping=self._progress.start.stopped and not self._progress.start.finished)
         self._stand_at(self._progress.start)
+
+    def _stand(self) -> None:
+        self._carried.stand(inside_epoch=self._progress.start.inside_epoch)
+        self._progress.reached()
+        self._names.compare()
 
     def _stand_at(self, position: Position) -> None:
         self.step, self.epoch, self._cursor.finished = position.step, position.epoch, position.passes

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 GRADIENTS = "gradients"
 GOLDEN = "golden"
 ORDERS = "sampling_orders"
+CARRIED = "carried"
 DATASETS = "dataset_states"  # in the features of a manifest
 # In the environment of a manifest: the names of objects that a program creates only while it trains.
 LATE = "late"
@@ -416,3 +417,8 @@ def is_golden(name: str, record: ObjectRecord) -> bool:
 def is_orders(name: str, record: ObjectRecord) -> bool:
     """Return whether an object holds the sampling orders of the passes in progress, and none that a user passed."""
     return name == record.kind == ORDERS
+
+
+def is_carried(name: str, record: ObjectRecord) -> bool:
+    """Return whether it is the variables of the loop. The kind is compared too: an object may have this name."""
+    return name == record.kind == CARRIED

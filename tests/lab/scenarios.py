@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
+import tests.lab.carrying
 import tests.lab.containers
 import tests.lab.diverging
 import tests.lab.feeds

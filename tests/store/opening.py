@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from resumable.checkpointing.claim_attempt import OpenedRun, claim_attempt
 from resumable.checkpointing.find_run import find_run
-from resumable.checkpointing.object_mismatch import ObjectKind
+from resumable.checkpointing.mismatch.object_mismatch import ObjectKind
 from resumable.config.config import Config
 from resumable.store.catalog import Catalog
 from resumable.store.storage.protocol import Storage

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import cast
 
 from torch import Tensor
 
@@ -16,9 +17,10 @@ from resumable.checkpointing.slabs import SlabPlan
 from resumable.checkpointing.stored_orders import without_orders
 from resumable.errors import ResumableError, StateError
 from resumable.policy.suspicion import WitnessState
-from resumable.run.checkpoint import DATASETS, GOLDEN, GRADIENTS, ORDERS
+from resumable.run.checkpoint import CARRIED, DATASETS, GOLDEN, GRADIENTS, ORDERS
 from resumable.state.codec import Encoded, encode
 from resumable.state.codec.encoding_plan import Encodings
+from resumable.state.codec.tree import Tree
 from resumable.state.objects import global_rng
 from resumable.state.objects.choose_adapter import Adapter, empty_state_warning
 from resumable.state.objects.gradients import Gradients
@@ -30,6 +32,9 @@ from resumable.state.tensors.slabs import Slab, SlabSizes, slabs_of
 from resumable.store.documents.rank_state import dump_rank_state
 from resumable.store.layout import MAX_SLAB_OWNER_BYTES, frozen_name, stem, tensors_name
 from resumable.utils.environment import environment
+from resumable.utils.messages import listed
+
+_SHOWN_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ def snapshot(
     reason: str,
     everything: bool,
     golden: GoldenInput | None,
+    carried: Tree | None,
     facts: Mapping[str, object],
     notes: Mapping[str, object],
     metrics: Mapping[str, WitnessState],
@@ -117,16 +123,17 @@ def snapshot(
 ) -> Snapshot:
     """Capture all objects, the RNG streams, and the gradients that no optimizer has used (with `everything`, all).
 
-    `encodings` are those of the earlier snapshots. A golden input is run through its module. `facts` are stored beside
-    those of the environment; `notes` inform people and later launches, and decide nothing; `metrics` are the states of
-    the metrics as witnesses; `slab_sizes` say which tensors are cut into slabs. Raises `StateError` with the path of a
-    value that cannot be stored.
+    `encodings` are those of the earlier snapshots. A golden input is run through its module. `carried` is the tree of
+    the loop's variables. `facts` are stored beside those of the environment; `notes` inform people and later launches,
+    and decide nothing; `metrics` are the states of the metrics as witnesses; `slab_sizes` say which tensors are cut
+    into slabs. Raises `StateError` with the path of a value that cannot be stored.
     """
     # First, so that a side effect of the module's code that cannot be undone is captured, too.
     golden_tree = {} if golden is None else {GOLDEN: _captured_tree(GOLDEN, golden.capture(), encodings)}
     objects = {name: _captured(adapter, encodings, slab_sizes) for name, adapter in adapters.items()}
     gradient_tree = gradients.capture(everything=everything)
-    objects |= {GRADIENTS: _captured_tree(GRADIENTS, gradient_tree, encodings), **golden_tree}
+    carried_tree = {} if carried is None else {CARRIED: _captured_carried(carried, encodings)}
+    objects |= {GRADIENTS: _captured_tree(GRADIENTS, gradient_tree, encodings), **golden_tree, **carried_tree}
     position, orders = without_orders(position)
     if orders:
         objects[ORDERS] = _captured_tree(ORDERS, orders, encodings, is_frozen=True)
@@ -142,6 +149,7 @@ def snapshot(
         features |= {PARTS}
     features |= {ORDERS} if orders else set()
     features |= {DATASETS} if any("dataset" in states for states in position.samplers.values()) else set()
+    features |= carried_tree.keys()
     return Snapshot(position, reason, objects, values, {**environment(), **facts}, metrics, features)
 
 
@@ -203,6 +211,12 @@ def _slabs(adapter: Adapter, encoded: Encoded, sizes: SlabSizes) -> dict[Slab, T
         return {}
     tensors = encoded.tensors.items()
     return {slab: slab.of(tensor) for key, tensor in tensors for slab in slabs_of(key, tensor, sizes)}
+
+
+def _captured_carried(tree: Tree, encodings: Encodings) -> Captured:
+    """Capture the carried variables. Their names stand in the place of a type, where people see them."""
+    names = cast(dict[str, list[str]], tree)["names"]
+    return replace(_captured_tree(CARRIED, tree, encodings), type=listed(names, most=_SHOWN_NAMES))
 
 
 def _captured_tree(name: str, tree: object, encodings: Encodings, *, is_frozen: bool = False) -> Captured:

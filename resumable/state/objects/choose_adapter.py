@@ -34,6 +34,7 @@ __all__ = ["Adapter", "adapt", "differences", "empty_state_warning", "is_empty",
 
 # Names that the format reserves, and the reason in messages.
 _WHY_RESERVED = {
+    "carried": "the variables that are given to trainer.carry() are stored under this name",
     "golden": "the input that is given to trainer.golden() is stored under this name",
     "gradients": "the gradients that wait for an optimizer are stored under this name",
     "sampling_orders": "the orders of samplers are stored under this name",
@@ -96,9 +97,12 @@ def empty_state_warning(adapter: Adapter, tree: Tree) -> str | None:
 
 
 def loadable_state(kind: str, tree: Tree) -> Tree:
-    """Return the argument for `load_state_dict`: a module's `state_dict` with its metadata, or the whole tree."""
-    if kind in ("attributes", "tensor", "array"):
-        inside: Tree = tree["values" if kind == "attributes" else kind]  # type: ignore[index, call-overload]
+    """Return the argument for `load_state_dict`: a module's `state_dict` with its metadata, or the whole tree.
+
+    Of carried variables it is their values, by name.
+    """
+    if kind in ("attributes", "carried", "tensor", "array"):
+        inside: Tree = tree[kind if kind in ("tensor", "array") else "values"]  # type: ignore[index, call-overload]
         return inside
     return modules.loadable_state_dict(tree) if kind == "module" else tree
 

@@ -15,7 +15,7 @@ from resumable.store.documents.strict_record import StrictRecord, first_fault, r
 from resumable.utils import strict_json
 from resumable.utils.messages import quoted
 
-KNOWN_FEATURES = frozenset({"containers", "dataset_states", "parts", "sampling_orders"})
+KNOWN_FEATURES = frozenset({"carried", "containers", "dataset_states", "parts", "sampling_orders"})
 
 R = TypeVar("R", bound=StrictRecord)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from resumable.checkpointing.capture.structure_changes import Change, changes_in, way_on
+from resumable.checkpointing.mismatch.adoption import Adoption, accepted_by
 from resumable.checkpointing.position import Position
 from resumable.errors import RunMismatchError
-from resumable.run.checkpoint import GRADIENTS, LATE, Checkpoint, is_golden, is_orders
+from resumable.run.checkpoint import GRADIENTS, LATE, Checkpoint, is_carried, is_golden, is_orders
 from resumable.state.tensors.records import TensorRecord
 from resumable.store.documents.manifest import Manifest, ObjectRecord
 
@@ -34,20 +35,32 @@ def late_objects(found: Manifest) -> frozenset[str]:
     return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
 
 
-def joined_objects(objects: Mapping[str, ObjectKind], found: Manifest) -> frozenset[str]:
+def joined_objects(objects: Mapping[str, ObjectKind], found: Manifest, adoption: Adoption) -> frozenset[str]:
     """Return the names of objects that the checkpoint lacks, and that its run may go on with."""
-    return frozenset(name for name, each in objects.items() if each.joins is not None and name not in found.objects)
+    accepted = (name for name, each in objects.items() if each.joins is not None or adoption.adopts(name))
+    return frozenset(accepted) - found.objects.keys()
+
+
+def dropped_objects(objects: Mapping[str, ObjectKind], found: Manifest, adoption: Adoption) -> frozenset[str]:
+    """Return the names of objects in the checkpoint that the run goes on without."""
+    return frozenset(name for name in found.objects.keys() - objects.keys() if adoption.drops(name))
 
 
 def refuse_other_objects(
-    run: str, objects: Mapping[str, ObjectKind], checkpoint: Checkpoint, *, whole: bool = False
+    run: str,
+    objects: Mapping[str, ObjectKind],
+    checkpoint: Checkpoint,
+    adoption: Adoption,
+    *,
+    whole: bool = False,
 ) -> None:
-    """Raise `RunMismatchError` unless these are the objects of a checkpoint, by name and kind.
+    """Raise `RunMismatchError` unless these are the objects of a checkpoint, by name and kind, or are accepted.
 
     Objects that the program creates only while it trains are compared with `whole` alone, once they exist.
     """
     objects, saved = _compared(objects, checkpoint.manifest, whole=whole)
-    joined = joined_objects(objects, checkpoint.manifest)
+    saved = {name: record for name, record in saved.items() if name in objects or not adoption.drops(name)}
+    joined = joined_objects(objects, checkpoint.manifest, adoption)
     missing, unexpected = sorted(saved.keys() - objects.keys()), sorted(objects.keys() - saved.keys() - joined)
     differences = [
         *([f"not passed: {', '.join(missing)}"] if missing else []),
@@ -61,8 +74,8 @@ def refuse_other_objects(
     if differences:
         raise RunMismatchError(
             f"{run}: this run holds other objects than were passed to Trainer(...): {'; '.join(differences)}",
-            "pass the same objects under the same names; for a new run name another folder in `run`, into which "
-            "resumable.load_weights takes the weights of this one",
+            f"pass the same objects under the same names{_way_on(missing, unexpected)}; for a new run name another "
+            "folder in `run`, into which resumable.load_weights takes the weights of this one",
         )
 
 
@@ -75,7 +88,7 @@ def refuse_other_content(
     """
     objects, saved = _compared(objects, checkpoint.manifest, whole=whole)
     documents, records = checkpoint.document["objects"], checkpoint.records
-    found = {name: objects[name].misfits(records[name], documents[name]) for name in saved}
+    found = {name: objects[name].misfits(records[name], documents[name]) for name in saved if name in objects}
     found = {name: misfits for name, misfits in found.items() if misfits}
     if found:
         noted = changes_in(checkpoint.notes)
@@ -100,10 +113,21 @@ def _compared(
     saved = {
         name: record
         for name, record in found.objects.items()
-        # A program may set another golden input, or none.
-        if name != GRADIENTS and name not in late and not is_golden(name, record) and not is_orders(name, record)
+        # A program may set another golden input, or none; what it carries is compared when its loop begins.
+        if name != GRADIENTS and name not in late and not _is_no_object(name, record)
     }
     return {name: each for name, each in objects.items() if name not in late}, saved
+
+
+def _is_no_object(name: str, record: ObjectRecord) -> bool:
+    """Return whether a program passes none of this name: it is stored with the objects."""
+    return is_golden(name, record) or is_orders(name, record) or is_carried(name, record)
+
+
+def _way_on(missing: Collection[str], unexpected: Collection[str]) -> str:
+    """Return the hint about the keys that accept these differences."""
+    adopting = f"; to begin with the value of this launch set {accepted_by('adopt', unexpected)}" if unexpected else ""
+    return adopting + (f"; to go on without it set {accepted_by('drop', missing)}" if missing else "")
 
 
 def _shown(each: ObjectKind | ObjectRecord) -> str:

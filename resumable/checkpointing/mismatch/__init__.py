@@ -1,0 +1,1 @@
+"""Where a program differs from its checkpoint: what is refused, and what the config accepts."""

@@ -1,0 +1,1 @@
+"""The variables that `trainer.carry` names: saved with every checkpoint, and put back into their frame."""
