@@ -1,10 +1,12 @@
 """A small GPT that learns to write Python, character by character, from the standard library's own sources.
 
-In the manner of nanoGPT: no loader, but a `get_batch` that draws from torch's global random stream, and gradient
-accumulation inside the step. `trainer.steps` is all it takes to survive any crash.
+In the manner of nanoGPT: a `get_batch` that draws from torch's global random stream and is always one batch ahead,
+gradient accumulation inside the step, a learning-rate function, and the best loss in a variable. `trainer.steps`
+survives any crash, and `trainer.carry` names the variables that cross from one step to the next.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -66,33 +68,53 @@ def read_sources():
     return torch.tensor(list("".join(path.read_text("utf-8") for path in paths).encode("ascii", "ignore")))
 
 
-def get_batch():
+def get_batch(text):
     starts = torch.randint(len(text) - args.context, (args.batch,))
     windows = torch.stack([text[start : start + args.context + 1] for start in starts])
     return windows[:, :-1], windows[:, 1:]
 
 
+def learning_rate(step):
+    """A linear warm-up, then a cosine."""
+    warm_up = 0.1 * args.steps
+    return 4e-3 * min((step + 1) / warm_up, 0.55 + 0.45 * math.cos(math.pi * step / args.steps))
+
+
+def loss_of(inputs, targets):
+    return cross_entropy(predict(inputs).flatten(0, 1), targets.flatten())
+
+
+@torch.no_grad()
+def validate():
+    model.eval()
+    loss = sum(loss_of(*get_batch(held_out)).item() for _ in range(4)) / 4
+    model.train()
+    return loss
+
+
 torch.set_num_threads(1)  # for a model this small, more threads only wait for each other
 torch.manual_seed(1337)
-text = read_sources()
+text, held_out = read_sources().tensor_split([-100_000])
 model = GPT(args.layers, args.width, args.context)
 optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
-scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=args.steps)
 predict = torch.compile(model) if args.compile else model
 
-config = {"run": "runs/char_gpt", "every": {"steps": 50}}
-trainer = Trainer(config, model=model, optimizer=optimizer, scheduler=scheduler)
+trainer = Trainer({"run": "runs/char_gpt", "every": {"steps": 50}}, model=model, optimizer=optimizer)
+inputs, targets = get_batch(text)
+best = math.inf
+trainer.carry("inputs", "targets", "best")
 for step in trainer.steps(args.steps):
-    optimizer.zero_grad()
-    total = 0.0
+    optimizer.param_groups[0]["lr"] = learning_rate(step)
     for _ in range(args.accumulate):
-        inputs, targets = get_batch()
-        loss = cross_entropy(predict(inputs).flatten(0, 1), targets.flatten()) / args.accumulate
+        loss = loss_of(inputs, targets) / args.accumulate
+        inputs, targets = get_batch(text)  # for the next turn, while a GPU would still compute
         loss.backward()
-        total += loss.item()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    scheduler.step()
-    trainer.log(loss=total)
-    if (step + 1) % 25 == 0:
-        print(f"step {step + 1:4}  loss {total:.3f}")
+    optimizer.zero_grad()
+    trainer.log(loss=loss * args.accumulate)
+    if (step + 1) % 10 == 0:
+        val_loss = validate()
+        mark = " *" if val_loss < best else ""
+        best = min(best, val_loss)
+        print(f"step {step + 1:4}  loss {val_loss:.3f}{mark}")
