@@ -13,11 +13,11 @@ import torch
 import xxhash
 from torch import Tensor
 
+from resumable.audit.names.clocks_and_handles import is_clock
 from resumable.audit.objects.plain_reads import (
     PLAIN,
     attributes_of,
     is_a,
-    is_clock,
     is_handle,
     items_of,
     length_of,

@@ -63,7 +63,10 @@ def drives_the_loop(value: object) -> bool:
 
 def holds_handles(value: object) -> bool:
     """Return whether this container has nothing but handles, such as bars that are kept open."""
-    return bool(length_of(value)) and all(is_handle(item) for _, item in items_of(value, ends=_MAX_ITEMS))
+    if not length_of(value):
+        return False
+    items = [item for _, item in items_of(value, ends=_MAX_ITEMS)]
+    return all(is_handle(item) or any(map(_is_ours, attributes_of(item).values())) for item in items)
 
 
 def is_prepared(value: object) -> bool:

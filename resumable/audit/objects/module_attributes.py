@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator, Mapping
 
 import torch
 
+from resumable.audit.names.clocks_and_handles import is_clock
 from resumable.audit.objects.findings import Finding, Weight
-from resumable.audit.objects.plain_reads import attributes_of, is_a, is_clock, submodules
+from resumable.audit.objects.plain_reads import attributes_of, is_a, submodules
 
 _TYPES = (bool, int, float)
 _ADVICE = "keep it in a buffer of the module, or in a dict that is passed to Trainer(...)"

@@ -6,11 +6,9 @@ what is read for.
 
 from __future__ import annotations
 
-import datetime
 import io
 import logging
 import sys
-import time
 import types
 import weakref
 from collections import deque
@@ -26,8 +24,6 @@ _HEAP_TYPE = 1 << 9  # in `__flags__`: of a class that Python code made
 _members: weakref.WeakKeyDictionary[type, tuple[tuple[str, Any], ...]] = weakref.WeakKeyDictionary()
 _SEQUENCES = (list, tuple, deque, set, frozenset)
 _HANDLES = ("tqdm", "Progress", "Writer", "Logger", "Console", "Live", "Event", "Stream", "Thread", "Lock", "Pool")
-_BEGAN = {clock: clock() for clock in (time.time, time.perf_counter, time.monotonic)}
-_SLACK_SECONDS = 3600
 
 
 def is_a(value: object, kinds: type | tuple[type, ...]) -> bool:
@@ -133,14 +129,3 @@ def is_handle(value: object) -> bool:
         return True
     kind = type(value)
     return any(part in kind.__name__ for part in _HANDLES) or kind.__module__.partition(".")[0] == "resumable"
-
-
-def is_clock(value: object) -> bool:
-    """Return whether this is a reading of a clock since the program began, or a date."""
-    if is_a(value, (datetime.datetime, datetime.timedelta)):
-        return True
-    if type(value) is int and value > 10**12:
-        value = value / 1e9
-    return type(value) is float and any(
-        began - _SLACK_SECONDS <= value <= clock() and value > _SLACK_SECONDS for clock, began in _BEGAN.items()
-    )

@@ -10,6 +10,7 @@ from types import FrameType
 
 import torch
 
+from resumable.audit.harmless import harmless
 from resumable.audit.objects.candidates import Candidate, Candidates
 from resumable.audit.objects.changes import Change, Changes
 from resumable.audit.objects.findings import Finding, Weight, is_ignored, line_of, line_of_scratch
@@ -36,7 +37,7 @@ from resumable.audit.objects.uses import Evidence
 from resumable.config.sections import Audit
 from resumable.errors import AuditError
 from resumable.state.objects.adapter import unwrapped
-from resumable.utils.events import log, warn
+from resumable.utils.events import warn
 
 LOOKS = 3  # at boundaries, at saves and at ends of epochs, each
 MAX_LOOKS = 64  # before the first ones are over, where the clock ends them early
@@ -76,12 +77,9 @@ class ObjectWatch:
         `has_frames` says that the code of the loop is the user's.
         """
         found: list[Finding] = []
-        try:
+        with harmless("the look at objects"):
             found = self._look(user_frames() if has_frames and threading.get_ident() == self._thread else [])
-        except Exception as error:  # advice may fail, training may not; a traceback would keep frames alive
-            log.debug("the audit of objects failed: %s: %s", type(error).__name__, error)
-        finally:
-            self._count()
+        self._count()
         self._report(found)
 
     def close(self) -> None:

@@ -399,7 +399,10 @@ LINES = {
     averaged_model: ["swa changes in the loop and is in no checkpoint (.n_averaged was int64[] #"],
     average_of_a_class: ["average changes in the loop and is in no checkpoint (.updates was 1 and is 2)"],
     average_that_is_called: ["average changes in the loop and is in no checkpoint (.updates was 1 and is 2)"],
-    loader_iterator: ["batches changes in the loop and is in no checkpoint (._num_yielded was 1 and is 2): its place"],
+    loader_iterator: [
+        "batches changes in the loop and is in no checkpoint (._num_yielded was 1 and is 2): its place is lost",
+        "carried batches crosses from one step to the next",  # the name, since the loop binds it
+    ],
     schedule: ["scheduler changes in the loop and is in no checkpoint (.last_epoch was 1 and is 2): save it too"],
     schedule_by_epochs: ["scheduler changes in the loop and is in no checkpoint (.best was "],
     scaler: ["scaler changes in the loop and is in no checkpoint ("],
