@@ -652,7 +652,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of a version in which `golden` was a name like any other, with an object of that name."""
     folder = tmp_path / "old"
     with monkeypatch.context() as then:
-        then.setattr("resumable.state.objects.choose_adapter.RESERVED", ("gradients", "state"))
+        then.setattr("resumable.state.objects.choose_adapter.RESERVED", ("gradients",))
         with Trainer({"run": str(folder), "data_seed": 1}, golden={"retriever": 7}) as trainer:
             for _ in trainer.steps(1):
                 pass

@@ -38,7 +38,6 @@ _WHY_RESERVED = {
     "golden": "the input that is given to trainer.golden() is stored under this name",
     "gradients": "the gradients that wait for an optimizer are stored under this name",
     "sampling_orders": "the orders of samplers are stored under this name",
-    "state": "its file would have the name of the one that holds the values of all objects",
 }
 RESERVED = tuple(_WHY_RESERVED)
 MAX_NAME_BYTES = 181  # file names add a suffix, and filesystems limit their length

@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import lr_scheduler as schedulers
 
 import resumable
-from resumable import Trainer
+from resumable import Run, Trainer
 from resumable.errors import StateError
 from resumable.state.objects.choose_adapter import adapt
 from tests.tiny import Crash
@@ -219,7 +219,6 @@ def test_no_hint_about_a_part_of_a_container_leads_to_a_dead_copy(value: Any, hi
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("state", "its file would have the name of the one that holds the values of all objects"),
         ("golden", "the input that is given to trainer.golden() is stored under this name"),
         ("gradients", "the gradients that wait for an optimizer are stored under this name"),
         ("group0", "it is reserved for parameters that belong to no registered module"),
@@ -232,6 +231,21 @@ def test_a_name_that_is_not_free_says_why(name: str, reason: str) -> None:
         adapt({name: {}})
     assert caught.value.message == f"{name}: cannot be the name of an object: {reason}"
     assert "Trainer(..., " in str(caught.value.hint)
+
+
+def test_an_object_may_be_named_like_the_state_files(tmp_path: Path) -> None:
+    values = {"scale": torch.arange(40.0), "seen": 0}
+    with Trainer({"run": str(tmp_path / "run"), "progress": "never"}, state=values) as trainer:
+        for _ in trainer.steps(2):
+            values["seen"] += 1
+            values["scale"] += 1
+    again = {"scale": torch.zeros(40), "seen": 9}
+    Trainer({"run": str(tmp_path / "run"), "progress": "never"}, state=again).restore()
+    assert again["seen"] == 2
+    assert torch.equal(again["scale"], torch.arange(2.0, 42.0))
+    latest = Run(str(tmp_path / "run")).latest()
+    latest.verify()
+    assert {"state.safetensors", "state.rank00000.json"} <= latest.manifest.blobs.keys()
 
 
 def test_the_longest_name_is_stored_with_tensors_of_both_kinds(tmp_path: Path) -> None:

@@ -167,7 +167,6 @@ SHARED: dict[str, Any] = {}
         ({"x": (1, 2)}, "tuple has no state_dict"),
         ({"gradients": {}}, "cannot be the name"),
         ({"golden": {}}, "cannot be the name"),
-        ({"state": {}}, "cannot be the name"),
         ({"a b": {}}, "cannot be the name"),
         ({"group0": {}}, "cannot be the name"),
         ({"a": SHARED, "b": SHARED}, "b: the same object as a"),
