@@ -166,7 +166,8 @@ class Launch:
         `has_frames` says that the code of the loop is the user's. Raises `AuditError` in the mode `strict`.
         """
         if self._watch.is_due(saves=self.boundary.saves, epoch_ended=epoch_ended):
-            self._watch.look(has_frames=has_frames)
+            carried = self.checkpointer.carried
+            self._watch.look(has_frames=has_frames, carried=carried.names if carried is not None else ())
 
     def report_done(self, note: str, *, step: int, epoch: int) -> None:
         """Log that the run stands at its end, and that there is nothing left to train."""

@@ -146,6 +146,5 @@ def how_to_save(path: str, value: object, *, holds_parts: bool) -> tuple[str, st
     if is_filled or has_state_dict(value):
         return saved_as(path, path)
     if length_of(value) is not None:
-        name = path.partition(".")[0]
-        return f'save it too: trainer.carry("{name}")', name
+        return "keep it in a dict that is passed to Trainer(...), and use it from there", None
     return saved_as(path, f"attributes({path})")

@@ -71,16 +71,16 @@ class ObjectWatch:
         saved, self._saves_seen = saves != self._saves_seen, saves
         return self._watches and self._is_due(saved=saved, epoch_ended=epoch_ended)
 
-    def look(self, *, has_frames: bool) -> None:
+    def look(self, *, has_frames: bool, carried: Collection[str] = ()) -> None:
         """Look at the boundary of now, and log what changed. Raises `AuditError` in the mode `strict`.
 
-        `has_frames` says that the code of the loop is the user's.
+        `has_frames` says that the code of the loop is the user's, `carried` are variables that checkpoints have.
         """
         found: list[Finding] = []
         with harmless("the look at objects"):
             found = self._look(user_frames() if has_frames and threading.get_ident() == self._thread else [])
         self._count()
-        self._report(found)
+        self._report(each for each in found if not is_ignored(each.name, carried))
 
     def close(self) -> None:
         """Look no more."""

@@ -25,6 +25,10 @@ class CarriedNames:
 class CarriedState(Protocol):
     """The carried variables of a program."""
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all of them."""
+
     def stand_on(self, stored: CarriedNames | None) -> None:
         """Resume from a checkpoint with these names; None for a new run."""
 

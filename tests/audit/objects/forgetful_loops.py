@@ -241,6 +241,15 @@ def counts_in_a_dict(a: Setting) -> None:
         a.step((INPUTS[rows], LABELS[rows]))
 
 
+def seen_rows(a: Setting) -> None:
+    seen: set[int] = set()
+    trainer = a.trainer()
+    for now in trainer.steps(8):
+        seen.add(now % 16)
+        rows = [*seen, *range(8)][:4]
+        a.step((INPUTS[rows], LABELS[rows]))
+
+
 @dataclass
 class Stopping:
     """Early stopping as a dataclass, with an attribute that is set under a condition."""
@@ -413,6 +422,7 @@ LINES = {
     replay_list: ["memory changes in the loop and is in no checkpoint (it was 1 items and is 2 items): save it too"],
     replay_in_a_helper: ["memory changes in the loop and is in no checkpoint (it was 1 items and is 2 items): save"],
     counts_in_a_dict: ["counts changes in the loop and is in no checkpoint (it was 1 items and is 2 items): save it"],
+    seen_rows: ["seen changes in the loop and is in no checkpoint (it was 1 items and is 2 items): keep it in a dict"],
     early_stopping: ["stopping changes in the loop and is in no checkpoint (."],
     hidden_state: ["hidden changes in the loop and is in no checkpoint (it was float32[8] #"],
     ring_buffer: ["ring: written by index in the loop, and in no checkpoint"],

@@ -246,6 +246,18 @@ def prefetching(a: Setting) -> None:
             a.step((static, labels))
 
 
+def carried_memory(a: Setting) -> None:
+    memory: deque[int] = deque()
+    trainer = a.trainer()
+    trainer.carry("memory")
+    for now in trainer.steps(8):
+        if len(memory) > 100:
+            memory = deque(memory, 50)
+        memory.append(now)
+        rows = random.choices(memory, k=4)
+        a.step((INPUTS[rows], LABELS[rows]))
+
+
 def inner_optimizers(a: Setting) -> None:
     trainer = a.trainer()
     for batch in (b for _ in range(2) for b in trainer.batches(a.loader)):
@@ -286,6 +298,7 @@ QUIET = [
     folds,
     recurrent,
     prefetching,
+    carried_memory,
     inner_optimizers,
     many_objects_in_helpers,
 ]
