@@ -36,7 +36,7 @@ class Outcome:
     def names(self, names: Sequence[str]) -> bool:
         """Whether each of the names stands as a word in a line or in the refusal."""
         text = "\n".join((*self.lines, self.refusal))
-        return bool(names) and all(re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", text) for name in names)
+        return bool(names) and all(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in names)
 
     def word(self, names: Sequence[str]) -> str:
         """One word for a table: exact, named, refused or silent."""

@@ -1,6 +1,6 @@
 """A plain attribute of the model, which anneals while it trains."""
 
-from resumable import Trainer, attributes
+from resumable import Trainer
 from tests.patterns.toys import *
 
 
@@ -15,10 +15,16 @@ class Annealed(nn.Module):
 
 model = Annealed()
 optimizer = sgd(model)
-given = {"settings": attributes(model, "temperature")} if MENDED else {}
+settings = {"temperature": 1.0}
+given = {"settings": settings} if MENDED else {}
 trainer = Trainer(CONFIG, model=model, optimizer=optimizer, **given)
 for _ in trainer.epochs(3):
     for x, y in trainer.batches(batches()):
+        if MENDED:
+            model.temperature = settings["temperature"]
         update(optimizer, loss_of(model, x, y))
-        model.temperature *= 0.97
-finish(model, model.temperature)
+        if MENDED:
+            settings["temperature"] *= 0.97
+        else:
+            model.temperature *= 0.97
+finish(model)
