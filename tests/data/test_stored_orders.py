@@ -104,6 +104,22 @@ def test_nothing_of_a_sampler_or_a_stream_is_changed_by_finding_out_how_it_draws
     assert ("indices" in opened.position()) is (make is not Adaptive)
 
 
+class OfNoSeed(Weighted):
+    """Draws another order in each launch, and in each pass."""
+
+    def __iter__(self) -> Iterator[int]:
+        yield from np.random.default_rng().permutation(SAMPLES).tolist()
+
+
+def test_an_order_that_no_seed_decides_is_stored_and_goes_on() -> None:
+    bench = Bench()
+    opened = bench.data.open(loader_of(OfNoSeed()), PassAddress("batches", 0, 0), set_epoch=0)
+    before, position = [next(opened), next(opened)], copy.deepcopy(opened.position())
+    expected = [*opened]
+    assert Bench().batches(loader_of(OfNoSeed()), resume=position)[0] == expected
+    assert len({index for batch in before + expected for index in batch}) == SAMPLES
+
+
 def test_a_sampler_that_reads_its_weights_as_it_goes_follows_them_within_the_pass() -> None:
     def following(learn: bool) -> list[Any]:
         sampler = Adaptive()
