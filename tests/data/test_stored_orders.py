@@ -80,6 +80,7 @@ def test_weights_that_the_loop_writes_change_nothing_of_the_pass_in_progress(mak
     whole, first, later = make(), make(), make()
     expected = Bench().batches(loader_of(whole))[0]
     before, position = Bench().batches(loader_of(first, **way), stop=3)
+    assert (len(expected), len(before)) == (7, 3)
     later.weights[:9] = 50.0
     after, moved = Bench().batches(loader_of(later, **way), stop=2, resume=position)
     assert before + after == expected[:5]
@@ -287,4 +288,6 @@ def test_far_into_a_range_nothing_is_handed_out_again() -> None:
     opened = Bench().data.open(numbers, PassAddress("batches", 0, 0), position, set_epoch=0)
     assert (next(opened), opened.length) == (numbers[10**12], len(numbers))
     with pytest.raises(LoopError, match=r"over range\(0, 9\), it was over range\(5, "):
-        Bench().batches(range(9), resume=position)
+        Bench().batches(range(9), resume=position | {"batches": 1})
+    with pytest.raises(LoopError, match=r"expected at most|it was over"):
+        Bench().batches(numbers, resume=position | {"batches": 10**15})
