@@ -163,7 +163,7 @@ class Endless(Sampler[int]):
     [
         (lambda: DataLoader(Indices(1000), 5, sampler=torchs(), collate_fn=list), "batched is {'batch_size': 5"),
         (lambda: DataLoader(Indices(1000), 4, sampler=Weighted(), collate_fn=list), "drawn_by is Weighted"),
-        (lambda: DataLoader(Indices(999), 4, sampler=torchs(), collate_fn=list), "the dataset has 999 samples"),
+        (lambda: DataLoader(Indices(999), 4, sampler=torchs(), collate_fn=list), "batches.dataset 1000->999"),
         (lambda: DataLoader(Indices(1000), 4, shuffle=True, collate_fn=list), "drawn_by is RandomSampler"),
     ],
 )
