@@ -33,6 +33,7 @@ FACTS = """
 
     def facts():
         import __main__, atexit, numpy, pickle, random, signal, threading, torch
+        os.environ["LATER"] = "1"  # as sklearn does
         from resumable import Trainer
 
         atexit.register(lambda: print("atexit", len(pickle.dumps(Item(3))) > 0, "torch" in sys.modules))

@@ -92,7 +92,9 @@ class Hidden:
     def create_module(self, spec: ModuleSpec) -> types.ModuleType:
         """Return the module, and put back all that its package imported; or start again."""
         going = self._group(spec.name)
-        if os.environ != self._environment or any(map(self._is_elsewhere, {name.partition(".")[0] for name in going})):
+        # Behind torch nothing is left that reads variables where it is loaded; and sklearn sets some.
+        is_changed = "torch" not in sys.modules and os.environ != self._environment
+        if is_changed or any(map(self._is_elsewhere, {name.partition(".")[0] for name in going})):
             self._start_again()
         for name, module in going.items():
             sys.modules.setdefault(name, module)
