@@ -12,16 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from resumable.loop.carried import carry_errors
+from resumable.loop.carried.used_graphs import is_used_up
 from resumable.state.codec import encode
 from resumable.state.codec.advice import advice
 from resumable.state.codec.named_tuples import fields_of
 from resumable.state.objects.generators import GENERATOR_TYPES
 from resumable.state.objects.plain.live_state_dicts import refuse_live_state_dicts
 from resumable.state.objects.stateful import is_stateful
-from resumable.state.objects.tree_copies import at, moved
+from resumable.state.objects.tree_copies import at, moved, with_tensors
 from resumable.state.tensors.number_lists import is_of_numbers
 
 _OBJECTS = (nn.Module, torch.optim.Optimizer, *GENERATOR_TYPES)
+
+
+def storable(value: object) -> object:
+    """Return the value, in which tensors are detached whose graph `backward()` has used up, such as hidden states."""
+    if not any(tensor.grad_fn is not None for _, tensor in _tensors(value, "")):
+        return value
+    return with_tensors(value, lambda tensor: tensor.detach() if is_used_up(tensor) else tensor)
 
 
 def refuse_value(name: str, value: object) -> None:

@@ -14,7 +14,7 @@ from resumable.checkpointing.mismatch.adoption import Adoption, refuse_unknown, 
 from resumable.checkpointing.mismatch.carried_state import CarriedNames
 from resumable.config.config import Config
 from resumable.loop.carried import carry_errors
-from resumable.loop.carried.carried_values import devices_of, placed, refuse_value
+from resumable.loop.carried.carried_values import devices_of, placed, refuse_value, storable
 from resumable.loop.carried.variable_place import InFunction, Place, place_of
 from resumable.run.checkpoint import CARRIED
 from resumable.state.codec.tree import Tree
@@ -171,7 +171,7 @@ class CarriedVariables:
             passed = next((other for other, target in self._targets.items() if target is value), None)
             if passed is not None:
                 raise carry_errors.is_passed(name, passed)
-            refuse_value(name, value)
+            refuse_value(name, storable(value))
         return bool(found)
 
     def _drop(self, names: Collection[str]) -> None:
@@ -190,7 +190,7 @@ class CarriedVariables:
             raise carry_errors.another_thread()
         found = {name: each.place.read(name) for name, each in self._carried.items()}
         names = [name for name, each in self._carried.items() if found[name] is not None or not each.inner]
-        values = {name: value for each in found.values() for name, value in (each or {}).items()}
+        values = {name: storable(value) for each in found.values() for name, value in (each or {}).items()}
         if not names:
             return None
         inner = [name for name in names if self._carried[name].inner]

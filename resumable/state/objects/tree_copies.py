@@ -38,6 +38,12 @@ def moved(tree: T, like: object = None) -> T:
     return copy
 
 
+def with_tensors(tree: T, change: Callable[[Tensor], Tensor]) -> T:
+    """Return a tree whose containers are new, with `change` of each distinct tensor; arrays stay the same."""
+    copy: T = _Copying(lambda tensor, like: change(tensor), lambda array: array).copy(tree, None)
+    return copy
+
+
 class _Copying:
     def __init__(self, tensor: Callable[[Tensor, object], Tensor], array: Callable[[Array], Array]) -> None:
         self._tensor = tensor

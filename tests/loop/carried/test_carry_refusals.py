@@ -184,6 +184,18 @@ def test_a_hidden_state_with_its_graph_is_refused_after_the_first_step(run: Path
     assert [checkpoint.step for checkpoint in Run(str(run)).checkpoints()] == [0]
 
 
+def test_a_graph_that_a_later_step_needs_is_refused(run: Path) -> None:
+    def loop(trainer: Trainer, seen: list[Any], ends: Callable[[], None]) -> None:
+        cell, hidden = nn.GRUCell(2, 2), torch.zeros(1, 2)
+        trainer.carry("hidden")
+        for step in trainer.steps(9):
+            seen.append(step)
+            hidden = cell(torch.ones(1, 2), hidden)
+            hidden.sum().backward(retain_graph=True)
+
+    assert "hidden: a tensor that is part of an autograd graph" in refused(loop, run, StateError)
+
+
 def objects() -> dict[str, tuple[object, str]]:
     """Values that are refused, and what the error says."""
     model = nn.Linear(2, 2)
