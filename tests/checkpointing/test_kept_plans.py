@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
 from resumable.config.config import Config
+from resumable.store.layout import state_name
 
 
 class Program:
@@ -42,7 +44,10 @@ def saved(checkpointer: Checkpointer, run: Path, *, step: int, late: bool = Fals
     checkpointer.save(Position(step=step), reason="steps", late=late)
     checkpointer.drain()
     (folder,) = run.glob(f"checkpoints/step-{step:09}.*")
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    state = json.loads(files[state_name(0)])
+    del state["notes"]  # they differ by when a launch began, and decide nothing
+    return files | {state_name(0): json.dumps(state).encode()}
 
 
 def unfrozen(program: Program) -> None:

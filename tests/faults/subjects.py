@@ -87,6 +87,7 @@ def train_resumable(
     with _told(ear):
         ear.reach("open")
         with Trainer(config, weights=weights, notes=notes) as trainer:
+            trainer._launch.begin_attempt()  # as the loop would: by this thread, and not in the phase of the save
             ear.reach("start")
             for done in trainer.steps(until):
                 _until_written()

@@ -408,9 +408,9 @@ def test_parameter_groups_that_are_rebuilt_after_the_restore_are_refused_by_name
         trains_after(Tiny(run), rebuild_groups)
     says(
         caught,
-        "optimizer does not fit the checkpoint: 1 parameter group in the checkpoint, 6 here",
+        "optimizer: 1 parameter group in the checkpoint, 6 here",
         "model.3.weight",
-        "hint: build the object as it was when the checkpoint was written",
+        "hint: build them as they were at that checkpoint",
     )
 
 
@@ -418,7 +418,7 @@ def test_a_layer_that_is_replaced_after_the_restore_is_refused_by_name(run: Path
     crashed(run, step=2)
     with pytest.raises(RunMismatchError) as caught:
         trains_after(Tiny(run), replace_a_layer)
-    says(caught, "model does not fit the checkpoint: another shape: 3.weight (checkpoint (1, 20), here (3, 20))")
+    says(caught, "model: another shape or dtype: 3.weight (checkpoint float32[1, 20], here float32[3, 20])")
 
 
 def test_a_wider_model_is_refused_with_all_that_differs(run: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection, Iterator, Mapping
 
 import torch
@@ -20,26 +21,27 @@ class ModuleAttributes:
     """The numbers among the attributes of given modules, at the last look."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, str] = {}
+        self._seen: dict[str, tuple[weakref.ref[torch.nn.Module], str]] = {}
 
     def look(self, given: Mapping[str, object], set_only: Collection[str]) -> list[Finding]:
         """Return the attributes that changed, but for those that the loop only ever sets (`set_only`)."""
         found = []
-        for path, name, value in _numbers(given):
+        for path, module, name, value in _numbers(given):
             place, text = f"{path}.{name}", repr(value)
-            before = self._seen.get(place)
-            if before is not None and before != text and name not in set_only:
+            then, before = self._seen.get(place, (None, text))
+            is_same = then is not None and then() is module  # or it was replaced, which is a change of the structure
+            if is_same and before != text and name not in set_only:
                 what = f"changes in the loop and is in no checkpoint (it was {before} and is {text})"
                 found.append(Finding(place, what, _ADVICE, Weight.STRONG))
-            self._seen[place] = text
+            self._seen[place] = weakref.ref(module), text
         return found
 
 
-def _numbers(given: Mapping[str, object]) -> Iterator[tuple[str, str, object]]:
+def _numbers(given: Mapping[str, object]) -> Iterator[tuple[str, torch.nn.Module, str, object]]:
     for name, module in given.items():
         for path, part in submodules(module) if is_a(module, torch.nn.Module) else ():
             if type(part).__module__.partition(".")[0] == _METRICS:
                 continue
             for attribute, value in attributes_of(part).items():
                 if type(value) in _TYPES and attribute[:1] != "_" and attribute not in _SKIPPED and not is_clock(value):
-                    yield f"{name}.{path}" if path else name, attribute, value
+                    yield f"{name}.{path}" if path else name, part, attribute, value
