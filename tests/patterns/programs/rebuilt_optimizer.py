@@ -7,7 +7,8 @@ model = net()
 optimizer = sgd(model)
 trainer = Trainer(CONFIG, model=model, optimizer=optimizer)
 for _ in trainer.epochs(4):
-    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    if not MENDED:
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for x, y in trainer.batches(batches()):
         update(optimizer, loss_of(model, x, y))
 finish(model)
