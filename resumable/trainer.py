@@ -16,13 +16,13 @@ from resumable.data.forgotten_preparer import ForgottenPreparer
 from resumable.errors import ConfigError, LoopError
 from resumable.loop.beginning import checked_beginning
 from resumable.loop.carried.carried_variables import CarriedVariables
-from resumable.loop.cycle import Cycle
 from resumable.loop.iteration.loop_iterator import LoopIterator, LoopTurns
 from resumable.loop.launch import Launch
 from resumable.loop.launch_checks import refuse_config_keys, refuse_several_processes, refuse_while_building
 from resumable.loop.loop_exit import LoopExit
 from resumable.loop.loops import Loops
 from resumable.loop.metrics import named_once
+from resumable.loop.passes.cycle import Cycle
 from resumable.state.objects.plain.parts import taken_apart
 from resumable.utils.events import show_events, warn
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from resumable.loop.iteration.loop_iterator import LoopTurns
 from resumable.loop.launch import Launch
-from resumable.loop.zipped_pass import remaining
+from resumable.loop.passes.zipped_pass import remaining
 from resumable.state.objects import global_rng
 from resumable.utils import failpoints
 

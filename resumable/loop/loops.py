@@ -1,8 +1,6 @@
 """The loops of a training run: hand control to the user's code and take it back. Independent of files and formats.
 
-Each time control is back, the step is counted and the boundary decides. Restoring puts the program into exactly the
-instant of a boundary: the objects when the outermost loop starts, and everything once more right before the first
-fetch, so that code which ran again in between leaves no trace.
+Each time control is back, the step is counted and the boundary decides.
 """
 
 from __future__ import annotations
@@ -14,29 +12,27 @@ from typing import Any, TypeVar
 from resumable.audit.names.live_names import NOTE, LiveNames
 from resumable.checkpointing.position import Position
 from resumable.data.forgotten_preparer import ForgottenPreparer
-from resumable.errors import ChangedDataError
 from resumable.loop import loop_errors
 from resumable.loop.beginning import Beginning
 from resumable.loop.boundary import Instant
 from resumable.loop.carried.carried_variables import CarriedVariables
-from resumable.loop.cycle import Cycle, Cycles
 from resumable.loop.evaluation import Counters, evaluation
 from resumable.loop.iteration.loop_iterator import LoopTurns
 from resumable.loop.launch import Launch
 from resumable.loop.metrics import StepMetrics, as_numbers
 from resumable.loop.outermost_loop import OutermostLoop
-from resumable.loop.pass_cursor import PassCursor
-from resumable.loop.restore_progress import RestoreState
-from resumable.loop.zipped_pass import ZippedPass, remaining
+from resumable.loop.passes.cycle import Cycle
+from resumable.loop.passes.pass_cursor import PassCursor
+from resumable.loop.passes.zipped_pass import ZippedPass, remaining
+from resumable.loop.standing import Loaders, Standing
 from resumable.utils import failpoints
 
 T = TypeVar("T")
-_Loaders = tuple[Iterable[object], ...]
 _END = object()
 
 
 class Loops:
-    """The counters of a run and the generators that move them; one outermost loop per run."""
+    """The generators that move a run from boundary to boundary; one outermost loop per run."""
 
     def __init__(
         self, launch: Launch, forgotten: ForgottenPreparer, names: LiveNames, carried: CarriedVariables
@@ -44,39 +40,35 @@ class Loops:
         failpoints.arm(launch.config.run)
         self._launch = launch
         self._boundary = launch.boundary
-        self._checkpointer = launch.checkpointer
-        self._data = launch.data
-        self._progress = launch.progress
         self._forgotten = forgotten
         self._names = names
-        self._checkpointer.notes[NOTE] = names.notes
+        self._carried = carried
+        launch.checkpointer.carried, launch.checkpointer.notes[NOTE] = carried, names.notes
         self._cursor = PassCursor(launch.data)
+        self._metrics = StepMetrics()
+        self._standing = Standing(launch, self._cursor, self._metrics, names, carried)
         self._loop = OutermostLoop(launch)
         self._bare_calls = 0
-        self._cycles = Cycles(launch.data, self._progress.start.cycles, begin=self.restore_early)
         self.owed: BaseException | None = None  # what could not be raised where a loop was left
         self.closed = False  # whether the run is released
-        self._carried = self._checkpointer.carried = carried
-        self._metrics = StepMetrics()
-        self._beginning: Beginning | None = None  # of a new run that takes a training over
-        self.step: int
-        self.epoch: int  # epochs completed, which is the number of the one in progress
-        self._stand_at(self._progress.start)
 
     # -- what is called from outside ----------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Steps completed."""
+        return self._standing.step
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed, which is the number of the one in progress."""
+        return self._standing.epoch
 
     def begin_at(self, beginning: Beginning) -> None:
         """Begin a new run there. Does nothing on a resume, whose checkpoint decides, unless that is older."""
         if self._loop.used is not None:
             raise loop_errors.begins_late()
-        resumed = self._checkpointer.resumed
-        if resumed is not None:
-            beginning.refuse_older(step=resumed.step, epoch=resumed.epoch)
-            return
-        self._beginning = beginning
-        for part in (self._progress, self._boundary):
-            part.begin_at(step=beginning.step, epoch=beginning.epoch or 0)
-        self._stand_at(self._progress.start)
+        self._standing.begin_at(beginning)
 
     def epochs(self, n: int) -> LoopTurns[int]:
         self._loop.refuse_second("epochs")
@@ -94,7 +86,7 @@ class Loops:
     def cycle(self, loader: Iterable[T], name: str | None) -> Cycle[T]:
         if self._loop.running is not None:
             raise loop_errors.cycle_inside(self._loop.running)
-        return self._cycles.create(loader, name)
+        return self._standing.cycles.create(loader, name)
 
     def carry(self, names: Collection[object], frame: FrameType) -> None:
         self._carried.add(names, frame, inside=self._loop.running is not None)
@@ -124,14 +116,12 @@ class Loops:
 
         Passes without `epochs()` are counted by the user's own `for`, so the heads of finished ones run again, too.
         """
-        pending = self._progress.pending
+        pending = self._standing.pending
         return pending is not None and (pending.inside_epoch or pending.loop == "batches")
 
     def restore_early(self) -> None:
         """Restore the objects before the first loop. The exact instant of the checkpoint comes later."""
-        if self._progress.state is RestoreState.FRESH:
-            self._begin_attempt()
-            self._restore_everything()
+        self._standing.restore_early()
 
     # -- handing out --------------------------------------------------------------------------------------------------
 
@@ -146,9 +136,9 @@ class Loops:
                 yield self.epoch
                 self._cursor.abandon()  # a `break` does not close an iterator that the code still holds
                 self.settle()
-                if (pending := self._progress.pending) is not None:
+                if (pending := self._standing.pending) is not None:
                     raise loop_errors.unreached(epoch=self.epoch, passes=pending.passes, step=pending.step)
-                self._end_epoch()
+                self._standing.end_epoch()
                 self._reached(epoch_ended=True, last=self.epoch >= n)
                 self._names.look("epochs", step=self.step, epoch=self.epoch)
 
@@ -176,7 +166,7 @@ class Loops:
         else:
             raise loop_errors.nested_batches("another batches()" if self._cursor.in_pass else f"{self._loop.running}()")
 
-    def _epoch_pass(self, loaders: _Loaders) -> Generator[tuple[int, Any]]:
+    def _epoch_pass(self, loaders: Loaders) -> Generator[tuple[int, Any]]:
         cursor = self._cursor
         self._carried.look()
         number = cursor.request()
@@ -185,7 +175,8 @@ class Loops:
             return
         mine = cursor.begin()
         try:
-            opened = self._open(loaders, number)
+            self._forgotten.look_at_loaders(loaders)
+            opened = self._standing.open(loaders, number)
             self._names.due = True
             while not self._boundary.stopping and (batch := self._fetch(opened)) is not _END:
                 self._begin_step()
@@ -203,48 +194,23 @@ class Loops:
         finally:
             cursor.release(mine)
 
-    def _bare_pass(self, loaders: _Loaders) -> Generator[tuple[int, Any]]:
+    def _bare_pass(self, loaders: Loaders) -> Generator[tuple[int, Any]]:
         """Make a pass without `epochs()` around it an epoch of its own; the user's own `for` counts them."""
         call, self._bare_calls = self._bare_calls, self._bare_calls + 1
         self._prepare("batches")
         with self._loop.run("batches", None):
             if self._cursor.finished and self._loop.trains:
-                self._end_epoch()  # the last one was left by break
+                self._standing.end_epoch()  # the last one was left by break
             if call < self.epoch or self._boundary.stopping or self._loop.was_stopped:
-                self._return_to_end_of(call, loaders)
+                self._standing.return_to_end_of(call, loaders)
                 return
             self._begin()
             self._cursor.requested = 0
             yield from self._epoch_pass(loaders)
-            self._end_epoch()
+            self._standing.end_epoch()
             self._reached(epoch_ended=True, last=True)
 
-    def _return_to_end_of(self, call: int, loaders: _Loaders) -> None:
-        # The boundary after a bare pass lies before the user's code between two passes, which runs again.
-        self.restore_early()
-        pending = self._progress.pending
-        # One that is not finished was taken at the beginning of the pass that follows, behind that code.
-        if call == self.epoch - 1 and pending is not None and pending.finished and not pending.inside_epoch:
-            self._restore_everything()
-            self._cursor.skip(loaders, number=0, epoch=call)  # that code may write to the samplers
-            self._stand()
-
     # -- steps and passes ---------------------------------------------------------------------------------------------
-
-    def _open(self, loaders: _Loaders, number: int) -> ZippedPass:
-        self._forgotten.look_at_loaders(loaders)
-        pending = self._progress.pending
-        if pending is None:
-            return self._cursor.open(loaders, [], number=number, epoch=self.epoch)
-        self._restore_everything()  # before loader workers fork: their copies of the dataset are restored ones
-        try:
-            opened = self._cursor.open(loaders, pending.loaders, number=number, epoch=self.epoch)
-        except ChangedDataError as error:
-            raise loop_errors.head_ran_again(error) from error
-        if opened.replayed:
-            self._restore_objects()  # what was replayed may have drawn from, or changed, what was restored
-        self._stand()
-        return opened
 
     def _fetch(self, opened: ZippedPass) -> Any:
         failpoints.reach("fetch", self.step)
@@ -260,7 +226,7 @@ class Loops:
     def count(self) -> None:
         """Count the step of the body as complete, if one is open."""
         if self._cursor.count():
-            self.step += 1
+            self._standing.step += 1
 
     def settle(self) -> None:
         """Let a `break` take effect: the step counts, the pass is over. Raises what could not be raised there."""
@@ -270,9 +236,6 @@ class Loops:
         if self.owed is not None:
             owed, self.owed = self.owed, None
             raise owed
-
-    def _end_epoch(self) -> None:
-        self.epoch, self._cursor.finished = self.epoch + 1, 0
 
     def ends_when_left(self, loop: str) -> bool:
         """Return whether leaving this loop is the end of the run, because `stop()` was called in it."""
@@ -296,11 +259,11 @@ class Loops:
     def _left_inside(self) -> int | None:
         return 0 if self._boundary.stopping else self._cursor.remaining
 
-    def _left_of(self, loaders: _Loaders) -> int | None:
+    def _left_of(self, loaders: Loaders) -> int | None:
         """Return what is left of a pass that is not begun, which may be the one that a resume goes on in."""
         if self._boundary.stopping or self._is_next_over():
             return 0
-        pending = self._progress.pending
+        pending = self._standing.pending
         resume = pending.loaders if pending is not None else []
         return remaining(loaders, resume[0]["batches"] if resume else 0)
 
@@ -342,33 +305,22 @@ class Loops:
             inside_epoch=self._cursor.in_pass,
             passes=self._cursor.finished,
             loaders=self._cursor.positions(),
-            cycles=self._cycles.positions(),
+            cycles=self._standing.cycles.positions(),
             stopped=self._boundary.stopping,
         )
 
-    # -- restoring ----------------------------------------------------------------------------------------------------
+    # -- the start ----------------------------------------------------------------------------------------------------
 
     def _prepare(self, loop: str) -> None:
         """Claim an attempt for a loop, once nothing refuses it."""
         self._refuse(loop)
-        if self._begin_attempt():
+        if self._standing.begin_attempt():
             self._refuse(loop)
 
     def _refuse(self, loop: str) -> None:
         self._loop.refuse(loop)
         self._carried.begin()
-        if self._beginning is not None:
-            self._beginning.refuse_loop(loop)
-
-    def _begin_attempt(self) -> bool:
-        """Claim an attempt, once. Returns whether the run has moved on since the counters were read from it."""
-        has_moved = self._launch.begin_attempt()
-        if has_moved:
-            self._stand_at(self._progress.start)
-            self._cycles.resume_from(self._progress.start.cycles)
-            if self._beginning is not None:
-                self._beginning.refuse_older(step=self.step, epoch=self.epoch)
-        return has_moved
+        self._standing.refuse_loop(loop)
 
     def _begin(self) -> None:
         """Start the outermost loop: restore what there is, or save the very beginning."""
@@ -376,34 +328,7 @@ class Loops:
             self._metrics.reached()
         self._launch.begin(self._instant)
         self._boundary.leave_if_requested()
-        pending = self._progress.pending
-        if pending is not None:
-            self._restore_everything()
-            if not pending.inside_epoch:
-                self._stand()
-
-    def _restore_everything(self) -> None:
-        """Stand in exactly the checkpoint's instant; repeated whenever user code ran since."""
-        self._restore_objects()
-        self._data.load(self._progress.start.samplers)
-        self._cycles.rewind()
-
-    def _restore_objects(self) -> None:
-        """Restore all but the data: passes that are open stand where they should."""
-        self._checkpointer.restore()
-        self._progress.restored()
-        self._boundary.forget(stopping=self._progress.start.stopped and not self._progress.start.finished)
-        self._stand_at(self._progress.start)
-
-    def _stand(self) -> None:
-        self._carried.stand(inside_epoch=self._progress.start.inside_epoch)
-        self._progress.reached()
-        self._names.compare()
-
-    def _stand_at(self, position: Position) -> None:
-        self.step, self.epoch, self._cursor.finished = position.step, position.epoch, position.passes
-        self._metrics.stand_at(position.metrics)
-        self._launch.evaluations.clear()
+        self._standing.resume()
 
     def _log_if_done(self, n: int, stands_at: int) -> None:
         if stands_at >= n or self._loop.ended(n):

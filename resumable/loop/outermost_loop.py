@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from resumable.loop import loop_errors
 from resumable.loop.launch import Launch
-from resumable.loop.pass_cursor import PassCursor
+from resumable.loop.passes.pass_cursor import PassCursor
 from resumable.loop.process.progress_bar import Shown
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from resumable.data.open_pass import Data
 from resumable.errors import LoopError
-from resumable.loop.pass_cursor import TRANSITIONS, PassCursor, PassEvent, PassState
+from resumable.loop.passes.pass_cursor import TRANSITIONS, PassCursor, PassEvent, PassState
 from resumable.utils.transitions import next_state
 
 EXPECTED = """

@@ -8,7 +8,7 @@ from typing import Any
 
 from resumable.data.open_pass import Data
 from resumable.loop import loop_errors
-from resumable.loop.zipped_pass import ZippedPass, pass_over
+from resumable.loop.passes.zipped_pass import ZippedPass, pass_over
 from resumable.utils.transitions import next_state
 
 
