@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
+from resumable.checkpointing.begun_attempt import BegunAttempt, counters_of
 from resumable.checkpointing.built_with.built_with import NOTE, BuiltWith
 from resumable.checkpointing.capture.golden_input import GoldenInput, golden_input
-from resumable.checkpointing.capture.outlines import StructureWatch
 from resumable.checkpointing.capture.snapshot import Snapshot, snapshot
-from resumable.checkpointing.capture.state_bounds import growing, refuse_too_many
-from resumable.checkpointing.claim_attempt import OpenedRun, claim_attempt
-from resumable.checkpointing.commit import Commits
+from resumable.checkpointing.capture.state_bounds import GrowthWarnings, refuse_too_many, warn_of_empty
+from resumable.checkpointing.claim_attempt import claim_attempt
 from resumable.checkpointing.find_run import FoundRun, find_run, refuse_unfit
 from resumable.checkpointing.image_memory import image_memory
 from resumable.checkpointing.mismatch.accepted_objects import AcceptedObjects
@@ -22,7 +20,7 @@ from resumable.checkpointing.mismatch.carried_state import CarriedNames, Carried
 from resumable.checkpointing.mismatch.object_mismatch import late_objects, refuse_other_content, refuse_other_objects
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.restore import Restoration
-from resumable.checkpointing.save_pipeline import SavePipeline, SaveStatus, no_saves
+from resumable.checkpointing.save_pipeline import SaveStatus, no_saves
 from resumable.config.config import Config
 from resumable.errors import NoCheckpointError, StateError
 from resumable.policy.suspicion import WitnessState
@@ -38,22 +36,10 @@ from resumable.store.catalog import Catalog
 from resumable.store.journal.writer import JournalWriter
 from resumable.store.layout import tensors_name
 from resumable.store.storage.open import open_storage
-from resumable.store.storage.retry import PatientStorage
 from resumable.store.verified_images import VerifiedImages
 from resumable.utils import failpoints
 from resumable.utils.events import warn
 from resumable.utils.memory import collector_paused
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """What writes into the run, once an attempt is claimed."""
-
-    opened: OpenedRun
-    commits: Commits
-    pipeline: SavePipeline
-    structure: StructureWatch
-    journal: JournalWriter | None
 
 
 class Checkpointer:
@@ -86,7 +72,7 @@ class Checkpointer:
         self._catalog = Catalog(self._storage, self._images)
         self._found = find_run(config, self._storage, self._catalog, self._adapters)
         self.run_id, self.data_seed = self._found.run_file.run_id, self._found.run_file.data_seed
-        self._begun: _Begun | None = None
+        self._begun: BegunAttempt | None = None
         self.carried: CarriedState | None = None
         self._accepted = AcceptedObjects()
         self.witnesses: Mapping[str, WitnessState] = {}  # of the checkpoint that this attempt resumed from
@@ -98,7 +84,7 @@ class Checkpointer:
         self._prepared = False
         self._slab_sizes = slab_sizes
         self._encodings = Encodings()
-        self._warned: set[str] = set()  # the objects that grow toward a bound
+        self._growth = GrowthWarnings(warn)
 
     def _stand_on(self, found: FoundRun) -> None:
         self.resumed = found.resumed
@@ -134,21 +120,20 @@ class Checkpointer:
         if opened.resumed is not self.resumed:
             self._stand_on(opened)
         self._accepted = AcceptedObjects.of(self._adapters, self.resumed, self._adoption)
-        journal = _journal(self.config, self._storage, opened)
-        commits = Commits(self.config, self._storage, self._catalog, opened, journal)
-        self.witnesses = commits.witnesses.metrics
-        pipeline = SavePipeline(
-            self.config, commits, resumed_at=self._resumed_at, stager=self._stager, started=self._started
+        begun = BegunAttempt.of(
+            self.config,
+            self._storage,
+            self._catalog,
+            opened,
+            self.position(),
+            stager=self._stager,
+            started=self._started,
         )
-        structure = StructureWatch(self.resumed, self.position(), warn=warn)
-        self._begun = _Begun(opened, commits, pipeline, structure, journal)
+        self.witnesses = begun.commits.witnesses.metrics
+        self._begun = begun
 
     @property
-    def _resumed_at(self) -> tuple[int, int] | None:
-        return (self.resumed.step, self.resumed.epoch) if self.resumed else None
-
-    @property
-    def _saving(self) -> _Begun:
+    def _saving(self) -> BegunAttempt:
         """The parts of this launch that write. Begins the attempt if that was not done before."""
         self.begin_attempt()
         assert self._begun is not None
@@ -211,7 +196,7 @@ class Checkpointer:
     def status(self) -> SaveStatus:
         """Return the saves of this attempt as of now."""
         if self._begun is None:
-            return no_saves(resumed_at=self._resumed_at, started=self._started)
+            return no_saves(resumed_at=counters_of(self.resumed), started=self._started)
         return self._begun.pipeline.status
 
     @property
@@ -259,9 +244,9 @@ class Checkpointer:
         def capture() -> Snapshot:
             captured = self._snapshot(position, reason=reason, golden=self._golden, metrics=metrics or {})
             if pipeline.is_first:
-                _warn_of_empty(captured)
+                warn_of_empty(captured.objects, warn)
                 refuse_too_many(captured.objects, self._optimizers().values())
-            self._warn_of_growth(captured)
+            self._growth.look(captured.objects)
             return structure.noted(captured, without=self._late)
 
         self._images.release()  # its memory is that of the stager
@@ -284,13 +269,6 @@ class Checkpointer:
             metrics=metrics,
             slab_sizes=self._slab_sizes,
         )
-
-    def _warn_of_growth(self, captured: Snapshot) -> None:
-        """Log once each object whose values take half of what the format allows."""
-        for name, warning in growing(captured.objects).items():
-            if name not in self._warned:
-                self._warned.add(name)
-                warn(warning)
 
     def _facts(self) -> dict[str, object]:
         created_late = {LATE: sorted(self._late)} if self._late else {}
@@ -361,23 +339,3 @@ class Checkpointer:
             self._images.release()
             self.gradients.close()
             self._found.unlock()
-
-
-def _journal(config: Config, storage: PatientStorage, opened: OpenedRun) -> JournalWriter | None:
-    """Return the journal of this attempt, of which nothing is written before its first record; None if it is off."""
-    if config.journal.mode == "off":
-        return None
-    return JournalWriter(
-        storage.impatient,
-        attempt=opened.attempt.number,
-        resumed_from=opened.resumed.name if opened.resumed else None,
-        flush_seconds=config.journal.flush_seconds,
-        max_bytes=config.journal.max_bytes,
-    )
-
-
-def _warn_of_empty(captured: Snapshot) -> None:
-    """Log each object whose state holds nothing."""
-    for name, each in captured.objects.items():
-        if each.emptiness:
-            warn(f"{name}: {each.emptiness}")

@@ -1,4 +1,4 @@
-"""Refuse at step 0 a state that its optimizers will make too large, and find values that grow toward a bound."""
+"""Refuse at step 0 a state that its optimizers will make too large; warn of empty states, and of those that grow."""
 
 from __future__ import annotations
 
@@ -77,3 +77,25 @@ def growing(objects: Mapping[str, Captured]) -> dict[str, str]:
         for name, each in objects.items()
         if each.encoded.share > 0.5
     }
+
+
+class GrowthWarnings:
+    """Logs once each object whose values take half of what the format allows."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._warned: set[str] = set()  # the names of objects
+
+    def look(self, objects: Mapping[str, Captured]) -> None:
+        """Look at the objects of one snapshot."""
+        for name, warning in growing(objects).items():
+            if name not in self._warned:
+                self._warned.add(name)
+                self._warn(warning)
+
+
+def warn_of_empty(objects: Mapping[str, Captured], warn: Callable[[str], None]) -> None:
+    """Log each object whose state holds nothing."""
+    for name, each in objects.items():
+        if each.emptiness:
+            warn(f"{name}: {each.emptiness}")
