@@ -24,7 +24,8 @@ from resumable.checkpointing.save_pipeline import SaveStatus, no_saves
 from resumable.config.config import Config
 from resumable.errors import NoCheckpointError, StateError
 from resumable.policy.suspicion import WitnessState
-from resumable.run.checkpoint import CARRIED, GRADIENTS, LATE, Checkpoint
+from resumable.run.checkpoint import Checkpoint
+from resumable.run.reserved_objects import CARRIED, GRADIENTS, LATE
 from resumable.state.codec.encoding_plan import Encodings
 from resumable.state.objects.choose_adapter import adapt
 from resumable.state.objects.gradients import Gradients

@@ -24,7 +24,8 @@ from resumable.errors import (
     RunMismatchError,
     StorageError,
 )
-from resumable.run.checkpoint import GOLDEN, Checkpoint
+from resumable.run.checkpoint import Checkpoint
+from resumable.run.reserved_objects import GOLDEN
 from resumable.store.attempts import create_run, lock_run
 from resumable.store.catalog import LISTING_ATTEMPTS, Catalog
 from resumable.store.documents.manifest import Manifest, RunFile

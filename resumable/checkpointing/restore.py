@@ -12,7 +12,8 @@ from typing import Any
 from resumable.checkpointing.position import Position
 from resumable.checkpointing.stored_orders import has_orders, with_orders
 from resumable.errors import CorruptCheckpointError
-from resumable.run.checkpoint import GRADIENTS, ORDERS, Checkpoint
+from resumable.run.checkpoint import Checkpoint
+from resumable.run.reserved_objects import GRADIENTS, ORDERS
 from resumable.state.objects import global_rng
 from resumable.state.objects.choose_adapter import Adapter
 from resumable.state.objects.gradients import Gradients

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from resumable.cli.document_diff import ABSENT, ValueDifference, count_values, document_differences, value_text
 from resumable.cli.rank_diff import SHARED, rank_differences
-from resumable.run.checkpoint import GRADIENTS, Checkpoint, is_golden
+from resumable.run.checkpoint import Checkpoint
+from resumable.run.reserved_objects import GRADIENTS, is_golden
 from resumable.state.tensors.inline_records import InlineRecords
 from resumable.state.tensors.records import TensorRecord
 from resumable.store.documents.manifest import ObjectRecord

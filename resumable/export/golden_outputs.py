@@ -23,7 +23,8 @@ from resumable.export.proof.comparison import compare_outputs, outputs_of_tensor
 from resumable.export.proof.schema import GoldenRecord, Port
 from resumable.export.request import ExportRequest
 from resumable.export.tolerance import default_tolerance
-from resumable.run.checkpoint import GOLDEN, Checkpoint, is_golden
+from resumable.run.checkpoint import Checkpoint
+from resumable.run.reserved_objects import GOLDEN, is_golden
 from resumable.store.storage.local import LocalStorage
 from resumable.utils.environment import environment
 from resumable.utils.messages import quoted

@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from resumable.errors import (
-    CheckpointError,
-    NoCheckpointError,
-    RunMismatchError,
-)
+from resumable.errors import NoCheckpointError, RunMismatchError
 from resumable.policy.retention import Candidate
 from resumable.run.checkpoint_documents import CheckpointDocuments
-from resumable.run.rank_records import WIDEST_ITEM_BYTES, file_digest
+from resumable.run.tensor_files import TensorFiles
 from resumable.run.tensor_records import Records
 from resumable.run.verification import verify_blobs, verify_earlier_blobs
 from resumable.state.loading.result import Loaded
-from resumable.state.tensors.boxes import Box, refuse_outside
-from resumable.state.tensors.dtypes import item_bytes
+from resumable.state.tensors.boxes import Box
 from resumable.state.tensors.inline_records import InlineRecords, key_in_optimizer
 from resumable.state.tensors.records import TensorRecord
-from resumable.store.blob_reader import BlobReader
 from resumable.store.catalog import Catalog
 from resumable.store.dedup import PublishedBlob
-from resumable.store.digesting import RANGE_BYTES
 from resumable.store.documents.manifest import Manifest, ObjectRecord
 from resumable.store.documents.rank_state import RankState
 from resumable.store.layout import CheckpointName
-from resumable.utils.events import size
-from resumable.utils.memory import memory_bytes
-from resumable.utils.messages import listed
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from resumable.state.loading.into_model import StoredWeights
-
-# Stored with the objects, under reserved names.
-GRADIENTS = "gradients"
-GOLDEN = "golden"
-ORDERS = "sampling_orders"
-CARRIED = "carried"
-DATASETS = "dataset_states"  # in the features of a manifest
-# In the environment of a manifest: the names of objects that a program creates only while it trains.
-LATE = "late"
 
 StateDict = dict[str, Any]
 T = TypeVar("T")
@@ -61,6 +41,7 @@ class Checkpoint:
         self._catalog = catalog
         self._name = name
         self._documents = CheckpointDocuments(catalog, name, manifest)
+        self._files = TensorFiles(catalog, name, manifest, self._documents)
         self.manifest = manifest
 
     def __repr__(self) -> str:
@@ -247,14 +228,8 @@ class Checkpoint:
         Returns:
             The tensors by their keys in the blobs, on the CPU; none if the object has no blob.
         """
-        from resumable.state.files.tensor_reader import read_tensors
-
         self._record(name)
-        wanted = self.records[name].keys() if keys is None else keys
-        self._refuse_more_than_memory(name, [self.records[name][key] for key in wanted if key in self.records[name]])
-        with self._documents.reported(self._where(name)):
-            records = self.located(name)
-            return read_tensors(self._sources(name), records, into=into or {}, keys=wanted)
+        return self._files.read(name, into=into or {}, keys=keys)
 
     def reader(self, name: str) -> Callable[[str], torch.Tensor]:
         """Return a function that reads and verifies one tensor of an object at a time, by its key in the blobs.
@@ -262,19 +237,8 @@ class Checkpoint:
         Args:
             name: The name under which the object was passed to `Trainer`.
         """
-        from resumable.state.files.tensor_reader import read_tensor
-
         self._record(name)
-        where = self._where(name)
-        with self._documents.reported(where):
-            records = self.located(name)
-        sources = self._sources(name)
-
-        def read(key: str) -> torch.Tensor:
-            with self._documents.reported(where):
-                return read_tensor(sources, records[key].alias or key, records[key])
-
-        return read
+        return self._files.reader(name)
 
     def read_box(self, name: str, key: str, offsets: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
         """Read a part of one tensor, from whichever files hold it, and verify every byte that is used.
@@ -293,17 +257,8 @@ class Checkpoint:
             ValueError: The part does not lie within the tensor.
             CorruptCheckpointError: The stored bytes are damaged.
         """
-        from resumable.state.files.box_reader import FileRanges, read_box
-
         self._record(name)
-        if key not in self.records[name]:
-            raise NoCheckpointError(f"{self.name}: {name}: no tensor {key!r}", "`Checkpoint.records` lists the keys")
-        record, box = self.records[name][key], Box(tuple(offsets), tuple(shape))
-        refuse_outside(box, record.shape)
-        self._refuse_more_than_memory(name, [replace(record, shape=box.shape, alias=None)])
-        ranges = {blob: FileRanges(RANGE_BYTES, each.digest.ranges) for blob, each in self.published_blobs().items()}
-        with self._documents.reported(self._where(name)):
-            return read_box(self._sources(name), key, self.located(name)[key], box, ranges)
+        return self._files.read_box(name, key, Box(tuple(offsets), tuple(shape)))
 
     def blobs_of(self, name: str) -> list[str]:
         """Return the names of the files that hold the tensors of an object, each once.
@@ -311,18 +266,11 @@ class Checkpoint:
         Args:
             name: The name under which the object was passed to `Trainer`.
         """
-        if self._documents.earlier is not None:
-            return self._documents.earlier.objects[name].blobs
-        pieces = (piece.blob for record in self.records[name].values() for piece in record.pieces)
-        return list(dict.fromkeys(blob for blob in pieces if blob is not None))
+        return self._files.names_of(name)
 
     def published_blobs(self) -> dict[str, PublishedBlob]:
         """Return its files of tensors, to share once `verify` has passed; none before version 3."""
-        ranges = {name: digests for state in self._documents.states.values() for name, digests in state.ranges.items()}
-        return {name: PublishedBlob(self.manifest.blobs[name], file_digest(ranges[name])) for name in ranges}
-
-    def _sources(self, name: str) -> dict[str, BlobReader]:
-        return {blob: self._catalog.reader(self.manifest, blob) for blob in self.blobs_of(name)}
+        return self._files.published()
 
     def located(self, name: str) -> Mapping[str, TensorRecord]:
         """Return the records of an object with the location of each piece, which earlier versions do not record.
@@ -330,10 +278,7 @@ class Checkpoint:
         Args:
             name: The name under which the object was passed to `Trainer`.
         """
-        from resumable.state.files.header_locations import located
-
-        records = self.records[name]
-        return records if self._documents.earlier is None else located(list(self._sources(name).values()), records)
+        return self._files.located(name)
 
     def inline_tree(self, part: str) -> Any:
         """Decode a part of the state file that holds its tensors itself.
@@ -371,19 +316,6 @@ class Checkpoint:
         """Read the record of each tensor, by object and key."""
         return self._documents.records
 
-    def _where(self, name: str) -> str:
-        """Return the name of an object's tensors in messages: that of their files."""
-        return listed(self.blobs_of(name), most=3, separator=" and ") or name
-
-    def _refuse_more_than_memory(self, name: str, records: Iterable[TensorRecord]) -> None:
-        # A sparse file of a terabyte costs a forger nothing; reading all of it would cost the reader much.
-        needed = sum(record.elements * (item_bytes(record.dtype) or WIDEST_ITEM_BYTES) for record in records)
-        if needed > memory_bytes():
-            raise CheckpointError(
-                f"{self.name}: {name} has {size(needed)}, more than the memory of this machine",
-                "load it on a machine with more memory; `resumable verify` verifies it without holding it in memory",
-            )
-
     def _record(self, name: str) -> ObjectRecord:
         try:
             return self.manifest.objects[name]
@@ -407,18 +339,3 @@ class Checkpoint:
             "name `model`",
             "name one: load_into(model, name=...)",
         )
-
-
-def is_golden(name: str, record: ObjectRecord) -> bool:
-    """Return whether it is a golden input. The kind is compared too, because objects could once have this name."""
-    return name == record.kind == GOLDEN
-
-
-def is_orders(name: str, record: ObjectRecord) -> bool:
-    """Return whether an object holds the sampling orders of the passes in progress, and none that a user passed."""
-    return name == record.kind == ORDERS
-
-
-def is_carried(name: str, record: ObjectRecord) -> bool:
-    """Return whether it is the variables of the loop. The kind is compared too: an object may have this name."""
-    return name == record.kind == CARRIED

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from resumable.run.checkpoint import LATE
+from resumable.run.reserved_objects import LATE
 from resumable.run.run import Run
 from resumable.state.tensors.safetensors_layout import Layout
 from resumable.store.attempts import Attempt, begin, create_run

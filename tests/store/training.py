@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resumable.checkpointing.claim_attempt import OpenedRun
-from resumable.run.checkpoint import LATE
+from resumable.run.reserved_objects import LATE
 from resumable.store.dedup import PublishedBlob
 from resumable.store.documents.manifest import BlobRecord, Manifest
 from resumable.store.layout import CheckpointName

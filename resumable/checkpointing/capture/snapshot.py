@@ -17,7 +17,7 @@ from resumable.checkpointing.slabs import SlabPlan
 from resumable.checkpointing.stored_orders import without_orders
 from resumable.errors import ResumableError, StateError
 from resumable.policy.suspicion import WitnessState
-from resumable.run.checkpoint import CARRIED, DATASETS, GOLDEN, GRADIENTS, ORDERS
+from resumable.run.reserved_objects import CARRIED, DATASETS, GOLDEN, GRADIENTS, ORDERS
 from resumable.state.codec import Encoded, encode
 from resumable.state.codec.encoding_plan import Encodings
 from resumable.state.codec.tree import Tree

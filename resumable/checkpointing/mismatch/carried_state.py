@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from resumable.errors import CorruptCheckpointError
-from resumable.run.checkpoint import CARRIED, Checkpoint, is_carried
+from resumable.run.checkpoint import Checkpoint
+from resumable.run.reserved_objects import CARRIED, is_carried
 from resumable.state.codec.tree import Tree
 
 

@@ -9,7 +9,8 @@ from resumable.checkpointing.capture.structure_changes import Change, changes_in
 from resumable.checkpointing.mismatch.adoption import Adoption, accepted_by
 from resumable.checkpointing.position import Position
 from resumable.errors import RunMismatchError
-from resumable.run.checkpoint import GRADIENTS, LATE, Checkpoint, is_carried, is_golden, is_orders
+from resumable.run.checkpoint import Checkpoint
+from resumable.run.reserved_objects import GRADIENTS, LATE, is_carried, is_golden, is_orders
 from resumable.state.tensors.records import TensorRecord
 from resumable.store.documents.manifest import Manifest, ObjectRecord
 

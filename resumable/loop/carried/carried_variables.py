@@ -16,7 +16,7 @@ from resumable.config.config import Config
 from resumable.loop.carried import carry_errors
 from resumable.loop.carried.carried_values import devices_of, placed, refuse_value, storable
 from resumable.loop.carried.variable_place import InFunction, Place, place_of
-from resumable.run.checkpoint import CARRIED
+from resumable.run.reserved_objects import CARRIED
 from resumable.state.codec.tree import Tree
 from resumable.state.objects.adapter import mismatch_on_error
 from resumable.utils.events import warn
