@@ -17,7 +17,7 @@ from resumable.checkpointing.checkpointer import Checkpointer
 from resumable.checkpointing.position import Position
 from resumable.config.config import Config
 from resumable.errors import StateError
-from resumable.state.codec.encoder import MAX_NODES
+from resumable.state.codec.document_writer import MAX_NODES
 from resumable.store.documents.strict_record import MAX_TENSORS
 
 OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [

@@ -8,10 +8,14 @@ import enum
 import os
 import random
 import types
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Advice = Callable[[object], str]
+"""Returns the hint for a value that cannot be stored."""
 
 
 def advice(value: object) -> str:

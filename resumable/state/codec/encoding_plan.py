@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resumable.state.codec.advice import advice
-from resumable.state.codec.encoder import Advice, Encoded, encode
+from resumable.state.codec.advice import Advice, advice
+from resumable.state.codec.encoder import Encoded, encode
 from resumable.state.codec.inline_tensors import InlineTensors
 from resumable.state.codec.tree import Document, Path
 from resumable.state.tensors.described import DescribedTensors

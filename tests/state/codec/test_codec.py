@@ -17,7 +17,7 @@ from hypothesis import given
 
 from resumable.errors import StateError
 from resumable.state.codec import decode, encode
-from resumable.state.codec.encoder import MAX_DOCUMENT_DEPTH
+from resumable.state.codec.document_writer import MAX_DOCUMENT_DEPTH
 from resumable.utils import strict_json
 from tests.state.exactness import exactly, trees
 from tests.state.roundtrip import save_tree, through

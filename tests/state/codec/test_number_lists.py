@@ -14,8 +14,9 @@ from torch import Tensor
 
 from resumable.cli.document_diff import count_values, document_differences, value_text
 from resumable.state.codec import decode, encode
+from resumable.state.codec.container_documents import INLINE_LIST_BYTES
 from resumable.state.codec.document_paths import named_children, part_at
-from resumable.state.codec.encoder import INLINE_LIST_BYTES, MAX_NODES
+from resumable.state.codec.document_writer import MAX_NODES
 from resumable.state.codec.encoding_plan import Encodings
 from resumable.state.objects.choose_adapter import adapt, verify_round_trip
 from resumable.state.tensors.number_lists import MIN_NUMBERS
