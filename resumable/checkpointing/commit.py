@@ -37,6 +37,9 @@ from resumable.utils.threads import Background
 DedupCandidates = Mapping[str, PublishedBlob | None]
 """By file name, the blob of the previous checkpoint where the content is probably unchanged, else None."""
 
+_Columns = Mapping[str, Mapping[str, object]]
+"""The records of all tensors, by object, as a state file holds them."""
+
 
 @dataclass(frozen=True)
 class Committed:
@@ -125,18 +128,14 @@ class Commits:
         name = CheckpointName(snapshot.position.step, snapshot.position.epoch, self._attempt.number)
         plans = {owner: self._plan(owner, image, name) for owner, image in slabs.items()}
         blobs = _blobs(images, candidates, slabs, plans)
-        columns: dict[str, Mapping[str, object]] = {}
-        # Then it is digested while it is written, one file after the other.
         is_streamed = any(_shares_memory(images)) or any(_shares_memory(slabs))
-        if not is_streamed:
-            self._digesting.submit(lambda: columns.update(snapshot.tensor_columns(images, plans)))
+        columns = self._columns(snapshot, images, plans, is_streamed=is_streamed)
         published: dict[str, PublishedBlob] = {}
 
         def states(written: Mapping[str, PublishedBlob]) -> Mapping[int, bytes]:
             published.update(written)
             ranges = {name: "".join(blob.digest.ranges) for name, blob in written.items()}
-            tensors = snapshot.tensor_columns(images, plans) if is_streamed else self._digested(columns)
-            return {0: snapshot.state_file(ranges=ranges, tensors=tensors)}
+            return {0: snapshot.state_file(ranges=ranges, tensors=columns())}
 
         def confirmed(written: dict[str, BlobRecord]) -> Manifest:
             confirm_copy()
@@ -211,13 +210,31 @@ class Commits:
             )
         self._reported_suspect = suspect is not None
 
-    def _digested(self, columns: Mapping[str, Mapping[str, object]]) -> Mapping[str, Mapping[str, object]]:
-        """Wait for the records of all tensors, and return them."""
-        self._digesting.wait()
-        failure = self._digesting.failure()
-        if failure is not None:
-            raise failure
-        return columns
+    def _columns(
+        self,
+        snapshot: Snapshot,
+        images: Mapping[str, FileImage],
+        plans: Mapping[str, SlabPlan],
+        *,
+        is_streamed: bool,
+    ) -> Callable[[], _Columns]:
+        """Return a function that returns the records of all tensors; they are digested beside the writing of the files.
+
+        Where the state is streamed it is digested while it is written, one file after the other.
+        """
+        if is_streamed:
+            return lambda: snapshot.tensor_columns(images, plans)
+        columns: dict[str, Mapping[str, object]] = {}
+        self._digesting.submit(lambda: columns.update(snapshot.tensor_columns(images, plans)))
+
+        def digested() -> _Columns:
+            self._digesting.wait()
+            failure = self._digesting.failure()
+            if failure is not None:
+                raise failure
+            return columns
+
+        return digested
 
     @contextmanager
     def _cleaned_up(self) -> Iterator[None]:

@@ -80,11 +80,7 @@ def publish(
     blobs = [_only_unchanged_before(blob) for blob in blobs]
     _refuse_without_space(storage, name, blobs)
     try:
-        written = in_lanes(lambda blob: _put(storage, name, blob), blobs, lanes or storage.parallel)
-        published = dict(zip((blob.file_name for blob in blobs), written, strict=True))
-        records = {file_name: blob.record for file_name, blob in published.items()}
-        for rank, state in states(published).items():
-            records[state_name(rank)] = _put_state(storage, name, rank, state)
+        records = _put_files(storage, name, blobs, states, lanes=lanes or storage.parallel)
         reach("save.manifest", name.step)
         document = manifest(records)
         _refuse_foreign(document, attempt, name)
@@ -233,6 +229,18 @@ def _refuse_without_space(storage: Storage, name: CheckpointName, blobs: Sequenc
 def _refuse_foreign(manifest: Manifest, attempt: Attempt, name: CheckpointName) -> None:
     if (manifest.name, manifest.token, tuple(manifest.lineage)) != (name, attempt.token, attempt.lineage):
         raise ValueError(f"the manifest of {manifest.name} does not belong to {name} of attempt {attempt.number}")
+
+
+def _put_files(
+    storage: Storage, name: CheckpointName, blobs: Sequence[Blob], states: States, *, lanes: int
+) -> dict[str, BlobRecord]:
+    """Write the blobs of tensors, then the state files, and return the records of all."""
+    written = in_lanes(lambda blob: _put(storage, name, blob), blobs, lanes)
+    published = dict(zip((blob.file_name for blob in blobs), written, strict=True))
+    records = {file_name: blob.record for file_name, blob in published.items()}
+    for rank, state in states(published).items():
+        records[state_name(rank)] = _put_state(storage, name, rank, state)
+    return records
 
 
 def _put(storage: Storage, name: CheckpointName, blob: Blob) -> PublishedBlob:

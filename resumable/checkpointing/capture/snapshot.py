@@ -144,12 +144,7 @@ def snapshot(
         "position": stands_at.document,
         **({"notes": notes} if notes else {}),
     }
-    features = stands_at.features.union(*(captured.encoded.features for captured in objects.values()))
-    if any("." in name for name in objects):  # a list may have lost the object that was taken out of it
-        features |= {PARTS}
-    features |= {ORDERS} if orders else set()
-    features |= {DATASETS} if any("dataset" in states for states in position.samplers.values()) else set()
-    features |= carried_tree.keys()
+    features = stands_at.features | _features(objects, position)
     return Snapshot(position, reason, objects, values, {**environment(), **facts}, metrics, features)
 
 
@@ -190,6 +185,17 @@ def readable(what: str) -> Iterator[None]:
 def is_frozen(file_name: str) -> bool:
     """Return whether a blob is of tensors with `requires_grad=False`."""
     return ".frozen." in file_name
+
+
+def _features(objects: Mapping[str, Captured], position: Position) -> frozenset[str]:
+    """Return the parts of the format that these objects and the samplers of a position need."""
+    features = frozenset[str]().union(*(captured.encoded.features for captured in objects.values()))
+    features |= {name for name in (ORDERS, CARRIED) if name in objects and objects[name].kind == name}
+    if any("." in name for name in objects):  # a list may have lost the object that was taken out of it
+        features |= {PARTS}
+    if any("dataset" in states for states in position.samplers.values()):
+        features |= {DATASETS}
+    return features
 
 
 def _captured(adapter: Adapter, encodings: Encodings, slab_sizes: SlabSizes) -> Captured:
