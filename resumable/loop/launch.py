@@ -77,17 +77,7 @@ class Launch:
         self.bar = TrainingBar(config.progress, resumed_from=resumed.step if resumed else None)
         self.preemption = Preemption(config.signals, warn)
         self.boundary = Boundary(config, self.checkpointer, self.preemption)
-        self.data = Data(
-            self.checkpointer.data_seed,
-            signals=self.preemption.numbers,
-            warn=warn,
-            skipping=_skipping(self.bar, self.boundary),
-            tolerates_others=config.audit.data == "warn",
-            generator_rule=self.checkpointer.generator_rule,
-            unwraps=self.checkpointer.unwraps,
-            restored_elsewhere=restored_elsewhere,
-            settings=_loader_settings(self.checkpointer),
-        )
+        self.data = self._new_data(restored_elsewhere)
         self.progress = RestoreProgress(self.checkpointer.position(), resumes=resumed is not None)
         self._watch = ObjectWatch(config.audit, lambda: self.checkpointer.targets, resumed=resumed is not None)
         self.evaluations = EvaluationAddresses()
@@ -95,6 +85,19 @@ class Launch:
         self._attempt: Attempt | None = None
         self._reported_unsaved = False
         self._owner = os.getpid()
+
+    def _new_data(self, restored_elsewhere: Collection[object]) -> Data:
+        return Data(
+            self.checkpointer.data_seed,
+            signals=self.preemption.numbers,
+            warn=warn,
+            skipping=_skipping(self.bar, self.boundary),
+            tolerates_others=self.config.audit.data == "warn",
+            generator_rule=self.checkpointer.generator_rule,
+            unwraps=self.checkpointer.unwraps,
+            restored_elsewhere=restored_elsewhere,
+            settings=_loader_settings(self.checkpointer),
+        )
 
     # -- from its start to its end ------------------------------------------------------------------------------------
 
