@@ -11,9 +11,10 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from torch.utils.data import DataLoader, IterableDataset
 
 from resumable.data.addresses import PassAddress
-from resumable.data.dataset_state import ROLE as DATASET
-from resumable.data.dataset_state import DatasetStates, stateful_map_dataset
+from resumable.data.libraries.torchdata_threads import threads_warning
+from resumable.data.libraries.webdataset_shuffles import unseeded_warning
 from resumable.data.loader_settings import LoaderSettings
+from resumable.data.loader_states import LoaderStates
 from resumable.data.pass_base import FinishedPass, Opening, Pass, Skipping, StoredPosition, length_of
 from resumable.data.passes.in_order import RangePass
 from resumable.data.passes.iterable_style import StreamPass, StreamSource
@@ -24,17 +25,7 @@ from resumable.data.passes.prepared import FollowedPass, PreparedPass
 from resumable.data.passes.replay import ReplayPass, type_of
 from resumable.data.passes.state_trial import Verdict
 from resumable.data.rng.find_generators import NEWEST_RULE, missing_key_warning
-from resumable.data.sampling.sampler_state import (
-    Samplers,
-    SamplerStates,
-    copied_state,
-    copied_states,
-    load_sampler_state,
-    stateful_samplers,
-)
 from resumable.data.sampling.set_epoch import announce_epoch
-from resumable.data.torchdata_threads import threads_warning
-from resumable.data.webdataset_shuffles import unseeded_warning
 from resumable.prepared.loaders import PreparedLoader, prepared_loader, seed_samplers
 from resumable.stateful import Stateful
 
@@ -89,13 +80,7 @@ class Data:
         self._process = os.getpid()
         self._keyed = _Sources(KeyedSource)
         self._streams = _Sources(StreamSource)
-        self._carried: dict[str, Any] = {}  # sampler states of the checkpoint, by slot, until their samplers appear
-        self._samplers: dict[str, Samplers] = {}  # by the slot in which they appeared
-        self._current = weakref.WeakValueDictionary[int, Stateful]()  # samplers whose own state is right
-        self._objects = tuple(restored_elsewhere)  # kept alive for the sake of their ids
-        self._restored_elsewhere = frozenset(map(id, self._objects))
-        self._datasets: dict[str, Stateful] = {}  # map-style ones with a state, by the slot in which they appeared
-        self._dataset_states = DatasetStates(self._warn_once)
+        self._states = LoaderStates(self._warn_once, restored_elsewhere=restored_elsewhere)
         self._passes: weakref.WeakSet[Pass[object]] = weakref.WeakSet()
         _all_data.add(self)
 
@@ -200,29 +185,18 @@ class Data:
 
     def state(self) -> dict[str, Any]:
         """Return the states of samplers and map-style datasets, as of now; for `load` in a later attempt."""
-        states = self._carried | {slot: copied_states(samplers) for slot, samplers in self._samplers.items()}
-        for slot, dataset in self._datasets.items():
-            state = self._dataset_states.now(dataset)
-            if state is not None:
-                states[slot] = {**states.get(slot, {}), DATASET: state}
-        return states
+        return self._states.now()
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Load what `state()` returned: into samplers of this attempt at once, into others when they appear."""
-        self._carried = dict(state)
-        self._current.clear()
-        for slot, samplers in self._samplers.items():
-            self._load_into(samplers, self._carried.get(slot, {}), slot)
-        for slot, dataset in self._datasets.items():
-            self._load_into({DATASET: dataset}, self._carried.get(slot, {}), slot)
+        self._states.load(state)
 
     def passed(self, loader: object, address: PassAddress) -> None:
         """Restore the samplers of a pass that was over before the checkpoint to their states at the checkpoint."""
         prepared = self._prepared(loader)
         plain: object = loader if prepared is None else prepared.plain
         if iterates_as_torch(plain) and not isinstance(plain.dataset, IterableDataset):
-            self._restore_dataset(plain, _slot(address))
-            self._restore(stateful_samplers(plain), _slot(address))
+            self._states.passed(plain, address)
 
     def close(self) -> None:
         """Shut down all workers; iterating an open pass afterwards raises `LoopError`. No-op in a forked child."""
@@ -234,44 +208,9 @@ class Data:
         self._streams.close()
 
     def _open_by_address(self, loader: DataLoader[Any], opening: Opening) -> KeyedPass:
-        samplers, slot = stateful_samplers(loader), _slot(opening.address)
-        self._restore_dataset(loader, slot)
-        if opening.resume is None:
-            now: SamplerStates = {}
-        else:  # the order is drawn again before its samplers get the states of the checkpoint
-            current = {role: copied_state(sampler) for role, sampler in samplers.items() if self._is_current(sampler)}
-            now = self._carried.pop(slot, {}) | current
-        self._restore(samplers, slot)
+        now = self._states.begin(loader, opening.address, resumes=opening.resume is not None)
         announce_epoch(loader, opening.epoch)  # after the state of the pass before, which may hold that pass's epoch
         return KeyedPass(loader, opening, self._keyed.of(loader, opening.address.loop), now)
-
-    def _restore_dataset(self, loader: DataLoader[Any], slot: str) -> None:
-        dataset = stateful_map_dataset(loader)
-        if dataset is None or id(dataset) in self._restored_elsewhere:
-            return
-        self._load_into({DATASET: dataset}, self._carried.get(slot, {}), slot)
-        self._datasets[slot] = dataset
-        self._dataset_states.look_at_workers(loader, dataset)
-
-    def _restore(self, samplers: Samplers, slot: str) -> None:
-        self._load_into(samplers, self._carried.pop(slot, {}), slot)
-        if samplers:
-            self._samplers[slot] = samplers
-
-    def _load_into(self, samplers: Samplers, states: SamplerStates, slot: str) -> None:
-        for role, sampler in samplers.items():
-            if role in states and not self._is_current(sampler):
-                load_sampler_state(sampler, states[role], slot, role)
-        self._current.update({id(sampler): sampler for sampler in samplers.values()})
-
-    def _is_current(self, sampler: Stateful) -> bool:
-        # Restored with the objects, or used by another pass since: its own state is the right one.
-        return id(sampler) in self._restored_elsewhere or self._current.get(id(sampler)) is sampler
-
-
-def _slot(address: PassAddress) -> str:
-    # Passes of an epoch may be over different loaders; those of a cycle are all over one, and have no end.
-    return address.loop if address.is_cycle else f"{address.loop}/{address.number}"
 
 
 class _Closable(Protocol):

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import xxhash
 
-from resumable.data import webdataset_shuffles
 from resumable.data.addresses import PassAddress
 from resumable.data.batch_digest import BatchDigest, digest_batch
+from resumable.data.libraries import webdataset_shuffles
 from resumable.data.pass_base import StoredPosition
 from resumable.errors import LoopError
 

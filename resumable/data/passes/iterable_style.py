@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from resumable.data import huggingface_datasets
+from resumable.data.libraries import huggingface_datasets
 from resumable.data.pass_base import Opening, Pass, PassPosition, StoredPosition, length_of
 from resumable.data.passes.handed_out import HandedOut, OtherBatchesError, marks_in
 from resumable.data.passes.keyed_loader import build_loader, iterate

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from resumable.data import huggingface_datasets
 from resumable.data.addresses import PassAddress
+from resumable.data.libraries import huggingface_datasets
 from resumable.data.passes.handed_out import is_digest
 from resumable.data.user_state import loading_state
 from resumable.stateful import Stateful, has_state_dict
