@@ -201,6 +201,7 @@ def _exists(config: Config, catalog: Catalog) -> bool:
 
 
 def refuse_a_fresh_start(config: Config, catalog: Catalog, rejected: Mapping[str, str]) -> None:
+    """Raise `CheckpointError` where a checkpoint was committed and none is valid, or where the config requires one."""
     damaged = "".join(f"\n  {name}: {why}" for name, why in rejected.items() if was_committed(catalog, name))
     if damaged:
         raise CorruptCheckpointError(
@@ -215,6 +216,7 @@ def refuse_a_fresh_start(config: Config, catalog: Catalog, rejected: Mapping[str
 
 
 def was_committed(catalog: Catalog, name: str) -> bool:
+    """Return whether a checkpoint has a manifest, also a damaged one."""
     parsed = CheckpointName.parse(name)
     try:
         if parsed is not None:
@@ -227,6 +229,7 @@ def was_committed(catalog: Catalog, name: str) -> bool:
 
 
 def refuse_unfit(config: Config, objects: Mapping[str, ObjectKind], found: Checkpoint) -> None:
+    """Raise `RunMismatchError` for a checkpoint of another kind of run, or with objects of other names and kinds."""
     _refuse_unknown_rule(config.location, found.manifest)
     _refuse_other_world(config.location, found.manifest)
     refuse_unknown_drops(config.drop, objects, found)

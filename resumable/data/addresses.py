@@ -27,6 +27,12 @@ class PassAddress:
         """True for a pass of an endless iterator."""
         return self.loop.startswith("cycle:")
 
+    @property
+    def slot(self) -> str:
+        """Return the name of this pass in every epoch, which all passes of a cycle share."""
+        # Passes of an epoch may be over different loaders; those of a cycle are all over one, and have no end.
+        return self.loop if self.is_cycle else f"{self.loop}/{self.number}"
+
     def __str__(self) -> str:
         return f"pass {self.number} of loop {self.loop!r} in epoch {self.epoch}"
 

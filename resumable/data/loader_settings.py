@@ -1,6 +1,6 @@
 """The settings of loaders that a resume compares: batch size, length of the dataset. Independent of passes.
 
-A pass in progress cannot go on with others. The next one can, and a line says so.
+A pass in progress cannot go on with others. The next one can, and the change is logged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from resumable.data.passes.replay import HELD
 Settings: TypeAlias = dict[str, Any]
 
 MAX_SLOTS = 64  # passes of an epoch, and cycles, whose settings are noted
-_TRAINED = ("batches", "fit", "cycle")  # not evaluations, each of which begins anew
+_TRAINED = ("batches", "fit", "cycle")  # not evaluations, which no resume goes on in
 _OF_A_PASS = ("batch_size", "dataset")  # with another one the rest of a pass is another pass
 _NAMES = (*_OF_A_PASS, "length", "drop_last", "num_workers")
 _VARY = "vary"  # those that the program itself changes from pass to pass
@@ -50,7 +50,7 @@ class LoaderSettings:
 
     def see(self, loader: object, address: PassAddress, resume: StoredPosition | None) -> None:
         """Compare a loader whose pass is opened; raise `ChangedDataError` where a pass in progress cannot go on."""
-        slot = _slot(address)
+        slot = address.slot
         if address.loop.partition(":")[0] not in _TRAINED or len(self._noted.keys() | {slot}) > MAX_SLOTS:
             return
         now, before = settings_of(loader), self._noted.get(slot, {})
@@ -88,7 +88,3 @@ def _settings_in(noted: dict[str, Any]) -> Settings:
     found: Settings = {name: noted[name] for name in _NAMES if isinstance(noted.get(name), int)}
     vary = noted.get(_VARY)
     return found | {_VARY: [name for name in _NAMES if name in vary]} if isinstance(vary, list) else found
-
-
-def _slot(address: PassAddress) -> str:
-    return address.loop if address.is_cycle else f"{address.loop}/{address.number}"

@@ -59,7 +59,7 @@ class LoaderStates:
 
     def begin(self, loader: DataLoader[Any], address: PassAddress, *, resumes: bool) -> SamplerStates:
         """Load the states of the start of a pass. Return those that its samplers have once its order is drawn again."""
-        samplers, slot = stateful_samplers(loader), _slot(address)
+        samplers, slot = stateful_samplers(loader), address.slot
         self._restore_dataset(loader, slot)
         if not resumes:
             now: SamplerStates = {}
@@ -71,8 +71,8 @@ class LoaderStates:
 
     def passed(self, loader: DataLoader[Any], address: PassAddress) -> None:
         """Load the states at the checkpoint of a pass that was over before."""
-        self._restore_dataset(loader, _slot(address))
-        self._restore(stateful_samplers(loader), _slot(address))
+        self._restore_dataset(loader, address.slot)
+        self._restore(stateful_samplers(loader), address.slot)
 
     def _restore_dataset(self, loader: DataLoader[Any], slot: str) -> None:
         dataset = stateful_map_dataset(loader)
@@ -96,8 +96,3 @@ class LoaderStates:
     def _is_current(self, sampler: Stateful) -> bool:
         # Restored with the objects, or used by another pass since: its own state is the right one.
         return id(sampler) in self._restored_elsewhere or self._current.get(id(sampler)) is sampler
-
-
-def _slot(address: PassAddress) -> str:
-    # Passes of an epoch may be over different loaders; those of a cycle are all over one, and have no end.
-    return address.loop if address.is_cycle else f"{address.loop}/{address.number}"

@@ -1,4 +1,4 @@
-"""Refuse settings of a loader that changed in the middle of a pass, and say how the run goes on. Pure."""
+"""Refuse settings of a loader that changed in the middle of a pass, and name the ways on. Pure."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resumable.checkpointing.built_with.changes import (
-    Change,
+    SettingChange,
     changes,
     is_named,
     plain_values,
@@ -46,7 +46,7 @@ class BuiltWith:
         self._seen: set[str] = set()
         self._noted: object = None  # once for all checkpoints
         self._compared: set[str] = set()
-        self._overruling: list[Change] = []
+        self._overruling: list[SettingChange] = []
         self._in_effect: dict[str, list[Any]] = {}  # by key, where it is not what this launch was built with
         self.see(adapters)
         if any(each.restored for each in self._settings.values()):  # or a framework builds its optimizer later
@@ -90,10 +90,10 @@ class BuiltWith:
         """Set what the config overrules; to be called after each restore."""
         overrule(self._overruling, self._settings, adapters)
 
-    def _is_overruled(self, change: Change) -> bool:
+    def _is_overruled(self, change: SettingChange) -> bool:
         return change.restored and is_named(change, self._overruled)
 
-    def _report(self, found: list[Change]) -> None:
+    def _report(self, found: list[SettingChange]) -> None:
         kept = shown(each for each in found if each.restored and each.is_new and not self._is_overruled(each))
         if kept:
             emit(

@@ -24,7 +24,7 @@ Noted: TypeAlias = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
-class Change:
+class SettingChange:
     """A setting whose value at `place` is not the one in effect at the checkpoint."""
 
     key: str
@@ -60,7 +60,7 @@ def values_in(noted: object) -> dict[str, list[Any]]:
     return {key: [value for value, count in runs for _ in range(count)] for key, runs in found if _are_runs(runs)}
 
 
-def changes(now: Settings, built: Noted, in_effect: Noted) -> list[Change]:
+def changes(now: Settings, built: Noted, in_effect: Noted) -> list[SettingChange]:
     """Return where a launch is built otherwise than with what is `in_effect`; `built` are those of the one before."""
     found = []
     for key, setting in now.items():
@@ -69,18 +69,18 @@ def changes(now: Settings, built: Noted, in_effect: Noted) -> list[Change]:
             for place, (path, last, before, value) in enumerate(values):
                 if _is_other(value, before):
                     is_new = _is_other(value, last)
-                    found.append(Change(key, place, path, before, value, setting.restored, is_new))
+                    found.append(SettingChange(key, place, path, before, value, setting.restored, is_new))
     return found
 
 
-def is_named(change: Change, names: Collection[str]) -> bool:
+def is_named(change: SettingChange, names: Collection[str]) -> bool:
     """Return whether one of the names is that of a change, or of its whole setting."""
     return change.key in names or change.path in names
 
 
-def shown(changed: Iterable[Change]) -> dict[str, str]:
-    """Return what a line says of each change, by name: one for a whole setting that changes alike."""
-    by_key: dict[str, list[Change]] = {}
+def shown(changed: Iterable[SettingChange]) -> dict[str, str]:
+    """Return the text of each change by its name: one for a whole setting that changes alike."""
+    by_key: dict[str, list[SettingChange]] = {}
     for each in changed:
         by_key.setdefault(each.key, []).append(each)
     found = {}

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from resumable.checkpointing.built_with.changes import Change
+from resumable.checkpointing.built_with.changes import SettingChange
 from resumable.checkpointing.built_with.settings import Settings, base_rates, schedulers_in
 from resumable.state.objects.adapter import Adapter
 
 
-def overrule(changed: Iterable[Change], settings: Settings, adapters: Mapping[str, Adapter]) -> None:
+def overrule(changed: Iterable[SettingChange], settings: Settings, adapters: Mapping[str, Adapter]) -> None:
     """Set each setting that changed to the value of this launch; a rate also in the schedulers of its optimizer."""
     # First the rates, from which schedulers compute.
     for change in sorted(changed, key=lambda each: not isinstance(_target(each, adapters), Optimizer)):
@@ -33,7 +33,7 @@ def overrule(changed: Iterable[Change], settings: Settings, adapters: Mapping[st
                         setattr(scheduler, follower, deepcopy(computed))
 
 
-def _target(change: Change, adapters: Mapping[str, Adapter]) -> Any:
+def _target(change: SettingChange, adapters: Mapping[str, Adapter]) -> Any:
     owner = change.key.partition(".")[0]
     return adapters[owner].target if owner in adapters else None
 
@@ -57,7 +57,7 @@ def _by_formula(scheduler: Any) -> list[Any]:
 
 
 def _overrule_group(
-    optimizer: Optimizer, change: Change, name: str, value: Any, adapters: Mapping[str, Adapter]
+    optimizer: Optimizer, change: SettingChange, name: str, value: Any, adapters: Mapping[str, Adapter]
 ) -> None:
     if change.place >= len(optimizer.param_groups):
         return

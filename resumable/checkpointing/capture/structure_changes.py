@@ -1,4 +1,4 @@
-"""Notice that training changed what is inside an object, and tell a relaunch what it must build again. Pure.
+"""Notice that training changed what is inside an object, and note what a relaunch must build again. Pure.
 
 A module that grew and an optimizer that got a group are restored only into objects of the same structure. So a program
 must make the change again before its loop, behind a condition that holds for the checkpoints which have it.

@@ -1,4 +1,4 @@
-"""What a checkpoint that is made from another one consists of: its files, state files and manifest."""
+"""The files, state files and manifest of a checkpoint that is made from another one."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Derived:
         return strict_json.dumps(document)
 
     def manifest(self, blobs: Mapping[str, BlobRecord], attempt: Attempt, **changes: object) -> Manifest:
-        """Return the manifest, written anew for `attempt`, with these further `changes` of fields."""
+        """Return the manifest for `attempt`, with these further `changes` of fields."""
         before = self.source.manifest
         name = self.name(attempt.number)
         position = None if self.positions is None else self.positions[0]

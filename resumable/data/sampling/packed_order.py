@@ -29,7 +29,7 @@ _DTYPES = (np.dtype("<i4"), np.dtype("<i8"))
 
 
 class PackedOrder:
-    """What a sampler gave for each batch of one pass; immutable.
+    """The indices that a sampler drew for each batch of one pass; immutable.
 
     `ends` holds the end of each batch in `values`; it is None where each batch is one index.
     """

@@ -1,4 +1,4 @@
-"""The documents of containers. Independent of what is in them."""
+"""Return the documents of containers: one `Writer` for each type. Independent of what is in them."""
 
 from __future__ import annotations
 

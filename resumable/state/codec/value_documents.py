@@ -1,4 +1,4 @@
-"""The documents of values that are no containers: scalars, text and bytes, arrays, and what torch has."""
+"""Return the documents of values that are no containers: one `Writer` for each type of Python, NumPy or torch."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def array(writer: DocumentWriter, value: Array, path: Path, depth: int) -> Docum
 
 
 def array_document(writer: DocumentWriter, value: Array, path: Path, *, inline_bytes: int) -> Document:
+    """Return the document of an array, whose bytes stand in it if they are fewer than `inline_bytes`."""
     if writer.key_of is not None and value.nbytes >= inline_bytes and fits_torch(value.dtype):
         return {"$array": writer.stored(as_tensor(value), path)}
     order: Literal["F", "C"] = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"

@@ -47,8 +47,8 @@ class Given:
         """Return the objects of the program itself by name: in the place of `attributes(x)` that is x."""
         return {name: each.target if isinstance(each, Attributes) else each for name, each in self.objects.items()}
 
-    def know(self, name: str, target: object) -> None:
-        """Keep the name of an object, by which its wrapper is known, too."""
+    def set_name(self, name: str, target: object) -> None:
+        """Set the name of an object, and of what it wraps, unless they have one."""
         for each in (target, _inner(target)):
             self._names.setdefault(id(each), name)
             self._held.append(each)
@@ -103,7 +103,7 @@ def taken_apart(objects: Mapping[str, object]) -> Given:
     given = Given()
     for name, target in objects.items():
         if not is_container(target) and type(target) not in _VALUES:
-            given.know(name, target)
+            given.set_name(name, target)
     for name, target in objects.items():
         given.objects[name] = target
         for keys, part in _parts(target, (name,), set(), set(), of_attributes=isinstance(target, Attributes)):
@@ -111,7 +111,7 @@ def taken_apart(objects: Mapping[str, object]) -> Given:
             if found is None:
                 found = _name(keys, part, given.objects)
                 given.objects[found] = part
-            given.know(found, part)  # also by a wrapper that only this container holds
+            given.set_name(found, part)  # also by a wrapper that only this container holds
     return given
 
 
