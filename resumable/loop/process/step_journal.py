@@ -48,7 +48,7 @@ class StepJournal:
     def _note(self, logged: Mapping[str, LoggedValue], *, step: int, epoch: int, epoch_ended: bool) -> None:
         kind, place = "epoch" if epoch_ended else "step", (step, epoch)
         seconds = time.monotonic() - self._started
-        on_device = any(isinstance(value, Tensor) and value.device.type != "cpu" for value in logged.values())
+        on_device = _is_on_device(logged)
         if on_device or self._pending:
             metrics, arrived = _on_the_way(logged) if on_device else (logged, None)
             self._pending.append(_Pending(kind, place, seconds, metrics, arrived))
