@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from resumable import Run
+from tests.harness.alarms import alarms_in
 from tests.harness.client import ForkServer
 from tests.harness.lines import assert_continue_each_other, resumed_from
 from tests.lab.compare import differences
@@ -105,6 +106,7 @@ class Place:
         )
         output = Path(f"{side}.out").read_text("utf-8", "replace")
         assert code == launch.exit_code, f"{launch} of {self.program} ended with {code}:\n{output}"
+        assert alarms_in(output) == [], "nothing is missing in these programs"
         events = Path(f"{side}.events")
         return Ended(events.read_text("utf-8").splitlines() if events.exists() else [], output)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resumable import Run
+from tests.harness.alarms import alarms_in
 from tests.harness.lines import assert_continue_each_other, resumed_from
 from tests.lab.compare import differences
 from tests.lightning.server import shared_lightning
@@ -71,6 +72,7 @@ class Bench:
         )
         output = out.read_text("utf-8", "replace")
         assert code == exit, f"{self.case} {' '.join(options)} ended with {code}, not {exit}:\n{output}"
+        assert alarms_in(output) == [], "nothing is missing in these cases"
         end = json.loads((here / "end.json").read_text("utf-8")) if exit == 0 else {}
         return Ended(_lines(here / "notes")[before:], output, end)
 

@@ -105,6 +105,7 @@ def test_a_new_run_begins_where_the_users_own_checkpoint_ends(tmp_path: Path) ->
     assert trainer.global_step == alone.global_step == 4 * SAMPLES // BATCH_SIZE
 
 
+@pytest.mark.alarms("model.fails_at")
 def test_a_fit_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     line = resume(tmp_path)
     with pytest.raises(OSError, match="a disk went away"):
@@ -117,6 +118,7 @@ def test_a_fit_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.alarms("model.fails_at")
 def test_settings_of_omegaconf_come_back_as_plain_containers(tmp_path: Path) -> None:
     def settings() -> Any:
         return OmegaConf.create({"rate": 0.1, "sizes": [1, 2], "net": {"depth": "${..rate}"}})

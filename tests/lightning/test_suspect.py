@@ -75,6 +75,7 @@ def test_the_newest_finite_checkpoint_stays(tmp_path: Path) -> None:
     assert Run(str(tmp_path / "run")).finite().step == 12
 
 
+@pytest.mark.alarms("model.fails_at")
 def test_marks_are_the_same_after_crashes(tmp_path: Path) -> None:
     keep = {"last": 1000, "best": None}
     fit(tmp_path / "whole", Module(nan_from=9), keep=keep)

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.harness.alarms import warnings_in
 from tests.harness.client import ForkServer
 from tests.patterns.catalog import Pattern
 
 PRELOADED = ("tests.patterns.outcomes", "resumable.trainer")  # and not `toys`, which reads the arguments
 KILLS = tuple(f"save.published:{step}" for step in (3, 11, 17))  # so that each relaunch resumes
-_LINE = re.compile(r"^resumable: (?:WARN|CHANGED)\s+(.*)$", re.MULTILINE)
 _RESULT = re.compile(r"^RESULT (\w+)$", re.MULTILINE)
 
 
@@ -58,11 +58,11 @@ def outcome_of(server: ForkServer, pattern: Pattern, folder: Path, *, mended: bo
     folder.mkdir(parents=True)
     words = ["mended"] if mended else []
     ended, whole = _launch(server, pattern, folder, "whole", words)
-    lines, refusal, result = list(_LINE.findall(whole)), "" if ended == 0 else _last_line(whole), None
+    lines, refusal, result = list(warnings_in(whole)), "" if ended == 0 else _last_line(whole), None
     for number, kill in enumerate((*KILLS, None)):
         changed = ["later"] if pattern.changes and number else []
         ended, output = _launch(server, pattern, folder, "killed", words + changed, kill, number)
-        lines += _LINE.findall(output)
+        lines += warnings_in(output)
         if ended not in (0, -signal.SIGKILL):
             refusal = _last_line(output)
             break

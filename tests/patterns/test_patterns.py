@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.alarms import is_alarm
 from tests.harness.client import shared_server
 from tests.patterns.catalog import PATTERNS, PROGRAMS, Pattern
 from tests.patterns.outcomes import PRELOADED, outcome_of
 
 # One of each way in which state is forgotten; the others are in the matrix.
 TELLING = {"plain", "shown_mean", "prefetch", "environment", "forgotten_optimizer", "temperature", "unfreezing"}
+TELLING |= {"changed_rate"}  # of the lines about what a launch was built with
 
 
 def test_the_catalog_has_every_program() -> None:
@@ -30,6 +32,8 @@ def test_a_pattern_is_exact_or_named_and_exact_once_it_is_mended(pattern: Patter
         assert outcome.lines == (), outcome
         return
     assert outcome.names(pattern.names), outcome
+    naming = [line for line in outcome.lines if any(name in line for name in pattern.names)]
+    assert all(map(is_alarm, naming)), "a line of another wording: the search for false alarms would pass over it"
     if pattern.mends:
         mended = outcome_of(server, pattern, tmp_path / "mended", mended=True)
         assert mended.exact, mended

@@ -109,6 +109,7 @@ def test_it_is_seen_by_what_is_left_of_it(tmp_path: Path, caplog: pytest.LogCapt
     assert f"{expected}, and {MISSING} Accelerator" in line
 
 
+@pytest.mark.alarms("StepLR")
 def test_a_scheduler_that_was_prepared_and_forgotten_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for registered in (False, True):
         program = Program()

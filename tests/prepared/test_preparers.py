@@ -50,6 +50,7 @@ def test_windows_are_those_of_accelerate_alone(tmp_path: Path) -> None:
     assert launch(tmp_path / "run") == program.ends
 
 
+@pytest.mark.alarms(".factor")
 def test_a_gradient_scaler_goes_on_where_it_was(tmp_path: Path) -> None:
     def launched(run: str, **options: Any) -> float:
         program = Program(scaler=True, gradient_accumulation_steps=2)
