@@ -14,7 +14,7 @@ MAX_LISTED = 12
 class Weight(IntEnum):
     """How much speaks for it that a resume would go wrong."""
 
-    WEAK = 0  # kept for the drill
+    WEAK = 0  # no line
     SCRATCH = 1  # an array that is written by index: scratch memory, or a buffer
     STRONG = 2
 

@@ -55,7 +55,6 @@ class ObjectWatch:
         self._candidates, self._changes = Candidates(places(user_frames())), Changes()
         self._attributes, self._steps = ModuleAttributes(), OptimizerSteps()
         self._named: set[str] = set()
-        self._weak: dict[str, str] = {}  # what changed by name, with too little evidence for a line
         self._looks, self._saves, self._epochs = 0, 0, 0
         self._watches = audit.mode != "off"
         self._is_first = self._watches  # whether the looks at the first boundaries are not over
@@ -86,11 +85,6 @@ class ObjectWatch:
         """Look no more."""
         self._watches = self._is_first = False
         self._steps.rest()
-
-    @property
-    def weak(self) -> list[str]:
-        """Return what changed and is in no checkpoint, with too little evidence for a line."""
-        return sorted(self._weak)
 
     # -- when ---------------------------------------------------------------------------------------------------------
 
@@ -133,9 +127,8 @@ class ObjectWatch:
 
     def _report(self, found: Iterable[Finding]) -> None:
         """Log each finding once, and raise for what is certain in the mode `strict`."""
-        new = [each for each in found if each.name not in self._named and not is_ignored(each.name, self._audit.ignore)]
-        self._weak |= {each.name: each.what for each in new if each.weight is Weight.WEAK}
-        new = [each for each in new if each.weight is not Weight.WEAK]
+        likely = [each for each in found if each.weight is not Weight.WEAK and each.name not in self._named]
+        new = [each for each in likely if not is_ignored(each.name, self._audit.ignore)]
         self._named |= {each.name for each in new}
         lines = [line_of(each, resumed=self._resumed) for each in new if each.weight is Weight.STRONG]
         if lines and self._audit.mode == "strict":

@@ -231,7 +231,7 @@ def test_a_failure_of_the_audit_is_none_of_the_training(tmp_path: Path) -> None:
         watch.close()
 
 
-def test_what_is_weak_is_kept_for_the_drill(tmp_path: Path) -> None:
+def test_a_history_that_is_only_printed_has_no_line(tmp_path: Path) -> None:
     a, history = Setting(tmp_path / "run"), []
     trainer = a.trainer()
     with warned() as lines:
@@ -240,4 +240,3 @@ def test_what_is_weak_is_kept_for_the_drill(tmp_path: Path) -> None:
                 history.append(a.step(batch).item())
     print(history)
     assert lines == []
-    assert trainer._launch._watch.weak == ["history"]
