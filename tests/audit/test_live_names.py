@@ -389,3 +389,14 @@ def test_a_failure_of_the_audit_fails_no_training(run: Path, caplog: pytest.LogC
         launch(run, loop, kill=None)
     assert "RuntimeError: no class" in caplog.text
     assert Run(str(run)).latest().step == 3
+
+
+def test_an_object_that_the_loop_builds_is_no_value_to_carry(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    trainer = Trainer({"run": str(tmp_path / "run"), "progress": "never"})
+    for step in trainer.steps(4):
+        rate = optimizer.param_groups[0]["lr"]
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate / (step + 2))
+    [line] = [record.getMessage() for record in caplog.records if "carried" in record.getMessage()]
+    assert "optimizer (SGD) is built in the loop" in line
+    assert "build it once, before Trainer(..., optimizer=optimizer)" in line

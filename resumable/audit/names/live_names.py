@@ -148,11 +148,11 @@ class LiveNames:
             note(report.quiet_line(handles, "clocks and handles"))
         if self._mode == "strict" and (after := self._after(frame)):
             warn(report.after_line(after))
-        training = groups.get("training", [])
-        if not training:
-            return []
-        line = report.carried_line(training, frame.place, adopts=self._noted is not None)
-        return self._warn(f"carried {line}")
+        adopts, training = self._noted is not None, groups.get("training", [])
+        rebound = [report.rebound_line(each, adopts=adopts) for each in training if each.is_object]
+        values = [each for each in training if not each.is_object]
+        lines = [report.carried_line(values, frame.place, adopts=adopts)] if values else []
+        return [said for line in (*lines, *rebound) for said in self._warn(f"carried {line}")]
 
     def _after(self, frame: _Frame) -> list[Found]:
         fresh = [name for name in frame.judged.after if (frame.function, name) not in self._said]
@@ -212,7 +212,7 @@ class LiveNames:
             names = {*judged.carried, *judged.after, *judged.head}
             code = waiting.frame.f_code
             values = read(waiting.frame, names) if names else {}
-            place = report.Place(code.co_name, waiting.inside, waiting.hands_on)
+            place = report.Place(code.co_name, waiting.inside or waiting.hands_on)
             yield _Frame(code.co_qualname, place, judged, values)
 
     def _judge(self, waiting: WaitingFrame) -> JudgedCode:
@@ -239,6 +239,9 @@ class LiveNames:
             note("the loop runs in another thread than the one that made the Trainer: its variables are not looked at")
 
 
+_GENERATORS = ("Generator", "RandomState", "Random")  # of torch, NumPy and Python
+
+
 def _group(frame: _Frame, name: str) -> str:
     return "training" if name in frame.judged.changing else "printed"
 
@@ -250,4 +253,10 @@ def _noted(frame: _Frame, name: str, budget: Budget) -> Mapping[str, object]:
 def _found(frame: _Frame, name: str, counts: tuple[str, int]) -> Found:
     value, (counter, count) = frame.values[name], counts
     is_counter = name in frame.judged.counters and type(value) is int and value == count
-    return Found(name, type(value).__name__, is_compared(note_of(value, Budget())), counter if is_counter else None)
+    return Found(
+        name,
+        type(value).__name__,
+        compared=is_compared(note_of(value, Budget())),
+        counts=counter if is_counter else None,
+        is_object=hasattr(type(value), "state_dict") or type(value).__name__ in _GENERATORS,
+    )

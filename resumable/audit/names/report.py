@@ -17,23 +17,23 @@ _KINDS = {
 
 
 class Found(NamedTuple):
-    """A name that crosses a boundary and is in no checkpoint. `counts` is the counter of the trainer that it equals."""
+    """A name that crosses a boundary and is in no checkpoint.
+
+    `counts` is the counter of the trainer that it equals. `is_object` says that the value has a state of its own.
+    """
 
     name: str
     type: str
     compared: bool = True
     counts: str | None = None
+    is_object: bool = False
 
 
 class Place(NamedTuple):
-    """The function whose names they are. `inner`: the one with the outermost loop calls it, or iterates over it.
-
-    The names of one that `hands_on` items are out of reach of a call in the loop.
-    """
+    """The function whose names they are. `inner`: the one with the outermost loop calls it, or iterates over it."""
 
     function: str
     inner: bool = False
-    hands_on: bool = False
 
 
 def carried_line(found: Sequence[Found], place: Place, *, adopts: bool) -> str:
@@ -42,8 +42,15 @@ def carried_line(found: Sequence[Found], place: Place, *, adopts: bool) -> str:
     crosses, them, it = ("crosses", "is", "it") if len(names) == 1 else ("cross", "are", "them")
     reasons = "; ".join(f"{each.name}: {_reason(each)}" for each in found)
     line = f"{', '.join(names)} {crosses} from one step to the next and {them} in no checkpoint; "
-    too = "" if place.hands_on else f"save {it} too: "
-    return f"{line}{too}{_advice(names, place, adopts=adopts)} ({reasons})"
+    return f"{line}save {it} too: {_advice(names, place, adopts=adopts)} ({reasons})"
+
+
+def rebound_line(found: Found, *, adopts: bool) -> str:
+    """Return the WARN line for a name that the loop binds to another object. A resume restores objects in place."""
+    name = found.name
+    advice = f"build it once, before Trainer(..., {name}={name})"
+    line = f"{name} ({found.type}) is built in the loop and crosses from one step to the next, and is in no checkpoint"
+    return f"{line}: {advice}{_adoption([name], adopts=adopts)}"
 
 
 def after_line(found: Sequence[Found]) -> str:
@@ -76,8 +83,6 @@ def recount_line(counter: str, loop: str) -> str:
 
 
 def _advice(names: Sequence[str], place: Place, *, adopts: bool) -> str:
-    if place.hands_on:
-        return f"{place.function}() hands items on: keep in the function with the loop what is to be saved"
     where = f" in {place.function}()" if place.inner else ""
     return f"trainer.carry({', '.join(map(_quoted, names))}){where}{_adoption(names, adopts=adopts)}"
 
