@@ -97,7 +97,7 @@ class Boundary:
         failpoints.reach("epoch" if instant.epoch_ended else "step", instant.step)
         logged = instant.logged()
         self.see(logged, step=instant.step)
-        if self._journal is not None:
+        if logged and self._journal is not None:
             self._journal.note(logged, step=instant.step, epoch=instant.epoch, epoch_ended=instant.epoch_ended)
         status = self._checkpointer.notice_failure()
         now = time.monotonic()

@@ -168,7 +168,10 @@ class Launch:
 
         `has_frames` says that the code of the loop is the user's. Raises `AuditError` in the mode `strict`.
         """
-        if self._watch.is_due(saves=self.boundary.saves, epoch_ended=epoch_ended):
+        watch, saves = self._watch, self.boundary.saves
+        if not (watch.looks_at_all or epoch_ended or saves != watch.saves_seen):
+            return  # in every step of every loop: no call is made that need not be
+        if watch.is_due(saves=saves, epoch_ended=epoch_ended):
             carried = self.checkpointer.carried
             self._watch.look(has_frames=has_frames, carried=carried.names if carried is not None else ())
 

@@ -148,12 +148,13 @@ class Loops:
             self._begin()
             self._names.due = True
             self._log_if_done(n, self.step)
-            while self.step < n and not self._loop.ended(n):
+            at = self._standing
+            while at.step < n and not self._loop.ended(n):
                 self._begin_step()
                 self._cursor.hand_out_step()
-                yield self.step
+                yield at.step
                 self.count()
-                self._reached(last=self.step >= n)
+                self._reached(last=at.step >= n)
                 if self._names.due:
                     self._names.look("steps", step=self.step, epoch=self.epoch)
 
@@ -213,7 +214,7 @@ class Loops:
     # -- steps and passes ---------------------------------------------------------------------------------------------
 
     def _fetch(self, opened: ZippedPass) -> Any:
-        failpoints.reach("fetch", self.step)
+        failpoints.reach("fetch", self._standing.step)
         return next(opened, _END)
 
     def _begin_step(self) -> None:
@@ -282,14 +283,15 @@ class Loops:
         self._carried.reached()
         self._boundary.reached(self._instant(epoch_ended=epoch_ended, last=last))
         self._launch.look(epoch_ended=epoch_ended)
-        self._loop.show(self._cursor, step=self.step, epoch=self.epoch, epoch_ended=epoch_ended)
+        at = self._standing
+        self._loop.show(self._cursor, step=at.step, epoch=at.epoch, epoch_ended=epoch_ended)
 
     def _instant(self, *, epoch_ended: bool = False, last: bool = False) -> Instant:
         return self._launch.instant(
             self._position,
             lambda: self._metrics.logged,
-            step=self.step,
-            epoch=self.epoch,
+            step=self._standing.step,
+            epoch=self._standing.epoch,
             inside_epoch=self._cursor.in_pass,
             exhausted=self._cursor.exhausted,
             epoch_ended=epoch_ended,

@@ -57,17 +57,16 @@ class ObjectWatch:
         self._named: set[str] = set()
         self._looks, self._saves, self._epochs = 0, 0, 0
         self._watches = audit.mode != "off"
-        self._is_first = self._watches  # whether the looks at the first boundaries are not over
-        self._saves_seen, self._awaits_save, self._looked_at = 0, False, 0.0
+        self.looks_at_all = self._watches  # boundaries, until the looks at the first ones are over
+        self.saves_seen = 0  # of this attempt, at the last call of `is_due`
+        self._awaits_save, self._looked_at = False, 0.0
         self._thread = threading.get_ident()
         if self._watches:
             self._steps.watch()
 
     def is_due(self, *, saves: int, epoch_ended: bool) -> bool:
         """Return whether to look at this boundary; `saves` is how many there were in this attempt."""
-        if not self._is_first and saves == self._saves_seen and not epoch_ended:
-            return False
-        saved, self._saves_seen = saves != self._saves_seen, saves
+        saved, self.saves_seen = saves != self.saves_seen, saves
         return self._watches and self._is_due(saved=saved, epoch_ended=epoch_ended)
 
     def look(self, *, has_frames: bool, carried: Collection[str] = ()) -> None:
@@ -83,7 +82,7 @@ class ObjectWatch:
 
     def close(self) -> None:
         """Look no more."""
-        self._watches = self._is_first = False
+        self._watches = self.looks_at_all = False
         self._steps.rest()
 
     # -- when ---------------------------------------------------------------------------------------------------------
@@ -97,13 +96,13 @@ class ObjectWatch:
         is_late = time.monotonic() - self._looked_at >= MIN_SECONDS
         if epoch_ended and is_late:
             self._steps.watch()  # until the look of the save that follows
-        return self._is_first or is_early or (is_late and saved and self._awaits_save)
+        return self.looks_at_all or is_early or (is_late and saved and self._awaits_save)
 
     def _count(self) -> None:
         self._looks += 1
         # A look that its clock ended goes on at the next boundary, so that the lines do not depend on the load.
-        self._is_first = self._changes.sweeps < LOOKS and self._looks < MAX_LOOKS
-        if not self._is_first:
+        self.looks_at_all = self._changes.sweeps < LOOKS and self._looks < MAX_LOOKS
+        if not self.looks_at_all:
             self._steps.rest()
         self._awaits_save = False
         self._looked_at = time.monotonic()
