@@ -87,7 +87,7 @@ with Trainer(config, progress={"n": 0}) as trainer:
 
 # The same with a module, in which the third argument is one more layer; a launch says so when it was refused.
 GROWING = """
-import json, sys
+import json, os, sys
 import fsspec
 import torch
 from resumable import ResumableError, Trainer
@@ -100,7 +100,7 @@ torch.manual_seed(1)
 model = torch.nn.Sequential(torch.nn.Linear(2, 2), *([torch.nn.Linear(2, 2)] if extra else []))
 with Trainer(config, model=model) as trainer:
     print("found", trainer.step, flush=True)
-    sys.stdin.readline()
+    sys.stdin.readline() or os._exit(9)  # killed: its input ends first
     for step in trainer.steps(6):
         print(step, flush=True)
         sys.stdin.readline()
