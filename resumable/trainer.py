@@ -71,13 +71,13 @@ class Trainer:
         self.config = Config.load(config)
         given = taken_apart(objects).targets
         self._launch = launch = Launch(self.config, objects, restored_elsewhere=given.values())
-        audit, resumed = self.config.audit, launch.checkpointer.resumed
-        carried = CarriedVariables.of(self.config, launch.checkpointer)
+        audit, checkpointer = self.config.audit, launch.checkpointer
+        carried = CarriedVariables.of(self.config, checkpointer)
         names = LiveNames(
             audit.mode,
             ignore=audit.ignore,
             given=[*objects.values(), *given.values()],
-            noted=(lambda: resumed.notes) if resumed else None,
+            noted=lambda: checkpointer.resumed.notes if checkpointer.resumed else None,
             carried=lambda: carried.names,
         )
         self._loops = Loops(launch, ForgottenPreparer(given, warn), names, carried)

@@ -79,7 +79,9 @@ class Launch:
         self.boundary = Boundary(config, self.checkpointer, self.preemption)
         self.data = self._new_data(restored_elsewhere)
         self.progress = RestoreProgress(self.checkpointer.position(), resumes=resumed is not None)
-        self._watch = ObjectWatch(config.audit, lambda: self.checkpointer.targets, resumed=resumed is not None)
+        self._watch = ObjectWatch(
+            config.audit, lambda: self.checkpointer.targets, resumes=lambda: self.checkpointer.resumed is not None
+        )
         self.evaluations = EvaluationAddresses()
         self.begun = False  # whether a loop of this launch has begun
         self._attempt: Attempt | None = None

@@ -45,7 +45,7 @@ class LiveNames:
         mode: `audit.mode` of the config: "warn", "strict" or "off".
         ignore: Names that are left out.
         given: The objects that the Trainer has; names of them are left out.
-        noted: Returns the notes of the checkpoint that the program resumes from; None for a new run.
+        noted: Returns the notes of the checkpoint that the program resumes from, or None in a new run.
         carried: Returns the names that are saved by `trainer.carry`.
     """
 
@@ -55,7 +55,7 @@ class LiveNames:
         *,
         ignore: Collection[str] = (),
         given: Iterable[object] = (),
-        noted: Callable[[], Mapping[str, Any]] | None = None,
+        noted: Callable[[], Mapping[str, Any] | None] = lambda: None,
         carried: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._mode = mode
@@ -121,11 +121,11 @@ class LiveNames:
 
         Raises `AuditError` where the mode is "strict".
         """
-        if self._mode == "off" or self._noted is None:
+        if self._mode == "off":
             return
         lines: list[str] = []
         with harmless("the comparison of the loop's names"):
-            noted = self._noted().get(NOTE) or {}
+            noted = (self._noted() or {}).get(NOTE) or {}
             for frame in self._frames():
                 lines += self._compare(frame, noted.get(frame.function, {}))
         self._raise_if_strict(lines)
@@ -148,7 +148,7 @@ class LiveNames:
             note(report.quiet_line(handles, "clocks and handles"))
         if self._mode == "strict" and (after := self._after(frame)):
             warn(report.after_line(after))
-        adopts, training = self._noted is not None, groups.get("training", [])
+        adopts, training = self._noted() is not None, groups.get("training", [])
         rebound = [report.rebound_line(each, adopts=adopts) for each in training if each.is_object]
         values = [each for each in training if not each.is_object]
         lines = [report.carried_line(values, frame.place, adopts=adopts)] if values else []

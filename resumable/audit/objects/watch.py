@@ -47,11 +47,11 @@ MIN_SECONDS = 60.0  # between two looks at the saves of later epochs
 class ObjectWatch:
     """The looks of one attempt. It holds no object of the user's, and no frame.
 
-    `given` returns the objects of the launch by name. `resumed` says that the run has checkpoints already.
+    `given` returns the objects of the launch by name. `resumes` returns whether the run had checkpoints before.
     """
 
-    def __init__(self, audit: Audit, given: Callable[[], Mapping[str, object]], *, resumed: bool) -> None:
-        self._audit, self._given, self._resumed = audit, given, resumed
+    def __init__(self, audit: Audit, given: Callable[[], Mapping[str, object]], *, resumes: Callable[[], bool]) -> None:
+        self._audit, self._given, self._resumes = audit, given, resumes
         self._candidates, self._changes = Candidates(places(user_frames())), Changes()
         self._attributes, self._steps = ModuleAttributes(), OptimizerSteps()
         self._named: set[str] = set()
@@ -129,7 +129,7 @@ class ObjectWatch:
         likely = [each for each in found if each.weight is not Weight.WEAK and each.name not in self._named]
         new = [each for each in likely if not is_ignored(each.name, self._audit.ignore)]
         self._named |= {each.name for each in new}
-        lines = [line_of(each, resumed=self._resumed) for each in new if each.weight is Weight.STRONG]
+        lines = [line_of(each, resumed=self._resumes()) for each in new if each.weight is Weight.STRONG]
         if lines and self._audit.mode == "strict":
             raise AuditError("; ".join(lines), "save it, or name it in audit.ignore of the config")
         for line in lines:

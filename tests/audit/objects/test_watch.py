@@ -33,7 +33,7 @@ def looks_of(watch: ObjectWatch, boundaries: list[tuple[int, bool]]) -> list[boo
 
 
 def test_it_looks_at_the_first_boundaries_saves_and_epochs() -> None:
-    watch = ObjectWatch(Audit(), dict, resumed=False)
+    watch = ObjectWatch(Audit(), dict, resumes=bool)
     try:
         assert looks_of(watch, [(1, False)] * LOOKS + [(1, False), (2, False), (2, False)]) == [
             *[True] * LOOKS,
@@ -198,7 +198,7 @@ def test_random_streams_are_untouched(tmp_path: Path) -> None:
         return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state()), rng.bit_generator.state]
 
     rng, memory = np.random.default_rng(0), [0]
-    watch = ObjectWatch(Audit(), dict, resumed=False)
+    watch = ObjectWatch(Audit(), dict, resumes=bool)
     try:
         for _ in range(LOOKS):
             memory.append(int(rng.integers(9)))
@@ -223,7 +223,7 @@ def test_a_failure_of_the_audit_is_none_of_the_training(tmp_path: Path) -> None:
     def broken() -> dict[str, object]:
         raise RuntimeError("no objects")
 
-    watch = ObjectWatch(Audit(mode="strict"), broken, resumed=False)
+    watch = ObjectWatch(Audit(mode="strict"), broken, resumes=bool)
     try:
         assert watch.is_due(saves=0, epoch_ended=False)
         watch.look(has_frames=True)
