@@ -75,8 +75,8 @@ def refuse_other_objects(
     if differences:
         raise RunMismatchError(
             f"{run}: this run holds other objects than were passed to Trainer(...): {'; '.join(differences)}",
-            f"pass the same objects under the same names{_way_on(missing, unexpected)}; for a new run name another "
-            "folder in `run`, into which resumable.load_weights takes the weights of this one",
+            f"pass the same objects under the same names{_way_on(missing, unexpected, adoption)}; for a new run name "
+            "another folder in `run`, into which resumable.load_weights takes the weights of this one",
         )
 
 
@@ -125,10 +125,12 @@ def _is_no_object(name: str, record: ObjectRecord) -> bool:
     return is_golden(name, record) or is_orders(name, record) or is_carried(name, record)
 
 
-def _way_on(missing: Collection[str], unexpected: Collection[str]) -> str:
-    """Return the hint about the keys that accept these differences."""
-    adopting = f"; to begin with the value of this launch set {accepted_by('adopt', unexpected)}" if unexpected else ""
-    return adopting + (f"; to go on without it set {accepted_by('drop', missing)}" if missing else "")
+def _way_on(missing: Collection[str], unexpected: Collection[str], adoption: Adoption) -> str:
+    """Return the hint about the keys that accept these differences, and what they accept already."""
+    adopted = accepted_by("adopt", {*unexpected, *adoption.adopt})
+    dropped = accepted_by("drop", {*missing, *adoption.drop})
+    adopting = f"; to begin with the value of this launch set {adopted}" if unexpected else ""
+    return adopting + (f"; to go on without it set {dropped}" if missing else "")
 
 
 def _shown(each: ObjectKind | ObjectRecord) -> str:

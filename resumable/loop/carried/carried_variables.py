@@ -108,7 +108,7 @@ class CarriedVariables:
         """Raise for names that the checkpoint lacks, unless the config adopts them."""
         new = set() if self._stored is None else set(names) - self._stored.names - self._reported
         if refused := {name for name in new if not self._adoption.adopts(name)}:
-            raise carry_errors.not_stored(self._run, refused)
+            raise carry_errors.not_stored(self._run, refused, self._adoption.adopt)
         if new:
             report_adopted(new)
             self._reported |= new
@@ -177,7 +177,7 @@ class CarriedVariables:
     def _drop(self, names: Collection[str]) -> None:
         """Raise for stored values without a variable, unless the config drops them."""
         if refused := {name for name in names if not self._adoption.drops(name)}:
-            raise carry_errors.not_carried(self._run, refused)
+            raise carry_errors.not_carried(self._run, refused, self._adoption.drop)
         if lost := set(names) - self._reported:
             report_dropped(lost)
             self._reported |= lost

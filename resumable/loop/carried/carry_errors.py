@@ -102,19 +102,20 @@ def is_trained(name: str, path: str) -> StateError:
     )
 
 
-def not_stored(run: str, names: Collection[str]) -> RunMismatchError:
-    """Return the error for variables that the checkpoint does not hold."""
+def not_stored(run: str, names: Collection[str], adopted: Collection[str]) -> RunMismatchError:
+    """Return the error for variables that the checkpoint does not hold; `adopted` is what the config adopts already."""
     return RunMismatchError(
         f"{run}: carry({_shown(names)}): not in the checkpoint that this run goes on from",
-        f"to begin with the value of this launch set {accepted_by('adopt', names)}",
+        f"to begin with the value of this launch set {accepted_by('adopt', {*names, *adopted})}",
     )
 
 
-def not_carried(run: str, names: Collection[str]) -> RunMismatchError:
-    """Return the error for stored variables that the program does not carry."""
+def not_carried(run: str, names: Collection[str], dropped: Collection[str]) -> RunMismatchError:
+    """Return the error for stored variables that are not carried; `dropped` is what the config drops already."""
+    accepted = accepted_by("drop", {*names, *dropped})
     return RunMismatchError(
         f"{run}: the checkpoint holds variables that this program does not carry: {_shown(names)}",
-        f"call trainer.carry({_shown(names)}) before the loop; to go on without them set {accepted_by('drop', names)}",
+        f"call trainer.carry({_shown(names)}) before the loop; to go on without them set {accepted}",
     )
 
 

@@ -76,6 +76,18 @@ def test_a_new_variable_is_refused_and_then_adopted(
     assert lines(caplog, "CHANGED") == []
 
 
+def test_a_refusal_keeps_what_the_config_accepts_already(run: Path) -> None:
+    """Objects are compared before variables: who follows both lines in turn must not lose the first one."""
+    leave(run, plain, 1)
+    with pytest.raises(RunMismatchError, match=r"adopt: .best, lr, total. in the config"):
+        launch(run, carrying, adopt=["total"])
+    with pytest.raises(RunMismatchError, match=r"adopt: .lr, passed. in the config"):
+        Trainer({"run": str(run), "adopt": ["lr"]}, passed={"n": 0})
+    leave(run / "carrying", carrying, 1)
+    with pytest.raises(RunMismatchError, match=r"drop: .best, lr. in the config"):
+        launch(run / "carrying", plain, drop=["best"])
+
+
 def test_a_stored_variable_that_is_not_carried_is_refused_and_then_dropped(
     run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
