@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import logging
 import random
 import re
@@ -251,6 +252,15 @@ def test_what_is_only_printed_is_no_warning(run: Path, caplog: pytest.LogCapture
         "NOTE    shown, total begin again after a resume: only printed or logged",
         "NOTE    began begin again after a resume: clocks and handles",
     ]
+
+
+def test_count_of_itertools_beside_batches_is_named(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def counts(t: Trainer, state: dict[str, Any], reached: Callable[[], None]) -> None:
+        for i, b in zip(itertools.count(), t.batches(range(3)), strict=False):
+            state["index"] = i, b
+
+    launch(run, counts, kill=None)
+    assert "count() around trainer.batches() counts from 0 again after a resume" in caplog.text
 
 
 def test_enumerate_around_batches_is_named_where_its_count_is_used(run: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ from resumable.audit.names.byte_code.control_flow import Code
 from resumable.audit.names.byte_code.instructions import Instruction, accesses, variables
 
 _COUNTS = ("enumerate", "count")
+_MODULES = ("itertools", "it")  # as programs import it
 _STATEMENT = 60  # instructions of the expression that a `for` iterates over
 _ENDS_STATEMENT = ("STORE_", "POP_TOP", "JUMP", "POP_JUMP", "FOR_ITER", "END_FOR", "RESUME")
 _ADDS_IN_PLACE = 13  # the argument of BINARY_OP
@@ -46,9 +47,16 @@ def recounted_by(code: Code, offset: int) -> str | None:
         instruction = code.instructions[at]
         if instruction.op.startswith(_ENDS_STATEMENT):
             return None
-        if instruction.op in ("LOAD_GLOBAL", "LOAD_NAME") and instruction.value in _COUNTS:
+        if instruction.value in _COUNTS and _is_pythons(code, at):
             return str(instruction.value) if _begins_at_0(code, at, begin) else None
     return None
+
+
+def _is_pythons(code: Code, at: int) -> bool:
+    """Return whether the function that is read at `at` is a global name, or an attribute of `itertools`."""
+    if code.instructions[at].op in ("LOAD_ATTR", "LOAD_METHOD"):
+        return at > 0 and code.instructions[at - 1].value in _MODULES
+    return code.instructions[at].op in ("LOAD_GLOBAL", "LOAD_NAME")
 
 
 def _uses_count(code: Code, point: int) -> bool:
