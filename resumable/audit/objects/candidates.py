@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
+from torch.nn import Module
+
 from resumable.audit.names.frame_variables import read, slots
 from resumable.audit.objects.plain_reads import CODE, MISSING, PLAIN, attribute, is_a
 from resumable.audit.objects.shown_values import ShownValues
@@ -32,10 +34,17 @@ class Candidate:
     path: str
     value: object
     evidence: Evidence
-    attributes: set[str]  # those that the code changes
+    changed: set[str]  # attributes whose new value may depend on the one before
+    renewed: set[str]  # attributes that every turn sets
+    read: set[str]  # attributes that some part reads, and does not set before
     only_shown: bool  # whether nothing but prints and logs depends on it
     is_overwritten: bool  # whether the code also gives it a whole value that does not depend on its own
     is_rebound: bool  # whether the loop binds the name itself
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Return the attributes that cross from one turn to the next."""
+        return frozenset(self.changed | (self.renewed & self.read))
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,8 @@ class Candidates:
         self._sources = Sources()
         self._uses: dict[tuple[types.CodeType, int], Uses] = {}
         self._shown: dict[tuple[types.CodeType, frozenset[str], bool], ShownValues] = {}
-        self.set_only: set[str] = set()  # attributes that the loop only ever sets to what does not depend on them
+        self.changed: set[str] = set()  # the attributes that the loop changes, of whatever object
+        self._set: set[str] = set()
 
     def of(self, frames: Sequence[types.FrameType]) -> list[Candidate]:
         """Return what these frames name, the nearest first, up to the one that drives the outermost loop."""
@@ -84,6 +94,11 @@ class Candidates:
             shown = judged is not None and judged.has_result_of(inner)
         return list(found.values())[:MAX_CANDIDATES]
 
+    @property
+    def set_only(self) -> set[str]:
+        """Return the attributes that the loop only ever sets to what does not depend on them."""
+        return self._set - self.changed
+
     def _loop(self, frame: types.FrameType) -> Scope | None:
         made_at = self._made_at.get((id(frame), frame.f_code))
         return self._sources.of_loop(frame.f_code, frame.f_lineno, made_at)
@@ -91,7 +106,8 @@ class Candidates:
     def _collect(self, found: dict[int, Candidate], part: _Part) -> ShownValues | None:
         """Add what a part of the code names, and the functions that it calls. Returns what it only shows."""
         uses = part.uses
-        self.set_only |= uses.set_only
+        self._set |= uses.set_only
+        self.changed |= uses.changed
         bound = part.variables({path[0] for path in uses.paths})
         calls = _followed(uses.calls[:MAX_CALLS], bound, part.paths) if part.depth < MAX_CALL_DEPTH else []
         shown = self._shown_in(part, frozenset(each.function.__name__ for each in calls))
@@ -140,7 +156,8 @@ def _with_owners(uses: Uses, called: Collection[Path]) -> Iterator[tuple[Path, U
 
 
 def _candidate(path: str, value: object, use: Use, only_shown: bool, is_rebound: bool) -> Candidate:
-    return Candidate(path, value, use.evidence, set(use.attributes), only_shown, use.is_overwritten, is_rebound)
+    attributes = set(use.changed), set(use.renewed), set(use.read)
+    return Candidate(path, value, use.evidence, *attributes, only_shown, use.is_overwritten, is_rebound)
 
 
 def _shown(path: Path, renamed: Mapping[str, str]) -> str:
@@ -153,7 +170,9 @@ def _add(found: dict[int, Candidate], each: Candidate) -> None:
     before = found.setdefault(id(each.value), each)
     if before is not each:
         before.evidence = max(before.evidence, each.evidence)
-        before.attributes |= each.attributes
+        before.changed |= each.changed
+        before.renewed |= each.renewed
+        before.read |= each.read
         before.only_shown &= each.only_shown
         before.is_overwritten |= each.is_overwritten
 
@@ -189,7 +208,7 @@ def _function(path: Path, bound: Mapping[str, object]) -> tuple[object, tuple[Pa
     """Return the function that a call runs, and the paths of the arguments that the call adds."""
     target = _resolved(bound, path)
     if target is not MISSING and not is_a(target, (*CODE, type)):
-        return _method(target, "__call__"), (path,)
+        return _method(target, "forward" if is_a(target, Module) else "__call__"), (path,)
     owner = _resolved(bound, path[:-1]) if len(path) > 1 else MISSING
     if owner is MISSING or is_a(owner, (types.ModuleType, type)):
         return target, ()

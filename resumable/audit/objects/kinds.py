@@ -138,7 +138,7 @@ def how_to_save(path: str, value: object, *, holds_parts: bool) -> tuple[str, st
 
     `holds_parts` says that it is the object of a whole training.
     """
-    if holds_parts:
+    if holds_parts or is_a(value, type):
         return "keep what changes in a dict that is passed to Trainer(...)", None
     if is_iterator(value) or any("__next__" in vars(kind) for kind in type(value).__mro__):
         return "its place is lost in a resume; let trainer.cycle(loader) make it", None

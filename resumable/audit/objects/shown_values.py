@@ -66,13 +66,23 @@ class ShownValues:
             return is_object and (not isinstance(parent.ctx, ast.Load) or self._ends_well(parent, seen))
         if isinstance(parent, _PASSED_ON):
             return self._ends_well(parent, seen)
-        if isinstance(parent, ast.Assign) and parent.value is node:
-            targets = [target for target in parent.targets if isinstance(target, ast.Name)]
-            return len(targets) == len(parent.targets) and all(self._only_shown(each.id, seen) for each in targets)
+        if isinstance(parent, ast.Assign | ast.AugAssign) and parent.value is node:
+            targets = parent.targets if isinstance(parent, ast.Assign) else [parent.target]
+            return all(self._is_only_shown_in(each, seen) for each in targets)
         return isinstance(parent, ast.Expr) or (isinstance(parent, ast.Return) and self._returns_are_shown)
+
+    def _is_only_shown_in(self, target: ast.expr, seen: set[str]) -> bool:
+        """Return whether a value is only shown once it is assigned: to a variable, or into an object judged already."""
+        if isinstance(target, ast.Name):
+            return self._only_shown(target.id, seen)
+        while isinstance(target, ast.Attribute | ast.Subscript):
+            target = target.value
+        return isinstance(target, ast.Name) and target.id in seen
 
     def _ends_well_in_call(self, call: ast.Call, node: ast.expr, seen: set[str]) -> bool:
         name = _called(call)
+        if name == "backward":  # of a value that was computed from it
+            return False
         is_judged_there = name in self._followed and isinstance(node, ast.Name | ast.Attribute)
         if call.func is node or name in _PURE or is_judged_there:
             return self._ends_well(call, seen)

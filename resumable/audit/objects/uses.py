@@ -38,11 +38,13 @@ class Evidence(IntEnum):
 
 @dataclass
 class Use:
-    """The strongest evidence for one path, and the attributes that are changed."""
+    """The strongest evidence for one path, and what is done to its attributes."""
 
     evidence: Evidence = Evidence.NAMED
     is_overwritten: bool = False  # whether it is, among others, given a whole value that does not depend on its own
-    attributes: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)  # attributes whose new value may depend on the one before
+    renewed: set[str] = field(default_factory=set)  # attributes that every turn gives a value which does not
+    read: set[str] = field(default_factory=set)  # attributes that are read, and not set further up in the same scope
 
 
 class Call(NamedTuple):
@@ -61,6 +63,7 @@ class Uses:
     calls: tuple[Call, ...]
     bound: frozenset[Path]
     set_only: frozenset[str]  # attributes that only ever get a value which does not depend on the one before
+    changed: frozenset[str] = frozenset()  # the other attributes that are assigned
 
 
 def uses_of(scope: Scope) -> Uses:
@@ -69,7 +72,7 @@ def uses_of(scope: Scope) -> Uses:
     paths: dict[Path, Use] = {}
     calls: list[Call] = []
     bound: set[Path] = {(name,) for name in bound_names(scope.region)}
-    kinds: dict[str, set[Evidence]] = {}
+    positions = _Positions()
     for node in _names(scope.region):
         top, path = _chain(node, parents)
         if isinstance(parent := parents.get(top), ast.Call) and parent.func is top:
@@ -78,11 +81,37 @@ def uses_of(scope: Scope) -> Uses:
         use = paths.setdefault(owner[: MAX_ATTRIBUTES + 1], Use())
         use.evidence = max(use.evidence, evidence)
         use.is_overwritten |= attribute is None and evidence in (Evidence.SET, Evidence.FILLED)
+        positions.note(top, path)
         if attribute is not None:
-            use.attributes.add(attribute)
+            (use.renewed if evidence is Evidence.SET else use.changed).add(attribute)
             bound.add((*owner, attribute))
-            kinds.setdefault(attribute, set()).add(evidence)
-    return Uses(paths, tuple(calls), frozenset(bound), frozenset(a for a, k in kinds.items() if k == {Evidence.SET}))
+    for owner, attribute in positions.read_first():
+        paths.setdefault(owner, Use()).read.add(attribute)
+    changed = frozenset(name for use in paths.values() for name in use.changed | (use.renewed & use.read))
+    set_only = frozenset(name for use in paths.values() for name in use.renewed) - changed
+    return Uses(paths, tuple(calls), frozenset(bound), set_only, changed)
+
+
+class _Positions:
+    """Where attributes are read and assigned first in a scope."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, tuple[int, int]] = {}
+        self._set: dict[Path, tuple[int, int]] = {}
+
+    def note(self, top: ast.expr, path: Path) -> None:
+        """Note one chain of attributes: all of them are read, or the last one is assigned."""
+        is_read = isinstance(top.ctx, ast.Load) if isinstance(top, ast.Attribute) else True
+        for length in range(2, len(path) + 1):
+            first = self._read if is_read or length < len(path) else self._set
+            position = top.lineno, top.col_offset
+            first[path[:length]] = min(first.get(path[:length], position), position)
+
+    def read_first(self) -> Iterator[tuple[Path, str]]:
+        """Yield the attributes that are read before they are assigned, with the path of their object."""
+        for path, position in self._read.items():
+            if len(path) <= MAX_ATTRIBUTES and position < self._set.get(path, (position[0] + 1, 0)):
+                yield path[:-1], path[-1]
 
 
 def _call(node: ast.Call, function: Path) -> Call:
@@ -179,6 +208,8 @@ def _counts(iterable: ast.expr) -> bool:
 def _is_plain_set(target: ast.AST, parents: Parents) -> bool:
     """Return whether this target gets, in every turn, a value that does not depend on the one before."""
     statement = parents.get(target)
+    while isinstance(statement, ast.Tuple | ast.List | ast.Starred):
+        statement = parents.get(statement)
     if isinstance(statement, ast.AugAssign | ast.Delete) or _is_conditional(target, parents):
         return False
     value = getattr(statement, "value", None)

@@ -122,7 +122,10 @@ class ObjectWatch:
         found |= dict(forgotten_optimizers(given, ids, steps, names))
         for each in _uncovered(changed, found):
             found.setdefault(id(each.candidate.value), _finding(each))
-        return [*found.values(), *self._attributes.look(given, self._candidates.set_only)]
+        with torch._C.DisableTorchFunction():
+            names_of = self._candidates
+            attributes = self._attributes.look(given, names_of.set_only, names_of.changed, ids)
+        return [*found.values(), *attributes]
 
     def _report(self, found: Iterable[Finding]) -> None:
         """Log each finding once, and raise for what is certain in the mode `strict`."""

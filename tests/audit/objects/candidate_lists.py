@@ -16,7 +16,7 @@ def changing_lists(count: int) -> Callable[[], list[Candidate]]:
         for value in values:
             value.append(1)
         return [
-            Candidate(f"list{number}", value, Evidence.CHANGED, set(), False, False, False)
+            Candidate(f"list{number}", value, Evidence.CHANGED, set(), set(), set(), False, False, False)
             for number, value in enumerate(values)
         ]
 

@@ -399,7 +399,22 @@ def attributes_of_a_program(a: Setting) -> None:
     Program(a).train()
 
 
+def attribute_of_a_class(a: Setting) -> None:
+    class Settings:
+        warm = 0
+
+    trainer = a.trainer()
+    for _ in trainer.epochs(2):
+        for batch in trainer.batches(a.loader):
+            Settings.warm += 1
+            a.optimizer.param_groups[0]["lr"] = 0.1 / Settings.warm
+            a.step(batch)
+
+
 LINES = {
+    attribute_of_a_class: [
+        "Settings changes in the loop and is in no checkpoint (.warm was 1 and is 2): keep what changes in a dict"
+    ],
     model: ["net has 4 parameters that optimizer steps, and is in no checkpoint: save it too: Trainer(..., net=net)"],
     optimizer_in_a_helper: ["an optimizer (Adam) steps the parameters of model and is in no checkpoint"],
     optimizer_of_another_model: ["other steps the parameters of head and is in no checkpoint: save it too: Trainer("],

@@ -57,6 +57,8 @@ def test_evidence(text: str, evidence: Evidence) -> None:
         ("x.append(y); y = random.sample(x, 3)", False),
         ("x.append(y)\nif len(x) > 3: stop()", False),
         ("x.append(y); plot(x)", False),
+        ("x.total += y; x.mean = x.total / 3; print(x.mean)", True),
+        ("x.mul_(y); loss = f(y); loss = x * 3; loss.backward()", False),
         ("x.append(y); best['a'] = x[-1]", False),
         ("for y in x: train(y)", False),
     ],
@@ -64,3 +66,18 @@ def test_evidence(text: str, evidence: Evidence) -> None:
 def test_what_is_only_shown(text: str, shown: bool) -> None:
     scope = scope_of(text)
     assert ShownValues(scope, frozenset(), returns_are_shown=False).has(("x",)) is shown
+
+
+@pytest.mark.parametrize(
+    ("text", "crossing"),
+    [
+        ("x.step = epoch; print(x.step)", set()),
+        ("for x.step in steps: print(x.step)", set()),
+        ("act(x.obs); x.obs = observe()", {"obs"}),
+        ("out, x.hidden = rnn(y, x.hidden)", {"hidden"}),
+        ("if late: x.level = epoch", {"level"}),
+    ],
+)
+def test_attributes_that_cross_a_turn(text: str, crossing: set[str]) -> None:
+    use = uses_of(scope_of(text)).paths["x",]
+    assert use.changed | (use.renewed & use.read) == crossing
