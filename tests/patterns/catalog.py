@@ -63,6 +63,7 @@ PATTERNS = (
     Pattern("replay_buffer", ("buffer", "global_step")),
     Pattern("environment", ("env", "obs")),
     Pattern("forgotten_average", ("ema",)),
+    Pattern("average_in_a_list", ("averages",)),
     Pattern("averaged_model", ("averaged",)),
     Pattern("forgotten_optimizer", ("other",)),
     Pattern("rebuilt_optimizer", ("optimizer",)),

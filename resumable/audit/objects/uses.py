@@ -85,6 +85,9 @@ def uses_of(scope: Scope) -> Uses:
         if attribute is not None:
             (use.renewed if evidence is Evidence.SET else use.changed).add(attribute)
             bound.add((*owner, attribute))
+    for path in _filled_through_loops(scope.region, parents):
+        use = paths.setdefault(path[: MAX_ATTRIBUTES + 1], Use())
+        use.evidence = Evidence.CHANGED
     for owner, attribute in positions.read_first():
         paths.setdefault(owner, Use()).read.add(attribute)
     changed = frozenset(name for use in paths.values() for name in use.changed | (use.renewed & use.read))
@@ -112,6 +115,31 @@ class _Positions:
         for path, position in self._read.items():
             if len(path) <= MAX_ATTRIBUTES and position < self._set.get(path, (position[0] + 1, 0)):
                 yield path[:-1], path[-1]
+
+
+def _filled_through_loops(region: Sequence[ast.AST], parents: Parents) -> Iterator[Path]:
+    """Yield what inner loops iterate over to change its tensors in place: `for a, b in zip(x, y): a.mul_(b)`."""
+    loops = [node for statement in region for node in ast.walk(statement) if isinstance(node, ast.For)]
+    for loop in loops:
+        filled = {name.id for name in _names(loop.body) if _is_filled(name, parents)}
+        iterated = loop.iter.args if isinstance(loop.iter, ast.Call) and _called(loop.iter) == "zip" else [loop.iter]
+        targets = loop.target.elts if isinstance(loop.target, ast.Tuple) else [loop.target]
+        for target, iterable in zip(targets, iterated, strict=False):
+            path = _path(iterable)
+            if isinstance(target, ast.Name) and target.id in filled and path is not None:
+                yield path
+
+
+def _is_filled(name: ast.Name, parents: Parents) -> bool:
+    """Return whether an in-place method of torch's is called on a name, also behind `.data` or `.detach()`."""
+    node: ast.AST = name
+    while isinstance(parent := parents.get(node), ast.Attribute | ast.Call):
+        if isinstance(parent, ast.Call) and parent.func is not node:
+            return False
+        if isinstance(parent, ast.Attribute) and parent.attr.endswith("_") and parent.attr not in _SETTERS:
+            return True
+        node = parent
+    return False
 
 
 def _call(node: ast.Call, function: Path) -> Call:

@@ -40,6 +40,9 @@ def scope_of(text: str) -> Scope:
         ("x['a'].append(y)", Evidence.CHANGED),
         ("if step % 10 == 0: x.load_state_dict(model.state_dict())", Evidence.CHANGED),
         ("heapq.heappush(x, y)", Evidence.CHANGED),
+        ("for a, b in zip(x, y): a.detach().mul_(0.9).add_(b)", Evidence.CHANGED),
+        ("for a in x: a.data.mul_(0.9)", Evidence.CHANGED),
+        ("for a in x: a.zero_()", Evidence.NAMED),
         ("y = next(x)", Evidence.CHANGED),
     ],
 )
