@@ -410,3 +410,37 @@ def test_an_object_that_the_loop_builds_is_no_value_to_carry(tmp_path: Path, cap
     [line] = [record.getMessage() for record in caplog.records if "carried" in record.getMessage()]
     assert "optimizer (SGD) is built in the loop" in line
     assert "build it once, before Trainer(..., optimizer=optimizer)" in line
+
+
+def mean_of_epoch(trainer: Trainer, loader: list[float]) -> tuple[float, int]:
+    total, count = 0.0, 0
+    for value in trainer.batches(loader):
+        total = total + value
+        count = count + 1
+    return total / count, count
+
+
+def printed(trainer: Trainer) -> None:
+    for epoch in trainer.epochs(3):
+        mean, _ = mean_of_epoch(trainer, [1.0, 2.0, 3.0])
+        print(f"epoch {epoch}: {mean:.3f}")
+
+
+def compared(trainer: Trainer) -> None:
+    for _ in trainer.epochs(3):
+        mean, _ = mean_of_epoch(trainer, [1.0, 2.0, 3.0])
+        if mean > 9:
+            trainer.stop()
+
+
+def returned(trainer: Trainer) -> list[float]:
+    return [mean_of_epoch(trainer, [1.0, 2.0, 3.0])[0] for _ in trainer.epochs(3)]
+
+
+@pytest.mark.parametrize(("program", "lines"), [(printed, 0), (compared, 1), (returned, 1)])
+def test_what_a_function_returns_changes_the_training_only_if_its_caller_uses_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, program: Callable[[Trainer], object], lines: int
+) -> None:
+    program(Trainer({"run": str(tmp_path / "run"), "progress": "never"}))
+    said = [record.getMessage() for record in caplog.records if "WARN    carried" in record.getMessage()]
+    assert ["count, total cross" in line for line in said] == [True] * lines

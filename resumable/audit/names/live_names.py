@@ -10,17 +10,17 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any, NamedTuple
 
 from resumable.audit.harmless import harmless
 from resumable.audit.names import report
-from resumable.audit.names.byte_code.judged_code import JudgedCode, judge
+from resumable.audit.names.byte_code.judged_code import JudgedCode, judge, uses_result
 from resumable.audit.names.byte_code.liveness import TooLongError
 from resumable.audit.names.clocks_and_handles import is_clock, is_handle
 from resumable.audit.names.frame_variables import read
 from resumable.audit.names.report import Found
-from resumable.audit.names.user_frames import LoopPlace, WaitingFrame, is_flat, place_of_loop, waiting_frames
+from resumable.audit.names.user_frames import LoopPlace, WaitingFrame, is_flat, is_users, place_of_loop, waiting_frames
 from resumable.audit.names.value_digest import UNBOUND, Budget, is_compared, note_of, shown
 from resumable.errors import AuditError
 from resumable.utils.events import note, warn
@@ -64,7 +64,7 @@ class LiveNames:
         self._noted, self._carried = noted, carried
         self._thread = threading.get_ident()
         self._outermost: LoopPlace | None = None
-        self._judged: dict[tuple[CodeType, int, int | None, bool], JudgedCode] = {}
+        self._judged: dict[tuple[object, ...], JudgedCode] = {}
         self._said: set[tuple[str, str]] = set()
         self.due = False  # whether the next boundary is to be looked at: the second request of a loop
 
@@ -217,7 +217,9 @@ class LiveNames:
 
     def _judge(self, waiting: WaitingFrame) -> JudgedCode:
         frame: FrameType = waiting.frame
-        key = frame.f_code, frame.f_lasti, waiting.outermost, waiting.inside
+        caller = frame.f_back if not waiting.hands_on else None
+        called_at = (caller.f_code, caller.f_lasti) if caller and is_users(caller.f_code.co_filename) else None
+        key = frame.f_code, frame.f_lasti, waiting.outermost, waiting.inside, called_at
         if key not in self._judged:
             self._judged[key] = JudgedCode()  # what fails once is not tried again
             try:
@@ -228,6 +230,7 @@ class LiveNames:
                     flat=is_flat(frame),
                     outermost=waiting.outermost,
                     inside=waiting.inside,
+                    returns=called_at is None or uses_result(*called_at),
                 )
             except TooLongError as error:
                 note(f"{error}: its variables are not looked at")

@@ -10,7 +10,7 @@ from resumable.audit.names.byte_code.control_flow import Code, Graph, blocks_of
 from resumable.audit.names.byte_code.counting import counters, recounted_by
 from resumable.audit.names.byte_code.instructions import handlers_of, instructions_of
 from resumable.audit.names.byte_code.liveness import Crossing, crossing_names
-from resumable.audit.names.byte_code.usage import names_that_change_training
+from resumable.audit.names.byte_code.usage import names_that_change_training, result_changes_training
 
 
 class JudgedCode(NamedTuple):
@@ -33,9 +33,19 @@ class JudgedCode(NamedTuple):
 
 
 def judge(
-    code: CodeType, offset: int, namespace: Mapping[str, object], *, flat: bool, outermost: int | None, inside: bool
+    code: CodeType,
+    offset: int,
+    namespace: Mapping[str, object],
+    *,
+    flat: bool,
+    outermost: int | None,
+    inside: bool,
+    returns: bool,
 ) -> JudgedCode:
-    """Return what crosses the boundary at `offset`; the arguments are those of `crossing_names`."""
+    """Return what crosses the boundary at `offset`; the other arguments are those of `crossing_names`.
+
+    `returns` says that the caller does more than to print or log what the code returns.
+    """
     crossing: Crossing = crossing_names(code, offset, namespace, flat=flat, outermost=outermost, inside=inside)
     listed = Code.of(instructions_of(code), handlers_of(code))
     recount = recounted_by(listed, offset)
@@ -43,5 +53,13 @@ def judge(
     if not carried and not head:
         return JudgedCode(after=after, recount=recount)
     graph = Graph(blocks_of(listed, names=code.co_names))
-    changing = names_that_change_training(listed, graph) | {name.text for name in crossing.read_by_functions}
+    changing = names_that_change_training(listed, graph, returns=returns) | {
+        name.text for name in crossing.read_by_functions
+    }
     return JudgedCode(carried, after, head, changing, counters(listed), recount)
+
+
+def uses_result(code: CodeType, offset: int) -> bool:
+    """Return whether code does more than to print or log what the call returns in which its frame stands."""
+    listed = Code.of(instructions_of(code), handlers_of(code))
+    return result_changes_training(listed, Graph(blocks_of(listed, names=code.co_names)), listed.index_of(offset))

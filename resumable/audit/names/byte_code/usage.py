@@ -1,8 +1,9 @@
 """Which names change the training: the values of all others end in what is printed, logged or formatted. Pure.
 
 The stack of the interpreter is followed with sets of names in the place of values. A value changes the training where
-it reaches a call, a branch, a subscript, an attribute, an iteration, a `return`, or a name whose value does. Calls that
-only look at their arguments are told by their names. Where an instruction is not known, what it takes counts as used.
+it reaches a call, a branch, a subscript, an attribute, an iteration, a `return` to a caller that uses it so, or a name
+whose value does. Calls that only look at their arguments are told by their names. Where an instruction is not known,
+what it takes counts as used.
 """
 
 from __future__ import annotations
@@ -79,8 +80,10 @@ _JOINS: dict[str, Callable[[int], int]] = {
     "BINARY_SLICE": lambda _: 3,
     "FORMAT_VALUE": lambda n: 2 if n & 4 else 1,
 }
+_CALLS = frozenset(("CALL", "CALL_KW", "CALL_FUNCTION_EX"))
 _ADDS = frozenset(("LIST_APPEND", "SET_ADD", "LIST_EXTEND", "SET_UPDATE", "DICT_UPDATE", "DICT_MERGE"))
 _SUBSCRIPT = 26  # the argument of BINARY_OP that stands for a subscript from 3.14 on
+_RESULT = "<result>"  # the pseudo name of what a call returns
 _NULL_LAST = sys.version_info >= (3, 13)
 
 
@@ -95,9 +98,21 @@ _EMPTY = _Value()
 _Stack = list[_Value]
 
 
-def names_that_change_training(code: Code, graph: Graph) -> frozenset[str]:
-    """Return the texts of all names whose values may end in more than output."""
-    walk = _Walk()
+def names_that_change_training(code: Code, graph: Graph, *, returns: bool) -> frozenset[str]:
+    """Return the texts of all names whose values may end in more than output; `returns` says that returning is more."""
+    return _walked(_Walk(returns=returns), code, graph).changing()
+
+
+def result_changes_training(code: Code, graph: Graph, point: int) -> bool:
+    """Return whether what the call at instruction `point` returns may end in more than output; True for no call."""
+    if code.instructions[point].op not in _CALLS:
+        return True
+    walk = _Walk(returns=True, call=code.instructions[point].offset)
+    return _RESULT in _walked(walk, code, graph).changing()
+
+
+def _walked(walk: _Walk, code: Code, graph: Graph) -> _Walk:
+    """Follow the stack through all blocks until nothing new is seen."""
     entries: dict[int, _Stack] = {0: []}
     pending = [0]
     while pending:
@@ -112,7 +127,7 @@ def names_that_change_training(code: Code, graph: Graph) -> frozenset[str]:
             if merged != entries.get(following):
                 entries[following] = merged
                 pending.append(following)
-    return walk.changing()
+    return walk
 
 
 def _leaving(code: Code, block: Block, stack: _Stack, before: _Stack) -> list[tuple[int, _Stack]]:
@@ -135,7 +150,8 @@ def _leaving(code: Code, block: Block, stack: _Stack, before: _Stack) -> list[tu
 class _Walk:
     """What was seen so far: which names are used for more than output, and which go into which."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, returns: bool, call: int | None = None) -> None:
+        self._returns, self._followed_call = returns, call
         self._bits = Bits()
         self._used = 0
         self._sources: dict[int, int] = {}  # by the bit of a name: the names that its values come from
@@ -167,8 +183,10 @@ class _Walk:
             self._access(instruction, parts, stack)
         elif op in _CONSTANTS:
             stack.append(_EMPTY)
-        elif op in ("CALL", "CALL_KW", "CALL_FUNCTION_EX"):
+        elif op in _CALLS:
             self._call(op, argument, stack)
+            if instruction.offset == self._followed_call:
+                stack[-1] = _Value(stack[-1].names | self._bit(_RESULT))
         elif op in ("LOAD_ATTR", "LOAD_METHOD"):
             owner = _pop(stack)
             stack.append(_Value(owner.names, str(instruction.value)))
@@ -231,6 +249,8 @@ class _Walk:
             value = _pop(stack)
             if argument <= len(stack):
                 stack[-argument] = _Value(stack[-argument].names | value.names)
+        elif op == "RETURN_VALUE" and not self._returns:
+            _pop(stack)
         elif op.startswith("JUMP_IF_"):
             self._use(*stack[-1:])
         elif op not in ("JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT"):
