@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +27,12 @@ def _lines(value: Any, seen: dict[int, int]) -> Iterator[str]:
         for key, item in value.items():
             yield from _lines(key, seen)
             yield from _lines(item, seen)
+    elif isinstance(value, defaultdict | deque) or hasattr(value, "_fields") or hasattr(value, "fields"):
+        extra = getattr(value, "maxlen", getattr(value, "default_factory", getattr(value, "_fields", None)))
+        yield f"{type(value).__name__} {extra}"
+        yield from _lines(list(value.items() if isinstance(value, defaultdict) else value), seen)
+    elif type(value).__name__ == "PartName":
+        yield f"the object {value.name}"
     elif type(value) in (list, tuple, torch.Size):
         yield f"{type(value).__name__} of {len(value)}"
         for item in value:

@@ -1,4 +1,4 @@
-"""Writes the golden run of the present format version: `python -m tests.golden.write`. Refuses where one is there.
+"""Writes the golden runs of the present format version: `python -m tests.golden.write`. Refuses what is there.
 
 `expected.json` is what it held when it was written. Neither is ever written again: a later version of the program that
 reads something else out of it is wrong.
@@ -12,12 +12,14 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Any
 
 from resumable import Checkpoint, Run
 from resumable.store.documents.manifest import FORMAT_VERSION
+from tests.golden.features import Featured
 from tests.golden.launch import Crash, Golden
 from tests.golden.values import exact_digest
 
@@ -62,13 +64,26 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def write_features(run: Path) -> None:
+    """One attempt that saved in the middle of an epoch and died, and one that came to the end."""
+    with suppress(Crash):
+        Featured(run).train(saves=(2,), crash_at=4)
+    Featured(run).train()
+
+
 def main() -> None:
-    folder = HERE / f"v{FORMAT_VERSION}"
-    if folder.exists():
-        sys.exit(f"{folder} is there, and what is golden is never written again")
+    wanted = {f"v{FORMAT_VERSION}": write, f"features{FORMAT_VERSION}": write_features}
+    missing = {HERE / name: writes for name, writes in wanted.items() if not (HERE / name).exists()}
+    if not missing:
+        sys.exit(f"{', '.join(wanted)} are there, and what is golden is never written again")
     socket.gethostname = lambda: "golden"  # nothing of this machine is to stand in it
+    for folder, writes in missing.items():
+        _write(folder, writes)
+
+
+def _write(folder: Path, writes: Callable[[Path], None]) -> None:
     with tempfile.TemporaryDirectory() as scratch, chdir(scratch):
-        write(Path("run"))
+        writes(Path("run"))
         shutil.copytree("run", folder / "run")
     text = json.dumps(expected(folder / "run"), indent=1)
     (folder / "expected.json").write_text(text + "\n")
