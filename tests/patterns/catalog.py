@@ -80,6 +80,7 @@ PATTERNS = (
     Pattern("dataclass_state", ("state",)),
     Pattern("loss_weights", ("class_weights",)),
     Pattern("per_sample", ("seen",)),
+    Pattern("late_target", ("target",)),
     Pattern("weighted_sampling", ("weights",)),
     Pattern("method_attribute", ("scale",)),
     Pattern("head_of_epoch", ("lr",)),

@@ -21,6 +21,7 @@ MAX_ATTRIBUTES = 3
 _SETTERS = {"reset", "seed", "manual_seed", "load_state_dict", "copy_", "fill_", "zero_", "fill", "zero_grad", "clear"}
 _READERS = {"eval", "train", "state_dict", "to", "cpu", "cuda", "item", "size", "numel", "tolist", "keys", "get"}
 _READERS |= {"detach", "numpy", "clone", "copy", "mean", "sum", "requires_grad_", "values", "items", "compute"}
+_WRITERS = {"copy_", "fill_", "fill", "load_state_dict"}  # setters of values that later code reads
 _COUNTERS = {"range", "reversed", "enumerate", "trange", "arange"}
 _TURNS = {"epochs", "steps", "batches", "enumerate"}
 _CHANGES_ARGUMENT = {"next", "anext", "heappush", "heappop", "heappushpop", "insort", "shuffle", "setattr"}
@@ -82,12 +83,16 @@ def uses_of(scope: Scope) -> Uses:
         use.evidence = max(use.evidence, evidence)
         use.is_overwritten |= attribute is None and evidence in (Evidence.SET, Evidence.FILLED)
         positions.note(top, path)
+        positions.note_object(owner, top, is_written=path[-1] in _WRITERS and evidence is Evidence.SET)
         if attribute is not None:
             (use.renewed if evidence is Evidence.SET else use.changed).add(attribute)
             bound.add((*owner, attribute))
     for path in _filled_through_loops(scope.region, parents):
         use = paths.setdefault(path[: MAX_ATTRIBUTES + 1], Use())
         use.evidence = Evidence.CHANGED
+    for path in positions.written_last():
+        use = paths.setdefault(path, Use())
+        use.evidence, use.is_overwritten = Evidence.CHANGED, False
     for owner, attribute in positions.read_first():
         paths.setdefault(owner, Use()).read.add(attribute)
     changed = frozenset(name for use in paths.values() for name in use.changed | (use.renewed & use.read))
@@ -96,11 +101,13 @@ def uses_of(scope: Scope) -> Uses:
 
 
 class _Positions:
-    """Where attributes are read and assigned first in a scope."""
+    """Where attributes are read and assigned first in a scope, and objects read and written as a whole."""
 
     def __init__(self) -> None:
         self._read: dict[Path, tuple[int, int]] = {}
         self._set: dict[Path, tuple[int, int]] = {}
+        self._objects_read: dict[Path, tuple[int, int]] = {}
+        self._objects_written: dict[Path, tuple[int, int]] = {}
 
     def note(self, top: ast.expr, path: Path) -> None:
         """Note one chain of attributes: all of them are read, or the last one is assigned."""
@@ -109,6 +116,17 @@ class _Positions:
             first = self._read if is_read or length < len(path) else self._set
             position = top.lineno, top.col_offset
             first[path[:length]] = min(first.get(path[:length], position), position)
+
+    def note_object(self, path: Path, top: ast.expr, *, is_written: bool) -> None:
+        """Note that an object is read, or that a method writes all of it."""
+        first, position = self._objects_written if is_written else self._objects_read, (top.lineno, top.col_offset)
+        first[path] = min(first.get(path, position), position)
+
+    def written_last(self) -> Iterator[Path]:
+        """Yield the objects that are read before all of them is written: the next turn reads what this one wrote."""
+        for path, position in self._objects_written.items():
+            if len(path) <= MAX_ATTRIBUTES and self._objects_read.get(path, position) < position:
+                yield path
 
     def read_first(self) -> Iterator[tuple[Path, str]]:
         """Yield the attributes that are read before they are assigned, with the path of their object."""
