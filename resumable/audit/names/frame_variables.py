@@ -86,14 +86,14 @@ def _write_slot(frame: FrameType, name: str, value: object) -> None:
     view[name] = value
     keeping = ctypes.c_int(0)  # 1 would bind None to each absent name from 3.12 on
     ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), keeping)
-    view = frame.f_locals  # as it is now, for whoever else holds this dict
+    view = frame.f_locals  # as it is now, for others that hold this dict
     _empty(view, own)
 
 
 def _empty(view: MutableMapping[str, object], own: Iterable[str]) -> None:
     """Drop the values in the copy that a frame keeps: the last loss with its graph, the last batch.
 
-    A copy that somebody else looks at stays full: what `locals()` returned, or what a debugger shows.
+    A copy that others hold stays full: what `locals()` returned, or what a debugger shows.
     """
     ours = 4  # the frame, the caller, the parameter, and the argument below
     if sys.gettrace() is None and sys.getrefcount(view) <= ours:

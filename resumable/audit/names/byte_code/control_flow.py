@@ -1,4 +1,4 @@
-"""Where control goes between the instructions of one code object, as basic blocks. Independent of names.
+"""The control flow of one code object, as a graph of basic blocks. Independent of names.
 
 A `with` is taken to let exceptions pass, unless the code names `suppress`. Otherwise whatever a `with autocast():`
 binds might be missing behind it.

@@ -1,4 +1,4 @@
-"""What each instruction does with names: the variables that it reads and binds. Executes nothing.
+"""The effects of instructions on names: the variables that each one reads and binds. Executes nothing.
 
 A nested function counts where its name is read, a lambda or comprehension where it is made, and a function of the same
 module where its global name is read. What they read first and bind is found by `functions.py`.

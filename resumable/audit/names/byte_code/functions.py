@@ -1,4 +1,4 @@
-"""What the functions that a piece of code runs by name read and bind of its names. Executes nothing."""
+"""The effects on names of the functions that a piece of code calls by name. Executes nothing."""
 
 from __future__ import annotations
 

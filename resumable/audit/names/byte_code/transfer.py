@@ -1,8 +1,8 @@
-"""What a basic block does with sets of names, and both data flows over a graph of blocks. Pure."""
+"""The effect of a basic block on sets of names, and both data flows over a graph of blocks. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import CodeType
 from typing import NamedTuple
 
@@ -62,16 +62,21 @@ def live_names(graph: Graph, transfers: Sequence[Transfer], within: frozenset[in
     order = [number for number in reversed(graph.order) if within is None or number in within]
     inside = frozenset(order)
     waiting = set(order)
+    for number in _until_stable(order, waiting):
+        now = _live_before(graph.blocks[number], transfers[number], live)
+        if now != live[number]:
+            live[number] = now
+            waiting.update(inside.intersection(graph.before[number]))
+    return live
+
+
+def _until_stable(order: Sequence[int], waiting: set[int]) -> Iterator[int]:
+    """Yield the blocks that wait, in this order, again and again until the caller adds none to `waiting` any more."""
     while waiting:
         for number in order:
-            if number not in waiting:
-                continue
-            waiting.discard(number)
-            now = _live_before(graph.blocks[number], transfers[number], live)
-            if now != live[number]:
-                live[number] = now
-                waiting.update(inside.intersection(graph.before[number]))
-    return live
+            if number in waiting:
+                waiting.discard(number)
+                yield number
 
 
 def _live_before(block: Block, transfer: Transfer, live: Sequence[int]) -> int:
@@ -97,21 +102,17 @@ def reach_of_bindings(graph: Graph, transfers: Sequence[Transfer], header: int, 
     this_turn, later_turn = [0] * len(graph.blocks), [0] * len(graph.blocks)
     order = [number for number in graph.order if number in body]
     waiting = set(order)
-    while waiting:
-        for number in order:
-            if number not in waiting:
+    for number in _until_stable(order, waiting):
+        into = this_turn[number], later_turn[number]
+        for following, bound, older in _leaving(graph.blocks[number], transfers[number], *into):
+            if following not in body:
                 continue
-            waiting.discard(number)
-            into = this_turn[number], later_turn[number]
-            for following, bound, older in _leaving(graph.blocks[number], transfers[number], *into):
-                if following not in body:
-                    continue
-                if following == header:
-                    bound, older = 0, bound | older
-                if bound & ~this_turn[following] or older & ~later_turn[following]:
-                    this_turn[following] |= bound
-                    later_turn[following] |= older
-                    waiting.add(following)
+            if following == header:
+                bound, older = 0, bound | older
+            if bound & ~this_turn[following] or older & ~later_turn[following]:
+                this_turn[following] |= bound
+                later_turn[following] |= older
+                waiting.add(following)
     return list(map(Reached, this_turn, later_turn))
 
 

@@ -2,8 +2,8 @@
 
 The stack of the interpreter is followed with sets of names in the place of values. A value changes the training where
 it reaches a call, a branch, a subscript, an attribute, an iteration, a `return` to a caller that uses it so, or a name
-whose value does. Calls that only look at their arguments are told by their names. Where an instruction is not known,
-what it takes counts as used.
+whose value does. Calls that only look at their arguments are recognized by their names. What an unknown instruction
+takes counts as used.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _leaving(code: Code, block: Block, stack: _Stack, before: _Stack) -> list[tu
 
 
 class _Walk:
-    """What was seen so far: which names are used for more than output, and which go into which."""
+    """The names that are used for more than output so far, and the names that go into others."""
 
     def __init__(self, *, returns: bool, call: int | None = None) -> None:
         self._returns, self._followed_call = returns, call
